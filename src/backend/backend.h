@@ -1,0 +1,99 @@
+/* lk_backend: what a program needs of a machine to run nodes. Implementations: cpu, cuda, null.
+ *
+ * All device work is enqueued on one stream of the device and runs in order; host functions that
+ * read results call sync() first. The CPU backend runs everything at the call. */
+#ifndef LK_BACKEND_BACKEND_H
+#define LK_BACKEND_BACKEND_H
+
+#include "graph/graph.h"
+
+typedef struct lk_device lk_device; /* defined by each backend, beginning with its lk_backend * */
+typedef struct lk_comm lk_comm;     /* src/comm/comm.h */
+typedef struct lk_backend lk_backend;
+
+/* What a kernel sees besides its node. */
+typedef struct lk_exec {
+    lk_device *device;
+    lk_comm *comm;
+    uint64_t seed;
+    int leaf;       /* global number of the leaf being computed */
+    int local_leaf; /* its number among this rank's leaves */
+    char *base[LK_REGIONS];
+    char **input;        /* device address of each INPUT tensor, by tensor id */
+} lk_exec;
+
+typedef lk_status (*lk_kernel)(lk_exec *x, const lk_node *n);
+
+/* Address of a tensor's bytes on the device (NULL tensor: NULL). */
+static inline void *lk_data(const lk_exec *x, const lk_tensor *t)
+{
+    if (!t) return NULL;
+    while (t->base) t = t->base;
+    if (t->region == LK_REGION_INPUT) return x->input[t->id];
+    return x->base[t->region] + t->offset;
+}
+
+struct lk_backend {
+    const char *name;
+
+    /* Open device number `index` (CPU: ignored). The caller closes it. */
+    lk_status (*open)(int index, lk_device **device);
+    void (*close)(lk_device *d); /* takes NULL */
+    /* One line for logs: "NVIDIA H200, 139 GiB" or "AMD EPYC, 2 threads, AVX2". */
+    void (*describe)(lk_device *d, char *text, size_t size);
+
+    lk_status (*alloc)(lk_device *d, size_t bytes, void **memory); /* zeroed, 256-byte aligned */
+    void (*release)(lk_device *d, void *memory);
+    lk_status (*host_alloc)(lk_device *d, size_t bytes, void **memory); /* pinned where it helps */
+    void (*host_release)(lk_device *d, void *memory);
+    /* Enqueued; the host memory must stay untouched until sync() unless it is pageable. */
+    lk_status (*upload)(lk_device *d, void *device, const void *host, size_t bytes);
+    lk_status (*download)(lk_device *d, void *host, const void *device, size_t bytes);
+    lk_status (*sync)(lk_device *d);
+
+    /* dst += src over n floats, enqueued. The addition of the reduction tree. */
+    lk_status (*add)(lk_device *d, float *dst, const float *src, int64_t n);
+
+    /* Event: mark a point of the stream, then wait for it on the host. `slot` 0..7. */
+    lk_status (*record)(lk_device *d, int slot);
+    lk_status (*wait)(lk_device *d, int slot);
+
+    /* Workspace bytes a node needs (may also prepare: choose a library algorithm). */
+    lk_status (*prepare)(lk_device *d, const lk_node *n, size_t *scratch);
+    lk_kernel kernel[LK_OPS]; /* NULL: this backend cannot run the op */
+
+    /* Capture of a replayable sequence; NULL functions: the backend always runs directly. */
+    lk_status (*capture_begin)(lk_device *d);
+    lk_status (*capture_end)(lk_device *d, void **replayable);
+    lk_status (*replay)(lk_device *d, void *replayable);
+    void (*replayable_destroy)(lk_device *d, void *replayable);
+
+    /* Library algorithm choices made so far, as text lines; a caller frees *text. set() before
+     * prepare() makes them binding: the same choices give the same bits. */
+    lk_status (*choices_get)(lk_device *d, char **text);
+    lk_status (*choices_set)(lk_device *d, const char *text);
+};
+
+/* Every device struct begins with this. */
+struct lk_device {
+    const lk_backend *backend;
+    lk_dtype compute;  /* working type of products: set by the program before prepare() */
+    int tf32;          /* f32 products may use TF32 */
+};
+
+extern const lk_backend lk_backend_cpu, lk_backend_null;
+#ifdef LK_HAVE_CUDA
+extern const lk_backend lk_backend_cuda;
+#endif
+
+/* Declarations of the kernels of each backend. */
+#define LK_OP(upper, lower, policy) lk_status lk_cpu_##lower(lk_exec *x, const lk_node *n);
+#include "ops/ops.def"
+#undef LK_OP
+#ifdef LK_HAVE_CUDA
+#define LK_OP(upper, lower, policy) lk_status lk_cuda_##lower(lk_exec *x, const lk_node *n);
+#include "ops/ops.def"
+#undef LK_OP
+#endif
+
+#endif

@@ -1,0 +1,60 @@
+/* The MPI world, agreement on failure, and the collectives on device buffers.
+ *
+ * lk_comm is created once per process. On the CPU device collectives are MPI; with CUDA they are
+ * NCCL on the device's stream, bootstrapped over MPI (rank 0's unique id is broadcast). */
+#ifndef LK_COMM_COMM_H
+#define LK_COMM_COMM_H
+
+#include "backend/backend.h"
+
+#include <mpi.h>
+
+struct lk_comm {
+    int rank, size;
+    int local_rank, local_size; /* among the ranks of this host */
+    char host[64];
+    MPI_Comm world;
+    const struct lk_collectives *collectives; /* set by lk_comm_attach() */
+    void *nccl;                               /* ncclComm_t, or NULL */
+    void *staging;                            /* device buffer of the exact reduction */
+    int64_t staging_floats;
+};
+
+/* Send/receive between pairs and a plain all-reduce, enqueued on the device's stream. */
+typedef struct lk_collectives {
+    lk_status (*open)(lk_comm *c, lk_device *d);
+    void (*close)(lk_comm *c);
+    lk_status (*exchange)(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
+                          float *receive, int64_t receive_count, int partner);
+    lk_status (*all_reduce)(lk_comm *c, lk_device *d, float *buffer, int64_t count);
+} lk_collectives;
+extern const lk_collectives lk_collectives_mpi;
+#ifdef LK_HAVE_CUDA
+extern const lk_collectives lk_collectives_nccl;
+#endif
+
+/* MPI_Init_thread(MULTIPLE). Called once, in main. */
+lk_status lk_comm_open(int *argc, char ***argv, lk_comm **c);
+/* Choose the device of this rank: under both Slurm conventions (all GPUs visible: local rank;
+ * one visible: that one). `gpus` visible here. Error when ranks outnumber GPUs. */
+lk_status lk_comm_device_index(const lk_comm *c, int gpus, int *index);
+/* Make device collectives ready; `floats` is the longest buffer to be reduced. */
+lk_status lk_comm_attach(lk_comm *c, lk_device *d, int64_t floats);
+void lk_comm_detach(lk_comm *c);
+void lk_comm_close(lk_comm *c); /* MPI_Finalize */
+
+/* Agree whether any rank failed: every rank calls it with its own status; if one failed, all
+ * return that code with that rank's text (prefixed by rank and host). Collective. */
+lk_status lk_comm_agree(lk_comm *c, lk_status mine);
+/* One rank failed where the others cannot agree: end them all. Prints nothing. */
+void lk_comm_abort(lk_comm *c, int code);
+lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */
+/* Rank 0's text to all; *text is malloc'ed on the others. */
+lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
+lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all);
+
+/* Sum `buffer` over ranks in place. exact: recursive halving then doubling, partners r^1, r^2,
+ * r^4 ...: for every element the same binary tree over ranks. src/comm/reduce.c */
+lk_status lk_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t count, bool exact);
+
+#endif

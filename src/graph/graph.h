@@ -1,0 +1,238 @@
+/* lk_graph: tensors and nodes of one training step (or of one forward pass).
+ *
+ * Model code builds a graph with calls such as lk_linear(g, x, w, b, LK_GELU); shapes are inferred
+ * and checked at the call. Errors are sticky: a builder called after an error, or with a NULL
+ * tensor, returns NULL and changes nothing; lk_graph_status() tells. Everything a graph holds is
+ * owned by it and freed by lk_graph_destroy(). Tensors are float (f32) when built; the autocast
+ * pass gives them their working types. Node order in the list is execution order.
+ *
+ * Two sections: LK_LEAF nodes run once per leaf of the global batch, LK_STEP nodes once per step. */
+#ifndef LK_GRAPH_GRAPH_H
+#define LK_GRAPH_GRAPH_H
+
+#include "base/dtype.h"
+#include "base/status.h"
+#include "ops/step_state.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LK_MAX_DIMS 4
+#define LK_MAX_INPUTS 7
+#define LK_MAX_OUTPUTS 4
+
+/* Where a tensor's bytes lie. A region is one allocation of a program or of the parameter store. */
+typedef enum lk_region {
+    LK_REGION_ARENA,   /* activations; offsets planned by liveness */
+    LK_REGION_INPUT,   /* bound from outside: data, batch */
+    LK_REGION_PARAM,   /* f32 master weights, flat */
+    LK_REGION_SHADOW,  /* the same layout in f16/bf16 */
+    LK_REGION_GRAD,    /* f32 gradients, same layout, then the leaf loss (LK_METRIC_FLOATS) */
+    LK_REGION_MOMENT1, /* f32, same layout */
+    LK_REGION_MOMENT2,
+    LK_REGION_STATE,   /* lk_step_state */
+    LK_REGION_SCRATCH, /* workspace of the node that runs */
+    LK_REGIONS
+} lk_region;
+
+#define LK_METRIC_FLOATS 64 /* tail of the gradient region; element 0: the leaf's mean loss */
+
+typedef enum lk_op {
+#define LK_OP(upper, lower, policy) LK_OP_##upper,
+#include "ops/ops.def"
+#undef LK_OP
+    LK_OPS
+} lk_op;
+
+typedef enum lk_section { LK_LEAF, LK_STEP } lk_section;
+
+typedef struct lk_node lk_node;
+typedef struct lk_param lk_param;
+
+typedef struct lk_tensor {
+    int id;
+    lk_dtype dtype;
+    int dims; /* 1 .. LK_MAX_DIMS */
+    int64_t dim[LK_MAX_DIMS];
+    lk_region region;
+    size_t offset;           /* bytes from the region's base; ARENA: set by the planner */
+    bool fixed_type;         /* autocast leaves it alone (statistics, indices, gradients) */
+    struct lk_tensor *base;  /* a reshape shares its base's bytes; NULL: own bytes */
+    lk_node *producer;       /* NULL for inputs and parameters */
+    lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
+    const char *name;        /* for messages; owned by the graph */
+} lk_tensor;
+
+typedef enum lk_activation { LK_LINEAR, LK_GELU } lk_activation; /* gelu: tanh form */
+typedef enum lk_norm_kind { LK_LAYERNORM, LK_RMSNORM } lk_norm_kind;
+typedef enum lk_embed_position { LK_POSITION_NONE, LK_POSITION_TABLE, LK_POSITION_SINUSOIDAL }
+lk_embed_position;
+
+/* What a node needs besides tensors. The member is that of the node's op. */
+typedef union lk_attr {
+    struct {
+        bool resident;         /* input holds whole shards; else one window of T+1 per sample */
+        uint32_t purpose;      /* LK_PURPOSE_ORDER or LK_PURPOSE_EVAL */
+        int64_t shard_tokens;  /* tokens of one leaf's shard */
+        int first_leaf;        /* global number of the leaf whose shard lies first in the input */
+    } windows;
+    struct {
+        lk_embed_position position;
+    } embed;
+    struct {
+        lk_activation activation;
+    } linear;
+    struct {
+        lk_norm_kind kind;
+        float eps;
+    } norm;
+    struct {
+        float p;       /* probability of dropping, [0, 1) */
+        uint32_t site; /* number of the dropout site in the model */
+    } dropout;         /* DROPOUT and RESIDUAL */
+    struct {
+        int heads, kv_heads, head_dim;
+        float theta;
+        bool inverse;
+    } rope;
+    struct {
+        int heads, kv_heads, head_dim;
+        bool causal, alibi;
+        float scale; /* of q.k, usually 1/sqrt(head_dim) */
+        float p;     /* dropout of the attention weights */
+        uint32_t site;
+    } attention;
+    struct {
+        int64_t classes; /* columns beyond are headroom: as -inf, no gradient */
+    } xent;
+    struct {
+        bool exact;
+    } reduce;
+    struct {
+        lk_optimizer hyper;
+        int64_t params, decayed; /* floats in the flat buffers; the first `decayed` get decay */
+    } optimizer;                 /* GRAD_NORM, ADAMW, STEP_END */
+} lk_attr;
+
+struct lk_node {
+    lk_op op;
+    lk_section section;
+    int inputs, outputs;
+    lk_tensor *in[LK_MAX_INPUTS];   /* optional inputs may be NULL */
+    lk_tensor *out[LK_MAX_OUTPUTS]; /* optional outputs may be NULL */
+    uint32_t accumulate;            /* bit i: out[i] (in GRAD) is added to, not overwritten */
+    lk_attr attr;
+    const char *scope; /* "blocks.3.attn.qkv"; owned by the graph */
+    struct lk_node *next;
+};
+
+/* ---- parameters: src/graph/params.c ------------------------------------------------------ */
+
+typedef enum lk_init { LK_INIT_ZERO, LK_INIT_ONE, LK_INIT_NORMAL } lk_init;
+
+struct lk_param {
+    char *name; /* scope and leaf name: "blocks.3.attn.qkv.weight" */
+    int index;  /* order of declaration */
+    int dims;
+    int64_t dim[LK_MAX_DIMS];
+    lk_init init;
+    float std;      /* LK_INIT_NORMAL */
+    bool decay;     /* weight decay applies: weights, not biases and norms */
+    int64_t offset; /* floats from the start of a flat buffer; set by lk_params_layout() */
+    int64_t count;  /* floats */
+};
+
+/* The parameters of one model, shared by the graphs built from it (train, eval, decode). Laid out
+ * flat: all decayed ones first, each starting at a multiple of 64 floats; gaps stay zero. */
+typedef struct lk_params {
+    int count;
+    lk_param **item;
+    int64_t total;   /* floats of a flat buffer, padded to a multiple of 16384 */
+    int64_t decayed; /* floats before the first parameter without decay */
+    bool frozen;     /* laid out: a further graph may only look parameters up */
+} lk_params;
+
+lk_params *lk_params_create(void);
+void lk_params_destroy(lk_params *p);
+/* Fix the offsets. Called once after the first graph is built and before it is planned. */
+void lk_params_layout(lk_params *p);
+/* Fill `out` (host, p->total floats) with the initial values: a function of seed and index only. */
+void lk_params_initialise(const lk_params *p, uint64_t seed, float *out);
+const lk_param *lk_params_find(const lk_params *p, const char *name);
+
+/* ---- graph: src/graph/graph.c ------------------------------------------------------------- */
+
+typedef struct lk_graph lk_graph;
+struct lk_graph {
+    lk_params *params; /* not owned */
+    bool training;     /* dropout nodes are built */
+    lk_status status;  /* sticky */
+    lk_section section;
+    lk_node *first, *last;
+    int tensors;
+    lk_tensor **tensor; /* all, by id */
+    uint32_t sites;     /* dropout sites numbered so far */
+    char scope[256];
+    void *pool; /* owned allocations */
+    lk_tensor *state; /* lk_step_state */
+    lk_dtype compute; /* set by autocast; LK_F32 before */
+};
+
+lk_graph *lk_graph_create(lk_params *params, bool training);
+void lk_graph_destroy(lk_graph *g);
+static inline lk_status lk_graph_status(const lk_graph *g) { return g->status; }
+
+/* Enter and leave a scope; the format is appended with a dot. Names params, nodes and errors. */
+void lk_scope_push(lk_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void lk_scope_pop(lk_graph *g);
+
+/* A tensor bound from outside when the program runs. */
+lk_tensor *lk_input(lk_graph *g, const char *name, lk_dtype dtype, int dims, const int64_t *dim);
+/* The parameter `scope.name` (declared at first use, looked up later; shapes must agree). */
+lk_tensor *lk_parameter(lk_graph *g, const char *name, int dims, const int64_t *dim, lk_init init,
+                        float std, bool decay);
+lk_tensor *lk_reshape(lk_graph *g, lk_tensor *x, int dims, const int64_t *dim);
+
+/* For ops and passes. lk_error_at records "scope: message" and makes the error sticky. */
+lk_tensor *lk_tensor_new(lk_graph *g, lk_dtype dtype, lk_region region, int dims,
+                         const int64_t *dim);
+lk_tensor *lk_tensor_like(lk_graph *g, const lk_tensor *t);
+lk_node *lk_node_new(lk_graph *g, lk_op op, int inputs, lk_tensor *const *in);
+lk_tensor *lk_node_output(lk_graph *g, lk_node *n, lk_tensor *out); /* append; returns out */
+void lk_error_at(lk_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int64_t lk_count(const lk_tensor *t);              /* elements */
+int64_t lk_rows(const lk_tensor *t);               /* elements / last dim */
+int64_t lk_cols(const lk_tensor *t);               /* last dim */
+size_t lk_bytes(const lk_tensor *t);
+const char *lk_shape_text(const lk_tensor *t, char *buffer, size_t size); /* "[2, 3, 4]" */
+/* The f32 gradient tensor of a parameter tensor (PARAM or SHADOW), in region GRAD. */
+lk_tensor *lk_param_gradient(lk_graph *g, const lk_tensor *param);
+
+/* ---- passes: one file each ----------------------------------------------------------------- */
+
+/* Give every float tensor of the graph its working type by the policy column of ops.def, reading
+ * parameters from the shadow buffer where an op wants half. `compute`: LK_F32, LK_F16, LK_BF16.
+ * Run before autodiff. src/graph/autocast.c */
+lk_status lk_autocast(lk_graph *g, lk_dtype compute);
+
+/* Append the backward nodes of `y` seeded with cotangent `dy` (same shape as y; for a loss the
+ * one-element loss scale). Gradients of parameters land in region GRAD; `wanted[i]`, if not NULL,
+ * gets its gradient in `gradient[i]`. src/graph/autodiff.c */
+lk_status lk_autodiff(lk_graph *g, lk_tensor *y, lk_tensor *dy, int wants,
+                      lk_tensor *const *wanted, lk_tensor **gradient);
+
+/* In a gradient rule: the cotangent of a tensor (NULL: none reaches it) and a contribution. */
+lk_tensor *lk_cotangent(lk_graph *g, const lk_tensor *t);
+bool lk_needs_gradient(const lk_graph *g, const lk_tensor *t);
+void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
+/* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
+ * when an earlier node already wrote it. NULL param: a NULL output. */
+void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
+
+/* Append reduction and optimizer as LK_STEP nodes. src/graph/optimize.c */
+lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper, bool exact);
+
+/* Place the ARENA tensors by liveness; returns the arena's bytes. src/graph/plan.c */
+lk_status lk_plan(lk_graph *g, size_t *arena_bytes);
+
+#endif

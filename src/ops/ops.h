@@ -1,0 +1,121 @@
+/* What every op computes, its builder, and the rule table. The specification both backends and
+ * the double-precision reference of the tests are written from.
+ *
+ * Notation: X is the working type (f32, f16 or bf16; all X tensors of a node agree). Arithmetic is
+ * in f32 whatever X is, rounded once when stored. All tensors are dense and row-major. N stands for
+ * the product of the leading dimensions. A parameter read as X comes from region SHADOW when X is
+ * half. Gradients of parameters are f32 in region GRAD; if the node's accumulate bit of that output
+ * is set they are added to what is there, else they overwrite it.
+ *
+ * Exactness: a kernel's result may depend on shapes and attributes only, never on the number of
+ * threads or on scheduling; no floating-point atomics.
+ *
+ * WINDOWS         in  data u8|u16|i32; state      out tokens i32 [B,T], targets i32 [B,T]
+ *   resident: data [leaves here, shard_tokens]; sample b of leaf l at step s starts at
+ *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) in that leaf's shard, where
+ *   n = shard_tokens - T and pos = s*B + b. Else data [B, T+1], one row per sample of this leaf.
+ *   tokens = window[0..T), targets = window[1..T].
+ * EMBED           in  tokens i32 [B,T], table X [V,C], positions X [P,C] or NULL   out y X [B,T,C]
+ *   y = table[token] + (TABLE: positions[t]; SINUSOIDAL: sin/cos(t / 10000^(2i/C)) at columns
+ *   2i and 2i+1 (A. Vaswani et al. 2017, section 3.5); NONE: 0).
+ * EMBED_GRAD      in  tokens, dy X [B,T,C]        out dtable f32 [V,C], dpositions f32 [P,C] or NULL
+ *   Rows in increasing order of (b,t); rows of positions beyond T get 0 (or nothing is added).
+ * LINEAR          in  x X [N,K], w X [M,K], b X [M] or NULL      out y X [N,M], pre X [N,M] or NULL
+ *   pre = x w^T + b; y = activation(pre). `pre` is an output only with LK_GELU and training.
+ *   gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+ * LINEAR_DX       in  dy X [N,M], w X [M,K]       out dx X [N,K]         dx = dy w
+ * LINEAR_DW       in  x X [N,K], dy X [N,M]       out dw f32 [M,K], db f32 [M] or NULL
+ *   dw = dy^T x, db = column sums of dy.
+ * GELU_GRAD       in  dy X, pre X                 out dpre X = dy * gelu'(pre)
+ * SWIGLU          in  x X [N,2F]                  out y X [N,F]
+ *   y = silu(x[:,0:F]) * x[:,F:2F] (N. Shazeer, "GLU variants improve transformer", 2020).
+ * SWIGLU_GRAD     in  x X [N,2F], dy X [N,F]      out dx X [N,2F]
+ * NORM            in  x X [N,C], w f32 [C], b f32 [C] or NULL
+ *                 out y X [N,C], mean f32 [N] (LAYERNORM; NULL for RMSNORM), rstd f32 [N]
+ *   LAYERNORM: (x-mean) rstd w + b, rstd = 1/sqrt(var+eps), biased variance (J. Ba et al. 2016);
+ *   RMSNORM: x rstd w (+ b), rstd = 1/sqrt(mean(x^2)+eps) (B. Zhang and R. Sennrich 2019).
+ * NORM_GRAD       in  x X, w f32, mean f32|NULL, rstd f32, dy X   out dx X, dw f32, db f32|NULL
+ * DROPOUT         in  x X, state                  out y X
+ *   element i is kept when its word of lk_dropout_words(seed, site, leaf, state.step, i) is
+ *   >= lk_dropout_threshold(p), and then multiplied by 1/(1-p). Its own gradient (same site).
+ * RESIDUAL        in  x X, branch X, state        out y X = x + dropout(branch); p may be 0
+ * ADD             in  a X, b X                    out y X = a + b
+ * ROPE            in  qkv X [B,T,(H+2K)D]         out y X: q and k heads rotated, v copied
+ *   pairs (i, i+D/2) of a head rotated by t * theta^(-2i/D) (J. Su et al., RoFormer, 2021; the
+ *   half-split layout of GPT-NeoX and LLaMA); `inverse`: by the negative angle.
+ * ATTENTION       in  qkv X [B,T,(H+2K)D], state  out y X [B,T,H D], lse f32 [B,H,T]
+ *   columns: q heads, then k heads, then v heads; q head h uses kv head h / (H/K).
+ *   s_ij = scale q_i.k_j + (alibi: slope_h (j-i)); j <= i when causal (without causal, alibi uses
+ *   -slope_h |i-j|); lse_i = log sum_j exp(s_ij); y_i = sum_j dropout(exp(s_ij - lse_i)) v_j.
+ *   slope_h: lk_alibi_slope (O. Press et al., "Train short, test long", ICLR 2022).
+ *   Dropout of weight (b,h,i,j): element ((b H + h) T + i) T + j of its site.
+ * ATTENTION_GRAD  in  qkv, y X, lse, dy X, state  out dqkv X
+ * XENT            in  logits X [N,V], targets i32 [N]     out loss f32 [1], lse f32 [N]
+ *   columns >= classes count as -inf. loss = mean_n (lse_n - logits[n, target_n]), summed in
+ *   double in a fixed order.
+ * XENT_GRAD       in  logits X, targets, lse, dloss f32 [1]       out dlogits X [N,V]
+ *   (softmax - onehot) dloss / N; 0 in the headroom. May run in place.
+ * CAST            in  x                           out y: same shape, another float type
+ *
+ * Step ops:
+ * REDUCE          in/out grad f32 [params + metrics]: sum over ranks. exact: the fixed binary tree.
+ * GRAD_NORM       in  grad, state                 square sum in double over `params` floats in a
+ *   fixed order, then lk_step_decide(state, hyper, sum, grad[params]).
+ * ADAMW           in  grad, param, moment1, moment2, state, shadow|NULL: lk_adamw on every element
+ *   when state.finite; decay = weight_decay for index < decayed, else 0; writes the shadow.
+ * STEP_END        in  state                       lk_step_advance(state, hyper) */
+#ifndef LK_OPS_OPS_H
+#define LK_OPS_OPS_H
+
+#include "graph/graph.h"
+
+typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_FLOAT, LK_POLICY_KEEP } lk_policy;
+
+typedef struct lk_rule {
+    /* Append gradient nodes for n; NULL: not differentiable. */
+    void (*gradient)(lk_graph *g, lk_node *n);
+    /* Floating-point operations and the fewest bytes moved; NULL: every tensor once, 0 flops. */
+    void (*cost)(const lk_node *n, double *flops, double *bytes);
+    int in_place;  /* input whose bytes output 0 may take when it dies here; -1: none */
+    uint32_t float_inputs; /* bit i: input i stays f32 under autocast (norm weights) */
+} lk_rule;
+
+#define LK_OP(upper, lower, policy) extern const lk_rule lk_rule_##lower;
+#include "ops/ops.def"
+#undef LK_OP
+
+const char *lk_op_name(lk_op op);
+const lk_rule *lk_op_rule(lk_op op);
+lk_policy lk_op_policy(lk_op op);
+void lk_op_cost(const lk_node *n, double *flops, double *bytes);
+
+/* Builders. Return NULL on error (sticky in g). */
+lk_status lk_windows(lk_graph *g, lk_tensor *data, int64_t batch, int64_t context, bool resident,
+                     uint32_t purpose, int64_t shard_tokens, int first_leaf, lk_tensor **tokens,
+                     lk_tensor **targets);
+lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_position kind,
+                    lk_tensor *positions);
+lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_activation act);
+lk_tensor *lk_swiglu(lk_graph *g, lk_tensor *x);
+lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_norm_kind kind,
+                   float eps);
+lk_tensor *lk_dropout(lk_graph *g, lk_tensor *x, float p); /* x itself when p = 0 or not training */
+lk_tensor *lk_residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p);
+lk_tensor *lk_add(lk_graph *g, lk_tensor *a, lk_tensor *b);
+lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float theta, bool inverse);
+lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bool causal,
+                        bool alibi, float p);
+lk_tensor *lk_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets, int64_t classes);
+lk_tensor *lk_cast(lk_graph *g, lk_tensor *x, lk_dtype dtype);
+
+/* Slope of head h of H: 2^(-8(h+1)/n) for h < n, n the largest power of two <= H; the others
+ * interleave the odd slopes of 2n heads, as in the authors' code. */
+LK_HD float lk_alibi_slope(int h, int heads)
+{
+    int n = 1;
+    while (2 * n <= heads) n *= 2;
+    double e = h < n ? 8.0 * (h + 1) / n : 4.0 * (2 * (h - n) + 1) / n;
+    return (float)exp2(-e);
+}
+
+#endif
