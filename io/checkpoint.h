@@ -1,0 +1,50 @@
+/* Checkpoints: one HDF5 file per saved step, written and read in parallel.
+ *
+ * Layout: groups `parameters`, `moment1`, `moment2`, each with one dataset per parameter, its scope
+ * as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with Fletcher-32;
+ * dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep checkpoint"),
+ * version, step, run_file (resolved YAML text), seed, leaves, choices (library algorithms),
+ * code_version, build, dataset_digest, dataset_path, vocabulary kind, per-dataset attribute digest
+ * (XXH3-128 of the bytes); dataset `vocabulary` (u32).
+ * Rank r of R writes rows [rows r/R, rows (r+1)/R) of the first dimension of every dataset. */
+#ifndef LK_IO_CHECKPOINT_H
+#define LK_IO_CHECKPOINT_H
+
+#include "graph/graph.h"
+#include "io/io.h"
+
+#include <mpi.h>
+
+/* Everything but the tensors. Strings are owned by whoever filled the struct
+ * (lk_checkpoint_open: free with lk_checkpoint_info_clear). */
+typedef struct lk_checkpoint_info {
+    lk_step_state state;
+    uint64_t seed;
+    int leaves;
+    char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
+    bool characters;
+    uint32_t *vocabulary;
+    int64_t vocabulary_size;
+} lk_checkpoint_info;
+
+/* Host copies of the flat buffers, params->total floats each; moments NULL: parameters only. */
+typedef struct lk_checkpoint_data {
+    float *param, *moment1, *moment2;
+} lk_checkpoint_data;
+
+/* Write DIRECTORY/step-NNNNNN.h5: to .part, flushed and fsynced, read back and its digests
+ * compared, renamed, directory synced; then the symbolic link `latest` is replaced atomically.
+ * Collective. On failure the earlier files and `latest` are untouched. */
+lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
+                             const lk_params *params, const lk_checkpoint_info *info,
+                             const lk_checkpoint_data *data);
+/* Read the info alone (schema and version checked). Collective. */
+lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
+                             lk_checkpoint_info *info);
+/* Read every parameter into data (gaps zero); names and shapes must be exactly those of params
+ * (LK_E_INPUT names the first that differs); digests are verified. Every rank gets all. */
+lk_status lk_checkpoint_load(lk_io *io, MPI_Comm world, const char *path, const lk_params *params,
+                             const lk_checkpoint_data *data);
+void lk_checkpoint_info_clear(lk_checkpoint_info *info);
+
+#endif

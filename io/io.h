@@ -1,0 +1,21 @@
+/* The one I/O thread of a rank: every HDF5 call of the process runs on it, in order.
+ *
+ * Parallel HDF5 is neither thread-safe nor reentrant, and collective calls must come in the same
+ * order on all ranks; a single thread with a queue gives both. */
+#ifndef LK_IO_IO_H
+#define LK_IO_IO_H
+
+#include "base/status.h"
+
+typedef struct lk_io lk_io;
+typedef lk_status (*lk_io_job)(void *argument);
+
+lk_status lk_io_open(lk_io **io);
+void lk_io_close(lk_io *io); /* waits for queued jobs; takes NULL */
+/* Run a job on the I/O thread and wait; its status and error text become the caller's. */
+lk_status lk_io_call(lk_io *io, lk_io_job job, void *argument);
+/* Enqueue a job; *ticket names it. One lk_io_wait() per ticket. */
+lk_status lk_io_submit(lk_io *io, lk_io_job job, void *argument, long *ticket);
+lk_status lk_io_wait(lk_io *io, long ticket);
+
+#endif

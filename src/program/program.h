@@ -1,0 +1,33 @@
+/* lk_program: a planned graph on a device, ready to be replayed.
+ *
+ * lk_program_run() enqueues one step: the LEAF nodes once for each local leaf, gradients summed
+ * pairwise in a fixed binary tree as leaves complete, then the STEP nodes. Where the backend
+ * captures, the first run captures the whole step and later runs replay it. */
+#ifndef LK_PROGRAM_PROGRAM_H
+#define LK_PROGRAM_PROGRAM_H
+
+#include "program/store.h"
+
+typedef struct lk_program lk_program;
+
+typedef struct lk_program_options {
+    lk_comm *comm;
+    uint64_t seed;
+    int first_leaf, local_leaves;
+    bool capture;
+} lk_program_options;
+
+/* The graph must outlive the program. Plans memory, prepares kernels (algorithm choices). */
+lk_status lk_program_create(lk_graph *g, lk_store *store, const lk_program_options *o,
+                            lk_program **program);
+void lk_program_destroy(lk_program *p); /* takes NULL; before lk_comm_detach() */
+/* Bind an INPUT tensor to device memory for one local leaf. Before the first run. */
+lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
+lk_status lk_program_run(lk_program *p);
+/* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
+void *lk_program_data(lk_program *p, const lk_tensor *t);
+size_t lk_program_arena_bytes(const lk_program *p);
+/* Use `state` (device) instead of the store's step state; for evaluation. Before the first run. */
+void lk_program_use_state(lk_program *p, void *state);
+
+#endif

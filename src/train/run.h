@@ -1,0 +1,72 @@
+/* The run file: one YAML document that says what to train. One table (run.c) of every key with
+ * type, default, range and help drives parsing, --set, `lockstep help run-file` and the resolved
+ * copy kept with a run. */
+#ifndef LK_TRAIN_RUN_H
+#define LK_TRAIN_RUN_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum lk_precision { LK_FP32, LK_TF32, LK_FP16, LK_BF16_AUTOCAST } lk_precision;
+
+typedef struct lk_run {
+    char *path;      /* the file it came from */
+    char *directory; /* run directory: checkpoints, logs */
+    int64_t seed;
+    struct {
+        char *file;
+        char *resident;      /* auto | yes | no */
+        double resident_gib; /* limit of auto */
+    } data;
+    struct {
+        char *kind;     /* transformer */
+        int64_t layers, width, heads, kv_heads; /* kv_heads 0: as heads */
+        int64_t context;
+        char *position; /* alibi | rope | learned | sinusoidal */
+        char *norm;     /* layernorm | rmsnorm */
+        char *ffn;      /* gelu | swiglu */
+        int64_t ffn_width; /* 0: 4 width for gelu, 8/3 width rounded up to 64 for swiglu */
+        bool bias, tied;
+        double dropout, embedding_headroom, rope_theta, norm_eps;
+    } model;
+    struct {
+        int64_t steps, batch; /* samples in the global batch */
+        int64_t leaves;       /* 0: the number of ranks of the first start */
+        char *precision;      /* fp32 | tf32 | fp16 | bf16 */
+        char *reduce;         /* exact | fast */
+        char *device;         /* auto | cpu | cuda */
+    } train;
+    struct {
+        double lr, min_lr, beta1, beta2, eps, weight_decay, clip;
+        int64_t warmup;
+    } optimizer;
+    struct {
+        double initial, growth, backoff, max;
+        int64_t interval;
+    } loss_scale;
+    struct {
+        int64_t every, batches; /* validation: every N steps (0: only at the end), global batches */
+    } eval;
+    struct {
+        int64_t every; /* steps between checkpoints; 0: only at the end */
+    } checkpoint;
+    struct {
+        int64_t every; /* steps between progress lines when not on a terminal */
+    } log;
+} lk_run;
+
+/* Parse FILE, then apply `sets` ("a.b=c") in order. LK_E_INPUT with file:line, the key, what was
+ * expected and found, and the nearest valid key. Free with lk_run_clear. */
+lk_status lk_run_load(const char *path, int sets, const char *const *set, lk_run *run);
+/* The same from text (a checkpoint's run_file); `name` stands for the path in messages. */
+lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set,
+                       lk_run *run);
+lk_status lk_run_format(const lk_run *run, char **text); /* resolved YAML; caller frees */
+void lk_run_help(FILE *out); /* every key, type, default, meaning */
+void lk_run_clear(lk_run *run);
+lk_precision lk_run_precision(const lk_run *run);
+
+#endif
