@@ -1,0 +1,51 @@
+/* The jobs of lockstep: train, evaluate, generate. Each is one call from its command. */
+#ifndef LK_TRAIN_TRAIN_H
+#define LK_TRAIN_TRAIN_H
+
+#include "comm/comm.h"
+#include "io/io.h"
+#include "train/run.h"
+
+/* Where a job reports to; all members may be NULL. Called on rank 0 only. */
+typedef struct lk_reporter {
+    void *context;
+    void (*line)(void *context, const char *text); /* a plain line, no newline */
+    /* After a step: done of total, training loss, samples (sequences) per second. */
+    void (*step)(void *context, int64_t done, int64_t total, double loss, double rate);
+    /* After an evaluation at `step`: mean validation loss, best so far. */
+    void (*evaluated)(void *context, int64_t step, double loss, double best);
+} lk_reporter;
+
+typedef struct lk_train_result {
+    int64_t steps, skipped;
+    double loss, validation_loss, best_validation_loss;
+    double seconds;
+    char checkpoint[4096]; /* the last one written */
+} lk_train_result;
+
+/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+                   const lk_reporter *reporter, lk_train_result *result);
+
+typedef struct lk_evaluation {
+    double loss, perplexity, accuracy; /* per token: nats, exp(loss), share of argmax hits */
+    int64_t tokens;
+} lk_evaluation;
+/* Loss over every non-overlapping window of the validation split of `data`. `predictions`: path of
+ * an HDF5 file to write per-token loss and argmax to, or NULL. Collective. */
+lk_status lk_evaluate(lk_comm *comm, lk_io *io, const char *checkpoint, const char *data,
+                      const char *predictions, const char *device, lk_evaluation *result);
+
+typedef struct lk_generation {
+    const char *prompt; /* UTF-8 */
+    int64_t tokens;     /* to generate */
+    double temperature; /* 0: the most likely token */
+    int64_t top_k;      /* 0: all */
+    uint64_t seed;
+    const char *device; /* auto | cpu | cuda */
+} lk_generation;
+/* *text gets prompt and continuation (UTF-8, malloc'ed). `emit`, if given, gets each piece. */
+lk_status lk_generate(lk_comm *comm, lk_io *io, const char *checkpoint, const lk_generation *job,
+                      void (*emit)(void *context, const char *piece), void *context, char **text);
+
+#endif
