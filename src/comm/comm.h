@@ -18,6 +18,7 @@ struct lk_comm {
     void *nccl;                               /* ncclComm_t, or NULL */
     void *staging;                            /* device buffer of the exact reduction */
     int64_t staging_floats;
+    lk_device *staging_device;
 };
 
 /* Send/receive between pairs and a plain all-reduce, enqueued on the device's stream. */

@@ -60,6 +60,10 @@ typedef struct lk_tensor {
     struct lk_tensor *base;  /* a reshape shares its base's bytes; NULL: own bytes */
     lk_node *producer;       /* NULL for inputs and parameters */
     lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
+    bool metric;             /* the leaf loss: lies in the tail of region GRAD */
+    bool needs_gradient;     /* autodiff: a parameter or wanted tensor lies upstream */
+    struct lk_tensor *cotangent; /* autodiff: sum of the contributions so far */
+    struct lk_tensor *shadow;    /* autocast: a parameter's half copy in this graph */
     const char *name;        /* for messages; owned by the graph */
 } lk_tensor;
 
@@ -173,7 +177,8 @@ struct lk_graph {
     lk_tensor **tensor; /* all, by id */
     uint32_t sites;     /* dropout sites numbered so far */
     char scope[256];
-    void *pool; /* owned allocations */
+    struct lk_pool *pool; /* owned allocations */
+    bool *gradient_written; /* autodiff: by parameter index */
     lk_tensor *state; /* lk_step_state */
     lk_dtype compute; /* set by autocast; LK_F32 before */
 };
@@ -193,10 +198,18 @@ lk_tensor *lk_parameter(lk_graph *g, const char *name, int dims, const int64_t *
                         float std, bool decay);
 lk_tensor *lk_reshape(lk_graph *g, lk_tensor *x, int dims, const int64_t *dim);
 
+/* Mark a one-element f32 leaf tensor as the loss: it is reduced and reported with the gradients. */
+void lk_graph_loss(lk_graph *g, lk_tensor *loss);
+/* The dynamic loss scale (state.loss_scale) as a one-element tensor: the seed of autodiff. */
+lk_tensor *lk_loss_scale(lk_graph *g);
+
 /* For ops and passes. lk_error_at records "scope: message" and makes the error sticky. */
 lk_tensor *lk_tensor_new(lk_graph *g, lk_dtype dtype, lk_region region, int dims,
                          const int64_t *dim);
 lk_tensor *lk_tensor_like(lk_graph *g, const lk_tensor *t);
+lk_tensor *lk_root(lk_tensor *t); /* the tensor whose bytes t shares */
+bool lk_is_float(lk_dtype dtype);
+void *lk_graph_alloc(lk_graph *g, size_t bytes); /* zeroed, owned by g; NULL: sticky error */
 lk_node *lk_node_new(lk_graph *g, lk_op op, int inputs, lk_tensor *const *in);
 lk_tensor *lk_node_output(lk_graph *g, lk_node *n, lk_tensor *out); /* append; returns out */
 void lk_error_at(lk_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));

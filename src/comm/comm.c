@@ -1,0 +1,132 @@
+/* The MPI world: who is here, agreement on failure, small broadcasts. */
+#include "comm/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LK_MPI(call)                                                                               \
+    do {                                                                                           \
+        int lk_mpi_ = (call);                                                                      \
+        if (lk_mpi_ != MPI_SUCCESS) return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_); \
+    } while (0)
+
+lk_status lk_comm_open(int *argc, char ***argv, lk_comm **out)
+{
+    lk_comm *c = calloc(1, sizeof *c);
+    if (!c) return lk_fail(LK_E_SYSTEM, "out of memory");
+    int provided = MPI_THREAD_SINGLE;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
+        free(c);
+        return lk_fail(LK_E_COMM, "MPI_Init_thread failed");
+    }
+    c->world = MPI_COMM_WORLD;
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(c->world, &c->rank);
+    MPI_Comm_size(c->world, &c->size);
+    gethostname(c->host, sizeof c->host - 1);
+    MPI_Comm host;
+    if (MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host) ==
+        MPI_SUCCESS) {
+        MPI_Comm_rank(host, &c->local_rank);
+        MPI_Comm_size(host, &c->local_size);
+        MPI_Comm_free(&host);
+    }
+    *out = c;
+    if (provided < MPI_THREAD_MULTIPLE)
+        return lk_fail(LK_E_COMM, "this MPI gives thread level %d; MPI_THREAD_MULTIPLE is needed "
+                       "for the I/O thread: use an Open MPI built with it", provided);
+    return LK_OK;
+}
+
+lk_status lk_comm_device_index(const lk_comm *c, int gpus, int *index)
+{
+    if (gpus < 1) return lk_fail(LK_E_DEVICE, "no GPU is visible on %s", c->host);
+    if (gpus == 1) { /* one visible GPU per rank, or several ranks sharing the only one */
+        *index = 0;
+        return LK_OK;
+    }
+    if (c->local_rank >= gpus)
+        return lk_fail(LK_E_DEVICE, "%d ranks on %s but only %d GPUs: start at most one rank a GPU",
+                       c->local_size, c->host, gpus);
+    *index = c->local_rank;
+    return LK_OK;
+}
+
+lk_status lk_comm_attach(lk_comm *c, lk_device *d, int64_t floats)
+{
+    if (c->size == 1) return LK_OK;
+    c->collectives = &lk_collectives_mpi;
+#ifdef LK_HAVE_CUDA
+    if (d->backend == &lk_backend_cuda) c->collectives = &lk_collectives_nccl;
+#endif
+    LK_TRY(c->collectives->open(c, d));
+    LK_TRY(d->backend->alloc(d, (size_t)(floats / 2 + 1) * sizeof(float), &c->staging));
+    c->staging_floats = floats / 2 + 1;
+    c->staging_device = d;
+    return LK_OK;
+}
+
+void lk_comm_detach(lk_comm *c)
+{
+    if (!c || !c->collectives) return;
+    c->collectives->close(c);
+    if (c->staging) c->staging_device->backend->release(c->staging_device, c->staging);
+    c->staging = NULL;
+    c->collectives = NULL;
+}
+
+void lk_comm_close(lk_comm *c)
+{
+    if (!c) return;
+    MPI_Finalize();
+    free(c);
+}
+
+lk_status lk_comm_agree(lk_comm *c, lk_status mine)
+{
+    if (c->size == 1) return mine;
+    struct {
+        int code, rank;
+    } in = {mine, c->rank}, out;
+    LK_MPI(MPI_Allreduce(&in, &out, 1, MPI_2INT, MPI_MAXLOC, c->world));
+    if (out.code == LK_OK) return LK_OK;
+    char text[2048] = "";
+    if (c->rank == out.rank) {
+        if (mine == LK_E_INPUT) snprintf(text, sizeof text, "%s", lk_error_text());
+        else snprintf(text, sizeof text, "rank %d on %s: %s", c->rank, c->host, lk_error_text());
+    }
+    LK_MPI(MPI_Bcast(text, (int)sizeof text, MPI_CHAR, out.rank, c->world));
+    lk_error_clear();
+    return lk_fail((lk_status)out.code, "%s", text);
+}
+
+void lk_comm_abort(lk_comm *c, int code)
+{
+    MPI_Abort(c ? c->world : MPI_COMM_WORLD, code);
+}
+
+lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count)
+{
+    if (c->size == 1) return LK_OK;
+    LK_MPI(MPI_Bcast(bytes, (int)count, MPI_BYTE, 0, c->world));
+    return LK_OK;
+}
+
+lk_status lk_comm_broadcast_text(lk_comm *c, char **text)
+{
+    int length = c->rank == 0 ? (int)strlen(*text) : 0;
+    LK_TRY(lk_comm_broadcast(c, &length, sizeof length));
+    if (c->rank != 0) {
+        *text = calloc(1, (size_t)length + 1);
+        if (!*text) return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    return lk_comm_broadcast(c, *text, (size_t)length);
+}
+
+lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all)
+{
+    LK_MPI(MPI_Allgather(mine, count, MPI_DOUBLE, all, count, MPI_DOUBLE, c->world));
+    return LK_OK;
+}

@@ -1,0 +1,96 @@
+/* The decoder-only transformer as a graph. */
+#include "model/transformer.h"
+
+#include <math.h>
+
+int64_t lk_transformer_rows(const lk_transformer *m)
+{
+    if (m->headroom <= 0) return m->vocabulary;
+    int64_t rows = (int64_t)ceil((double)m->vocabulary * (1.0 + m->headroom) - 1e-9);
+    return (rows + 63) / 64 * 64;
+}
+
+static lk_tensor *normalised(lk_graph *g, const lk_transformer *m, const char *scope, lk_tensor *x)
+{
+    lk_scope_push(g, "%s", scope);
+    lk_tensor *y = lk_norm_part_find(m->norm)->build(g, m, x);
+    lk_scope_pop(g);
+    return y;
+}
+
+static lk_tensor *block(lk_graph *g, const lk_transformer *m, lk_tensor *x)
+{
+    const lk_position_part *position = lk_position_part_find(m->position);
+    int64_t head = m->width / m->heads;
+
+    lk_tensor *h = normalised(g, m, "attn_norm", x);
+    lk_scope_push(g, "attn");
+    h = lk_dense(g, m, "qkv", h, (m->heads + 2 * m->kv_heads) * head, 0.02f, LK_LINEAR);
+    if (position->rotate) h = position->rotate(g, m, h);
+    h = lk_attention(g, h, m->heads, m->kv_heads, true, position->alibi, m->dropout);
+    h = lk_dense(g, m, "out", h, m->width, lk_residual_std(m), LK_LINEAR);
+    lk_scope_pop(g);
+    x = lk_residual(g, x, h, m->dropout);
+
+    h = normalised(g, m, "ffn_norm", x);
+    lk_scope_push(g, "ffn");
+    h = lk_ffn_part_find(m->ffn)->build(g, m, h);
+    lk_scope_pop(g);
+    return lk_residual(g, x, h, m->dropout);
+}
+
+static lk_status check(lk_graph *g, lk_transformer *m)
+{
+    const lk_ffn_part *ffn = lk_ffn_part_find(m->ffn);
+    if (!ffn || !lk_norm_part_find(m->norm) || !lk_position_part_find(m->position)) {
+        lk_error_at(g, "no such part among norm '%s', ffn '%s', position '%s'", m->norm, m->ffn,
+                    m->position);
+        return g->status;
+    }
+    if (m->kv_heads == 0) m->kv_heads = m->heads;
+    if (m->ffn_width == 0) m->ffn_width = ffn->default_width(m->width);
+    if (m->width % m->heads || m->heads % m->kv_heads)
+        lk_error_at(g, "width %lld, heads %d, kv heads %d: each must divide the one before",
+                    (long long)m->width, m->heads, m->kv_heads);
+    return g->status;
+}
+
+lk_tensor *lk_transformer_logits(lk_graph *g, const lk_transformer *model, lk_tensor *tokens)
+{
+    lk_transformer resolved = *model, *m = &resolved;
+    if (check(g, m) != LK_OK) return NULL;
+    int64_t rows = lk_transformer_rows(m);
+
+    lk_scope_push(g, "embed");
+    lk_tensor *table = lk_parameter(g, "weight", 2, (int64_t[]){rows, m->width}, LK_INIT_NORMAL,
+                                    0.02f, true);
+    lk_scope_pop(g);
+    lk_embed_position kind = lk_position_part_find(m->position)->embed;
+    lk_tensor *positions = NULL;
+    if (kind == LK_POSITION_TABLE) {
+        lk_scope_push(g, "position");
+        positions = lk_parameter(g, "weight", 2, (int64_t[]){m->context, m->width},
+                                 LK_INIT_NORMAL, 0.02f, true);
+        lk_scope_pop(g);
+    }
+    lk_scope_push(g, "embed");
+    lk_tensor *x = lk_dropout(g, lk_embed(g, tokens, table, kind, positions), m->dropout);
+    lk_scope_pop(g);
+
+    for (int64_t i = 0; i < m->layers; i++) {
+        lk_scope_push(g, "blocks");
+        lk_scope_push(g, "%lld", (long long)i);
+        x = block(g, m, x);
+        lk_scope_pop(g);
+        lk_scope_pop(g);
+    }
+    x = normalised(g, m, "norm", x);
+
+    lk_scope_push(g, "head");
+    if (!m->tied)
+        table = lk_parameter(g, "weight", 2, (int64_t[]){rows, m->width}, LK_INIT_NORMAL, 0.02f,
+                             true);
+    lk_tensor *logits = lk_linear(g, x, table, NULL, LK_LINEAR);
+    lk_scope_pop(g);
+    return logits;
+}

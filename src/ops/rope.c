@@ -1,0 +1,31 @@
+/* rope: rotary positions on the q and k heads of a packed qkv. */
+#include "ops/ops.h"
+
+static void gradient(lk_graph *g, lk_node *n)
+{
+    lk_contribute(g, n->in[0],
+                  lk_rope(g, lk_cotangent(g, n->out[0]), n->attr.rope.heads,
+                          n->attr.rope.kv_heads, n->attr.rope.theta, !n->attr.rope.inverse));
+}
+
+lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float theta, bool inverse)
+{
+    if (g->status != LK_OK || !qkv) return NULL;
+    int64_t all = heads + 2 * kv_heads, dim = lk_cols(qkv) / all;
+    if (qkv->dims != 3 || lk_cols(qkv) % all || dim % 2) {
+        char s[96];
+        lk_error_at(g, "rope: qkv %s with %d heads and %d kv heads (head size must be even)",
+                    lk_shape_text(qkv, s, sizeof s), heads, kv_heads);
+        return NULL;
+    }
+    lk_node *n = lk_node_new(g, LK_OP_ROPE, 1, (lk_tensor *[]){qkv});
+    if (!n) return NULL;
+    n->attr.rope.heads = heads;
+    n->attr.rope.kv_heads = kv_heads;
+    n->attr.rope.head_dim = (int)dim;
+    n->attr.rope.theta = theta;
+    n->attr.rope.inverse = inverse;
+    return lk_node_output(g, n, lk_tensor_like(g, qkv));
+}
+
+const lk_rule lk_rule_rope = {.gradient = gradient, .in_place = -1};

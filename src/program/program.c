@@ -1,0 +1,149 @@
+/* Replaying a planned graph: leaves in order, gradients of leaves summed in a binary tree as a
+ * binary counter would, then the step nodes. */
+#include "program/program.h"
+
+#include "ops/ops.h"
+
+#include <stdlib.h>
+
+struct lk_program {
+    lk_graph *graph;
+    lk_store *store;
+    lk_program_options options;
+    size_t arena_bytes;
+    void *arena, *scratch;
+    char ***input; /* [local leaf][tensor id] */
+    lk_exec exec;
+    void *captured;
+};
+
+static lk_status prepare(lk_program *p)
+{
+    lk_device *d = p->store->device;
+    size_t scratch = 0;
+    for (lk_node *n = p->graph->first; n; n = n->next) {
+        if (!d->backend->kernel[n->op])
+            return lk_fail(LK_E_INTERNAL, "%s: the %s backend cannot run op '%s'", n->scope,
+                           d->backend->name, lk_op_name(n->op));
+        size_t bytes = 0;
+        LK_TRY(d->backend->prepare(d, n, &bytes));
+        if (bytes > scratch) scratch = bytes;
+    }
+    if (p->arena_bytes) LK_TRY(d->backend->alloc(d, p->arena_bytes, &p->arena));
+    if (scratch) LK_TRY(d->backend->alloc(d, scratch, &p->scratch));
+    return LK_OK;
+}
+
+lk_status lk_program_create(lk_graph *g, lk_store *store, const lk_program_options *o,
+                            lk_program **program)
+{
+    LK_TRY(lk_graph_status(g));
+    lk_program *p = calloc(1, sizeof *p);
+    if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
+    p->graph = g;
+    p->store = store;
+    p->options = *o;
+    lk_status status = LK_OK;
+    p->input = calloc((size_t)o->local_leaves, sizeof *p->input);
+    for (int i = 0; p->input && i < o->local_leaves; i++)
+        if (!(p->input[i] = calloc((size_t)g->tensors, sizeof **p->input)))
+            status = lk_fail(LK_E_SYSTEM, "out of memory");
+    if (!p->input) status = lk_fail(LK_E_SYSTEM, "out of memory");
+    store->device->compute = g->compute;
+    if (status == LK_OK) status = lk_plan(g, &p->arena_bytes);
+    if (status == LK_OK) status = prepare(p);
+    if (status != LK_OK) {
+        lk_program_destroy(p);
+        return status;
+    }
+    p->exec.device = store->device;
+    p->exec.comm = o->comm;
+    p->exec.seed = o->seed;
+    for (int i = 0; i < LK_REGIONS; i++) p->exec.base[i] = store->buffer[i];
+    p->exec.base[LK_REGION_ARENA] = p->arena;
+    p->exec.base[LK_REGION_SCRATCH] = p->scratch;
+    *program = p;
+    return LK_OK;
+}
+
+void lk_program_destroy(lk_program *p)
+{
+    if (!p) return;
+    lk_device *d = p->store->device;
+    d->backend->sync(d);
+    if (p->captured) d->backend->replayable_destroy(d, p->captured);
+    if (p->arena) d->backend->release(d, p->arena);
+    if (p->scratch) d->backend->release(d, p->scratch);
+    for (int i = 0; p->input && i < p->options.local_leaves; i++) free(p->input[i]);
+    free(p->input);
+    free(p);
+}
+
+lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device)
+{
+    p->input[local_leaf][input->id] = device;
+    return LK_OK;
+}
+
+void lk_program_use_state(lk_program *p, void *state) { p->exec.base[LK_REGION_STATE] = state; }
+
+void *lk_program_data(lk_program *p, const lk_tensor *t)
+{
+    p->exec.input = p->input[0];
+    p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
+    return lk_data(&p->exec, t);
+}
+
+size_t lk_program_arena_bytes(const lk_program *p) { return p->arena_bytes; }
+
+static lk_status run_section(lk_program *p, lk_section section)
+{
+    const lk_backend *b = p->store->device->backend;
+    for (lk_node *n = p->graph->first; n; n = n->next)
+        if (n->section == section) LK_TRY(b->kernel[n->op](&p->exec, n));
+    return LK_OK;
+}
+
+/* A stack of partial sums, as a binary counter: leaf i is pushed, then for every trailing one bit
+ * of i the two newest sums, which cover equally many leaves, are added. The buffer below receives
+ * the sum, so leaves are always summed (earlier + later) in the same tree. */
+static lk_status run_leaves(lk_program *p)
+{
+    lk_store *s = p->store;
+    lk_device *d = s->device;
+    int64_t floats = s->params->total + LK_METRIC_FLOATS;
+    int depth = 0; /* partial sums on the stack: buffers 0 .. depth-1 */
+    for (int i = 0; i < p->options.local_leaves; i++) {
+        p->exec.leaf = p->options.first_leaf + i;
+        p->exec.local_leaf = i;
+        p->exec.input = p->input[i];
+        p->exec.base[LK_REGION_GRAD] = s->gradient[depth];
+        LK_TRY(run_section(p, LK_LEAF));
+        if (!s->training) continue; /* every leaf overwrites the loss of the one before */
+        depth++;
+        for (int merged = i; merged & 1; merged >>= 1, depth--)
+            LK_TRY(d->backend->add(d, s->gradient[depth - 2], s->gradient[depth - 1], floats));
+    }
+    p->exec.base[LK_REGION_GRAD] = s->gradient[0];
+    return LK_OK;
+}
+
+static lk_status run_direct(lk_program *p)
+{
+    LK_TRY(run_leaves(p));
+    return run_section(p, LK_STEP);
+}
+
+lk_status lk_program_run(lk_program *p)
+{
+    lk_device *d = p->store->device;
+    const lk_backend *b = d->backend;
+    if (!p->options.capture || !b->capture_begin) return run_direct(p);
+    if (!p->captured) {
+        LK_TRY(b->capture_begin(d));
+        lk_status status = run_direct(p), ended = b->capture_end(d, &p->captured);
+        LK_TRY(status);
+        LK_TRY(ended);
+    }
+    return b->replay(d, p->captured);
+}

@@ -1,0 +1,105 @@
+/* The flat buffers of a model on a device. */
+#include "program/store.h"
+
+#include "base/half.h"
+
+#include <stdlib.h>
+
+static size_t flat_bytes(const lk_store *s) { return (size_t)s->params->total * sizeof(float); }
+
+static lk_status allocate(lk_store *s, int local_leaves)
+{
+    const lk_backend *b = s->device->backend;
+    LK_TRY(b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_PARAM]));
+    LK_TRY(b->alloc(s->device, sizeof(lk_step_state), &s->buffer[LK_REGION_STATE]));
+    if (s->compute != LK_F32)
+        LK_TRY(b->alloc(s->device, flat_bytes(s) / 2, &s->buffer[LK_REGION_SHADOW]));
+    s->gradients = 1;
+    if (s->training)
+        while (1 << (s->gradients - 1) < local_leaves) s->gradients++;
+    /* without training only the metrics behind the gradients are used: one buffer all the same,
+     * so that the loss lies where every program expects it */
+    size_t gradient = flat_bytes(s) + LK_METRIC_FLOATS * sizeof(float);
+    for (int i = 0; i < s->gradients; i++) LK_TRY(b->alloc(s->device, gradient, &s->gradient[i]));
+    s->buffer[LK_REGION_GRAD] = s->gradient[0];
+    if (!s->training) return LK_OK;
+    LK_TRY(b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_MOMENT1]));
+    return b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_MOMENT2]);
+}
+
+lk_status lk_store_create(lk_device *d, const lk_params *params, lk_dtype compute, bool training,
+                          int local_leaves, lk_store **store)
+{
+    lk_store *s = calloc(1, sizeof *s);
+    if (!s) return lk_fail(LK_E_SYSTEM, "out of memory");
+    s->device = d;
+    s->params = params;
+    s->compute = compute;
+    s->training = training;
+    lk_step_state zero = {.loss_scale = 1.0f};
+    lk_status status = allocate(s, local_leaves);
+    if (status == LK_OK) status = lk_store_set_state(s, &zero);
+    if (status != LK_OK) {
+        lk_store_destroy(s);
+        return status;
+    }
+    *store = s;
+    return LK_OK;
+}
+
+void lk_store_destroy(lk_store *s)
+{
+    if (!s) return;
+    const lk_backend *b = s->device->backend;
+    s->buffer[LK_REGION_GRAD] = NULL;
+    for (int i = 0; i < LK_REGIONS; i++)
+        if (s->buffer[i]) b->release(s->device, s->buffer[i]);
+    for (int i = 0; i < s->gradients; i++)
+        if (s->gradient[i]) b->release(s->device, s->gradient[i]);
+    free(s);
+}
+
+lk_status lk_store_set(lk_store *s, const float *param, const float *moment1, const float *moment2)
+{
+    const lk_backend *b = s->device->backend;
+    LK_TRY(b->upload(s->device, s->buffer[LK_REGION_PARAM], param, flat_bytes(s)));
+    if (moment1)
+        LK_TRY(b->upload(s->device, s->buffer[LK_REGION_MOMENT1], moment1, flat_bytes(s)));
+    if (moment2)
+        LK_TRY(b->upload(s->device, s->buffer[LK_REGION_MOMENT2], moment2, flat_bytes(s)));
+    if (s->compute == LK_F32) return b->sync(s->device);
+    uint16_t *half = malloc(flat_bytes(s) / 2);
+    if (!half) return lk_fail(LK_E_SYSTEM, "out of memory for the half-precision parameters");
+    for (int64_t i = 0; i < s->params->total; i++)
+        half[i] = s->compute == LK_F16 ? lk_f16_from_f32(param[i]) : lk_bf16_from_f32(param[i]);
+    lk_status status =
+        b->upload(s->device, s->buffer[LK_REGION_SHADOW], half, flat_bytes(s) / 2);
+    if (status == LK_OK) status = b->sync(s->device);
+    free(half);
+    return status;
+}
+
+lk_status lk_store_get(lk_store *s, float *param, float *moment1, float *moment2)
+{
+    const lk_backend *b = s->device->backend;
+    if (param) LK_TRY(b->download(s->device, param, s->buffer[LK_REGION_PARAM], flat_bytes(s)));
+    if (moment1)
+        LK_TRY(b->download(s->device, moment1, s->buffer[LK_REGION_MOMENT1], flat_bytes(s)));
+    if (moment2)
+        LK_TRY(b->download(s->device, moment2, s->buffer[LK_REGION_MOMENT2], flat_bytes(s)));
+    return b->sync(s->device);
+}
+
+lk_status lk_store_set_state(lk_store *s, const lk_step_state *state)
+{
+    const lk_backend *b = s->device->backend;
+    LK_TRY(b->upload(s->device, s->buffer[LK_REGION_STATE], state, sizeof *state));
+    return b->sync(s->device);
+}
+
+lk_status lk_store_get_state(lk_store *s, lk_step_state *state)
+{
+    const lk_backend *b = s->device->backend;
+    LK_TRY(b->download(s->device, state, s->buffer[LK_REGION_STATE], sizeof *state));
+    return b->sync(s->device);
+}
