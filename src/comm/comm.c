@@ -130,3 +130,28 @@ lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, doub
     LK_MPI(MPI_Allgather(mine, count, MPI_DOUBLE, all, count, MPI_DOUBLE, c->world));
     return LK_OK;
 }
+
+static lk_status sum(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type)
+{
+    const int64_t piece = 1 << 26; /* elements per call: below INT_MAX bytes */
+    for (int64_t at = 0; c->size > 1 && at < count; at += piece) {
+        int n = (int)(count - at < piece ? count - at : piece);
+        LK_MPI(MPI_Allreduce(MPI_IN_PLACE, x + (size_t)at * size, n, type, MPI_SUM, c->world));
+    }
+    return LK_OK;
+}
+
+lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count)
+{
+    return sum(c, (char *)x, count, sizeof *x, MPI_DOUBLE);
+}
+
+lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count)
+{
+    return sum(c, (char *)x, count, sizeof *x, MPI_FLOAT);
+}
+
+lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count)
+{
+    return sum(c, (char *)x, count, sizeof *x, MPI_INT32_T);
+}

@@ -54,6 +54,11 @@ lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all);
 
+/* Sums over ranks of host arrays, in place, order left to MPI: for values that only one rank has. */
+lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count);
+lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count);
+lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count);
+
 /* Sum `buffer` over ranks in place. exact: recursive halving then doubling, partners r^1, r^2,
  * r^4 ...: for every element the same binary tree over ranks. src/comm/reduce.c */
 lk_status lk_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t count, bool exact);

@@ -111,7 +111,9 @@ static lk_status run_leaves(lk_program *p)
 {
     lk_store *s = p->store;
     lk_device *d = s->device;
-    int64_t floats = s->params->total + LK_METRIC_FLOATS;
+    /* a graph without backward leaves only its loss in the gradient region */
+    int64_t skip = p->graph->training ? 0 : s->params->total;
+    int64_t floats = s->params->total + LK_METRIC_FLOATS - skip;
     int depth = 0; /* partial sums on the stack: buffers 0 .. depth-1 */
     for (int i = 0; i < p->options.local_leaves; i++) {
         p->exec.leaf = p->options.first_leaf + i;
@@ -119,10 +121,10 @@ static lk_status run_leaves(lk_program *p)
         p->exec.input = p->input[i];
         p->exec.base[LK_REGION_GRAD] = s->gradient[depth];
         LK_TRY(run_section(p, LK_LEAF));
-        if (!s->training) continue; /* every leaf overwrites the loss of the one before */
         depth++;
         for (int merged = i; merged & 1; merged >>= 1, depth--)
-            LK_TRY(d->backend->add(d, s->gradient[depth - 2], s->gradient[depth - 1], floats));
+            LK_TRY(d->backend->add(d, (float *)s->gradient[depth - 2] + skip,
+                                   (float *)s->gradient[depth - 1] + skip, floats));
     }
     p->exec.base[LK_REGION_GRAD] = s->gradient[0];
     return LK_OK;

@@ -15,8 +15,7 @@ static lk_status allocate(lk_store *s, int local_leaves)
     if (s->compute != LK_F32)
         LK_TRY(b->alloc(s->device, flat_bytes(s) / 2, &s->buffer[LK_REGION_SHADOW]));
     s->gradients = 1;
-    if (s->training)
-        while (1 << (s->gradients - 1) < local_leaves) s->gradients++;
+    while (1 << (s->gradients - 1) < local_leaves) s->gradients++;
     /* without training only the metrics behind the gradients are used: one buffer all the same,
      * so that the loss lies where every program expects it */
     size_t gradient = flat_bytes(s) + LK_METRIC_FLOATS * sizeof(float);

@@ -1,0 +1,177 @@
+/* Files of a run, written by rank 0. */
+#include "train/rundir.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct lk_rundir {
+    char *path, *checkpoints;
+    int rank;
+    FILE *loss, *validation;
+};
+
+static char *join(const char *a, const char *b)
+{
+    char *s = NULL;
+    return asprintf(&s, "%s/%s", a, b) < 0 ? NULL : s;
+}
+
+lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **out)
+{
+    struct stat st;
+    bool exists = stat(directory, &st) == 0;
+    if (exists && !S_ISDIR(st.st_mode))
+        return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
+    if (exists && !resume)
+        return lk_fail(LK_E_INPUT, "%s: the run directory exists; continue it with --resume or "
+                       "choose another 'directory'", directory);
+    if (!exists && resume)
+        return lk_fail(LK_E_INPUT, "%s: no run directory to resume", directory);
+    lk_rundir *d = calloc(1, sizeof *d);
+    if (!d) return lk_fail(LK_E_SYSTEM, "out of memory");
+    d->rank = rank;
+    d->path = strdup(directory);
+    d->checkpoints = join(directory, "checkpoints");
+    if (!d->path || !d->checkpoints) {
+        lk_rundir_close(d);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    *out = d;
+    return LK_OK;
+}
+
+void lk_rundir_close(lk_rundir *d)
+{
+    if (!d) return;
+    if (d->loss) fclose(d->loss);
+    if (d->validation) fclose(d->validation);
+    free(d->path);
+    free(d->checkpoints);
+    free(d);
+}
+
+const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
+
+lk_status lk_rundir_latest(const lk_rundir *d, char **path)
+{
+    char *latest = join(d->checkpoints, "latest");
+    if (!latest) return lk_fail(LK_E_SYSTEM, "out of memory");
+    char *real = realpath(latest, NULL);
+    lk_status status = LK_OK;
+    if (!real)
+        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
+                         "start again without --resume", latest);
+    else
+        *path = real;
+    free(latest);
+    return status;
+}
+
+/* mkdir -p */
+static lk_status make_directory(const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = LK_OK;
+    for (char *p = copy + 1; status == LK_OK; p++) {
+        if (*p != '/' && *p != '\0') continue;
+        char end = *p;
+        *p = '\0';
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST)
+            status = lk_fail(LK_E_INPUT, "%s: cannot make the directory: %s; check 'directory' and "
+                             "its permissions", copy, strerror(errno));
+        *p = end;
+        if (end == '\0') break;
+    }
+    free(copy);
+    return status;
+}
+
+/* Open a log for appending, cut after its last line whose step is <= `step`. *lowest, if given, is
+ * lowered to the least second column of the kept lines. */
+static lk_status open_log(const lk_rundir *d, const char *name, uint64_t step, double *lowest,
+                          FILE **file)
+{
+    char *path = join(d->path, name), line[512];
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    FILE *f = fopen(path, "a+");
+    lk_status status = LK_OK;
+    long keep = 0;
+    if (f) {
+        rewind(f);
+        while (fgets(line, sizeof line, f) && strchr(line, '\n')) {
+            char *rest;
+            if (strtoull(line, &rest, 10) > step) break;
+            double value = strtod(rest, NULL);
+            if (lowest && value < *lowest) *lowest = value;
+            keep = ftell(f);
+        }
+    }
+    if (!f || fflush(f) != 0 || ftruncate(fileno(f), keep) != 0 || fseek(f, 0, SEEK_END) != 0)
+        status = lk_fail(LK_E_INPUT, "%s: cannot write: %s", path, strerror(errno));
+    if (status == LK_OK) *file = f;
+    else if (f) fclose(f);
+    free(path);
+    return status;
+}
+
+static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
+{
+    char *text = NULL, *path = join(d->path, "run.yaml");
+    lk_status status = path ? lk_run_format(run, &text) : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK) {
+        FILE *f = fopen(path, "w");
+        bool bad = !f || fputs(text, f) == EOF;
+        if (f) bad |= fclose(f) != 0;
+        if (bad) status = lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
+    }
+    free(text);
+    free(path);
+    return status;
+}
+
+lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
+{
+    if (d->rank == 0) {
+        LK_TRY(make_directory(d->checkpoints));
+        LK_TRY(write_run_file(d, run));
+        LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
+        LK_TRY(open_log(d, "validation.log", step, best, &d->validation));
+    }
+    return LK_OK;
+}
+
+static lk_status written(FILE *f, int result)
+{
+    if (result < 0 || ferror(f))
+        return lk_fail(LK_E_SYSTEM, "cannot write the loss log: %s", strerror(errno));
+    return LK_OK;
+}
+
+lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s)
+{
+    if (!d->loss) return LK_OK;
+    return written(d->loss, fprintf(d->loss, "%llu %.9g %.9g %.9g %.9g %llu\n",
+                                    (unsigned long long)s->step, (double)s->loss, (double)s->lr,
+                                    (double)s->loss_scale, (double)s->grad_norm,
+                                    (unsigned long long)s->skipped));
+}
+
+lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, double loss)
+{
+    if (!d->validation) return LK_OK;
+    return written(d->validation,
+                   fprintf(d->validation, "%llu %.17g\n", (unsigned long long)step, loss));
+}
+
+lk_status lk_rundir_sync(lk_rundir *d)
+{
+    FILE *files[] = {d->loss, d->validation};
+    for (int i = 0; i < 2; i++)
+        if (files[i] && (fflush(files[i]) != 0 || fsync(fileno(files[i])) != 0))
+            return lk_fail(LK_E_SYSTEM, "%s: cannot write the logs: %s", d->path, strerror(errno));
+    return LK_OK;
+}

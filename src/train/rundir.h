@@ -1,0 +1,31 @@
+/* The run directory: resolved run file, loss log, validation log, checkpoints.
+ *
+ *   DIR/run.yaml         the resolved run file
+ *   DIR/loss.log         one line a step: step loss learning-rate loss-scale gradient-norm skipped
+ *   DIR/validation.log   one line an evaluation: step loss
+ *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
+ *
+ * The logs are functions of the run alone: on resume they are cut back to the checkpoint's step, so
+ * they end up byte for byte those of an uninterrupted run. Rank 0 writes; others do nothing. */
+#ifndef LK_TRAIN_RUNDIR_H
+#define LK_TRAIN_RUNDIR_H
+
+#include "ops/step_state.h"
+#include "train/run.h"
+
+typedef struct lk_rundir lk_rundir;
+
+/* Look only: without `resume` DIR must not exist (LK_E_INPUT), with it it must. Nothing is made. */
+lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **d);
+void lk_rundir_close(lk_rundir *d); /* takes NULL */
+const char *lk_rundir_checkpoints(const lk_rundir *d);
+/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none. */
+lk_status lk_rundir_latest(const lk_rundir *d, char **path);
+/* All checks have passed: make the directory and open the logs, cut back to `step`.
+ * *best: the lowest validation loss logged up to `step` (unchanged when none). */
+lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
+lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);
+lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, double loss);
+lk_status lk_rundir_sync(lk_rundir *d); /* logs to disk */
+
+#endif

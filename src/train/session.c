@@ -1,0 +1,207 @@
+/* Device, model and graphs from a run file or a checkpoint. */
+#include "train/session.h"
+
+#include "base/half.h"
+#ifdef LK_HAVE_CUDA
+#include "cuda/device.h"
+#endif
+
+#include <stdlib.h>
+#include <string.h>
+
+lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision precision,
+                            lk_device **device)
+{
+    const lk_backend *backend = &lk_backend_cpu;
+    int index = 0;
+#ifdef LK_HAVE_CUDA
+    int gpus = strcmp(name, "cpu") == 0 ? 0 : lk_cuda_device_count();
+    if (gpus > 0) {
+        LK_TRY(lk_comm_device_index(comm, gpus, &index));
+        backend = &lk_backend_cuda;
+    }
+#else
+    (void)comm;
+#endif
+    if (strcmp(name, "cuda") == 0 && backend == &lk_backend_cpu)
+        return lk_fail(LK_E_DEVICE, "device 'cuda' was asked for but no GPU is usable here; "
+                                    "use 'cpu' or 'auto', or run where a GPU is");
+    LK_TRY(backend->open(index, device));
+    (*device)->tf32 = precision == LK_TF32;
+    return LK_OK;
+}
+
+void lk_session_device_close(lk_device *d)
+{
+    if (d) d->backend->close(d);
+}
+
+lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary)
+{
+    return (lk_transformer){
+        .layers = run->model.layers,
+        .width = run->model.width,
+        .context = run->model.context,
+        .heads = (int)run->model.heads,
+        .kv_heads = (int)(run->model.kv_heads ? run->model.kv_heads : run->model.heads),
+        .ffn_width = run->model.ffn_width,
+        .position = run->model.position,
+        .norm = run->model.norm,
+        .ffn = run->model.ffn,
+        .bias = run->model.bias,
+        .tied = run->model.tied,
+        .dropout = (float)run->model.dropout,
+        .rope_theta = (float)run->model.rope_theta,
+        .norm_eps = (float)run->model.norm_eps,
+        .vocabulary = vocabulary,
+        .headroom = run->model.embedding_headroom,
+    };
+}
+
+lk_dtype lk_session_compute(const lk_run *run)
+{
+    switch (lk_run_precision(run)) {
+    case LK_FP16: return LK_F16;
+    case LK_BF16_AUTOCAST: return LK_BF16;
+    default: return LK_F32;
+    }
+}
+
+lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_loader *loader,
+                                const lk_loader_options *o, lk_dtype type, lk_dtype compute,
+                                bool training, lk_loss_graph *out)
+{
+    lk_graph *g = lk_graph_create(params, training);
+    if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
+    bool resident = lk_loader_resident(loader);
+    int64_t shard = lk_loader_shard_tokens(loader);
+    int64_t dim[2] = {resident ? o->local_leaves : o->batch, resident ? shard : o->context + 1};
+    lk_tensor *data = lk_input(g, "data", type, 2, dim), *tokens = NULL, *targets = NULL;
+    lk_windows(g, data, o->batch, o->context, resident, o->purpose, shard, o->first_leaf, &tokens,
+               &targets);
+    lk_tensor *logits = lk_transformer_logits(g, m, tokens);
+    lk_scope_push(g, "loss");
+    lk_tensor *loss = lk_cross_entropy(g, logits, targets, m->vocabulary);
+    lk_scope_pop(g);
+    lk_graph_loss(g, loss);
+    lk_status status = lk_autocast(g, compute);
+    if (status == LK_OK && training)
+        status = lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
+    if (status != LK_OK) {
+        lk_graph_destroy(g);
+        return status;
+    }
+    *out = (lk_loss_graph){g, data};
+    return LK_OK;
+}
+
+/* Everything of lk_session_open that comes after the device is there. */
+static lk_status read_model(lk_comm *comm, lk_io *io, const char *path, lk_trained *t)
+{
+    t->params = lk_params_create();
+    if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    /* a throw-away graph declares the parameters */
+    lk_graph *g = lk_graph_create(t->params, false);
+    if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
+    int64_t dim[2] = {1, 8 < t->model.context ? 8 : t->model.context};
+    lk_transformer_logits(g, &t->model, lk_input(g, "tokens", LK_I32, 2, dim));
+    lk_status status = lk_graph_status(g);
+    lk_graph_destroy(g);
+    LK_TRY(status);
+    lk_params_layout(t->params);
+    LK_TRY(lk_store_create(t->device, t->params, lk_session_compute(&t->run), false, 1,
+                           &t->store));
+    float *host = malloc((size_t)t->params->total * sizeof *host);
+    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory for the parameters");
+    lk_checkpoint_data data = {.param = host};
+    status = lk_checkpoint_load(io, comm->world, path, t->params, &data);
+    if (status == LK_OK) status = lk_store_set(t->store, host, NULL, NULL);
+    free(host);
+    return status;
+}
+
+lk_status lk_session_open(lk_comm *comm, lk_io *io, const char *checkpoint, const char *device,
+                          lk_trained *t)
+{
+    memset(t, 0, sizeof *t);
+    lk_status status = lk_checkpoint_open(io, comm->world, checkpoint, &t->info);
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_run_parse(checkpoint, t->info.run_file, 0, NULL, &t->run);
+    if (status == LK_OK) {
+        t->model = lk_session_model(&t->run, t->info.vocabulary_size);
+        status = lk_session_device(comm, device, lk_run_precision(&t->run), &t->device);
+    }
+    status = lk_comm_agree(comm, status);
+    if (status == LK_OK) status = lk_comm_agree(comm, read_model(comm, io, checkpoint, t));
+    if (status != LK_OK) lk_session_close(t);
+    return status;
+}
+
+void lk_session_close(lk_trained *t)
+{
+    lk_store_destroy(t->store);
+    lk_params_destroy(t->params);
+    lk_session_device_close(t->device);
+    lk_run_clear(&t->run);
+    lk_checkpoint_info_clear(&t->info);
+    memset(t, 0, sizeof *t);
+}
+
+static lk_status forward_open(lk_trained *t, lk_forward *f)
+{
+    const lk_backend *b = t->device->backend;
+    f->graph = lk_graph_create(t->params, false);
+    if (!f->graph) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_tensor *input = lk_input(f->graph, "tokens", LK_I32, 2, (int64_t[]){f->batch, f->time});
+    f->logits = lk_transformer_logits(f->graph, &t->model, input);
+    LK_TRY(lk_autocast(f->graph, lk_session_compute(&t->run)));
+    f->rows = lk_cols(f->logits);
+    lk_program_options o = {.seed = 0, .local_leaves = 1, .capture = true};
+    LK_TRY(lk_program_create(f->graph, t->store, &o, &f->program));
+    LK_TRY(b->alloc(t->device, (size_t)(f->batch * f->time) * sizeof(int32_t), &f->tokens));
+    LK_TRY(lk_program_bind(f->program, input, 0, f->tokens));
+    f->host = malloc((size_t)lk_count(f->logits) * sizeof(float));
+    f->raw = malloc(lk_bytes(f->logits));
+    return f->host && f->raw ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for the logits");
+}
+
+lk_status lk_session_forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward *f)
+{
+    *f = (lk_forward){.batch = batch, .time = time};
+    lk_status status = forward_open(t, f);
+    if (status != LK_OK) lk_session_forward_close(t, f);
+    return status;
+}
+
+lk_status lk_session_forward(lk_trained *t, lk_forward *f, const int32_t *tokens)
+{
+    const lk_backend *b = t->device->backend;
+    LK_TRY(b->upload(t->device, f->tokens, tokens,
+                     (size_t)(f->batch * f->time) * sizeof *tokens));
+    LK_TRY(lk_program_run(f->program));
+    LK_TRY(b->download(t->device, f->raw, lk_program_data(f->program, f->logits),
+                       lk_bytes(f->logits)));
+    LK_TRY(b->sync(t->device));
+    int64_t n = lk_count(f->logits);
+    const uint16_t *half = f->raw;
+    switch (f->logits->dtype) {
+    case LK_F16:
+        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_f16(half[i]);
+        break;
+    case LK_BF16:
+        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_bf16(half[i]);
+        break;
+    default: memcpy(f->host, f->raw, (size_t)n * sizeof *f->host);
+    }
+    return LK_OK;
+}
+
+void lk_session_forward_close(lk_trained *t, lk_forward *f)
+{
+    lk_program_destroy(f->program);
+    lk_graph_destroy(f->graph);
+    if (f->tokens) t->device->backend->release(t->device, f->tokens);
+    free(f->host);
+    free(f->raw);
+    memset(f, 0, sizeof *f);
+}

@@ -1,0 +1,462 @@
+/* The training run: run file to programs, then the step loop.
+ *
+ * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
+ * copied to a small ring of pinned slots and read a few steps later. */
+#include "base/clock.h"
+#include "train/rundir.h"
+#include "train/session.h"
+#include "version.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RING = 4, HOPELESS = 200 }; /* steps in flight; skipped steps in a row before giving up */
+
+typedef struct trainer {
+    lk_comm *comm;
+    lk_io *io;
+    const lk_run *run;
+    const lk_reporter *reporter;
+    lk_rundir *rundir;
+    lk_device *device;
+    lk_dataset *data;
+    lk_transformer model;
+    lk_params *params;
+    lk_loader_options order, held; /* of training and of validation samples */
+    lk_loader *loader, *held_loader;
+    lk_loss_graph train_graph, eval_graph;
+    lk_store *store;
+    lk_program *train, *eval;
+    void *eval_state; /* device */
+    lk_step_state *ring; /* pinned, RING slots */
+    int leaves;
+    uint64_t start, last; /* steps done at the start; stop here */
+    uint64_t drained;     /* steps whose state was read */
+    uint64_t skipped_in_row;
+    double begun, best;
+    lk_train_result result;
+} trainer;
+
+static void say(const trainer *t, const char *text)
+{
+    if (t->comm->rank == 0 && t->reporter->line) t->reporter->line(t->reporter->context, text);
+}
+
+static lk_status choose_leaves(trainer *t, int saved)
+{
+    int size = t->comm->size;
+    t->leaves = saved ? saved : t->run->train.leaves ? (int)t->run->train.leaves : size;
+    if (saved && t->run->train.leaves && t->run->train.leaves != saved)
+        return lk_fail(LK_E_INPUT, "%s: train.leaves is %lld, the run was started with %d leaves",
+                       t->run->path, (long long)t->run->train.leaves, saved);
+    if (t->leaves & (t->leaves - 1))
+        return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
+                       "or start a power-of-two number of ranks", t->leaves);
+    if (t->leaves % size)
+        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start 1, 2, 4 ... %d ranks, "
+                       "or set train.leaves", size, t->leaves, t->leaves);
+    if (t->run->train.batch % t->leaves)
+        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
+                       t->run->path, (long long)t->run->train.batch, t->leaves);
+    return LK_OK;
+}
+
+static lk_status open_data(trainer *t)
+{
+    const lk_run *run = t->run;
+    int local = t->leaves / t->comm->size;
+    double gib = strcmp(run->data.resident, "yes") == 0  ? 1e6
+                 : strcmp(run->data.resident, "no") == 0 ? -1
+                                                         : run->data.resident_gib;
+    t->order = (lk_loader_options){
+        .split = LK_TRAIN,
+        .purpose = LK_PURPOSE_ORDER,
+        .seed = (uint64_t)run->seed,
+        .leaves = t->leaves,
+        .first_leaf = t->comm->rank * local,
+        .local_leaves = local,
+        .batch = run->train.batch / t->leaves,
+        .context = run->model.context,
+        .resident_limit = (int64_t)(gib * 1073741824.0),
+    };
+    t->held = t->order;
+    t->held.split = LK_VALIDATION;
+    t->held.purpose = LK_PURPOSE_EVAL;
+    LK_TRY(lk_loader_open(t->data, t->device, &t->order, &t->loader));
+    return lk_loader_open(t->data, t->device, &t->held, &t->held_loader);
+}
+
+static lk_optimizer hyperparameters(const trainer *t)
+{
+    const lk_run *r = t->run;
+    return (lk_optimizer){
+        .lr = (float)r->optimizer.lr,
+        .min_lr = (float)r->optimizer.min_lr,
+        .warmup = (uint64_t)r->optimizer.warmup,
+        .steps = (uint64_t)r->train.steps,
+        .beta1 = (float)r->optimizer.beta1,
+        .beta2 = (float)r->optimizer.beta2,
+        .eps = (float)r->optimizer.eps,
+        .weight_decay = (float)r->optimizer.weight_decay,
+        .clip = (float)r->optimizer.clip,
+        .leaves = t->leaves,
+        .scaling = lk_run_precision(r) == LK_FP16,
+        .growth = (float)r->loss_scale.growth,
+        .backoff = (float)r->loss_scale.backoff,
+        .growth_interval = (uint32_t)r->loss_scale.interval,
+        .max_scale = (float)r->loss_scale.max,
+    };
+}
+
+static lk_status build_graphs(trainer *t)
+{
+    lk_dtype compute = lk_session_compute(t->run), type = t->data->dtype;
+    lk_optimizer hyper = hyperparameters(t);
+    t->model = lk_session_model(t->run, t->data->vocabulary_size);
+    t->params = lk_params_create();
+    if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(lk_session_loss_graph(t->params, &t->model, t->loader, &t->order, type, compute, true,
+                                 &t->train_graph));
+    lk_params_layout(t->params);
+    LK_TRY(lk_optimize(t->train_graph.graph, &hyper, strcmp(t->run->train.reduce, "exact") == 0));
+    return lk_session_loss_graph(t->params, &t->model, t->held_loader, &t->held, type, compute,
+                                 false, &t->eval_graph);
+}
+
+static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *loader,
+                                lk_program **program)
+{
+    int local = t->order.local_leaves;
+    lk_program_options o = {.comm = t->comm,
+                            .seed = (uint64_t)t->run->seed,
+                            .first_leaf = t->order.first_leaf,
+                            .local_leaves = local,
+                            .capture = true};
+    LK_TRY(lk_program_create(g->graph, t->store, &o, program));
+    for (int i = 0; i < local; i++)
+        LK_TRY(lk_program_bind(*program, g->data, i, lk_loader_input(loader, i)));
+    return LK_OK;
+}
+
+static lk_status create_programs(trainer *t)
+{
+    LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
+    LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
+    lk_program_use_state(t->eval, t->eval_state);
+    return LK_OK;
+}
+
+static lk_status allocate(trainer *t)
+{
+    const lk_backend *b = t->device->backend;
+    LK_TRY(lk_store_create(t->device, t->params, lk_session_compute(t->run), true,
+                           t->order.local_leaves, &t->store));
+    LK_TRY(b->alloc(t->device, sizeof(lk_step_state), &t->eval_state));
+    return b->host_alloc(t->device, RING * sizeof *t->ring, (void **)&t->ring);
+}
+
+/* Library algorithms are chosen by rank 0 (or were chosen before a resume) and bind all ranks. */
+static lk_status prepare_programs(trainer *t, const char *saved)
+{
+    const lk_backend *b = t->device->backend;
+    char *choices = NULL;
+    lk_status status = LK_OK;
+    if (t->comm->rank == 0) {
+        if (saved) status = b->choices_set(t->device, saved);
+        if (status == LK_OK) status = create_programs(t);
+        if (status == LK_OK) status = b->choices_get(t->device, &choices);
+    }
+    LK_TRY(lk_comm_agree(t->comm, status));
+    status = lk_comm_broadcast_text(t->comm, &choices);
+    if (status == LK_OK && t->comm->rank != 0) {
+        status = b->choices_set(t->device, choices);
+        if (status == LK_OK) status = create_programs(t);
+    }
+    free(choices);
+    LK_TRY(lk_comm_agree(t->comm, status));
+    return lk_comm_agree(t->comm, lk_comm_attach(t->comm, t->device,
+                                                 t->params->total + LK_METRIC_FLOATS));
+}
+
+/* ---- state of a run: fresh or from a checkpoint ------------------------------------------- */
+
+static lk_status host_buffers(const trainer *t, lk_checkpoint_data *d)
+{
+    size_t bytes = (size_t)t->params->total * sizeof(float);
+    d->param = malloc(bytes);
+    d->moment1 = malloc(bytes);
+    d->moment2 = malloc(bytes);
+    return d->param && d->moment1 && d->moment2
+               ? LK_OK
+               : lk_fail(LK_E_SYSTEM, "out of memory for a host copy of the parameters");
+}
+
+static void free_buffers(lk_checkpoint_data *d)
+{
+    free(d->param);
+    free(d->moment1);
+    free(d->moment2);
+}
+
+static lk_status save(trainer *t)
+{
+    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_checkpoint_info info = {
+        .seed = (uint64_t)t->run->seed,
+        .leaves = t->leaves,
+        .code_version = (char *)LK_CODE_VERSION,
+        .build = (char *)LK_BUILD,
+        .dataset_path = t->data->path,
+        .dataset_digest = t->data->digest,
+        .characters = t->data->characters,
+        .vocabulary = t->data->vocabulary,
+        .vocabulary_size = t->data->vocabulary_size,
+    };
+    lk_status status = host_buffers(t, &d);
+    if (status == LK_OK) status = lk_store_get(t->store, d.param, d.moment1, d.moment2);
+    if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
+    if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
+    if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
+    status = lk_comm_agree(t->comm, status);
+    if (status == LK_OK)
+        status = lk_checkpoint_save(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir),
+                                    t->params, &info, &d);
+    if (status == LK_OK)
+        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s/step-%06llu.h5",
+                 lk_rundir_checkpoints(t->rundir), (unsigned long long)info.state.step);
+    free(info.run_file);
+    free(info.choices);
+    free_buffers(&d);
+    return status;
+}
+
+static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
+{
+    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_step_state state = {.loss_scale = 1.0f};
+    if (lk_run_precision(t->run) == LK_FP16) state.loss_scale = (float)t->run->loss_scale.initial;
+    lk_status status = lk_comm_agree(t->comm, host_buffers(t, &d));
+    if (status == LK_OK && saved) {
+        state = saved->state;
+        status = lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, &d);
+    } else if (status == LK_OK) {
+        size_t bytes = (size_t)t->params->total * sizeof(float);
+        lk_params_initialise(t->params, (uint64_t)t->run->seed, d.param);
+        memset(d.moment1, 0, bytes);
+        memset(d.moment2, 0, bytes);
+    }
+    if (status == LK_OK) status = lk_store_set(t->store, d.param, d.moment1, d.moment2);
+    if (status == LK_OK) status = lk_store_set_state(t->store, &state);
+    free_buffers(&d);
+    t->start = t->drained = state.step;
+    return lk_comm_agree(t->comm, status);
+}
+
+/* ---- evaluation ---------------------------------------------------------------------------- */
+
+static float tree_sum(float *x, int n) /* n a power of two */
+{
+    for (; n > 1; n /= 2)
+        for (int i = 0; i < n / 2; i++) x[i] = x[2 * i] + x[2 * i + 1];
+    return x[0];
+}
+
+/* Mean validation loss over eval.batches global batches, the same ones every time. */
+static lk_status evaluate(trainer *t, double *loss)
+{
+    const lk_backend *b = t->device->backend;
+    int n = (int)t->run->eval.batches, size = t->comm->size;
+    double *mine = calloc((size_t)n * (size_t)(size + 1), sizeof *mine), *all = mine + n;
+    float *sums = calloc((size_t)size, sizeof *sums);
+    lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int i = 0; i < n && status == LK_OK; i++) {
+        lk_step_state state = {.step = (uint64_t)i, .loss_scale = 1.0f};
+        float sum = 0;
+        status = b->upload(t->device, t->eval_state, &state, sizeof state);
+        if (status == LK_OK) status = lk_loader_feed(t->held_loader, (uint64_t)i);
+        if (status == LK_OK) status = lk_program_run(t->eval);
+        if (status == LK_OK)
+            status = b->download(t->device, &sum,
+                                 (float *)t->store->gradient[0] + t->params->total, sizeof sum);
+        if (status == LK_OK) status = b->sync(t->device);
+        if (mine) mine[i] = (double)sum;
+    }
+    status = lk_comm_agree(t->comm, status);
+    if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, n, all);
+    double total = 0;
+    for (int i = 0; i < n && status == LK_OK; i++) {
+        for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * n + i];
+        total += (double)tree_sum(sums, size) / t->leaves;
+    }
+    free(mine);
+    free(sums);
+    *loss = total / (n > 0 ? n : 1);
+    return status;
+}
+
+static lk_status validate(trainer *t, uint64_t step)
+{
+    double loss;
+    LK_TRY(evaluate(t, &loss));
+    if (loss < t->best) t->best = loss;
+    t->result.validation_loss = loss;
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, loss)));
+    if (t->comm->rank == 0 && t->reporter->evaluated)
+        t->reporter->evaluated(t->reporter->context, (int64_t)step, loss, t->best);
+    return LK_OK;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+/* Read the state of the oldest step in flight. Every rank sees the same values. */
+static lk_status drain(trainer *t)
+{
+    int slot = (int)(t->drained % RING);
+    LK_TRY(t->device->backend->wait(t->device, slot));
+    lk_step_state s = t->ring[slot];
+    t->drained++;
+    t->result.loss = (double)s.loss;
+    t->result.skipped = (int64_t)s.skipped;
+    t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
+    LK_TRY(lk_rundir_log_step(t->rundir, &s));
+    if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
+        return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
+                       "checkpoint is kept; lower optimizer.lr or check the data",
+                       (unsigned long long)t->drained, (double)s.loss);
+    double seconds = lk_clock_seconds() - t->begun;
+    if (t->comm->rank == 0 && t->reporter->step)
+        t->reporter->step(t->reporter->context, (int64_t)t->drained, t->run->train.steps,
+                          (double)s.loss,
+                          (double)(t->drained - t->start) * (double)t->run->train.batch / seconds);
+    return LK_OK;
+}
+
+static lk_status one_step(trainer *t, uint64_t step)
+{
+    const lk_backend *b = t->device->backend;
+    if (step - t->drained >= RING) LK_TRY(drain(t));
+    LK_TRY(lk_loader_feed(t->loader, step));
+    LK_TRY(lk_program_run(t->train));
+    int slot = (int)(step % RING);
+    LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
+                       sizeof *t->ring));
+    return b->record(t->device, slot);
+}
+
+static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
+
+static lk_status loop(trainer *t)
+{
+    t->begun = lk_clock_seconds();
+    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(save(t));
+    for (uint64_t step = t->start; step < t->last;) {
+        LK_TRY(one_step(t, step));
+        step++;
+        bool evaluation = due(step, t->run->eval.every) || step == t->last;
+        bool saving = due(step, t->run->checkpoint.every) || step == t->last;
+        if (!evaluation && !saving) continue;
+        while (t->drained < step) LK_TRY(drain(t));
+        if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
+        if (saving) {
+            LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+            LK_TRY(save(t));
+        }
+    }
+    t->result.steps = (int64_t)t->last;
+    t->result.best_validation_loss = t->best;
+    t->result.seconds = lk_clock_seconds() - t->begun;
+    return LK_OK;
+}
+
+static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved)
+{
+    if (strcmp(saved->dataset_digest, t->data->digest) != 0)
+        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s",
+                       t->data->path, t->data->digest, saved->dataset_digest);
+    if (saved->seed != (uint64_t)t->run->seed)
+        return lk_fail(LK_E_INPUT, "%s: seed %lld, but the run was started with seed %llu",
+                       t->run->path, (long long)t->run->seed, (unsigned long long)saved->seed);
+    return LK_OK;
+}
+
+static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
+{
+    lk_comm *c = t->comm;
+    LK_TRY(lk_comm_agree(c, choose_leaves(t, saved ? saved->leaves : 0)));
+    LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
+                                              &t->device)));
+    LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
+    if (saved) LK_TRY(lk_comm_agree(c, check_resumed(t, saved)));
+    LK_TRY(lk_comm_agree(c, open_data(t)));
+    LK_TRY(lk_comm_agree(c, build_graphs(t)));
+    LK_TRY(lk_comm_agree(c, allocate(t)));
+    return prepare_programs(t, saved ? saved->choices : NULL);
+}
+
+static void report_start(const trainer *t)
+{
+    char device[200], text[400];
+    t->device->backend->describe(t->device, device, sizeof device);
+    int64_t parameters = 0;
+    for (int i = 0; i < t->params->count; i++) parameters += t->params->item[i]->count;
+    snprintf(text, sizeof text, "%lld parameters, %d ranks, %d leaves, %s, on %s; from step %llu",
+             (long long)parameters, t->comm->size, t->leaves, t->run->train.precision, device,
+             (unsigned long long)t->start);
+    say(t, text);
+}
+
+static lk_status run(trainer *t, bool resume)
+{
+    lk_checkpoint_info saved = {.leaves = 0};
+    char *checkpoint = NULL;
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, resume,
+                                                 &t->rundir)));
+    lk_status status = LK_OK;
+    if (resume) {
+        status = lk_rundir_latest(t->rundir, &checkpoint);
+        if (status == LK_OK)
+            status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
+        status = lk_comm_agree(t->comm, status);
+    }
+    const lk_checkpoint_info *from = checkpoint && status == LK_OK ? &saved : NULL;
+    if (status == LK_OK) status = set_up(t, from);
+    if (status == LK_OK) status = start(t, from, checkpoint);
+    t->last = (uint64_t)t->run->train.steps;
+    if (t->run->train.stop_after > 0 && (uint64_t)t->run->train.stop_after < t->last)
+        t->last = (uint64_t)t->run->train.stop_after;
+    if (status == LK_OK)
+        status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) {
+        report_start(t);
+        status = loop(t);
+    }
+    free(checkpoint);
+    lk_checkpoint_info_clear(&saved);
+    return status;
+}
+
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume,
+                   const lk_reporter *reporter, lk_train_result *result)
+{
+    trainer t = {.comm = comm, .io = io, .run = run_file, .reporter = reporter, .best = INFINITY};
+    lk_status status = run(&t, resume);
+    lk_program_destroy(t.train);
+    lk_program_destroy(t.eval);
+    lk_comm_detach(comm);
+    if (t.device) {
+        if (t.eval_state) t.device->backend->release(t.device, t.eval_state);
+        if (t.ring) t.device->backend->host_release(t.device, t.ring);
+    }
+    lk_store_destroy(t.store);
+    lk_graph_destroy(t.train_graph.graph);
+    lk_graph_destroy(t.eval_graph.graph);
+    lk_loader_close(t.loader);
+    lk_loader_close(t.held_loader);
+    lk_params_destroy(t.params);
+    lk_dataset_close(t.data);
+    lk_session_device_close(t.device);
+    lk_rundir_close(t.rundir);
+    if (status == LK_OK) *result = t.result;
+    return status;
+}
