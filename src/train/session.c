@@ -67,18 +67,30 @@ lk_dtype lk_session_compute(const lk_run *run)
     }
 }
 
-lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_loader *loader,
-                                const lk_loader_options *o, lk_dtype type, lk_dtype compute,
-                                bool training, lk_loss_graph *out)
+lk_source lk_session_source(const lk_loader *loader, const lk_loader_options *o, lk_dtype type)
+{
+    return (lk_source){
+        .batch = o->batch,
+        .context = o->context,
+        .type = type,
+        .resident = lk_loader_resident(loader),
+        .shard_tokens = lk_loader_shard_tokens(loader),
+        .purpose = o->purpose,
+        .first_leaf = o->first_leaf,
+        .local_leaves = o->local_leaves,
+    };
+}
+
+lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *s,
+                                lk_dtype compute, bool training, lk_loss_graph *out)
 {
     lk_graph *g = lk_graph_create(params, training);
     if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
-    bool resident = lk_loader_resident(loader);
-    int64_t shard = lk_loader_shard_tokens(loader);
-    int64_t dim[2] = {resident ? o->local_leaves : o->batch, resident ? shard : o->context + 1};
-    lk_tensor *data = lk_input(g, "data", type, 2, dim), *tokens = NULL, *targets = NULL;
-    lk_windows(g, data, o->batch, o->context, resident, o->purpose, shard, o->first_leaf, &tokens,
-               &targets);
+    int64_t dim[2] = {s->resident ? s->local_leaves : s->batch,
+                      s->resident ? s->shard_tokens : s->context + 1};
+    lk_tensor *data = lk_input(g, "data", s->type, 2, dim), *tokens = NULL, *targets = NULL;
+    lk_windows(g, data, s->batch, s->context, s->resident, s->purpose, s->shard_tokens,
+               s->first_leaf, &tokens, &targets);
     lk_tensor *logits = lk_transformer_logits(g, m, tokens);
     lk_scope_push(g, "loss");
     lk_tensor *loss = lk_cross_entropy(g, logits, targets, m->vocabulary);
@@ -93,6 +105,27 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, cons
     }
     *out = (lk_loss_graph){g, data};
     return LK_OK;
+}
+
+lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)
+{
+    return (lk_optimizer){
+        .lr = (float)r->optimizer.lr,
+        .min_lr = (float)r->optimizer.min_lr,
+        .warmup = (uint64_t)r->optimizer.warmup,
+        .steps = (uint64_t)r->train.steps,
+        .beta1 = (float)r->optimizer.beta1,
+        .beta2 = (float)r->optimizer.beta2,
+        .eps = (float)r->optimizer.eps,
+        .weight_decay = (float)r->optimizer.weight_decay,
+        .clip = (float)r->optimizer.clip,
+        .leaves = leaves,
+        .scaling = lk_run_precision(r) == LK_FP16,
+        .growth = (float)r->loss_scale.growth,
+        .backoff = (float)r->loss_scale.backoff,
+        .growth_interval = (uint32_t)r->loss_scale.interval,
+        .max_scale = (float)r->loss_scale.max,
+    };
 }
 
 /* Everything of lk_session_open that comes after the device is there. */

@@ -21,15 +21,27 @@ lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary);
 /* Working type of the run's precision. */
 lk_dtype lk_session_compute(const lk_run *run);
 
+/* Where a graph's token windows come from; see lk_windows. */
+typedef struct lk_source {
+    int64_t batch, context; /* samples per leaf, tokens per sample */
+    lk_dtype type;
+    bool resident;
+    int64_t shard_tokens;
+    uint32_t purpose;
+    int first_leaf, local_leaves;
+} lk_source;
+lk_source lk_session_source(const lk_loader *loader, const lk_loader_options *o, lk_dtype type);
+
 /* A graph from token windows to the mean loss. `data` is the input tensor to bind. */
 typedef struct lk_loss_graph {
     lk_graph *graph;
     lk_tensor *data;
 } lk_loss_graph;
 /* Forward only, or with backward when `training` (call lk_params_layout and lk_optimize next). */
-lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_loader *loader,
-                                const lk_loader_options *o, lk_dtype type, lk_dtype compute,
-                                bool training, lk_loss_graph *out);
+lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *source,
+                                lk_dtype compute, bool training, lk_loss_graph *out);
+/* The optimizer's constants of a run file. */
+lk_optimizer lk_session_optimizer(const lk_run *run, int leaves);
 
 /* A trained model read from a checkpoint, ready to compute logits. */
 typedef struct lk_trained {

@@ -87,41 +87,19 @@ static lk_status open_data(trainer *t)
     return lk_loader_open(t->data, t->device, &t->held, &t->held_loader);
 }
 
-static lk_optimizer hyperparameters(const trainer *t)
-{
-    const lk_run *r = t->run;
-    return (lk_optimizer){
-        .lr = (float)r->optimizer.lr,
-        .min_lr = (float)r->optimizer.min_lr,
-        .warmup = (uint64_t)r->optimizer.warmup,
-        .steps = (uint64_t)r->train.steps,
-        .beta1 = (float)r->optimizer.beta1,
-        .beta2 = (float)r->optimizer.beta2,
-        .eps = (float)r->optimizer.eps,
-        .weight_decay = (float)r->optimizer.weight_decay,
-        .clip = (float)r->optimizer.clip,
-        .leaves = t->leaves,
-        .scaling = lk_run_precision(r) == LK_FP16,
-        .growth = (float)r->loss_scale.growth,
-        .backoff = (float)r->loss_scale.backoff,
-        .growth_interval = (uint32_t)r->loss_scale.interval,
-        .max_scale = (float)r->loss_scale.max,
-    };
-}
-
 static lk_status build_graphs(trainer *t)
 {
     lk_dtype compute = lk_session_compute(t->run), type = t->data->dtype;
-    lk_optimizer hyper = hyperparameters(t);
+    lk_optimizer hyper = lk_session_optimizer(t->run, t->leaves);
+    lk_source train = lk_session_source(t->loader, &t->order, type);
+    lk_source held = lk_session_source(t->held_loader, &t->held, type);
     t->model = lk_session_model(t->run, t->data->vocabulary_size);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_loss_graph(t->params, &t->model, t->loader, &t->order, type, compute, true,
-                                 &t->train_graph));
+    LK_TRY(lk_session_loss_graph(t->params, &t->model, &train, compute, true, &t->train_graph));
     lk_params_layout(t->params);
     LK_TRY(lk_optimize(t->train_graph.graph, &hyper, strcmp(t->run->train.reduce, "exact") == 0));
-    return lk_session_loss_graph(t->params, &t->model, t->held_loader, &t->held, type, compute,
-                                 false, &t->eval_graph);
+    return lk_session_loss_graph(t->params, &t->model, &held, compute, false, &t->eval_graph);
 }
 
 static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *loader,

@@ -1,0 +1,54 @@
+/* The cases of the op test: one row is one op with shapes and attributes. From a row alone the
+ * test compares forward and gradient with the reference, backends with each other, numbers of
+ * threads with each other, and times the op. */
+#ifndef LK_TESTS_OP_CASES_H
+#define LK_TESTS_OP_CASES_H
+
+#include "tests/reference.h"
+
+#define CASE_MAX_TENSORS 4
+#define CASE_SEED 20240607u
+#define CASE_LEAF 3
+#define CASE_STEP 11
+
+typedef struct op_case op_case;
+
+typedef enum case_role { CASE_INPUT, CASE_PARAM, CASE_INDEX } case_role;
+
+typedef struct case_tensor {
+    const char *name;
+    case_role role;
+    int dims;
+    int64_t dim[LK_MAX_DIMS];
+    int64_t below;  /* CASE_INDEX: values 0 .. below-1 */
+    bool full;      /* stays f32 under autocast (norm weights) */
+    double centre;  /* values around this */
+} case_tensor;
+
+/* How a case is built, and what it should compute. */
+typedef struct case_kind {
+    const char *name;
+    int (*tensors)(const op_case *c, case_tensor *t); /* returns their number */
+    lk_tensor *(*build)(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in);
+    int64_t (*reference)(const op_case *c, double *const *in, double *y); /* elements of y */
+} case_kind;
+
+struct op_case {
+    const case_kind *kind;
+    int64_t batch, time;      /* or batch rows alone, time 1 */
+    int64_t in, out;          /* widths; vocabulary rows in `out` */
+    bool bias;
+    lk_activation activation;
+    lk_norm_kind norm;
+    lk_embed_position position;
+    int heads, kv_heads, head_dim;
+    bool causal, alibi, inverse;
+    int64_t classes;
+    float p;
+};
+
+extern const op_case op_cases[];
+extern const int op_case_count;
+void op_case_name(const op_case *c, char *text, size_t size);
+
+#endif
