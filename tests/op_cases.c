@@ -323,7 +323,8 @@ static const case_kind xent = {"xent", xent_tensors, xent_build, xent_reference}
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
-#define LINEAR(n, k, m, ...) {.kind = &linear, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
+#define LINEAR(n, k, m, ...)                                                                       \
+    {.kind = &linear, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
 #define NORM(n, c, ...) {.kind = &norm, .batch = 1, .time = n, .in = c, __VA_ARGS__}
 #define EMBED(b, t, c, v, ...)                                                                     \
     {.kind = &embed, .batch = b, .time = t, .in = c, .out = v, __VA_ARGS__}

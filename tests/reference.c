@@ -115,8 +115,8 @@ void ref_attention(int64_t batch, int64_t time, int heads, int kv, int dim, bool
                 double *out = y + (b * time + i) * heads * dim + (int64_t)h * dim;
                 for (int l = 0; l < dim; l++) out[l] = 0;
                 for (int64_t j = 0; j < end; j++) {
-                    double weight = s[j] / sum * keep(draw, (uint64_t)(((b * heads + h) * time + i) *
-                                                                       time + j));
+                    uint64_t element = (uint64_t)(((b * heads + h) * time + i) * time + j);
+                    double weight = s[j] / sum * keep(draw, element);
                     for (int l = 0; l < dim; l++) out[l] += weight * v[j * width + l];
                 }
             }

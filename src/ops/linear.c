@@ -47,8 +47,13 @@ static void gradient(lk_graph *g, lk_node *n)
 lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_activation act)
 {
     if (g->status != LK_OK || !x || !w) return NULL;
-    if (w->dims != 2 || lk_cols(x) != w->dim[1] || (b && lk_count(b) != w->dim[0])) {
-        char xs[96], ws[96];
+    char xs[96], ws[96];
+    if (w->dims == 2 && b && lk_count(b) != w->dim[0]) {
+        lk_error_at(g, "linear: bias %s does not fit weight %s", lk_shape_text(b, xs, sizeof xs),
+                    lk_shape_text(w, ws, sizeof ws));
+        return NULL;
+    }
+    if (w->dims != 2 || lk_cols(x) != w->dim[1]) {
         lk_error_at(g, "linear: input %s does not fit weight %s", lk_shape_text(x, xs, sizeof xs),
                     lk_shape_text(w, ws, sizeof ws));
         return NULL;

@@ -1,0 +1,272 @@
+/* The CUDA backend: one device, one stream, and the table of kernels.
+ *
+ * Everything is enqueued on the device's stream, so that a whole step can be captured into one
+ * CUDA graph. The capture is of this thread only: an I/O thread may use its own devices. */
+#include "cuda/device.cuh"
+
+#include <cublasLt.h>
+
+static lk_cuda *of(lk_device *d) { return (lk_cuda *)d; }
+
+static lk_status use(lk_device *d)
+{
+    LK_CUDA(cudaSetDevice(of(d)->index));
+    return LK_OK;
+}
+
+extern "C" void *lk_cuda_stream(lk_device *d) { return of(d)->stream; }
+extern "C" int lk_cuda_index(lk_device *d) { return of(d)->index; }
+
+extern "C" int lk_cuda_device_count(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        cudaGetLastError(); /* no driver is not an error of what follows */
+        return 0;
+    }
+    return count;
+}
+
+/* ---- opening and closing ---------------------------------------------------------------------- */
+
+static void device_close(lk_device *d)
+{
+    if (!d) return;
+    lk_cuda *c = of(d);
+    cudaSetDevice(c->index);
+    if (c->stream) cudaStreamSynchronize(c->stream);
+    lk_cuda_matmuls_close(c);
+    for (int i = 0; i < LK_CUDA_EVENTS; i++)
+        if (c->event[i]) cudaEventDestroy(c->event[i]);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    free(c);
+}
+
+static lk_status fill(lk_cuda *c)
+{
+    cudaDeviceProp p;
+    LK_CUDA(cudaSetDevice(c->index));
+    LK_CUDA(cudaGetDeviceProperties(&p, c->index));
+    if (p.major < 8)
+        return lk_fail(LK_E_DEVICE, "%s has compute capability %d.%d; 8.0 or newer is needed",
+                       p.name, p.major, p.minor);
+    c->processors = p.multiProcessorCount;
+    c->memory = p.totalGlobalMem;
+    snprintf(c->model, sizeof c->model, "%s", p.name);
+    LK_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    for (int i = 0; i < LK_CUDA_EVENTS; i++)
+        LK_CUDA(cudaEventCreateWithFlags(&c->event[i], cudaEventDisableTiming));
+    return lk_cuda_matmuls_open(c);
+}
+
+static lk_status device_open(int index, lk_device **device)
+{
+    lk_cuda *c = (lk_cuda *)calloc(1, sizeof *c);
+    if (!c) return lk_fail(LK_E_SYSTEM, "out of memory");
+    c->device.backend = &lk_backend_cuda;
+    c->index = index;
+    lk_status status = fill(c);
+    if (status != LK_OK) {
+        device_close(&c->device);
+        return status;
+    }
+    *device = &c->device;
+    return LK_OK;
+}
+
+static void device_describe(lk_device *d, char *text, size_t size)
+{
+    snprintf(text, size, "%s, %.0f GiB", of(d)->model, (double)of(d)->memory / 0x1p30);
+}
+
+/* ---- memory ----------------------------------------------------------------------------------- */
+
+static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
+{
+    LK_TRY(use(d));
+    void *p = NULL;
+    cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
+    if (e != cudaSuccess) {
+        cudaGetLastError();
+        return lk_fail(LK_E_DEVICE, "%.1f MiB of memory on %s: %s", (double)bytes / 0x1p20,
+                       of(d)->model, cudaGetErrorString(e));
+    }
+    e = cudaMemsetAsync(p, 0, bytes ? bytes : 1, of(d)->stream);
+    if (e != cudaSuccess) {
+        cudaFree(p);
+        return lk_fail(LK_E_DEVICE, "cudaMemsetAsync: %s", cudaGetErrorString(e));
+    }
+    *memory = p;
+    return LK_OK;
+}
+
+static void device_release(lk_device *d, void *memory)
+{
+    if (use(d) == LK_OK) cudaFree(memory);
+}
+
+static lk_status host_alloc(lk_device *d, size_t bytes, void **memory)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaMallocHost(memory, bytes ? bytes : 1));
+    memset(*memory, 0, bytes);
+    return LK_OK;
+}
+
+static void host_release(lk_device *d, void *memory)
+{
+    if (memory && use(d) == LK_OK) cudaFreeHost(memory);
+}
+
+static lk_status upload(lk_device *d, void *device, const void *host, size_t bytes)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, of(d)->stream));
+    return LK_OK;
+}
+
+static lk_status download(lk_device *d, void *host, const void *device, size_t bytes)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, of(d)->stream));
+    return LK_OK;
+}
+
+static lk_status sync(lk_device *d)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaStreamSynchronize(of(d)->stream));
+    return LK_OK;
+}
+
+/* dst [n] += src [n]. Ranges of the exact reduction start anywhere: vectors only when both fit. */
+static __global__ void k_add(float *dst, const float *src, int64_t n, int vectors)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (!vectors) {
+        if (i < n) dst[i] += src[i];
+        return;
+    }
+    if (4 * i + 3 < n) {
+        float4 a = ((const float4 *)dst)[i], b = ((const float4 *)src)[i];
+        ((float4 *)dst)[i] = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+    } else {
+        for (int64_t k = 4 * i; k < n; k++) dst[k] += src[k];
+    }
+}
+
+static lk_status device_add(lk_device *d, float *dst, const float *src, int64_t n)
+{
+    if (n <= 0) return LK_OK;
+    LK_TRY(use(d));
+    int vectors = (((uintptr_t)dst | (uintptr_t)src) & 15) == 0;
+    k_add<<<lk_blocks(vectors ? lk_ceil(n, 4) : n, 256), 256, 0, of(d)->stream>>>(dst, src, n,
+                                                                                 vectors);
+    LK_CUDA(cudaGetLastError());
+    return LK_OK;
+}
+
+/* ---- events and capture ----------------------------------------------------------------------- */
+
+static lk_status record(lk_device *d, int slot)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaEventRecord(of(d)->event[slot], of(d)->stream));
+    return LK_OK;
+}
+
+static lk_status wait_event(lk_device *d, int slot)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaEventSynchronize(of(d)->event[slot]));
+    return LK_OK;
+}
+
+static lk_status capture_begin(lk_device *d)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaStreamBeginCapture(of(d)->stream, cudaStreamCaptureModeThreadLocal));
+    return LK_OK;
+}
+
+static lk_status capture_end(lk_device *d, void **replayable)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    LK_CUDA(cudaStreamEndCapture(of(d)->stream, &graph));
+    cudaError_t e = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    if (e != cudaSuccess)
+        return lk_fail(LK_E_DEVICE, "cudaGraphInstantiate: %s", cudaGetErrorString(e));
+    *replayable = exec;
+    return LK_OK;
+}
+
+static lk_status replay(lk_device *d, void *replayable)
+{
+    LK_TRY(use(d));
+    LK_CUDA(cudaGraphLaunch((cudaGraphExec_t)replayable, of(d)->stream));
+    return LK_OK;
+}
+
+static void replayable_destroy(lk_device *d, void *replayable)
+{
+    if (replayable && use(d) == LK_OK) cudaGraphExecDestroy((cudaGraphExec_t)replayable);
+}
+
+/* ---- preparation -------------------------------------------------------------------------------- */
+
+static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
+{
+    LK_TRY(use(d));
+    size_t bytes = 0;
+    switch (n->op) {
+    case LK_OP_LINEAR:
+    case LK_OP_LINEAR_DX: LK_TRY(lk_cuda_matmul_prepare(of(d), n)); break;
+    case LK_OP_LINEAR_DW:
+        LK_TRY(lk_cuda_matmul_prepare(of(d), n));
+        bytes = lk_cuda_linear_dw_scratch(n);
+        break;
+    case LK_OP_NORM_GRAD: bytes = lk_cuda_norm_grad_scratch(n); break;
+    case LK_OP_EMBED_GRAD: bytes = lk_cuda_embed_grad_scratch(n); break;
+    case LK_OP_ATTENTION: LK_TRY(lk_cuda_attention_check(n)); break;
+    case LK_OP_ATTENTION_GRAD:
+        LK_TRY(lk_cuda_attention_check(n));
+        bytes = lk_cuda_attention_grad_scratch(n);
+        break;
+    case LK_OP_XENT: bytes = lk_cuda_xent_scratch(n); break;
+    case LK_OP_GRAD_NORM: bytes = lk_cuda_grad_norm_scratch(n); break;
+    default: break;
+    }
+    *scratch = bytes;
+    return LK_OK;
+}
+
+extern "C" const lk_backend lk_backend_cuda = {
+    "cuda",
+    device_open,
+    device_close,
+    device_describe,
+    device_alloc,
+    device_release,
+    host_alloc,
+    host_release,
+    upload,
+    download,
+    sync,
+    device_add,
+    record,
+    wait_event,
+    prepare,
+    {
+#define LK_OP(upper, lower, policy) lk_cuda_##lower,
+#include "ops/ops.def"
+#undef LK_OP
+    },
+    capture_begin,
+    capture_end,
+    replay,
+    replayable_destroy,
+    lk_cuda_matmul_choices_get,
+    lk_cuda_matmul_choices_set,
+};

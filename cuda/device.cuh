@@ -1,0 +1,204 @@
+/* Shared by the CUDA kernels: the device struct, errors, element types, vectors, reductions.
+ *
+ * Tensors start at multiples of 16 bytes, so a row may be read in vectors when its length is a
+ * multiple of 8 elements. Every reduction here has one order, given by the shape alone. */
+#ifndef LK_CUDA_DEVICE_CUH
+#define LK_CUDA_DEVICE_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+extern "C" {
+#include "backend/backend.h"
+#include "cuda/device.h"
+#include "ops/ops.h"
+}
+
+enum { LK_CUDA_EVENTS = 8 };
+
+typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
+
+typedef struct lk_cuda {
+    lk_device device; /* first */
+    int index;
+    int processors; /* for information only: results must not depend on it */
+    char model[128];
+    size_t memory;
+    cudaStream_t stream;
+    cudaEvent_t event[LK_CUDA_EVENTS];
+    lk_cuda_matmuls *matmuls;
+} lk_cuda;
+
+#define LK_CUDA(call)                                                                              \
+    do {                                                                                           \
+        cudaError_t lk_cuda_ = (call);                                                             \
+        if (lk_cuda_ != cudaSuccess)                                                               \
+            return lk_fail(LK_E_DEVICE, "%s: %s", #call, cudaGetErrorString(lk_cuda_));            \
+    } while (0)
+
+/* The same within a kernel's launcher: names the node. */
+#define LK_CUDA_AT(n, call)                                                                        \
+    do {                                                                                           \
+        cudaError_t lk_cuda_ = (call);                                                             \
+        if (lk_cuda_ != cudaSuccess)                                                               \
+            return lk_fail(LK_E_DEVICE, "%s: %s: %s: %s", (n)->scope, lk_op_name((n)->op), #call,  \
+                           cudaGetErrorString(lk_cuda_));                                          \
+    } while (0)
+
+/* Last line of a launcher. */
+static inline lk_status lk_cuda_launched(const lk_node *n)
+{
+    LK_CUDA_AT(n, cudaGetLastError());
+    return LK_OK;
+}
+
+static inline cudaStream_t lk_cuda_stream_of(const lk_exec *x)
+{
+    return ((lk_cuda *)x->device)->stream;
+}
+
+static inline int64_t lk_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline unsigned lk_blocks(int64_t items, int per_block)
+{
+    int64_t n = lk_ceil(items, per_block);
+    return (unsigned)(n < 1 ? 1 : n);
+}
+
+/* Run the statements with E as the element type. */
+#define LK_FLOAT_SWITCH(type, E, ...)                                                              \
+    do {                                                                                           \
+        if ((type) == LK_F16) {                                                                    \
+            typedef __half E;                                                                      \
+            __VA_ARGS__;                                                                           \
+        } else if ((type) == LK_BF16) {                                                            \
+            typedef __nv_bfloat16 E;                                                               \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            typedef float E;                                                                       \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+/* Run the statements with V = 8 when rows of `cols` elements can be read in vectors, else 1. */
+#define LK_VECTOR_SWITCH(cols, V, ...)                                                             \
+    do {                                                                                           \
+        if ((cols) % 8 == 0) {                                                                     \
+            enum { V = 8 };                                                                        \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            enum { V = 1 };                                                                        \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+/* ---- element types -------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ float lk_float(float x) { return x; }
+static __device__ __forceinline__ float lk_float(__half x) { return __half2float(x); }
+static __device__ __forceinline__ float lk_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <typename E> static __device__ __forceinline__ E lk_store(float x);
+template <> __device__ __forceinline__ float lk_store<float>(float x) { return x; }
+template <> __device__ __forceinline__ __half lk_store<__half>(float x)
+{
+    return __float2half_rn(x);
+}
+template <> __device__ __forceinline__ __nv_bfloat16 lk_store<__nv_bfloat16>(float x)
+{
+    return __float2bfloat16_rn(x);
+}
+
+/* N elements moved by 16-byte (or narrower) accesses. */
+template <typename E, int N>
+struct alignas(sizeof(E) * N > 16 ? 16 : sizeof(E) * N) lk_vec {
+    E v[N];
+};
+
+template <int N, typename E>
+static __device__ __forceinline__ void lk_get(float *out, const E *p)
+{
+    lk_vec<E, N> x = *(const lk_vec<E, N> *)p;
+#pragma unroll
+    for (int i = 0; i < N; i++) out[i] = lk_float(x.v[i]);
+}
+
+template <int N, typename E>
+static __device__ __forceinline__ void lk_put(E *p, const float *in)
+{
+    lk_vec<E, N> x;
+#pragma unroll
+    for (int i = 0; i < N; i++) x.v[i] = lk_store<E>(in[i]);
+    *(lk_vec<E, N> *)p = x;
+}
+
+/* ---- reductions ----------------------------------------------------------------------------- */
+
+template <typename F> static __device__ __forceinline__ F lk_warp_sum(F x)
+{
+#pragma unroll
+    for (int k = 16; k > 0; k >>= 1) x += __shfl_xor_sync(0xFFFFFFFFu, x, k);
+    return x;
+}
+
+/* Sum over the block, to all its threads. `shared` holds 32 elements. */
+template <typename F> static __device__ __forceinline__ F lk_block_sum(F x, F *shared)
+{
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = (blockDim.x + 31) >> 5;
+    x = lk_warp_sum(x);
+    __syncthreads();
+    if (lane == 0) shared[warp] = x;
+    __syncthreads();
+    F total = 0;
+    for (int i = 0; i < warps; i++) total += shared[i];
+    return total;
+}
+
+/* ---- shared launchers, linear.cu -------------------------------------------------------------- */
+
+/* Chunks into which `rows` are cut for column sums: a function of the shape only. */
+static inline int lk_column_chunks(int64_t rows)
+{
+    int64_t n = lk_ceil(rows, 64);
+    return (int)(n < 1 ? 1 : n > 256 ? 256 : n);
+}
+
+/* out[c] (+)= sum over chunks of partial[chunk, c]; partial f32 [chunks, cols]. */
+void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, int64_t cols,
+                        bool accumulate, float *out);
+/* y = gelu(pre) over count elements; may run in place. */
+void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count);
+
+/* ---- matmul.cu ------------------------------------------------------------------------------ */
+
+typedef enum lk_product { LK_PRODUCT_Y, LK_PRODUCT_DX, LK_PRODUCT_DW } lk_product;
+
+lk_status lk_cuda_matmuls_open(lk_cuda *d);
+void lk_cuda_matmuls_close(lk_cuda *d);
+/* Choose the algorithm of a linear, linear_dx or linear_dw node. */
+lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
+/* Run it. `d` receives the product; bias and pre may be NULL. */
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n);
+lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
+lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
+
+/* ---- scratch bytes of the ops that need some -------------------------------------------------- */
+
+size_t lk_cuda_linear_dw_scratch(const lk_node *n);
+size_t lk_cuda_norm_grad_scratch(const lk_node *n);
+size_t lk_cuda_embed_grad_scratch(const lk_node *n);
+size_t lk_cuda_attention_grad_scratch(const lk_node *n);
+size_t lk_cuda_xent_scratch(const lk_node *n);
+size_t lk_cuda_grad_norm_scratch(const lk_node *n);
+lk_status lk_cuda_attention_check(const lk_node *n);
+
+#endif

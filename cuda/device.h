@@ -1,0 +1,16 @@
+/* What C code outside cuda/ may ask of the CUDA backend besides lk_backend_cuda. */
+#ifndef LK_CUDA_DEVICE_H
+#define LK_CUDA_DEVICE_H
+
+#include "backend/backend.h"
+
+/* The cudaStream_t on which all work of an open CUDA device runs. */
+void *lk_cuda_stream(lk_device *d);
+
+/* CUDA device number of an open CUDA device. */
+int lk_cuda_index(lk_device *d);
+
+/* GPUs visible to this process; 0 when there is no driver. */
+int lk_cuda_device_count(void);
+
+#endif

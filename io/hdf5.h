@@ -1,0 +1,129 @@
+/* Private helpers of io/ around the HDF5 library. Called on the I/O thread only.
+ *
+ * Files come from anywhere, so reading trusts nothing: only hard links are followed, only the
+ * types, layouts and filters that lockstep writes are accepted, and a declared size is compared
+ * with the bytes stored before anything is allocated. */
+#ifndef LK_IO_HDF5_H
+#define LK_IO_HDF5_H
+
+#include "base/digest.h"
+#include "base/status.h"
+
+#include <hdf5.h>
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Record one line, "MESSAGE: innermost HDF5 error", and return `code`. */
+lk_status lk_h5_fail(lk_status code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* An HDF5 call, or an assignment of one: LK_H5(LK_E_SYSTEM, id = H5Dopen2(...), "%s", path); */
+#define LK_H5(code, call, ...)                                                                     \
+    do {                                                                                           \
+        if ((call) < 0) return lk_h5_fail(code, __VA_ARGS__);                                      \
+    } while (0)
+
+/* A handle that is closed when its scope ends: LK_H5_AUTO hid_t space = -1; */
+static inline void lk_h5_release(hid_t *id)
+{
+    if (*id >= 0) H5Idec_ref(*id);
+}
+#define LK_H5_AUTO __attribute__((cleanup(lk_h5_release)))
+
+#define LK_H5_MAX_DIMS 4
+#define LK_H5_MAX_PATH 512
+#define LK_H5_PIECE ((size_t)1 << 30)  /* bytes of one transfer at most: MPI counts are ints */
+#define LK_H5_CHUNK ((size_t)1 << 20)  /* bytes of a chunk of a checkpoint, about */
+#define LK_H5_VOCABULARY_MAX 65536     /* tokens are u16 at most */
+
+typedef enum lk_h5_type {
+    LK_H5_F32,
+    LK_H5_I32,
+    LK_H5_U8,
+    LK_H5_U16,
+    LK_H5_U32,
+    LK_H5_TEXT, /* one string of fixed length, UTF-8 */
+    LK_H5_TYPES
+} lk_h5_type;
+
+const char *lk_h5_type_name(lk_h5_type t);
+hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
+
+/* ---- files -------------------------------------------------------------------------------- */
+
+/* Agree on failure over `comm`: all return the code and text of the first rank that failed.
+ * MPI_COMM_NULL: alone. Collective. */
+lk_status lk_h5_agree(MPI_Comm comm, lk_status mine);
+/* A private copy of `world`, made by the caller's thread. */
+lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
+
+/* Open for reading and check the root attributes schema and version. `schema` NULL: any of
+ * lockstep's. `comm` MPI_COMM_NULL: this process alone. LK_E_INPUT: "FILE: expected ..., found ...;
+ * what to do". Collective. */
+lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+/* Create (truncate) for writing, newest format; sets schema and version. Collective. */
+lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+/* Flush and close; *file becomes -1. Collective. */
+lk_status lk_h5_close(const char *path, hid_t *file);
+lk_status lk_h5_fsync(const char *path); /* a file or a directory */
+/* fsync PATH.part, rename it to PATH, fsync the directory. */
+lk_status lk_h5_publish(const char *part, const char *path);
+
+/* ---- attributes; `where` names the file in messages ---------------------------------------- */
+
+lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, const char *text);
+lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint64_t value);
+lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value);
+lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text);
+lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value);
+lk_status lk_h5_get_f64(hid_t object, const char *where, const char *name, double *value);
+
+/* ---- datasets ------------------------------------------------------------------------------ */
+
+typedef struct lk_h5_dataset {
+    hid_t id;
+    lk_h5_type type;
+    int dims; /* 0: one element */
+    hsize_t dim[LK_H5_MAX_DIMS];
+    size_t element, row, bytes; /* bytes of an element, of a row (first dimension), of all */
+    char digest[LK_DIGEST_TEXT]; /* attribute; "" when there is none */
+} lk_h5_dataset;
+
+/* Open for reading after every check above. `cache`: bytes of the chunk cache, 0 for the default.
+ * Close with lk_h5_release(&d.id). */
+lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, size_t cache,
+                             lk_h5_dataset *d);
+/* Require a type and number of dimensions. */
+lk_status lk_h5_dataset_expect(const lk_h5_dataset *d, const char *where, const char *path,
+                               lk_h5_type type, int dims);
+/* Read rows [first, first + count) into out; independent. */
+lk_status lk_h5_dataset_rows(const lk_h5_dataset *d, const char *where, const char *path,
+                             hsize_t first, hsize_t count, void *out);
+/* Read everything and compare with the digest attribute, which must be there. */
+lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const char *path,
+                             void *out);
+/* The same without keeping the bytes. */
+lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
+const char *lk_h5_shape(const lk_h5_dataset *d, char *text, size_t size); /* "[2, 3]" */
+
+/* A creation list: chunks of `rows` rows with Fletcher-32; an empty dataset is contiguous. */
+lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl);
+
+/* Paths of all datasets below `group`, sorted; groups are followed through hard links only.
+ * Free with lk_h5_list_clear(). */
+typedef struct lk_h5_list {
+    int count, room;
+    char **path;
+} lk_h5_list;
+lk_status lk_h5_list_datasets(hid_t file, const char *where, const char *group, lk_h5_list *list);
+void lk_h5_list_clear(lk_h5_list *list);
+
+/* Read and check `vocabulary`: u32, increasing code points; for bytes 0..255. */
+lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint32_t **vocabulary,
+                           int64_t *size);
+
+/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint.c */
+lk_status lk_h5_resolve(const char *path, char **resolved);
+
+#endif

@@ -1,0 +1,156 @@
+/* The I/O thread: a first-in first-out queue of jobs and a list of finished ones.
+ *
+ * A job's error text is recorded on the I/O thread; it travels in the job to whoever waits and is
+ * recorded there again. Signals are blocked on this thread, so handlers run on the caller's. */
+#include "io/io.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    lk_io_job run;
+    void *argument;
+    long ticket;
+    bool done;
+    lk_status status;
+    char *text; /* NULL: no error, or no memory for its text */
+    struct job *next;
+} job;
+
+struct lk_io {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t work, finished;
+    job *first, *last; /* submitted and not yet waited for, in order; those before `next` ran */
+    job *next;         /* the next to run; NULL: none */
+    long tickets;
+    bool closing;
+};
+
+static void *serve(void *argument)
+{
+    lk_io *io = argument;
+    pthread_mutex_lock(&io->lock);
+    for (;;) {
+        while (!io->next && !io->closing) pthread_cond_wait(&io->work, &io->lock);
+        job *j = io->next;
+        if (!j) break;
+        pthread_mutex_unlock(&io->lock);
+        lk_error_clear();
+        lk_status status = j->run(j->argument);
+        char *text = status == LK_OK ? NULL : strdup(lk_error_text());
+        pthread_mutex_lock(&io->lock);
+        j->status = status;
+        j->text = text;
+        j->done = true;
+        io->next = j->next;
+        pthread_cond_broadcast(&io->finished);
+    }
+    pthread_mutex_unlock(&io->lock);
+    return NULL;
+}
+
+static void destroy(lk_io *io)
+{
+    for (job *j = io->first, *after; j; j = after) {
+        after = j->next;
+        free(j->text);
+        free(j);
+    }
+    pthread_cond_destroy(&io->finished);
+    pthread_cond_destroy(&io->work);
+    pthread_mutex_destroy(&io->lock);
+    free(io);
+}
+
+lk_status lk_io_open(lk_io **result)
+{
+    lk_io *io = calloc(1, sizeof *io);
+    if (!io) return lk_fail(LK_E_SYSTEM, "out of memory for the I/O thread");
+    pthread_mutex_init(&io->lock, NULL);
+    pthread_cond_init(&io->work, NULL);
+    pthread_cond_init(&io->finished, NULL);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&io->thread, NULL, serve, io);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) {
+        destroy(io);
+        return lk_fail(LK_E_SYSTEM, "cannot start the I/O thread: %s", strerror(error));
+    }
+    *result = io;
+    return LK_OK;
+}
+
+void lk_io_close(lk_io *io)
+{
+    if (!io) return;
+    pthread_mutex_lock(&io->lock);
+    io->closing = true;
+    pthread_cond_signal(&io->work);
+    pthread_mutex_unlock(&io->lock);
+    pthread_join(io->thread, NULL);
+    destroy(io);
+}
+
+lk_status lk_io_submit(lk_io *io, lk_io_job run, void *argument, long *ticket)
+{
+    job *j = calloc(1, sizeof *j);
+    if (!j) return lk_fail(LK_E_SYSTEM, "out of memory for an I/O job");
+    j->run = run;
+    j->argument = argument;
+    pthread_mutex_lock(&io->lock);
+    *ticket = j->ticket = io->tickets++;
+    if (io->last)
+        io->last->next = j;
+    else
+        io->first = j;
+    io->last = j;
+    if (!io->next) io->next = j;
+    pthread_cond_signal(&io->work);
+    pthread_mutex_unlock(&io->lock);
+    return LK_OK;
+}
+
+/* Take a finished job out of the list; the lock is held. */
+static void take_out(lk_io *io, job *j)
+{
+    job *before = NULL;
+    for (job *k = io->first; k != j; k = k->next) before = k;
+    if (before)
+        before->next = j->next;
+    else
+        io->first = j->next;
+    if (io->last == j) io->last = before;
+}
+
+lk_status lk_io_wait(lk_io *io, long ticket)
+{
+    pthread_mutex_lock(&io->lock);
+    job *j = io->first;
+    while (j && j->ticket != ticket) j = j->next;
+    if (!j) {
+        pthread_mutex_unlock(&io->lock);
+        return lk_fail(LK_E_INTERNAL, "I/O ticket %ld is not awaited", ticket);
+    }
+    while (!j->done) pthread_cond_wait(&io->finished, &io->lock);
+    take_out(io, j);
+    pthread_mutex_unlock(&io->lock);
+    lk_status status = j->status;
+    if (status != LK_OK) lk_fail(status, "%s", j->text ? j->text : "an I/O job failed");
+    free(j->text);
+    free(j);
+    return status;
+}
+
+lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
+{
+    if (pthread_equal(pthread_self(), io->thread)) return run(argument); /* already there */
+    long ticket;
+    LK_TRY(lk_io_submit(io, run, argument, &ticket));
+    return lk_io_wait(io, ticket);
+}

@@ -1,0 +1,69 @@
+/* Device collectives of the CUDA backend: NCCL on the device's stream, so that they are captured
+ * with the step. Rank 0's unique id travels over MPI. */
+#include "comm/comm.h"
+#include "cuda/device.h"
+
+#include <nccl.h>
+
+#define LK_NCCL(call)                                                                              \
+    do {                                                                                           \
+        ncclResult_t lk_nccl_ = (call);                                                            \
+        if (lk_nccl_ != ncclSuccess)                                                               \
+            return lk_fail(LK_E_COMM, "%s: %s", #call, ncclGetErrorString(lk_nccl_));              \
+    } while (0)
+
+static cudaStream_t stream(lk_device *d) { return (cudaStream_t)lk_cuda_stream(d); }
+
+static lk_status open(lk_comm *c, lk_device *d)
+{
+    ncclUniqueId id = {{0}};
+    ncclResult_t got = ncclSuccess;
+    ncclComm_t nccl = NULL;
+    if (c->rank == 0) got = ncclGetUniqueId(&id);
+    LK_TRY(lk_comm_agree(c, got == ncclSuccess ? LK_OK
+                                               : lk_fail(LK_E_COMM, "ncclGetUniqueId: %s",
+                                                         ncclGetErrorString(got))));
+    LK_TRY(lk_comm_broadcast(c, &id, sizeof id));
+    cudaError_t set = cudaSetDevice(lk_cuda_index(d));
+    if (set != cudaSuccess)
+        return lk_fail(LK_E_DEVICE, "cudaSetDevice: %s", cudaGetErrorString(set));
+    LK_NCCL(ncclCommInitRank(&nccl, c->size, id, c->rank));
+    c->nccl = nccl;
+    return LK_OK;
+}
+
+static void close(lk_comm *c)
+{
+    if (c->nccl) ncclCommDestroy((ncclComm_t)c->nccl);
+    c->nccl = NULL;
+}
+
+static lk_status exchange(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
+                          float *receive, int64_t receive_count, int partner)
+{
+    ncclComm_t nccl = (ncclComm_t)c->nccl;
+    LK_NCCL(ncclGroupStart());
+    ncclResult_t s = ncclSuccess, r = ncclSuccess;
+    if (send_count > 0)
+        s = ncclSend(send, (size_t)send_count, ncclFloat, partner, nccl, stream(d));
+    if (receive_count > 0)
+        r = ncclRecv(receive, (size_t)receive_count, ncclFloat, partner, nccl, stream(d));
+    ncclResult_t end = ncclGroupEnd();
+    if (s != ncclSuccess)
+        return lk_fail(LK_E_COMM, "ncclSend to rank %d: %s", partner, ncclGetErrorString(s));
+    if (r != ncclSuccess)
+        return lk_fail(LK_E_COMM, "ncclRecv from rank %d: %s", partner, ncclGetErrorString(r));
+    if (end != ncclSuccess)
+        return lk_fail(LK_E_COMM, "ncclGroupEnd with rank %d: %s", partner,
+                       ncclGetErrorString(end));
+    return LK_OK;
+}
+
+static lk_status all_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t count)
+{
+    LK_NCCL(ncclAllReduce(buffer, buffer, (size_t)count, ncclFloat, ncclSum, (ncclComm_t)c->nccl,
+                          stream(d)));
+    return LK_OK;
+}
+
+const lk_collectives lk_collectives_nccl = {open, close, exchange, all_reduce};

@@ -1,0 +1,135 @@
+/* Tests of communication; run under mpirun with 1, 2, 4 and 8 ranks. Every rank checks, rank 0
+ * prints, and the exit status of every rank tells. */
+#include "comm/comm.h"
+#include "tests/tap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rank r's addend: sizes apart by many powers of two, so that every order gives other bits. */
+static float addend(int rank, int64_t i)
+{
+    lk_u32x4 r = lk_philox(8, (uint32_t)i, (uint32_t)rank, 0, 0);
+    return ldexpf(lk_uniform(r.v[0]) - 0.5f, (int)(r.v[1] % 12));
+}
+
+/* The sum over ranks first .. first+count-1 as a binary tree. */
+static float tree(int first, int count, int64_t i)
+{
+    if (count == 1) return addend(first, i);
+    return tree(first, count / 2, i) + tree(first + count / 2, count / 2, i);
+}
+
+static bool all(lk_comm *c, bool mine)
+{
+    int good = mine, agreed = 0;
+    MPI_Allreduce(&good, &agreed, 1, MPI_INT, MPI_MIN, c->world);
+    return agreed;
+}
+
+static void check_reduce(lk_comm *c, lk_device *d, int64_t n)
+{
+    const lk_backend *b = d->backend;
+    void *device = NULL;
+    float *host = calloc((size_t)n + 1, sizeof *host), *exact = calloc((size_t)n, sizeof *exact);
+    for (int64_t i = 0; i < n; i++) exact[i] = tree(0, c->size, i);
+    lk_status status = b->alloc(d, (size_t)(n + 1) * sizeof *host, &device);
+    for (int mode = 0; mode < 3 && status == LK_OK; mode++) { /* exact, exact again, fast */
+        for (int64_t i = 0; i < n; i++) host[i] = addend(c->rank, i);
+        host[n] = 12345; /* must stay */
+        status = b->upload(d, device, host, (size_t)(n + 1) * sizeof *host);
+        if (status == LK_OK) status = lk_reduce(c, d, device, n, mode < 2);
+        if (status == LK_OK) status = b->download(d, host, device, (size_t)(n + 1) * sizeof *host);
+        if (status == LK_OK) status = b->sync(d);
+        bool good = status == LK_OK && host[n] == 12345;
+        if (mode < 2) {
+            good = good && memcmp(host, exact, (size_t)n * sizeof *host) == 0;
+        } else {
+            for (int64_t i = 0; i < n && good; i++)
+                good = fabsf(host[i] - exact[i]) <= 1e-6f * 2048 * (float)c->size;
+        }
+        tap_ok(all(c, good), "%s sum of %lld floats over %d ranks: %s %s", b->name, (long long)n,
+               c->size, mode < 2 ? "the bits of the binary tree" : "fast, within tolerance",
+               lk_error_text());
+    }
+    if (device) b->release(d, device);
+    free(host);
+    free(exact);
+    lk_error_clear();
+}
+
+static void check_agreement(lk_comm *c)
+{
+    lk_error_clear();
+    tap_ok(all(c, lk_comm_agree(c, LK_OK) == LK_OK), "no failure is agreed upon");
+    for (int bad = 0; bad < c->size; bad += bad ? bad : 1) {
+        lk_status mine = LK_OK;
+        if (c->rank == bad) mine = lk_fail(LK_E_SYSTEM, "disk of rank %d is full", bad);
+        lk_status agreed = lk_comm_agree(c, mine);
+        char words[64];
+        snprintf(words, sizeof words, "disk of rank %d is full", bad);
+        tap_ok(all(c, agreed == LK_E_SYSTEM && strstr(lk_error_text(), words)),
+               "every rank has the text of rank %d: %s", bad, lk_error_text());
+        lk_error_clear();
+    }
+    lk_status mine = lk_fail(LK_E_INPUT, "no such file"); /* on every rank */
+    tap_ok(all(c, lk_comm_agree(c, mine) == LK_E_INPUT && strstr(lk_error_text(), "no such file")),
+           "one text when all fail: %s", lk_error_text());
+    lk_error_clear();
+    tap_ok(all(c, lk_comm_agree(c, LK_OK) == LK_OK), "and none afterwards");
+}
+
+static void check_small(lk_comm *c)
+{
+    char bytes[5] = {0};
+    if (c->rank == 0) memcpy(bytes, "abcd", 5);
+    bool good = lk_comm_broadcast(c, bytes, sizeof bytes) == LK_OK && !strcmp(bytes, "abcd");
+    tap_ok(all(c, good), "bytes of rank 0 reach all");
+
+    char *text = c->rank == 0 ? strdup("choices\nof rank 0\n") : NULL;
+    good = lk_comm_broadcast_text(c, &text) == LK_OK && !strcmp(text, "choices\nof rank 0\n");
+    tap_ok(all(c, good), "the text of rank 0 reaches all");
+    free(text);
+
+    double mine[2] = {c->rank, 10.0 * c->rank}, *every = calloc((size_t)c->size, sizeof mine);
+    good = lk_comm_gather_doubles(c, mine, 2, every) == LK_OK;
+    for (int r = 0; r < c->size; r++) good &= every[2 * r] == r && every[2 * r + 1] == 10.0 * r;
+    tap_ok(all(c, good), "doubles of all ranks reach all");
+    free(every);
+
+    int index = -1;
+    lk_comm one = *c;
+    one.local_rank = 3;
+    one.local_size = 4;
+    good = lk_comm_device_index(&one, 4, &index) == LK_OK && index == 3;
+    good &= lk_comm_device_index(&one, 1, &index) == LK_OK && index == 0;
+    tap_ok(all(c, good), "the device is the local rank, or the only one visible");
+    good = lk_comm_device_index(&one, 2, &index) == LK_E_DEVICE;
+    lk_error_clear();
+    good &= lk_comm_device_index(&one, 0, &index) == LK_E_DEVICE;
+    lk_error_clear();
+    tap_ok(all(c, good), "too few devices are an error");
+}
+
+int main(int argc, char **argv)
+{
+    static const int64_t lengths[] = {1, 2, 7, 8, 1000, 100003};
+    lk_comm *c = NULL;
+    lk_device *d = NULL;
+    if (lk_comm_open(&argc, &argv, &c) != LK_OK) {
+        printf("Bail out! %s\n", lk_error_text());
+        return 1;
+    }
+    tap_quiet = c->rank != 0;
+    check_small(c);
+    check_agreement(c);
+    lk_status status = lk_backend_cpu.open(0, &d);
+    if (status == LK_OK) status = lk_comm_attach(c, d, 100003);
+    if (tap_ok(all(c, status == LK_OK), "the device is attached %s", lk_error_text()))
+        for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+            check_reduce(c, d, lengths[i]);
+    lk_comm_detach(c);
+    if (d) d->backend->close(d);
+    lk_comm_close(c);
+    return tap_done();
+}
