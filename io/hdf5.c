@@ -333,9 +333,9 @@ static lk_status check_links(hid_t file, const char *where, const char *path)
     char part[LK_H5_MAX_PATH];
     if (strlen(path) >= sizeof part)
         return lk_fail(LK_E_INPUT, "%s: the name '%.80s...' is too long", where, path);
-    for (const char *end = path; end; end = *end ? end : NULL) {
-        end = end == path ? end : end + 1;
-        end = strchr(end, '/') ? strchr(end, '/') : path + strlen(path);
+    const char *end = path;
+    do {
+        end = strchrnul(end, '/');
         memcpy(part, path, (size_t)(end - path));
         part[end - path] = '\0';
         H5L_info_t info;
@@ -348,7 +348,7 @@ static lk_status check_links(hid_t file, const char *where, const char *path)
         if (info.type != H5L_TYPE_HARD)
             return lk_fail(LK_E_INPUT, "%s: '%s' is a soft or external link, which is not "
                            "followed; copy the data into the file", where, part);
-    }
+    } while (*end++);
     return LK_OK;
 }
 

@@ -19,14 +19,18 @@ lk_status lk_fail(lk_status code, const char *format, ...)
 
 lk_status lk_fail_prefix(lk_status code, const char *format, ...)
 {
-    char whole[sizeof text];
+    char old[sizeof text];
+    memcpy(old, text, sizeof text);
     va_list args;
     va_start(args, format);
-    int n = vsnprintf(whole, sizeof whole, format, args);
+    int n = vsnprintf(text, sizeof text - 3, format, args);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof whole) return code;
-    snprintf(whole + n, sizeof whole - (size_t)n, ": %s", text);
-    memcpy(text, whole, sizeof text);
+    size_t used = n < 0 ? 0 : strlen(text);
+    text[used++] = ':';
+    text[used++] = ' ';
+    size_t rest = strnlen(old, sizeof text - used - 1);
+    memcpy(text + used, old, rest);
+    text[used + rest] = '\0';
     return code;
 }
 
