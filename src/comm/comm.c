@@ -1,6 +1,8 @@
 /* The MPI world: who is here, agreement on failure, small broadcasts. */
 #include "comm/comm.h"
 
+#include "base/clock.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,7 @@ lk_status lk_comm_open(int *argc, char ***argv, lk_comm **out)
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(c->world, &c->rank);
     MPI_Comm_size(c->world, &c->size);
+    MPI_Comm_dup(MPI_COMM_WORLD, &c->emergency);
     gethostname(c->host, sizeof c->host - 1);
     MPI_Comm host;
     if (MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host) ==
@@ -80,13 +83,17 @@ void lk_comm_detach(lk_comm *c)
 void lk_comm_close(lk_comm *c)
 {
     if (!c) return;
+    MPI_Comm_free(&c->emergency);
     MPI_Finalize();
     free(c);
 }
 
 lk_status lk_comm_agree(lk_comm *c, lk_status mine)
 {
-    if (c->size == 1) return mine;
+    if (c->size == 1) {
+        c->failed = mine != LK_OK;
+        return mine;
+    }
     struct {
         int code, rank;
     } in = {mine, c->rank}, out;
@@ -99,7 +106,22 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     }
     LK_MPI(MPI_Bcast(text, (int)sizeof text, MPI_CHAR, out.rank, c->world));
     lk_error_clear();
+    c->failed = true;
     return lk_fail((lk_status)out.code, "%s", text);
+}
+
+bool lk_comm_all_failed(lk_comm *c, double seconds)
+{
+    MPI_Request request;
+    int done = 0;
+    double end = lk_clock_seconds() + seconds;
+    if (c->size == 1) return true;
+    if (MPI_Ibarrier(c->emergency, &request) != MPI_SUCCESS) return false;
+    while (!done && lk_clock_seconds() < end) {
+        if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (!done) usleep(1000);
+    }
+    return done;
 }
 
 void lk_comm_abort(lk_comm *c, int code)

@@ -14,6 +14,8 @@ struct lk_comm {
     int local_rank, local_size; /* among the ranks of this host */
     char host[64];
     MPI_Comm world;
+    MPI_Comm emergency;         /* a copy of world, for lk_comm_all_failed() alone */
+    bool failed;                /* lk_comm_agree() has returned a failure, on every rank */
     const struct lk_collectives *collectives; /* set by lk_comm_attach() */
     void *nccl;                               /* ncclComm_t, or NULL */
     void *staging;                            /* device buffer of the exact reduction */
@@ -47,6 +49,9 @@ void lk_comm_close(lk_comm *c); /* MPI_Finalize */
 /* Agree whether any rank failed: every rank calls it with its own status; if one failed, all
  * return that code with that rank's text (prefixed by rank and host). Collective. */
 lk_status lk_comm_agree(lk_comm *c, lk_status mine);
+/* This rank failed outside lk_comm_agree(): wait up to `seconds` for all others to say the same.
+ * true: every rank failed; false: the others do not know. */
+bool lk_comm_all_failed(lk_comm *c, double seconds);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */

@@ -38,6 +38,7 @@ typedef struct lk_run {
         char *precision;      /* fp32 | tf32 | fp16 | bf16 */
         char *reduce;         /* exact | fast */
         char *device;         /* auto | cpu | cuda */
+        int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
     struct {
         double lr, min_lr, beta1, beta2, eps, weight_decay, clip;
@@ -52,6 +53,7 @@ typedef struct lk_run {
     } eval;
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
+        bool initial;  /* also before the first step */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */
@@ -65,6 +67,8 @@ lk_status lk_run_load(const char *path, int sets, const char *const *set, lk_run
 lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set,
                        lk_run *run);
 lk_status lk_run_format(const lk_run *run, char **text); /* resolved YAML; caller frees */
+/* What must not change on a resume: LK_E_INPUT naming the first such key that differs. */
+lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */
 void lk_run_clear(lk_run *run);
 lk_precision lk_run_precision(const lk_run *run);

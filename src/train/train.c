@@ -302,11 +302,10 @@ static lk_status drain(trainer *t)
         return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
                        "checkpoint is kept; lower optimizer.lr or check the data",
                        (unsigned long long)t->drained, (double)s.loss);
-    double seconds = lk_clock_seconds() - t->begun;
+    double each = (lk_clock_seconds() - t->begun) / (double)(t->drained - t->start);
     if (t->comm->rank == 0 && t->reporter->step)
-        t->reporter->step(t->reporter->context, (int64_t)t->drained, t->run->train.steps,
-                          (double)s.loss,
-                          (double)(t->drained - t->start) * (double)t->run->train.batch / seconds);
+        t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
+                          (double)s.loss, (double)t->run->train.batch / each, each);
     return LK_OK;
 }
 
@@ -352,10 +351,11 @@ static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved
     if (strcmp(saved->dataset_digest, t->data->digest) != 0)
         return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s",
                        t->data->path, t->data->digest, saved->dataset_digest);
-    if (saved->seed != (uint64_t)t->run->seed)
-        return lk_fail(LK_E_INPUT, "%s: seed %lld, but the run was started with seed %llu",
-                       t->run->path, (long long)t->run->seed, (unsigned long long)saved->seed);
-    return LK_OK;
+    lk_run started;
+    LK_TRY(lk_run_parse("the checkpoint's run file", saved->run_file, 0, NULL, &started));
+    lk_status status = lk_run_check_resume(t->run, &started);
+    lk_run_clear(&started);
+    return status;
 }
 
 static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)

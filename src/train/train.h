@@ -10,8 +10,9 @@
 typedef struct lk_reporter {
     void *context;
     void (*line)(void *context, const char *text); /* a plain line, no newline */
-    /* After a step: done of total, training loss, samples (sequences) per second. */
-    void (*step)(void *context, int64_t done, int64_t total, double loss, double rate);
+    /* After a step: done of total, training loss, samples (sequences) per second, seconds a step. */
+    void (*step)(void *context, int64_t done, int64_t total, double loss, double rate,
+                 double step_seconds);
     /* After an evaluation at `step`: mean validation loss, best so far. */
     void (*evaluated)(void *context, int64_t step, double loss, double best);
 } lk_reporter;

@@ -1,0 +1,147 @@
+/* Shared by the attention kernels: the shape, tiles in shared memory, dropout of weights, and what
+ * a block of a gradient kernel works on. Included by attention.cu only; idea and shapes there. */
+#ifndef LK_CUDA_ATTENTION_CUH
+#define LK_CUDA_ATTENTION_CUH
+
+#include "cuda/device.cuh"
+
+typedef struct shape {
+    int t, d, heads, kv_heads;
+    int64_t width; /* (H + 2K) D */
+    bool causal, alibi;
+    float scale;
+    float keep; /* 1 / (1 - p) */
+    uint32_t threshold, site, leaf;
+    uint64_t seed;
+} shape;
+
+/* ---- tiles in shared memory ------------------------------------------------------------------ */
+
+static __device__ __forceinline__ uint32_t address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+static __device__ __forceinline__ void copies_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+static __device__ __forceinline__ void copies_wait(void)
+{
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
+/* Row length in shared memory: 16 bytes more than the data, so that 8 rows hit all banks. */
+template <typename E> __host__ __device__ constexpr int padded(int dp)
+{
+    return dp + 16 / (int)sizeof(E);
+}
+
+/* s [ROWS, padded] = rows row0.. of g [rows, stride], columns 0..cols; zero beyond. */
+template <typename E, int DP, int ROWS, int THREADS>
+static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t stride, int row0,
+                                                 int rows, int cols)
+{
+    constexpr int each = 16 / sizeof(E), across = DP / each;
+#pragma unroll
+    for (int k = 0; k < (ROWS * across + THREADS - 1) / THREADS; k++) {
+        int item = k * THREADS + (int)threadIdx.x, r = item / across, c = item % across * each;
+        if (ROWS * across % THREADS && r >= ROWS) break;
+        bool inside = row0 + r < rows && c < cols;
+        const E *from = inside ? g + (int64_t)(row0 + r) * stride + c : g;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                         address(s + r * padded<E>(DP) + c)),
+                     "l"(from), "r"(inside ? 16 : 0)
+                     : "memory");
+    }
+}
+
+/* ---- dropout --------------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, int64_t bh, int i,
+                                                int j)
+{
+    uint64_t index = ((uint64_t)bh * a.t + i) * a.t + j;
+    lk_u32x4 w = lk_dropout_words(a.seed, a.site, a.leaf, step, index);
+    uint32_t low = index & 1 ? w.v[1] : w.v[0], high = index & 1 ? w.v[3] : w.v[2];
+    return (index & 2 ? high : low) >= a.threshold;
+}
+
+/* Bit e: accumulator element e is kept. i, j: query and key of element 0. KEYS: rows are keys.
+ * When T is a multiple of 4, four neighbouring keys share one Philox call: each thread makes one
+ * call for its four elements and the threads exchange words. */
+template <bool KEYS>
+static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t step, int64_t bh,
+                                                     int i, int j)
+{
+    uint32_t bits = 0, limit = a.threshold;
+    if (a.t % 4) {
+#pragma unroll 1
+        for (int e = 0; e < 4; e++) {
+            int row = 8 * (e >> 1), col = e & 1;
+            bool kept = KEYS ? keep_one(a, step, bh, i + col, j + row)
+                             : keep_one(a, step, bh, i + row, j + col);
+            bits |= (uint32_t)kept << e;
+        }
+        return bits;
+    }
+    uint32_t v[4];
+    if (KEYS) { /* keys j..j+3 lie in the four lanes of equal t and equal g / 4 */
+        int q = threadIdx.x >> 2 & 3; /* this lane calls for element q of all four */
+        lk_u32x4 w = lk_dropout_words(
+            a.seed, a.site, a.leaf, step,
+            ((uint64_t)bh * a.t + i + (q & 1)) * a.t + (uint64_t)((j & ~3) + 8 * (q >> 1)));
+        /* transpose lane (element) by word (key) */
+        bool odd = q & 1, upper = q & 2;
+        uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[1], 4);
+        uint32_t r1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[2] : w.v[3], 4);
+        uint32_t x0 = odd ? r0 : w.v[0], x1 = odd ? w.v[1] : r0;
+        uint32_t x2 = odd ? r1 : w.v[2], x3 = odd ? w.v[3] : r1;
+        r0 = __shfl_xor_sync(0xFFFFFFFFu, upper ? x0 : x2, 8);
+        r1 = __shfl_xor_sync(0xFFFFFFFFu, upper ? x1 : x3, 8);
+        v[0] = upper ? r0 : x0, v[1] = upper ? r1 : x1;
+        v[2] = upper ? x2 : r0, v[3] = upper ? x3 : r1;
+    } else { /* keys lie in two lanes of two: even lanes call for row g, odd ones for g + 8 */
+        bool odd = threadIdx.x & 1;
+        lk_u32x4 w = lk_dropout_words(
+            a.seed, a.site, a.leaf, step,
+            ((uint64_t)bh * a.t + i + (odd ? 8 : 0)) * a.t + (uint64_t)(j & ~3));
+        uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[2], 1);
+        uint32_t r1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[1] : w.v[3], 1);
+        v[0] = odd ? r0 : w.v[0], v[1] = odd ? r1 : w.v[1];
+        v[2] = odd ? w.v[2] : r0, v[3] = odd ? w.v[3] : r1;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) bits |= (uint32_t)(v[e] >= limit) << e;
+    return bits;
+}
+
+/* ---- blocks of the gradient kernels ---------------------------------------------------------- */
+
+/* What a block of a gradient kernel owns and streams. */
+typedef struct span {
+    int tile, b, head;    /* own tile; own head: kv head (KEYS) or query head */
+    int first, per_head;  /* first stream tile and their number for each query head */
+    int first_head, steps; /* stream step s: head first_head + s / per_head */
+} span;
+
+template <bool KEYS> static __device__ span spans(const shape &a, int own, int stream)
+{
+    span p;
+    int tiles = (a.t + own - 1) / own, all = (a.t + stream - 1) / stream;
+    int heads = KEYS ? a.kv_heads : a.heads, pair = blockIdx.x / tiles;
+    p.tile = blockIdx.x % tiles; /* the longest first */
+    if (!KEYS) p.tile = tiles - 1 - p.tile;
+    p.b = pair / heads;
+    p.head = pair % heads;
+    p.first = KEYS && a.causal ? p.tile * own / stream : 0;
+    int end = !KEYS && a.causal ? min(all, (p.tile * own + own + stream - 1) / stream) : all;
+    p.per_head = end - p.first;
+    int group = a.heads / a.kv_heads;
+    p.first_head = KEYS ? p.head * group : p.head;
+    p.steps = p.per_head * (KEYS ? group : 1);
+    return p;
+}
+
+#endif

@@ -1,0 +1,194 @@
+/* linear and its gradients around the products of matmul.cu: gelu, its derivative, column sums.
+ *
+ * x [N,K], w [M,K], y and dy [N,M]. Elementwise kernels take 8 elements a thread. Column sums have
+ * two stages: partial sums of chunks of rows into scratch, then the sum over the chunks; the cut
+ * depends on N alone. gelu is computed as x s with s = (1 + tanh u)/2 = 1/(1 + exp(-2u)),
+ * u = sqrt(2/pi) (x + 0.044715 x^3), which loses nothing for negative x. */
+#include "cuda/device.cuh"
+
+enum {
+    THREADS = 256,
+    SUM_LANES = 8 /* rows (or chunks) summed side by side in a block of column sums */
+};
+
+#define GELU_C 0.7978845608028654f
+#define GELU_A 0.044715f
+
+static __device__ __forceinline__ float gelu_sigmoid(float x)
+{
+    float u = GELU_C * (x + GELU_A * x * x * x);
+    return __fdividef(1.0f, 1.0f + expf(-2.0f * u));
+}
+
+static __device__ __forceinline__ float gelu(float x) { return x * gelu_sigmoid(x); }
+
+/* d/dx x s = s + x 2 s (1-s) u' */
+static __device__ __forceinline__ float gelu_slope(float x)
+{
+    float s = gelu_sigmoid(x);
+    return s + 2.0f * x * s * (1.0f - s) * GELU_C * (1.0f + 3.0f * GELU_A * x * x);
+}
+
+/* ---- elementwise ------------------------------------------------------------------------------ */
+
+/* y [count] = gelu(pre [count]); y may be pre */
+template <typename E> static __global__ void k_gelu(const E *pre, E *y, int64_t count)
+{
+    int64_t i = 8 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (i + 8 <= count) {
+        float v[8];
+        lk_get<8>(v, pre + i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) v[k] = gelu(v[k]);
+        lk_put<8>(y + i, v);
+    } else {
+        for (; i < count; i++) y[i] = lk_store<E>(gelu(lk_float(pre[i])));
+    }
+}
+
+void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count)
+{
+    unsigned blocks = lk_blocks(lk_ceil(count, 8), THREADS);
+    LK_FLOAT_SWITCH(type, E,
+                    k_gelu<E><<<blocks, THREADS, 0, stream>>>((const E *)pre, (E *)y, count));
+}
+
+/* dpre [count] = dy [count] * gelu'(pre [count]); dpre may be dy or pre */
+template <typename E>
+static __global__ void k_gelu_grad(const E *dy, const E *pre, E *dpre, int64_t count)
+{
+    int64_t i = 8 * ((int64_t)blockIdx.x * blockDim.x + threadIdx.x);
+    if (i + 8 <= count) {
+        float g[8], v[8];
+        lk_get<8>(g, dy + i);
+        lk_get<8>(v, pre + i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) g[k] *= gelu_slope(v[k]);
+        lk_put<8>(dpre + i, g);
+    } else {
+        for (; i < count; i++)
+            dpre[i] = lk_store<E>(lk_float(dy[i]) * gelu_slope(lk_float(pre[i])));
+    }
+}
+
+extern "C" lk_status lk_cuda_gelu_grad(lk_exec *x, const lk_node *n)
+{
+    int64_t count = lk_count(n->out[0]);
+    unsigned blocks = lk_blocks(lk_ceil(count, 8), THREADS);
+    LK_FLOAT_SWITCH(n->out[0]->dtype, E,
+                    k_gelu_grad<E><<<blocks, THREADS, 0, lk_cuda_stream_of(x)>>>(
+                        (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+                        (E *)lk_data(x, n->out[0]), count));
+    return lk_cuda_launched(n);
+}
+
+/* ---- column sums ------------------------------------------------------------------------------ */
+
+/* partial f32 [chunks, M]: sums of dy [N,M] over the rows of each chunk. Block (32, SUM_LANES):
+ * V columns a thread, lane j takes rows j, j + SUM_LANES, ... of chunk blockIdx.y. */
+template <int V, typename E>
+static __global__ void k_column_sums(const E *dy, float *partial, int64_t N, int64_t M,
+                                     int64_t chunk_rows)
+{
+    __shared__ float shared[SUM_LANES][32 * V];
+    int64_t column = ((int64_t)blockIdx.x * 32 + threadIdx.x) * V;
+    int64_t first = blockIdx.y * chunk_rows;
+    int64_t end = first + chunk_rows < N ? first + chunk_rows : N;
+    float sum[V];
+#pragma unroll
+    for (int k = 0; k < V; k++) sum[k] = 0;
+    if (column < M) { /* V divides M: all V columns exist */
+#pragma unroll 4
+        for (int64_t r = first + threadIdx.y; r < end; r += SUM_LANES) {
+            float v[V];
+            lk_get<V>(v, dy + r * M + column);
+#pragma unroll
+            for (int k = 0; k < V; k++) sum[k] += v[k];
+        }
+    }
+    /* Columns k*32 + threadIdx.x of `shared`, so that neighbours use different banks. */
+#pragma unroll
+    for (int k = 0; k < V; k++) shared[threadIdx.y][k * 32 + threadIdx.x] = sum[k];
+    __syncthreads();
+    for (int c = threadIdx.y * 32 + threadIdx.x; c < 32 * V; c += 32 * SUM_LANES) {
+        int64_t out = (int64_t)blockIdx.x * 32 * V + c;
+        if (out >= M) break;
+        int place = (c % V) * 32 + c / V; /* column c belongs to thread c / V, its element c % V */
+        float total = 0;
+#pragma unroll
+        for (int j = 0; j < SUM_LANES; j++) total += shared[j][place];
+        partial[(int64_t)blockIdx.y * M + out] = total;
+    }
+}
+
+/* out [cols] (+)= sum over chunks of partial [chunks, cols]. Block (32, SUM_LANES): lane j takes
+ * chunks j, j + SUM_LANES, ... of one column. */
+static __global__ void k_sum_chunks(const float *partial, int chunks, int64_t cols, int accumulate,
+                                    float *out)
+{
+    __shared__ float shared[SUM_LANES][32];
+    int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x;
+    float sum = 0;
+    if (column < cols) {
+#pragma unroll 4
+        for (int j = threadIdx.y; j < chunks; j += SUM_LANES) sum += partial[j * cols + column];
+    }
+    shared[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= cols) return;
+    float total = 0;
+#pragma unroll
+    for (int j = 0; j < SUM_LANES; j++) total += shared[j][threadIdx.x];
+    out[column] = accumulate ? out[column] + total : total;
+}
+
+void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, int64_t cols,
+                        bool accumulate, float *out)
+{
+    k_sum_chunks<<<lk_blocks(cols, 32), dim3(32, SUM_LANES), 0, stream>>>(partial, chunks, cols,
+                                                                         accumulate, out);
+}
+
+/* ---- entry points ----------------------------------------------------------------------------- */
+
+extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
+{
+    LK_TRY(lk_cuda_matmul(x, n)); /* into pre when it is wanted, else into y */
+    if (n->attr.linear.activation != LK_GELU) return LK_OK;
+    const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
+    lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
+{
+    return lk_cuda_matmul(x, n);
+}
+
+/* partial f32 [chunks, M] of the column sums. */
+size_t lk_cuda_linear_dw_scratch(const lk_node *n)
+{
+    if (!n->out[1]) return 0;
+    const lk_tensor *dy = n->in[1];
+    return (size_t)lk_column_chunks(lk_rows(dy)) * (size_t)lk_cols(dy) * sizeof(float);
+}
+
+extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)
+{
+    LK_TRY(lk_cuda_matmul(x, n));
+    if (!n->out[1]) return LK_OK;
+    const lk_tensor *dy = n->in[1];
+    int64_t N = lk_rows(dy), M = lk_cols(dy);
+    int chunks = lk_column_chunks(N);
+    int64_t chunk_rows = lk_ceil(N, chunks);
+    float *partial = (float *)x->base[LK_REGION_SCRATCH];
+    cudaStream_t stream = lk_cuda_stream_of(x);
+    LK_FLOAT_SWITCH(dy->dtype, E, LK_VECTOR_SWITCH(M, V, {
+        dim3 grid(lk_blocks(M, 32 * V), (unsigned)chunks);
+        k_column_sums<V, E><<<grid, dim3(32, SUM_LANES), 0, stream>>>(
+            (const E *)lk_data(x, dy), partial, N, M, chunk_rows);
+    }));
+    lk_cuda_sum_chunks(stream, partial, chunks, M, (n->accumulate & 2u) != 0,
+                       (float *)lk_data(x, n->out[1]));
+    return lk_cuda_launched(n);
+}

@@ -1,0 +1,517 @@
+/* The three products of a linear layer by cuBLASLt, and the choice of their algorithms.
+ *
+ * Our tensors are row-major; cuBLASLt reads the same bytes as column-major matrices, so that every
+ * product is written transposed (x [N,K], w [M,K], y and dy [N,M]; "cm" is the column-major view):
+ *
+ *   y  = x w^T    D cm [M,N] = op_T(w cm [K,M])  op_N(x cm [K,N])       bias [M] along the rows of D
+ *   dx = dy w     D cm [K,N] = op_N(w cm [K,M])  op_N(dy cm [M,N])
+ *   dw = dy^T x   D cm [K,M] = op_N(x cm [K,N])  op_T(dy cm [M,N])      D is f32, beta 0 or 1
+ *
+ * All are dense: the leading dimension is the number of cm rows. Sums are in f32.
+ *
+ * An algorithm is chosen once per key (product, type, shape, beta, bias): the candidates of the
+ * heuristic are timed and the fastest is kept. Since algorithms add in different orders, choices
+ * can be read and set as text: the same choices give the same bits. Split-K is accepted only with
+ * partial sums in f32 in the workspace, added in a fixed order; never with atomics. */
+#include "cuda/device.cuh"
+
+#include <cublasLt.h>
+
+enum {
+    CANDIDATES = 16,
+    KEY_SIZE = 128,
+    ALIGNMENT = 16, /* bytes; what every tensor of a node has */
+    ROUNDS = 3,     /* of timing; the best counts */
+    RUNS = 5        /* per round */
+};
+static const size_t WORKSPACE = (size_t)64 << 20;
+
+typedef struct choice {
+    char key[KEY_SIZE];
+    cublasLtMatmulAlgo_t algo;
+    bool ready; /* chosen here, or set from text and accepted by the library */
+} choice;
+
+struct lk_cuda_matmuls {
+    cublasLtHandle_t lt;
+    void *workspace; /* WORKSPACE bytes */
+    choice *list;
+    int count, room;
+};
+
+/* A column-major matrix, dense. */
+typedef struct matrix {
+    lk_dtype type;
+    int64_t rows, cols;
+    cublasLtMatrixLayoutOpaque_t layout;
+} matrix;
+
+/* One product as cuBLASLt sees it. */
+typedef struct product {
+    char key[KEY_SIZE];
+    matrix a, b, d;
+    cublasLtMatmulDescOpaque_t op;
+    float beta;
+} product;
+
+#define LK_LT(n, call)                                                                             \
+    do {                                                                                           \
+        cublasStatus_t lk_lt_ = (call);                                                            \
+        if (lk_lt_ != CUBLAS_STATUS_SUCCESS)                                                       \
+            return lk_fail(LK_E_DEVICE, "%s: %s: %s: %s", (n)->scope, lk_op_name((n)->op), #call,  \
+                           cublasLtGetStatusString(lk_lt_));                                       \
+    } while (0)
+
+/* ---- opening and closing ---------------------------------------------------------------------- */
+
+lk_status lk_cuda_matmuls_open(lk_cuda *d)
+{
+    lk_cuda_matmuls *m = (lk_cuda_matmuls *)calloc(1, sizeof *m);
+    if (!m) return lk_fail(LK_E_SYSTEM, "out of memory");
+    d->matmuls = m; /* closed by the caller also on failure */
+    cublasStatus_t status = cublasLtCreate(&m->lt);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        m->lt = NULL;
+        return lk_fail(LK_E_DEVICE, "cublasLtCreate: %s", cublasLtGetStatusString(status));
+    }
+    LK_CUDA(cudaMalloc(&m->workspace, WORKSPACE));
+    return LK_OK;
+}
+
+void lk_cuda_matmuls_close(lk_cuda *d)
+{
+    lk_cuda_matmuls *m = d->matmuls;
+    if (!m) return;
+    if (m->workspace) cudaFree(m->workspace);
+    if (m->lt) cublasLtDestroy(m->lt);
+    free(m->list);
+    free(m);
+    d->matmuls = NULL;
+}
+
+static choice *find(const lk_cuda_matmuls *m, const char *key)
+{
+    for (int i = 0; i < m->count; i++)
+        if (strcmp(m->list[i].key, key) == 0) return &m->list[i];
+    return NULL;
+}
+
+/* Add or replace the choice for `key`. */
+static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulAlgo_t *algo,
+                      bool ready)
+{
+    choice *c = find(m, key);
+    if (!c) {
+        if (m->count == m->room) {
+            int room = m->room ? 2 * m->room : 32;
+            choice *list = (choice *)realloc(m->list, (size_t)room * sizeof *list);
+            if (!list) return lk_fail(LK_E_SYSTEM, "out of memory");
+            m->list = list;
+            m->room = room;
+        }
+        c = &m->list[m->count++];
+        snprintf(c->key, sizeof c->key, "%s", key);
+    }
+    c->algo = *algo;
+    c->ready = ready;
+    return LK_OK;
+}
+
+/* ---- describing a product --------------------------------------------------------------------- */
+
+static cudaDataType_t data_type(lk_dtype type)
+{
+    return type == LK_F16 ? CUDA_R_16F : type == LK_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static lk_status matrix_init(const lk_node *n, matrix *m, lk_dtype type, int64_t rows, int64_t cols)
+{
+    m->type = type;
+    m->rows = rows;
+    m->cols = cols;
+    LK_LT(n, cublasLtMatrixLayoutInit(&m->layout, data_type(type), (uint64_t)rows, (uint64_t)cols,
+                                      rows));
+    return LK_OK;
+}
+
+static lk_status set_op(const lk_node *n, product *p, cublasLtMatmulDescAttributes_t name,
+                        const void *value, size_t size)
+{
+    LK_LT(n, cublasLtMatmulDescSetAttribute(&p->op, name, value, size));
+    return LK_OK;
+}
+
+/* The bias pointer: [M] of the type of y. */
+static lk_status set_bias(const lk_node *n, product *p, const void *bias)
+{
+    return set_op(n, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+}
+
+/* Describe node n's product; with `fused` the bias is added by the epilogue (pointer: set_bias). */
+static lk_status describe(const lk_device *device, const lk_node *n, bool fused, product *p)
+{
+    memset(p, 0, sizeof *p);
+    const lk_tensor *x = n->in[0], *w = n->in[1];
+    lk_dtype type = x->dtype;
+    int64_t N = lk_rows(x), K, M;
+    cublasOperation_t op_a = CUBLAS_OP_N, op_b = CUBLAS_OP_N;
+    const char *name;
+    if (n->op == LK_OP_LINEAR) { /* x [N,K], w [M,K] */
+        name = "y";
+        K = lk_cols(x), M = w->dim[0];
+        op_a = CUBLAS_OP_T;
+        LK_TRY(matrix_init(n, &p->a, type, K, M));
+        LK_TRY(matrix_init(n, &p->b, type, K, N));
+        LK_TRY(matrix_init(n, &p->d, n->out[0]->dtype, M, N));
+    } else if (n->op == LK_OP_LINEAR_DX) { /* dy [N,M], w [M,K] */
+        name = "dx";
+        M = lk_cols(x), K = w->dim[1];
+        LK_TRY(matrix_init(n, &p->a, type, K, M));
+        LK_TRY(matrix_init(n, &p->b, type, M, N));
+        LK_TRY(matrix_init(n, &p->d, n->out[0]->dtype, K, N));
+    } else { /* x [N,K], dy [N,M] */
+        name = "dw";
+        K = lk_cols(x), M = lk_cols(w);
+        op_b = CUBLAS_OP_T;
+        LK_TRY(matrix_init(n, &p->a, type, K, N));
+        LK_TRY(matrix_init(n, &p->b, type, M, N));
+        LK_TRY(matrix_init(n, &p->d, LK_F32, K, M));
+        p->beta = (n->accumulate & 1u) ? 1.0f : 0.0f;
+    }
+
+    bool tf32 = type == LK_F32 && device->tf32;
+    cublasComputeType_t compute = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    LK_LT(n, cublasLtMatmulDescInit(&p->op, compute, CUDA_R_32F));
+    LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
+    LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
+    if (fused) {
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+        /* Not read while choosing: only its alignment counts. */
+        LK_TRY(set_bias(n, p, (const void *)(uintptr_t)ALIGNMENT));
+    }
+    snprintf(p->key, sizeof p->key, "%s %s %lld %lld %lld beta%d %s", name,
+             tf32 ? "tf32" : lk_dtype_name(type), (long long)N, (long long)K, (long long)M,
+             p->beta != 0.0f, fused ? "bias" : "plain");
+    return LK_OK;
+}
+
+static const lk_tensor *bias_of(const lk_node *n)
+{
+    return n->op == LK_OP_LINEAR ? n->in[2] : NULL;
+}
+
+/* Enqueue the product: A, B and D as described (see the head of the file). */
+static cublasStatus_t enqueue(lk_cuda *d, product *p, const void *a, const void *b, void *y,
+                              const cublasLtMatmulAlgo_t *algo)
+{
+    const float one = 1.0f;
+    return cublasLtMatmul(d->matmuls->lt, &p->op, &one, a, &p->a.layout, b, &p->b.layout, &p->beta,
+                          y, &p->d.layout, y, &p->d.layout, algo, d->matmuls->workspace, WORKSPACE,
+                          d->stream);
+}
+
+/* ---- choosing an algorithm -------------------------------------------------------------------- */
+
+/* Whether the algorithm adds in f32 and in an order of its own, run after run. */
+static bool is_exact(const cublasLtMatmulAlgo_t *algo)
+{
+    uint32_t scheme = 0;
+    size_t written = 0;
+    cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
+        algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme, &written);
+    return status == CUBLAS_STATUS_SUCCESS && (scheme == CUBLASLT_REDUCTION_SCHEME_NONE ||
+                                               scheme == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+}
+
+/* Fill `algo` with the exact candidates, best guess of the library first; *count may be 0. */
+static lk_status candidates(lk_cuda *d, const lk_node *n, product *p, cublasLtMatmulAlgo_t *algo,
+                            int *count)
+{
+    cublasLtMatmulPreferenceOpaque_t preference;
+    LK_LT(n, cublasLtMatmulPreferenceInit(&preference));
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        uint32_t value;
+    } set[] = {
+        {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, ALIGNMENT},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, ALIGNMENT},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, ALIGNMENT},
+        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, ALIGNMENT},
+    };
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++)
+        LK_LT(n, cublasLtMatmulPreferenceSetAttribute(&preference, set[i].name, &set[i].value,
+                                                      sizeof set[i].value));
+    uint64_t bytes = WORKSPACE;
+    LK_LT(n, cublasLtMatmulPreferenceSetAttribute(
+                 &preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes));
+
+    cublasLtMatmulHeuristicResult_t result[CANDIDATES];
+    int found = 0;
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        d->matmuls->lt, &p->op, &p->a.layout, &p->b.layout, &p->d.layout, &p->d.layout, &preference,
+        CANDIDATES, result, &found);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) found = 0;
+    else LK_LT(n, status);
+    *count = 0;
+    for (int i = 0; i < found; i++)
+        if (result[i].state == CUBLAS_STATUS_SUCCESS && result[i].workspaceSize <= WORKSPACE &&
+            is_exact(&result[i].algo))
+            algo[(*count)++] = result[i].algo;
+    return LK_OK;
+}
+
+/* p [n]: values in [-1, 1), none of them zero but by chance. */
+template <typename E> static __global__ void k_fill(E *p, int64_t n, uint32_t seed)
+{
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
+        uint32_t h = ((uint32_t)i + seed) * 0x9E3779B1u;
+        h = (h ^ (h >> 15)) * 0x85EBCA77u;
+        h ^= h >> 13;
+        p[i] = lk_store<E>(2.0f * lk_uniform(h) - 1.0f);
+    }
+}
+
+/* Operands for timing: a, b, d as in the product, bias [d.rows]. */
+typedef struct operands {
+    void *a, *b, *d, *bias;
+    cudaEvent_t begin, end;
+} operands;
+
+static void operands_close(operands *o)
+{
+    if (o->end) cudaEventDestroy(o->end);
+    if (o->begin) cudaEventDestroy(o->begin);
+    cudaFree(o->bias);
+    cudaFree(o->d);
+    cudaFree(o->b);
+    cudaFree(o->a);
+}
+
+static bool random_memory(lk_cuda *d, lk_dtype type, int64_t count, uint32_t seed, void **memory)
+{
+    if (cudaMalloc(memory, (size_t)count * lk_dtype_size(type)) != cudaSuccess) {
+        *memory = NULL;
+        return false;
+    }
+    unsigned blocks = lk_blocks(count, 256);
+    if (blocks > 4096) blocks = 4096;
+    LK_FLOAT_SWITCH(type, E, k_fill<E><<<blocks, 256, 0, d->stream>>>((E *)*memory, count, seed));
+    return cudaGetLastError() == cudaSuccess;
+}
+
+/* False when the device has no room for them (or no events): then nothing is timed. */
+static bool operands_open(lk_cuda *d, const product *p, operands *o)
+{
+    memset(o, 0, sizeof *o);
+    if (random_memory(d, p->a.type, p->a.rows * p->a.cols, 1, &o->a) &&
+        random_memory(d, p->b.type, p->b.rows * p->b.cols, 2, &o->b) &&
+        random_memory(d, p->d.type, p->d.rows * p->d.cols, 3, &o->d) &&
+        random_memory(d, p->d.type, p->d.rows, 4, &o->bias) &&
+        cudaEventCreate(&o->begin) == cudaSuccess && cudaEventCreate(&o->end) == cudaSuccess)
+        return true;
+    operands_close(o);
+    cudaGetLastError(); /* being full is not an error of what follows */
+    return false;
+}
+
+/* Milliseconds of RUNS products, the best of ROUNDS; INFINITY when the library refuses. */
+static lk_status measure(lk_cuda *d, product *p, const operands *o,
+                         const cublasLtMatmulAlgo_t *algo, float *best)
+{
+    *best = INFINITY;
+    if (enqueue(d, p, o->a, o->b, o->d, algo) != CUBLAS_STATUS_SUCCESS) return LK_OK;
+    float least = INFINITY;
+    for (int round = 0; round < ROUNDS; round++) {
+        float ms = 0;
+        LK_CUDA(cudaEventRecord(o->begin, d->stream));
+        for (int i = 0; i < RUNS; i++)
+            if (enqueue(d, p, o->a, o->b, o->d, algo) != CUBLAS_STATUS_SUCCESS) return LK_OK;
+        LK_CUDA(cudaEventRecord(o->end, d->stream));
+        LK_CUDA(cudaEventSynchronize(o->end));
+        LK_CUDA(cudaEventElapsedTime(&ms, o->begin, o->end));
+        if (ms < least) least = ms;
+    }
+    *best = least;
+    return LK_OK;
+}
+
+/* The index of the fastest of `count` algorithms; 0 when there is no memory to time them. Runs
+ * each at least once, which also loads its code before anything is captured. */
+static lk_status fastest(lk_cuda *d, const lk_node *n, product *p, bool fused,
+                         const cublasLtMatmulAlgo_t *algo, int count, int *index)
+{
+    operands o;
+    *index = 0;
+    if (!operands_open(d, p, &o)) return LK_OK;
+    lk_status status = fused ? set_bias(n, p, o.bias) : LK_OK;
+    float least = INFINITY;
+    for (int i = 0; i < count && status == LK_OK; i++) {
+        float ms;
+        status = measure(d, p, &o, &algo[i], &ms);
+        if (status == LK_OK && ms < least) {
+            least = ms;
+            *index = i;
+        }
+    }
+    cudaStreamSynchronize(d->stream);
+    operands_close(&o);
+    if (status != LK_OK) return lk_fail_prefix(status, "%s: %s", n->scope, p->key);
+    if (isinf(least))
+        return lk_fail(LK_E_DEVICE, "%s: %s: cuBLASLt refuses to run its own algorithms", n->scope,
+                       p->key);
+    return LK_OK;
+}
+
+/* Accept a choice that was set from text, or say why not. */
+static lk_status admit(lk_cuda *d, const lk_node *n, product *p, bool fused, choice *c)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    memset(&result, 0, sizeof result);
+    cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(d->matmuls->lt, &p->op, &p->a.layout, &p->b.layout, &p->d.layout,
+                                &p->d.layout, &c->algo, &result);
+    if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > WORKSPACE || !is_exact(&c->algo))
+        return lk_fail(LK_E_INPUT,
+                       "%s: the recorded cuBLASLt algorithm of '%s' cannot be used on %s: %s",
+                       n->scope, p->key, d->model,
+                       status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
+                                                       : "workspace or order of summation");
+    int index;
+    LK_TRY(fastest(d, n, p, fused, &c->algo, 1, &index));
+    c->ready = true;
+    return LK_OK;
+}
+
+lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
+{
+    product p;
+    cublasLtMatmulAlgo_t algo[CANDIDATES];
+    bool fused = bias_of(n) != NULL;
+    for (;; fused = false) {
+        LK_TRY(describe(&d->device, n, fused, &p));
+        choice *c = find(d->matmuls, p.key);
+        if (c) return c->ready ? LK_OK : admit(d, n, &p, fused, c);
+        int count = 0, index;
+        LK_TRY(candidates(d, n, &p, algo, &count));
+        if (count > 0) {
+            LK_TRY(fastest(d, n, &p, fused, algo, count, &index));
+            return keep(d->matmuls, p.key, &algo[index], true);
+        }
+        if (!fused)
+            return lk_fail(LK_E_DEVICE, "%s: cuBLASLt has no exact algorithm for '%s'", n->scope,
+                           p.key);
+        /* No epilogue for this type and shape: the bias is added by a kernel of ours. */
+    }
+}
+
+/* ---- running ---------------------------------------------------------------------------------- */
+
+/* y [N,M] += b [M], count = N M */
+template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t count, int64_t M)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
+}
+
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n)
+{
+    lk_cuda *d = (lk_cuda *)x->device;
+    const lk_tensor *bias = bias_of(n);
+    product p;
+    bool fused = bias != NULL;
+    LK_TRY(describe(x->device, n, fused, &p));
+    choice *c = find(d->matmuls, p.key);
+    if (!c && fused) {
+        fused = false;
+        LK_TRY(describe(x->device, n, fused, &p));
+        c = find(d->matmuls, p.key);
+    }
+    if (!c || !c->ready)
+        return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
+
+    /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
+    bool dw = n->op == LK_OP_LINEAR_DW;
+    const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
+    bool pre = n->op == LK_OP_LINEAR && n->out[1];
+    void *y = lk_data(x, n->out[pre ? 1 : 0]);
+    if (fused) LK_TRY(set_bias(n, &p, lk_data(x, bias)));
+    LK_LT(n, enqueue(d, &p, a, b, y, &c->algo));
+    if (bias && !fused) {
+        int64_t count = p.d.rows * p.d.cols;
+        LK_FLOAT_SWITCH(p.d.type, E,
+                        k_bias<E><<<lk_blocks(count, 256), 256, 0, d->stream>>>(
+                            (E *)y, (const E *)lk_data(x, bias), count, p.d.rows));
+    }
+    return lk_cuda_launched(n);
+}
+
+/* ---- choices as text: key TAB algorithm in hex TAB cuBLASLt version ---------------------------- */
+
+lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text)
+{
+    const lk_cuda_matmuls *m = ((lk_cuda *)d)->matmuls;
+    size_t line = KEY_SIZE + 2 * sizeof(cublasLtMatmulAlgo_t) + 32;
+    char *out = (char *)malloc((size_t)m->count * line + 1), *at = out;
+    if (!out) return lk_fail(LK_E_SYSTEM, "out of memory");
+    *at = 0;
+    for (int i = 0; i < m->count; i++) {
+        const unsigned char *byte = (const unsigned char *)&m->list[i].algo;
+        at += snprintf(at, line, "%s\t", m->list[i].key);
+        for (size_t k = 0; k < sizeof m->list[i].algo; k++) at += snprintf(at, 3, "%02x", byte[k]);
+        at += snprintf(at, 32, "\t%zu\n", cublasLtGetVersion());
+    }
+    *text = out;
+    return LK_OK;
+}
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Read one line; returns where the next begins, or NULL when the line is damaged. */
+static const char *read_line(const char *text, char *key, cublasLtMatmulAlgo_t *algo,
+                             size_t *version)
+{
+    size_t length = strcspn(text, "\t\n");
+    if (length == 0 || length >= KEY_SIZE || text[length] != '\t') return NULL;
+    memcpy(key, text, length);
+    key[length] = 0;
+    text += length + 1;
+    unsigned char *byte = (unsigned char *)algo;
+    for (size_t i = 0; i < sizeof *algo; i++, text += 2) {
+        int high = hex_digit(text[0]), low = high < 0 ? -1 : hex_digit(text[1]);
+        if (low < 0) return NULL;
+        byte[i] = (unsigned char)(16 * high + low);
+    }
+    if (*text != '\t') return NULL;
+    char *end;
+    *version = strtoull(text + 1, &end, 10);
+    if (end == text + 1 || (*end != '\n' && *end != 0)) return NULL;
+    return *end ? end + 1 : end;
+}
+
+lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text)
+{
+    /* The first pass only checks, so that nothing changes on failure. */
+    for (int pass = 0; pass < 2; pass++) {
+        int number = 1;
+        for (const char *at = text; *at; number++) {
+            char key[KEY_SIZE];
+            cublasLtMatmulAlgo_t algo;
+            size_t version;
+            at = read_line(at, key, &algo, &version);
+            if (!at) return lk_fail(LK_E_INPUT, "algorithm choices: line %d is damaged", number);
+            if (version != cublasLtGetVersion())
+                return lk_fail(LK_E_INPUT,
+                               "algorithm choices are of cuBLASLt version %zu, this is %zu: the "
+                               "same bits cannot be had",
+                               version, cublasLtGetVersion());
+            if (pass == 1) LK_TRY(keep(((lk_cuda *)d)->matmuls, key, &algo, false));
+        }
+    }
+    return LK_OK;
+}

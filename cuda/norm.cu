@@ -1,0 +1,311 @@
+/* norm and its gradient.
+ *
+ * Forward: a warp per row holding the row in registers for C <= 1024, else a block per row that
+ * reads it again (from L1). Backward for C <= 1024, C % 8 == 0: one block per chunk of rows, a warp
+ * per row; dx leaves at once while each lane sums dw and db of its columns over the rows of its
+ * warp; the block adds its warps in order and stores partials [chunks, C], which
+ * lk_cuda_sum_chunks adds. Other C: dx and the column partials by two kernels.
+ *
+ * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
+#include "cuda/device.cuh"
+
+enum { WARPS = 8, THREADS = 32 * WARPS, HELD_COLS = 1024 };
+
+/* Sum over the W threads of a row: a warp, or the block. */
+template <int W> static __device__ __forceinline__ float row_sum(float x, float *shared)
+{
+    if constexpr (W == 32) return lk_warp_sum(x);
+    else return lk_block_sum(x, shared);
+}
+
+/* Piece k of a row: V elements at column (k W + lane) V; from registers when the row is held. */
+template <typename E, int V, int W>
+static __global__ void __launch_bounds__(THREADS)
+k_norm(const E *x /* [N,C] */, const float *w /* [C] */, const float *b /* [C] or NULL */,
+       E *y /* [N,C] */, float *mean /* [N] or NULL: RMS norm */, float *rstd /* [N] */,
+       int64_t rows, int cols, float eps)
+{
+    constexpr bool HELD = W == 32;
+    constexpr int K = HELD ? HELD_COLS / (32 * V) : 1;
+    __shared__ float shared[32];
+    float held[K][V];
+    int lane = threadIdx.x % W;
+    int64_t row = (int64_t)blockIdx.x * (THREADS / W) + threadIdx.x / W;
+    if (row >= rows) return; /* whole warps; never happens with W = THREADS */
+    int pieces = HELD ? K : (cols + W * V - 1) / (W * V);
+    x += row * cols;
+    y += row * cols;
+
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < pieces; k++) {
+        int c = (k * W + lane) * V;
+        if (c < cols) {
+            float *v = held[HELD ? k : 0];
+            lk_get<V>(v, x + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) sum += mean ? v[j] : v[j] * v[j];
+        }
+    }
+    sum = row_sum<W>(sum, shared) / (float)cols;
+    float m = 0, variance = sum;
+    if (mean) {
+        m = sum;
+        float square = 0;
+#pragma unroll
+        for (int k = 0; k < pieces; k++) {
+            int c = (k * W + lane) * V;
+            if (c < cols) {
+                float *v = held[HELD ? k : 0];
+                if constexpr (!HELD) lk_get<V>(v, x + c);
+#pragma unroll
+                for (int j = 0; j < V; j++) square += (v[j] - m) * (v[j] - m);
+            }
+        }
+        variance = row_sum<W>(square, shared) / (float)cols;
+    }
+    float r = 1.0f / sqrtf(variance + eps);
+#pragma unroll
+    for (int k = 0; k < pieces; k++) {
+        int c = (k * W + lane) * V;
+        if (c < cols) {
+            float *v = held[HELD ? k : 0], scale[V], shift[V], out[V];
+            if constexpr (!HELD) lk_get<V>(v, x + c);
+            lk_get<V>(scale, w + c);
+            if (b) lk_get<V>(shift, b + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                out[j] = (v[j] - m) * r * scale[j];
+                if (b) out[j] += shift[j];
+            }
+            lk_put<V>(y + c, out);
+        }
+    }
+    if (lane == 0) {
+        if (mean) mean[row] = m;
+        rstd[row] = r;
+    }
+}
+
+extern "C" lk_status lk_cuda_norm(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    int64_t rows = lk_rows(in);
+    int cols = (int)lk_cols(in);
+    const float *w = (const float *)lk_data(x, n->in[1]), *b = (const float *)lk_data(x, n->in[2]);
+    float *mean = (float *)lk_data(x, n->out[1]), *rstd = (float *)lk_data(x, n->out[2]);
+    if (n->attr.norm.kind == LK_RMSNORM) mean = NULL;
+    float eps = n->attr.norm.eps;
+    cudaStream_t stream = lk_cuda_stream_of(x);
+    if (rows == 0) return LK_OK;
+    LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(cols, V, {
+        const E *from = (const E *)lk_data(x, in);
+        E *y = (E *)lk_data(x, n->out[0]);
+        if (cols <= HELD_COLS)
+            k_norm<E, V, 32><<<lk_blocks(rows, WARPS), THREADS, 0, stream>>>(
+                from, w, b, y, mean, rstd, rows, cols, eps);
+        else
+            k_norm<E, V, THREADS><<<(unsigned)rows, THREADS, 0, stream>>>(
+                from, w, b, y, mean, rstd, rows, cols, eps);
+    }));
+    return lk_cuda_launched(n);
+}
+
+/* ---- gradient ----------------------------------------------------------------------------------
+ * With h = (x - mean) rstd and g = dy w:
+ *   dx = rstd (g - avg(g) - h avg(g h)), without avg(g) for RMS norm;
+ *   dw = sum of dy h and db = sum of dy over the rows. */
+
+/* Block i: rows [i per, (i+1) per), warp a taking every eighth. C <= 256 K, C % 8 == 0. */
+template <typename E, int K>
+static __global__ void __launch_bounds__(THREADS)
+k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
+            const float *rstd /* [N] */, const E *dy /* [N,C] */, E *dx /* [N,C] */,
+            float *dw /* [chunks,C] */, float *db /* [chunks,C] or NULL */, int64_t rows,
+            int64_t per, int cols)
+{
+    enum { V = 8 };
+    __shared__ __align__(16) float sums[WARPS][32 * K * V];
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int64_t begin = blockIdx.x * per, end = begin + per < rows ? begin + per : rows;
+    float sum_w[K][V], sum_b[K][V];
+#pragma unroll
+    for (int k = 0; k < K; k++)
+#pragma unroll
+        for (int j = 0; j < V; j++) sum_w[k][j] = sum_b[k][j] = 0;
+
+    for (int64_t row = begin + warp; row < end; row += WARPS) {
+        lk_vec<E, V> xs[K], ds[K]; /* as stored: half the registers of floats */
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int c = (k * 32 + lane) * V;
+            if (c < cols) {
+                xs[k] = *(const lk_vec<E, V> *)(x + row * cols + c);
+                ds[k] = *(const lk_vec<E, V> *)(dy + row * cols + c);
+            }
+        }
+        float m = mean ? mean[row] : 0, r = rstd[row], sum_g = 0, sum_gh = 0;
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int c = (k * 32 + lane) * V;
+            if (c < cols) {
+                float scale[V];
+                lk_get<V>(scale, w + c);
+#pragma unroll
+                for (int j = 0; j < V; j++) {
+                    float d = lk_float(ds[k].v[j]), h = (lk_float(xs[k].v[j]) - m) * r;
+                    sum_w[k][j] += d * h;
+                    sum_b[k][j] += d;
+                    sum_g += d * scale[j];
+                    sum_gh += d * scale[j] * h;
+                }
+            }
+        }
+        sum_g = mean ? lk_warp_sum(sum_g) / (float)cols : 0;
+        sum_gh = lk_warp_sum(sum_gh) / (float)cols;
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int c = (k * 32 + lane) * V;
+            if (c < cols) {
+                float scale[V], out[V];
+                lk_get<V>(scale, w + c);
+#pragma unroll
+                for (int j = 0; j < V; j++) {
+                    float d = lk_float(ds[k].v[j]), h = (lk_float(xs[k].v[j]) - m) * r;
+                    out[j] = r * (d * scale[j] - sum_g - h * sum_gh);
+                }
+                lk_put<V>(dx + row * cols + c, out);
+            }
+        }
+    }
+
+    /* Add the warps in order: first dw, then db through the same shared memory. */
+    for (int which = 0; which < (db ? 2 : 1); which++) {
+        float *out = (which ? db : dw) + (int64_t)blockIdx.x * cols;
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            float mine[V];
+#pragma unroll
+            for (int j = 0; j < V; j++) mine[j] = which ? sum_b[k][j] : sum_w[k][j];
+            lk_put<V>(&sums[warp][(k * 32 + lane) * V], mine);
+        }
+        __syncthreads();
+        for (int c = threadIdx.x; c < cols; c += THREADS) {
+            float total = 0;
+            for (int i = 0; i < WARPS; i++) total += sums[i][c];
+            out[c] = total;
+        }
+    }
+}
+
+/* dx alone, a block per row. */
+template <typename E, int V>
+static __global__ void __launch_bounds__(THREADS)
+k_norm_dx(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
+          const float *rstd /* [N] */, const E *dy /* [N,C] */, E *dx /* [N,C] */, int cols)
+{
+    __shared__ float shared[32];
+    int64_t row = blockIdx.x, at = row * cols;
+    float m = mean ? mean[row] : 0, r = rstd[row], sum_g = 0, sum_gh = 0;
+    for (int c = threadIdx.x * V; c < cols; c += THREADS * V) {
+        float xs[V], ds[V], scale[V];
+        lk_get<V>(xs, x + at + c);
+        lk_get<V>(ds, dy + at + c);
+        lk_get<V>(scale, w + c);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float g = ds[j] * scale[j];
+            sum_g += g;
+            sum_gh += g * ((xs[j] - m) * r);
+        }
+    }
+    sum_g = lk_block_sum(sum_g, shared) / (float)cols;
+    if (!mean) sum_g = 0;
+    sum_gh = lk_block_sum(sum_gh, shared) / (float)cols;
+    for (int c = threadIdx.x * V; c < cols; c += THREADS * V) {
+        float xs[V], ds[V], scale[V], out[V];
+        lk_get<V>(xs, x + at + c);
+        lk_get<V>(ds, dy + at + c);
+        lk_get<V>(scale, w + c);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            out[j] = r * (ds[j] * scale[j] - sum_g - (xs[j] - m) * r * sum_gh);
+        lk_put<V>(dx + at + c, out);
+    }
+}
+
+/* Column partials of rows [y per, (y+1) per): a thread per V columns. */
+template <typename E, int V>
+static __global__ void
+k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
+               const float *rstd /* [N] */, const E *dy /* [N,C] */, float *dw /* [chunks,C] */,
+               float *db /* [chunks,C] or NULL */, int64_t rows, int64_t per, int cols)
+{
+    int c = (blockIdx.x * blockDim.x + threadIdx.x) * V;
+    if (c >= cols) return;
+    int64_t begin = blockIdx.y * per, end = begin + per < rows ? begin + per : rows;
+    float sum_w[V] = {}, sum_b[V] = {};
+#pragma unroll 4
+    for (int64_t row = begin; row < end; row++) {
+        float xs[V], ds[V], m = mean ? mean[row] : 0, r = rstd[row];
+        lk_get<V>(xs, x + row * cols + c);
+        lk_get<V>(ds, dy + row * cols + c);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            sum_w[j] += ds[j] * ((xs[j] - m) * r);
+            sum_b[j] += ds[j];
+        }
+    }
+    lk_put<V>(dw + (int64_t)blockIdx.y * cols + c, sum_w);
+    if (db) lk_put<V>(db + (int64_t)blockIdx.y * cols + c, sum_b);
+}
+
+size_t lk_cuda_norm_grad_scratch(const lk_node *n)
+{
+    size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
+    return 2 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
+}
+
+extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    int64_t rows = lk_rows(in);
+    int cols = (int)lk_cols(in), chunks = lk_column_chunks(rows);
+    int64_t per = lk_ceil(rows, chunks);
+    const float *w = (const float *)lk_data(x, n->in[1]);
+    const float *mean = (const float *)lk_data(x, n->in[2]);
+    const float *rstd = (const float *)lk_data(x, n->in[3]);
+    if (n->attr.norm.kind == LK_RMSNORM) mean = NULL;
+    float *dw = (float *)x->base[LK_REGION_SCRATCH]; /* [chunks,C] */
+    float *db = n->out[2] ? dw + (int64_t)chunks * cols : NULL;
+    cudaStream_t s = lk_cuda_stream_of(x);
+    if (rows == 0) return LK_OK;
+    LK_FLOAT_SWITCH(in->dtype, E, {
+        const E *from = (const E *)lk_data(x, in), *dy = (const E *)lk_data(x, n->in[4]);
+        E *dx = (E *)lk_data(x, n->out[0]);
+        if (cols % 8 == 0 && cols <= HELD_COLS) {
+            auto kernel = cols <= 256   ? k_norm_grad<E, 1>
+                          : cols <= 512 ? k_norm_grad<E, 2>
+                          : cols <= 768 ? k_norm_grad<E, 3>
+                                        : k_norm_grad<E, 4>;
+            kernel<<<chunks, THREADS, 0, s>>>(from, w, mean, rstd, dy, dx, dw, db, rows, per, cols);
+        } else {
+            LK_VECTOR_SWITCH(cols, V, {
+                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, dx,
+                                                                  cols);
+                dim3 grid(lk_blocks(cols, 64 * V), chunks);
+                k_norm_columns<E, V><<<grid, 64, 0, s>>>(from, mean, rstd, dy, dw, db, rows, per,
+                                                         cols);
+            });
+        }
+    });
+    LK_CUDA_AT(n, cudaPeekAtLastError());
+    if (n->out[1])
+        lk_cuda_sum_chunks(s, dw, chunks, cols, n->accumulate >> 1 & 1,
+                           (float *)lk_data(x, n->out[1]));
+    if (db)
+        lk_cuda_sum_chunks(s, db, chunks, cols, n->accumulate >> 2 & 1,
+                           (float *)lk_data(x, n->out[2]));
+    return lk_cuda_launched(n);
+}

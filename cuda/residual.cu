@@ -1,0 +1,121 @@
+/* dropout, residual (y = x + dropout(branch)) and add: element-wise over all `count` elements.
+ *
+ * A thread does 8 consecutive elements; with dropout those are the words of two Philox counters,
+ * i/4 and i/4 + 1. Any output may be one of its inputs: a thread reads before it writes. */
+#include "cuda/device.cuh"
+
+enum { THREADS = 256, RUN = 8 };
+
+/* How an element of branch is dropped. */
+typedef struct mask {
+    uint64_t seed;
+    uint32_t site, leaf, threshold;
+    float scale;
+} mask;
+
+static mask mask_of(const lk_exec *x, const lk_node *n)
+{
+    float p = n->attr.dropout.p;
+    mask m = {x->seed, n->attr.dropout.site, (uint32_t)x->leaf, lk_dropout_threshold(p),
+              1.0f / (1.0f - p)};
+    return m;
+}
+
+/* Drop and scale the elements i .. i+7 of the tensor; i % 8 == 0. */
+static __device__ __forceinline__ void drop(float *v, const mask *m, uint64_t step, int64_t i)
+{
+#pragma unroll
+    for (int four = 0; four < 2; four++) {
+        lk_u32x4 word = lk_dropout_words(m->seed, m->site, m->leaf, step,
+                                         (uint64_t)(i + 4 * four));
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float *e = &v[4 * four + k];
+            *e = word.v[k] >= m->threshold ? *e * m->scale : 0.0f;
+        }
+    }
+}
+
+/* The run's elements that exist; the last run of a tensor may be short (then the rest are 0). */
+template <typename E>
+static __device__ __forceinline__ void get_run(float *v, const E *p, int64_t left)
+{
+    if (left >= RUN) {
+        lk_get<RUN>(v, p);
+    } else {
+#pragma unroll
+        for (int k = 0; k < RUN; k++) v[k] = k < left ? lk_float(p[k]) : 0.0f;
+    }
+}
+
+template <typename E>
+static __device__ __forceinline__ void put_run(E *p, const float *v, int64_t left)
+{
+    if (left >= RUN) {
+        lk_put<RUN>(p, v);
+    } else {
+#pragma unroll
+        for (int k = 0; k < RUN; k++)
+            if (k < left) p[k] = lk_store<E>(v[k]);
+    }
+}
+
+/* y = (x, if X) + (DROP ? dropout(branch) : branch). */
+template <typename E, bool X, bool DROP>
+static __global__ void __launch_bounds__(THREADS)
+k_residual(const E *x /* [count] or NULL */, const E *branch /* [count] */,
+           const lk_step_state *state, E *y /* [count] */, int64_t count, mask m)
+{
+    int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * RUN;
+    if (i >= count) return;
+    float a[RUN], v[RUN];
+    get_run(v, branch + i, count - i);
+    if constexpr (X) get_run(a, x + i, count - i);
+    if constexpr (DROP) drop(v, &m, state->step, i);
+    if constexpr (X) {
+#pragma unroll
+        for (int k = 0; k < RUN; k++) v[k] = a[k] + v[k];
+    }
+    put_run(y + i, v, count - i);
+}
+
+extern "C" lk_status lk_cuda_dropout(lk_exec *x, const lk_node *n)
+{
+    int64_t count = lk_count(n->out[0]);
+    const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[1]);
+    mask m = mask_of(x, n);
+    LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
+        k_residual<E, false, true>
+            <<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
+                NULL, (const E *)lk_data(x, n->in[0]), state, (E *)lk_data(x, n->out[0]), count, m);
+    });
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_residual(lk_exec *x, const lk_node *n)
+{
+    int64_t count = lk_count(n->out[0]);
+    const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[2]);
+    mask m = mask_of(x, n);
+    LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
+        auto kernel =
+            n->attr.dropout.p > 0 ? k_residual<E, true, true> : k_residual<E, true, false>;
+        kernel<<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]), state,
+            (E *)lk_data(x, n->out[0]), count, m);
+    });
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_add(lk_exec *x, const lk_node *n)
+{
+    int64_t count = lk_count(n->out[0]);
+    mask none = {};
+    LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
+        k_residual<E, true, false>
+            <<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
+                (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]), NULL,
+                (E *)lk_data(x, n->out[0]), count, none);
+    });
+    return lk_cuda_launched(n);
+}

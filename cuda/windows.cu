@@ -1,0 +1,57 @@
+/* windows: copy the token windows of this leaf's samples and widen them to i32.
+ *
+ * Block (sample, part of the window). Where the window starts is found on the device from
+ * state.step, so that a captured step reads new data at every replay.
+ * data D [leaves here, shard_tokens] or [B,T+1]; tokens, targets i32 [B,T]. */
+#include "cuda/device.cuh"
+
+enum { THREADS = 256, PART = 4 * THREADS };
+
+template <typename D>
+static __global__ void k_windows(const D *data, const lk_step_state *state,
+                                 int *tokens /* [B,T] */, int *targets /* [B,T] */, int64_t context,
+                                 int resident, int64_t shard_tokens, uint32_t purpose,
+                                 uint64_t seed, uint32_t leaf, int64_t shard)
+{
+    __shared__ int64_t start;
+    int64_t sample = blockIdx.x, batch = gridDim.x;
+    if (threadIdx.x == 0) {
+        if (resident) {
+            uint64_t n = (uint64_t)(shard_tokens - context);
+            uint64_t pos = state->step * (uint64_t)batch + (uint64_t)sample;
+            start = shard * shard_tokens +
+                    (int64_t)lk_permute(pos % n, n, seed, purpose, leaf, (uint32_t)(pos / n));
+        } else {
+            start = sample * (context + 1);
+        }
+    }
+    __syncthreads();
+    const D *window = data + start;
+    int64_t begin = (int64_t)blockIdx.y * PART, end = begin + PART;
+    if (end > context) end = context;
+    for (int64_t t = begin + threadIdx.x; t < end; t += THREADS) {
+        tokens[sample * context + t] = (int)window[t];
+        targets[sample * context + t] = (int)window[t + 1];
+    }
+}
+
+template <typename D> static void launch(lk_exec *x, const lk_node *n)
+{
+    int64_t batch = n->out[0]->dim[0], context = n->out[0]->dim[1];
+    dim3 grid((unsigned)batch, lk_blocks(context, PART));
+    k_windows<D><<<grid, THREADS, 0, lk_cuda_stream_of(x)>>>(
+        (const D *)lk_data(x, n->in[0]), (const lk_step_state *)lk_data(x, n->in[1]),
+        (int *)lk_data(x, n->out[0]), (int *)lk_data(x, n->out[1]), context,
+        n->attr.windows.resident, n->attr.windows.shard_tokens, n->attr.windows.purpose, x->seed,
+        (uint32_t)x->leaf, (int64_t)x->leaf - n->attr.windows.first_leaf);
+}
+
+extern "C" lk_status lk_cuda_windows(lk_exec *x, const lk_node *n)
+{
+    switch (n->in[0]->dtype) {
+    case LK_U8: launch<uint8_t>(x, n); break;
+    case LK_U16: launch<uint16_t>(x, n); break;
+    default: launch<int32_t>(x, n); break;
+    }
+    return lk_cuda_launched(n);
+}

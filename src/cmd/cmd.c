@@ -1,0 +1,61 @@
+/* The list of commands, and what they share. */
+#include "cmd/cmd.h"
+
+#include <stdio.h>
+
+const lk_command lk_commands[] = {
+    {"import", lk_cmd_import, "make a dataset file from text"},
+    {"train", lk_cmd_train, "train the model of a run file, on any number of ranks"},
+    {"eval", lk_cmd_eval, "loss and accuracy of a checkpoint on a dataset"},
+    {"generate", lk_cmd_generate, "continue a text with a checkpoint"},
+    {"show", lk_cmd_show, "what a dataset or checkpoint file holds"},
+    {"help", lk_cmd_help, "help on a command, or on the run file's keys (help run-file)"},
+    {NULL, NULL, NULL},
+};
+
+void lk_cmd_usage(FILE *out)
+{
+    fputs("Usage: lockstep COMMAND [ARGUMENT...]\n"
+          "   or: mpirun -np N lockstep train RUN.yaml\n"
+          "Train models end to end: HDF5 in, HDF5 out, the same bits on any number of ranks.\n\n",
+          out);
+    for (const lk_command *c = lk_commands; c->name; c++)
+        fprintf(out, "  %-10s %s\n", c->name, c->summary);
+    fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
+          "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating system\n"
+          "(memory, disk), 4 device, 5 communication or another rank.\n", out);
+}
+
+/* The rest of a failed rank's life: one message if all failed, else an end to all. */
+static void report(lk_comm *comm, lk_status status)
+{
+    bool together = comm->failed || lk_comm_all_failed(comm, 2.0);
+    if (together && comm->rank != 0) return;
+    if (together || comm->size == 1) {
+        fprintf(stderr, "lockstep: %s\n", lk_error_text());
+        return;
+    }
+    fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());
+    fflush(stderr);
+    lk_comm_abort(comm, (int)status);
+}
+
+int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
+               void *options)
+{
+    lk_world w = {NULL, NULL};
+    lk_status status = lk_comm_open(NULL, NULL, &w.comm);
+    if (!w.comm) {
+        fprintf(stderr, "lockstep: %s\n", lk_error_text());
+        return (int)status;
+    }
+    if (status == LK_OK && alone && w.comm->size > 1)
+        status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
+                         name, w.comm->size);
+    if (status == LK_OK) status = lk_io_open(&w.io);
+    if (status == LK_OK) status = job(&w, options);
+    if (status != LK_OK) report(w.comm, status);
+    lk_io_close(w.io);
+    lk_comm_close(w.comm);
+    return (int)status;
+}

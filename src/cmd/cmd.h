@@ -1,0 +1,38 @@
+/* The commands. Each file holds the options of one command (argp), one call, and the printing. */
+#ifndef LK_CMD_CMD_H
+#define LK_CMD_CMD_H
+
+#include "comm/comm.h"
+#include "io/io.h"
+
+#include <argp.h>
+#include <stdbool.h>
+
+/* argv[0] is the name for messages, "lockstep train". Returns the exit code of the program. */
+int lk_cmd_import(int argc, char **argv);
+int lk_cmd_train(int argc, char **argv);
+int lk_cmd_eval(int argc, char **argv);
+int lk_cmd_generate(int argc, char **argv);
+int lk_cmd_show(int argc, char **argv);
+int lk_cmd_help(int argc, char **argv);
+
+typedef struct lk_command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} lk_command;
+extern const lk_command lk_commands[]; /* ends with a NULL name; cmd.c */
+void lk_cmd_usage(FILE *out);
+
+/* What a job gets: the ranks and the I/O thread. */
+typedef struct lk_world {
+    lk_comm *comm;
+    lk_io *io;
+} lk_world;
+
+/* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
+ * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
+int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
+               void *options);
+
+#endif

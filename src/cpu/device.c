@@ -1,0 +1,151 @@
+/* The CPU backend: host memory, OpenMP threads, everything done when the call returns. */
+#include "cpu/device.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { ALIGN = 256 };
+
+/* `sharing` processes of this host divide its cores among them, unless already bound to fewer. */
+static void divide_cores(int sharing)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (sharing < 2 || cores < 1 || (long)omp_get_num_procs() * sharing <= cores) return;
+    int mine = cores / sharing > 1 ? (int)(cores / sharing) : 1;
+    if (mine < omp_get_max_threads()) omp_set_num_threads(mine);
+}
+
+static lk_status device_open(int index, lk_device **device)
+{
+    lk_cpu *c = calloc(1, sizeof *c);
+    if (!c) return lk_fail(LK_E_SYSTEM, "out of memory");
+    divide_cores(index);
+    c->device.backend = &lk_backend_cpu;
+    c->threads = omp_get_max_threads();
+    *device = &c->device;
+    return LK_OK;
+}
+
+static void device_close(lk_device *d) { free(d); }
+
+static void describe(lk_device *d, char *text, size_t size)
+{
+    char model[128] = "CPU", line[256];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "model name : %127[^\n]", model) == 1) break;
+    if (f) fclose(f);
+    int threads = ((lk_cpu *)d)->threads;
+    snprintf(text, size, "%s, %d thread%s a rank, %s", model, threads, threads == 1 ? "" : "s",
+             lk_cpu_matmul_library());
+}
+
+static lk_status alloc(lk_device *d, size_t bytes, void **memory)
+{
+    (void)d;
+    size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
+    void *p = aligned_alloc(ALIGN, whole);
+    if (!p)
+        return lk_fail(LK_E_SYSTEM, "out of memory: %.1f MiB", (double)bytes / 1048576.0);
+    memset(p, 0, whole);
+    *memory = p;
+    return LK_OK;
+}
+
+static void release(lk_device *d, void *memory)
+{
+    (void)d;
+    free(memory);
+}
+
+static lk_status copy(lk_device *d, void *to, const void *from, size_t bytes)
+{
+    (void)d;
+    memcpy(to, from, bytes);
+    return LK_OK;
+}
+
+static lk_status done(lk_device *d)
+{
+    (void)d;
+    return LK_OK;
+}
+
+static lk_status add(lk_device *d, float *dst, const float *src, int64_t n)
+{
+    (void)d;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i += 16 * LK_CPU_BLOCK) {
+        int64_t end = n - i < 16 * LK_CPU_BLOCK ? n : i + 16 * LK_CPU_BLOCK;
+        for (int64_t k = i; k < end; k++) dst[k] += src[k];
+    }
+    return LK_OK;
+}
+
+static lk_status event(lk_device *d, int slot)
+{
+    (void)d;
+    (void)slot;
+    return LK_OK;
+}
+
+static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
+{
+    (void)d;
+    size_t bytes = 0;
+    switch (n->op) {
+    case LK_OP_LINEAR: bytes = lk_cpu_linear_scratch(n); break;
+    case LK_OP_LINEAR_DX: bytes = lk_cpu_linear_dx_scratch(n); break;
+    case LK_OP_LINEAR_DW: bytes = lk_cpu_linear_dw_scratch(n); break;
+    case LK_OP_NORM_GRAD: bytes = lk_cpu_norm_grad_scratch(n); break;
+    case LK_OP_XENT: bytes = lk_cpu_xent_scratch(n); break;
+    case LK_OP_GRAD_NORM: bytes = lk_cpu_grad_norm_scratch(n); break;
+    default: break;
+    }
+    *scratch = bytes;
+    return LK_OK;
+}
+
+/* Nothing is chosen on the CPU: the text only names the backend. */
+static lk_status choices_get(lk_device *d, char **text)
+{
+    (void)d;
+    *text = strdup("backend\tcpu\n");
+    return *text ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+}
+
+static lk_status choices_set(lk_device *d, const char *text)
+{
+    (void)d;
+    if (strncmp(text, "backend\tcpu\n", 12) != 0)
+        return lk_fail(LK_E_INPUT, "the run was made on another kind of device, and would not "
+                       "continue with the same bits on the CPU; resume it where it was started");
+    return LK_OK;
+}
+
+const lk_backend lk_backend_cpu = {
+    .name = "cpu",
+    .open = device_open,
+    .close = device_close,
+    .describe = describe,
+    .alloc = alloc,
+    .release = release,
+    .host_alloc = alloc,
+    .host_release = release,
+    .upload = copy,
+    .download = copy,
+    .sync = done,
+    .add = add,
+    .record = event,
+    .wait = event,
+    .prepare = prepare,
+    .kernel = {
+#define LK_OP(upper, lower, policy) [LK_OP_##upper] = lk_cpu_##lower,
+#include "ops/ops.def"
+#undef LK_OP
+    },
+    .choices_get = choices_get,
+    .choices_set = choices_set,
+};

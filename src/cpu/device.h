@@ -1,0 +1,129 @@
+/* Shared by the CPU kernels: blocks of floats from tensors of any float type, sums, exp.
+ *
+ * Every loop that threads share is cut into pieces by the shape alone, and a piece is computed by
+ * one thread from start to end: results do not depend on the number of threads. */
+#ifndef LK_CPU_DEVICE_H
+#define LK_CPU_DEVICE_H
+
+#include "backend/backend.h"
+#include "ops/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct lk_cpu {
+    lk_device device; /* first */
+    int threads;      /* for information */
+} lk_cpu;
+
+enum { LK_CPU_BLOCK = 1024 }; /* elements of a piece of an elementwise op; a multiple of 16 */
+
+/* ---- convert.c ------------------------------------------------------------------------------ */
+
+/* out [count] = elements [first, first + count) of a tensor of type `type` at p, and back. */
+void lk_cpu_load(lk_dtype type, const void *p, int64_t first, int64_t count, float *out);
+void lk_cpu_store(lk_dtype type, void *p, int64_t first, int64_t count, const float *in);
+/* A tensor as f32: its own bytes, or converted by all threads into `buffer` [count]. */
+const float *lk_cpu_as_f32(const lk_exec *x, const lk_tensor *t, float *buffer);
+/* All threads: tensor [count] = in. */
+void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
+
+/* ---- matmul.c ------------------------------------------------------------------------------- */
+
+/* c [m,n] = alpha op(a) op(b) + beta c, row-major with leading dimensions, by the calling thread. */
+lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
+                      const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                      float *c, int64_t ldc);
+/* The same by all threads, dense. */
+lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float *a,
+                        const float *b, float beta, float *c);
+const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
+
+/* ---- linear.c: column sums in a fixed order -------------------------------------------------- */
+
+/* Rows are summed in chunks, the chunks in order. `scratch`: lk_cpu_column_chunks(rows) * cols. */
+int64_t lk_cpu_column_chunks(int64_t rows);
+void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool accumulate,
+                       float *out);
+
+/* ---- scratch bytes of the ops that need some -------------------------------------------------- */
+
+size_t lk_cpu_linear_scratch(const lk_node *n);
+size_t lk_cpu_linear_dx_scratch(const lk_node *n);
+size_t lk_cpu_linear_dw_scratch(const lk_node *n);
+size_t lk_cpu_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_xent_scratch(const lk_node *n);
+size_t lk_cpu_grad_norm_scratch(const lk_node *n);
+
+static inline void *lk_cpu_scratch(const lk_exec *x) { return x->base[LK_REGION_SCRATCH]; }
+
+/* ---- arithmetic that the compiler vectorises -------------------------------------------------- */
+
+/* e^x to about 1 ulp: 2^n times a polynomial in the rest (J. Muller, "Elementary functions", 2016,
+ * chapter 6). Below -87 it is about 1e-38, above 88 about 1e38; a NaN stays one. */
+static inline float lk_cpu_exp(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union {
+        int32_t i;
+        float f;
+    } scale = {.i = ((int32_t)n + 127) << 23};
+    return p * scale.f;
+}
+
+static inline float lk_cpu_sigmoid(float x) { return 1.0f / (1.0f + lk_cpu_exp(-x)); }
+
+/* Sum in 16 lanes, then the lanes pairwise. */
+static inline float lk_cpu_lanes(const float lane[16])
+{
+    float s[8], q[4];
+    for (int i = 0; i < 8; i++) s[i] = lane[i] + lane[i + 8];
+    for (int i = 0; i < 4; i++) q[i] = s[i] + s[i + 4];
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+
+static inline float lk_cpu_sum(const float *x, int64_t n)
+{
+    float lane[16] = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++) lane[k] += x[i + k];
+    for (int k = 0; i + k < n; k++) lane[k] += x[i + k];
+    return lk_cpu_lanes(lane);
+}
+
+static inline float lk_cpu_dot(const float *x, const float *y, int64_t n)
+{
+    float lane[16] = {0};
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++) lane[k] += x[i + k] * y[i + k];
+    for (int k = 0; i + k < n; k++) lane[k] += x[i + k] * y[i + k];
+    return lk_cpu_lanes(lane);
+}
+
+/* The largest element; NaN is not looked for. */
+static inline float lk_cpu_max(const float *x, int64_t n)
+{
+    float lane[16];
+    for (int k = 0; k < 16; k++) lane[k] = x[0];
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++) lane[k] = x[i + k] > lane[k] ? x[i + k] : lane[k];
+    for (int k = 0; i + k < n; k++) lane[k] = x[i + k] > lane[k] ? x[i + k] : lane[k];
+    for (int k = 1; k < 16; k++) lane[0] = lane[k] > lane[0] ? lane[k] : lane[0];
+    return lane[0];
+}
+
+#endif

@@ -1,0 +1,168 @@
+/* linear, its two gradient products, the gradient of gelu. Products are computed in f32; half
+ * operands are converted into scratch first, results rounded once. */
+#include "cpu/device.h"
+
+enum { CHUNK_ROWS = 64, MAX_CHUNKS = 64 };
+
+/* ---- column sums ---------------------------------------------------------------------------- */
+
+int64_t lk_cpu_column_chunks(int64_t rows)
+{
+    int64_t n = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    return n > MAX_CHUNKS ? MAX_CHUNKS : n > 0 ? n : 1;
+}
+
+void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool accumulate,
+                       float *out)
+{
+    for (int64_t j = 0; j < cols; j++) {
+        float sum = partial[j];
+        for (int64_t c = 1; c < chunks; c++) sum += partial[c * cols + j];
+        out[j] = accumulate ? out[j] + sum : sum;
+    }
+}
+
+/* out [cols] (+)= sum over rows of x [rows, cols] */
+static void column_sums(const float *x, int64_t rows, int64_t cols, float *scratch,
+                        bool accumulate, float *out)
+{
+    int64_t chunks = lk_cpu_column_chunks(rows), each = (rows + chunks - 1) / chunks;
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < chunks; c++) {
+        float *sum = scratch + c * cols;
+        memset(sum, 0, (size_t)cols * sizeof *sum);
+        for (int64_t i = c * each; i < (c + 1) * each && i < rows; i++)
+            for (int64_t j = 0; j < cols; j++) sum[j] += x[i * cols + j];
+    }
+    lk_cpu_sum_chunks(scratch, chunks, cols, accumulate, out);
+}
+
+/* ---- scratch: f32 copies of half operands ---------------------------------------------------- */
+
+static size_t copy_bytes(const lk_tensor *t)
+{
+    return t && t->dtype != LK_F32 ? (size_t)lk_count(t) * sizeof(float) : 0;
+}
+
+size_t lk_cpu_linear_scratch(const lk_node *n)
+{
+    return copy_bytes(n->in[0]) + copy_bytes(n->in[1]) + copy_bytes(n->in[2]) +
+           copy_bytes(n->out[0]) + 1024;
+}
+
+size_t lk_cpu_linear_dx_scratch(const lk_node *n)
+{
+    return copy_bytes(n->in[0]) + copy_bytes(n->in[1]) + copy_bytes(n->out[0]) + 1024;
+}
+
+size_t lk_cpu_linear_dw_scratch(const lk_node *n)
+{
+    const lk_tensor *dy = n->in[1];
+    return copy_bytes(n->in[0]) + copy_bytes(dy) + 1024 +
+           (size_t)(lk_cpu_column_chunks(lk_rows(dy)) * lk_cols(dy)) * sizeof(float);
+}
+
+/* The next piece of scratch, as long as tensor t; 64-byte aligned. */
+static float *take(char **at, const lk_tensor *t)
+{
+    float *p = (float *)*at;
+    *at += (copy_bytes(t) + 63) / 64 * 64;
+    return p;
+}
+
+/* ---- linear --------------------------------------------------------------------------------- */
+
+static float gelu(float x)
+{
+    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return x * lk_cpu_sigmoid(2.0f * u);
+}
+
+/* d/dx [x s(2u)] = s + 2 x s (1-s) u' */
+static float gelu_slope(float x)
+{
+    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    float slope = 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
+    float s = lk_cpu_sigmoid(2.0f * u);
+    return s + 2.0f * x * s * (1.0f - s) * slope;
+}
+
+/* Rows of y += bias; the sum to `pre`, its activation to y. */
+static void finish(const lk_node *n, const float *y, const float *bias, void *out, void *pre)
+{
+    const lk_tensor *t = n->out[0];
+    int64_t rows = lk_rows(t), cols = lk_cols(t);
+    bool act = n->attr.linear.activation == LK_GELU;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j += LK_CPU_BLOCK) {
+            float block[LK_CPU_BLOCK];
+            int64_t m = cols - j < LK_CPU_BLOCK ? cols - j : LK_CPU_BLOCK, at = i * cols + j;
+            for (int64_t k = 0; k < m; k++) block[k] = y[at + k] + (bias ? bias[j + k] : 0.0f);
+            if (pre) {
+                lk_cpu_store(t->dtype, pre, at, m, block);
+                lk_cpu_load(t->dtype, pre, at, m, block); /* backward sees the rounded value */
+            }
+            if (act)
+                for (int64_t k = 0; k < m; k++) block[k] = gelu(block[k]);
+            lk_cpu_store(t->dtype, out, at, m, block);
+        }
+}
+
+lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0], *w = n->in[1], *b = n->in[2], *out = n->out[0];
+    char *scratch = lk_cpu_scratch(x);
+    const float *xs = lk_cpu_as_f32(x, in, take(&scratch, in));
+    const float *ws = lk_cpu_as_f32(x, w, take(&scratch, w));
+    const float *bs = b ? lk_cpu_as_f32(x, b, take(&scratch, b)) : NULL;
+    float *y = out->dtype == LK_F32 ? lk_data(x, out) : take(&scratch, out);
+    LK_TRY(lk_cpu_matmul(false, true, lk_rows(in), w->dim[0], w->dim[1], xs, ws, 0.0f, y));
+    if (b || n->attr.linear.activation != LK_LINEAR || out->dtype != LK_F32)
+        finish(n, y, bs, lk_data(x, out), lk_data(x, n->out[1]));
+    return LK_OK;
+}
+
+lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *dy = n->in[0], *w = n->in[1], *out = n->out[0];
+    char *scratch = lk_cpu_scratch(x);
+    const float *dys = lk_cpu_as_f32(x, dy, take(&scratch, dy));
+    const float *ws = lk_cpu_as_f32(x, w, take(&scratch, w));
+    float *dx = out->dtype == LK_F32 ? lk_data(x, out) : take(&scratch, out);
+    LK_TRY(lk_cpu_matmul(false, false, lk_rows(dy), w->dim[1], w->dim[0], dys, ws, 0.0f, dx));
+    lk_cpu_from_f32(x, out, dx);
+    return LK_OK;
+}
+
+lk_status lk_cpu_linear_dw(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0], *dy = n->in[1], *dw = n->out[0], *db = n->out[1];
+    char *scratch = lk_cpu_scratch(x);
+    const float *xs = lk_cpu_as_f32(x, in, take(&scratch, in));
+    const float *dys = lk_cpu_as_f32(x, dy, take(&scratch, dy));
+    LK_TRY(lk_cpu_matmul(true, false, lk_cols(dy), lk_cols(in), lk_rows(dy), dys, xs,
+                         n->accumulate & 1 ? 1.0f : 0.0f, lk_data(x, dw)));
+    if (db)
+        column_sums(dys, lk_rows(dy), lk_cols(dy), (float *)scratch, n->accumulate & 2,
+                    lk_data(x, db));
+    return LK_OK;
+}
+
+lk_status lk_cpu_gelu_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *t = n->in[0];
+    const void *dy = lk_data(x, t), *pre = lk_data(x, n->in[1]);
+    void *out = lk_data(x, n->out[0]);
+    int64_t count = lk_count(t);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
+        float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
+        int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
+        lk_cpu_load(t->dtype, dy, i, m, a);
+        lk_cpu_load(t->dtype, pre, i, m, b);
+        for (int64_t k = 0; k < m; k++) a[k] *= gelu_slope(b[k]);
+        lk_cpu_store(t->dtype, out, i, m, a);
+    }
+    return LK_OK;
+}

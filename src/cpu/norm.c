@@ -1,0 +1,104 @@
+/* norm and its gradient: statistics per row, weight gradients as column sums in chunks of rows. */
+#include "cpu/device.h"
+
+#include <stdlib.h>
+
+static lk_status no_memory(const lk_node *n)
+{
+    return lk_fail(LK_E_SYSTEM, "%s: out of memory for a row", n->scope);
+}
+
+lk_status lk_cpu_norm(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    const void *from = lk_data(x, in);
+    const float *w = lk_data(x, n->in[1]), *b = lk_data(x, n->in[2]);
+    void *to = lk_data(x, n->out[0]);
+    float *mean = lk_data(x, n->out[1]), *rstd = lk_data(x, n->out[2]);
+    int64_t rows = lk_rows(in), c = lk_cols(in);
+    bool failed = false;
+#pragma omp parallel
+    {
+        float *row = malloc((size_t)c * sizeof *row);
+        if (!row) {
+#pragma omp atomic write
+            failed = true;
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; i++) {
+            if (!row) continue;
+            lk_cpu_load(in->dtype, from, i * c, c, row);
+            if (mean) {
+                float m = lk_cpu_sum(row, c) / (float)c;
+                mean[i] = m;
+                for (int64_t j = 0; j < c; j++) row[j] -= m;
+            }
+            float r = 1.0f / sqrtf(lk_cpu_dot(row, row, c) / (float)c + n->attr.norm.eps);
+            rstd[i] = r;
+            for (int64_t j = 0; j < c; j++) row[j] = row[j] * r * w[j] + (b ? b[j] : 0.0f);
+            lk_cpu_store(in->dtype, to, i * c, c, row);
+        }
+        free(row);
+    }
+    return failed ? no_memory(n) : LK_OK;
+}
+
+size_t lk_cpu_norm_grad_scratch(const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    return 2 * (size_t)(lk_cpu_column_chunks(lk_rows(in)) * lk_cols(in)) * sizeof(float);
+}
+
+/* Row i: xh [c] = normalised x, dy [c] in; dx [c] to xh; dw, db [c] += */
+static void row_gradient(int64_t c, bool centred, float rstd, const float *w, float *xh, float *dy,
+                         float *dw, float *db)
+{
+    for (int64_t j = 0; j < c; j++) {
+        dw[j] += dy[j] * xh[j];
+        db[j] += dy[j];
+        dy[j] *= w[j];
+    }
+    float m = centred ? lk_cpu_sum(dy, c) / (float)c : 0.0f;
+    float p = lk_cpu_dot(dy, xh, c) / (float)c;
+    for (int64_t j = 0; j < c; j++) xh[j] = rstd * (dy[j] - m - xh[j] * p);
+}
+
+lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    const void *from = lk_data(x, in), *cotangent = lk_data(x, n->in[4]);
+    const float *w = lk_data(x, n->in[1]), *mean = lk_data(x, n->in[2]);
+    const float *rstd = lk_data(x, n->in[3]);
+    void *dx = lk_data(x, n->out[0]);
+    int64_t rows = lk_rows(in), c = lk_cols(in);
+    int64_t chunks = lk_cpu_column_chunks(rows), each = (rows + chunks - 1) / chunks;
+    float *dw = lk_cpu_scratch(x), *db = dw + chunks * c;
+    bool failed = false;
+#pragma omp parallel
+    {
+        float *row = malloc(2 * (size_t)c * sizeof *row), *dy = row ? row + c : NULL;
+        if (!row) {
+#pragma omp atomic write
+            failed = true;
+        }
+#pragma omp for schedule(static)
+        for (int64_t k = 0; k < chunks; k++) {
+            if (!row) continue;
+            memset(dw + k * c, 0, (size_t)c * sizeof *dw);
+            memset(db + k * c, 0, (size_t)c * sizeof *db);
+            for (int64_t i = k * each; i < (k + 1) * each && i < rows; i++) {
+                lk_cpu_load(in->dtype, from, i * c, c, row);
+                lk_cpu_load(in->dtype, cotangent, i * c, c, dy);
+                float m = mean ? mean[i] : 0.0f;
+                for (int64_t j = 0; j < c; j++) row[j] = (row[j] - m) * rstd[i];
+                row_gradient(c, mean != NULL, rstd[i], w, row, dy, dw + k * c, db + k * c);
+                lk_cpu_store(in->dtype, dx, i * c, c, row);
+            }
+        }
+        free(row);
+    }
+    if (failed) return no_memory(n);
+    lk_cpu_sum_chunks(dw, chunks, c, n->accumulate & 2, lk_data(x, n->out[1]));
+    if (n->out[2]) lk_cpu_sum_chunks(db, chunks, c, n->accumulate & 4, lk_data(x, n->out[2]));
+    return LK_OK;
+}

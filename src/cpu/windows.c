@@ -1,0 +1,33 @@
+/* windows: tokens and targets of this leaf's samples. */
+#include "cpu/device.h"
+
+static int32_t token(lk_dtype type, const void *p, int64_t i)
+{
+    if (type == LK_U8) return ((const uint8_t *)p)[i];
+    if (type == LK_U16) return ((const uint16_t *)p)[i];
+    return ((const int32_t *)p)[i];
+}
+
+lk_status lk_cpu_windows(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *data = n->in[0], *out = n->out[0];
+    const lk_step_state *state = lk_data(x, n->in[1]);
+    const void *from = lk_data(x, data);
+    int32_t *tokens = lk_data(x, out), *targets = lk_data(x, n->out[1]);
+    int64_t batch = out->dim[0], time = out->dim[1], shard = n->attr.windows.shard_tokens;
+    uint64_t starts = (uint64_t)(shard - time);
+    for (int64_t b = 0; b < batch; b++) {
+        int64_t first = b * (time + 1);
+        if (n->attr.windows.resident) {
+            uint64_t at = state->step * (uint64_t)batch + (uint64_t)b;
+            first = (x->leaf - n->attr.windows.first_leaf) * shard +
+                    (int64_t)lk_permute(at % starts, starts, x->seed, n->attr.windows.purpose,
+                                        (uint32_t)x->leaf, (uint32_t)(at / starts));
+        }
+        for (int64_t t = 0; t < time; t++) {
+            tokens[b * time + t] = token(data->dtype, from, first + t);
+            targets[b * time + t] = token(data->dtype, from, first + t + 1);
+        }
+    }
+    return LK_OK;
+}

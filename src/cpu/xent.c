@@ -1,0 +1,78 @@
+/* xent: softmax cross-entropy of rows of logits, and its gradient. */
+#include "cpu/device.h"
+
+#include <stdlib.h>
+
+size_t lk_cpu_xent_scratch(const lk_node *n)
+{
+    return (size_t)lk_rows(n->in[0]) * sizeof(double);
+}
+
+static lk_status no_memory(const lk_node *n)
+{
+    return lk_fail(LK_E_SYSTEM, "%s: out of memory for a row of logits", n->scope);
+}
+
+lk_status lk_cpu_xent(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *logits = n->in[0];
+    const void *from = lk_data(x, logits);
+    const int32_t *target = lk_data(x, n->in[1]);
+    float *loss = lk_data(x, n->out[0]), *lse = lk_data(x, n->out[1]);
+    int64_t rows = lk_rows(logits), v = lk_cols(logits), classes = n->attr.xent.classes;
+    double *each = lk_cpu_scratch(x), sum = 0;
+    bool failed = false;
+#pragma omp parallel
+    {
+        float *row = malloc((size_t)classes * sizeof *row);
+        if (!row) {
+#pragma omp atomic write
+            failed = true;
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; i++) {
+            if (!row) continue;
+            lk_cpu_load(logits->dtype, from, i * v, classes, row);
+            float hit = row[target[i]], most = lk_cpu_max(row, classes);
+            for (int64_t j = 0; j < classes; j++) row[j] = lk_cpu_exp(row[j] - most);
+            lse[i] = most + logf(lk_cpu_sum(row, classes));
+            each[i] = (double)lse[i] - (double)hit;
+        }
+        free(row);
+    }
+    if (failed) return no_memory(n);
+    for (int64_t i = 0; i < rows; i++) sum += each[i];
+    loss[0] = (float)(sum / (double)rows);
+    return LK_OK;
+}
+
+lk_status lk_cpu_xent_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *logits = n->in[0];
+    const void *from = lk_data(x, logits);
+    const int32_t *target = lk_data(x, n->in[1]);
+    const float *lse = lk_data(x, n->in[2]), *dloss = lk_data(x, n->in[3]);
+    void *to = lk_data(x, n->out[0]);
+    int64_t rows = lk_rows(logits), v = lk_cols(logits), classes = n->attr.xent.classes;
+    float scale = dloss[0] / (float)rows;
+    bool failed = false;
+#pragma omp parallel
+    {
+        float *row = malloc((size_t)v * sizeof *row);
+        if (!row) {
+#pragma omp atomic write
+            failed = true;
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; i++) {
+            if (!row) continue;
+            lk_cpu_load(logits->dtype, from, i * v, v, row);
+            for (int64_t j = 0; j < classes; j++) row[j] = scale * lk_cpu_exp(row[j] - lse[i]);
+            for (int64_t j = classes; j < v; j++) row[j] = 0.0f;
+            row[target[i]] -= scale;
+            lk_cpu_store(logits->dtype, to, i * v, v, row);
+        }
+        free(row);
+    }
+    return failed ? no_memory(n) : LK_OK;
+}

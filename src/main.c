@@ -1,0 +1,39 @@
+/* The program: pick the command; its exit code is ours. */
+#include "cmd/cmd.h"
+#include "version.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void print_version(FILE *out, struct argp_state *state)
+{
+    (void)state;
+    fprintf(out, "lockstep %s (%s)\n%s\n", LK_VERSION, LK_CODE_VERSION, LK_BUILD);
+}
+
+int main(int argc, char **argv)
+{
+    argp_program_version_hook = print_version;
+    argp_err_exit_status = LK_E_INPUT;
+    if (argc < 2) {
+        lk_cmd_usage(stderr);
+        return LK_E_INPUT;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-?") == 0) {
+        lk_cmd_usage(stdout);
+        return LK_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+        print_version(stdout, NULL);
+        return LK_OK;
+    }
+    for (const lk_command *c = lk_commands; c->name; c++) {
+        if (strcmp(argv[1], c->name) != 0) continue;
+        char name[64];
+        snprintf(name, sizeof name, "lockstep %s", c->name);
+        argv[1] = name; /* argp names itself by it */
+        return c->run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "lockstep: unknown command '%s'; 'lockstep --help' lists them\n", argv[1]);
+    return LK_E_INPUT;
+}

@@ -1,0 +1,80 @@
+#include "metric/progress.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { BAR = 24 };
+#define REDRAW 0.1 /* seconds */
+
+void lk_progress_init(lk_progress *p, FILE *out, int64_t every)
+{
+    *p = (lk_progress){.out = out, .terminal = isatty(fileno(out)), .every = every};
+}
+
+static void clear(lk_progress *p)
+{
+    if (p->visible) fputs("\r\033[K", p->out);
+    p->visible = false;
+}
+
+static void time_text(double seconds, char text[32])
+{
+    long s = (long)(seconds + 0.5);
+    if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
+}
+
+static void draw(lk_progress *p, int64_t done, int64_t total, const char *rest)
+{
+    char bar[BAR + 1], line[256];
+    int filled = total > 0 ? (int)(done * BAR / total) : 0;
+    memset(bar, ' ', BAR);
+    memset(bar, '=', (size_t)filled);
+    if (filled < BAR) bar[filled] = '>';
+    bar[BAR] = '\0';
+    snprintf(line, sizeof line, "[%s] %3lld%% %s", bar,
+             (long long)(total > 0 ? 100 * done / total : 0), rest);
+    struct winsize w = {0};
+    if (ioctl(fileno(p->out), TIOCGWINSZ, &w) == 0 && w.ws_col > 1 && w.ws_col < strlen(line))
+        line[w.ws_col - 1] = '\0';
+    fprintf(p->out, "\r\033[K%s", line);
+    fflush(p->out);
+    p->visible = true;
+}
+
+void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, double rate,
+                      double step_seconds)
+{
+    double now = lk_clock_seconds();
+    bool last = done == total;
+    if (p->terminal ? !last && now - p->drawn < REDRAW
+                    : !last && done != 1 && done % p->every != 0)
+        return;
+    p->drawn = now;
+    char rest[200], left[32];
+    time_text((double)(total - done) * step_seconds, left);
+    snprintf(rest, sizeof rest, "step %lld/%lld  loss %.4f  %.4g samples/s  ETA %s",
+             (long long)done, (long long)total, loss, rate, left);
+    if (p->terminal) {
+        draw(p, done, total, rest);
+    } else {
+        fprintf(p->out, "%s\n", rest);
+        fflush(p->out);
+    }
+}
+
+void lk_progress_line(lk_progress *p, const char *text)
+{
+    clear(p);
+    fprintf(p->out, "%s\n", text);
+    fflush(p->out);
+}
+
+void lk_progress_end(lk_progress *p)
+{
+    clear(p);
+    fflush(p->out);
+}

@@ -1,0 +1,547 @@
+/* The run file: one table of keys; parsing, --set, help, and the resolved copy all come from it. */
+#include "train/run.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+typedef enum kind { TEXT, CHOICE, INTEGER, REAL, BOOLEAN } kind;
+
+enum { FIXED = 1 }; /* may not change when a run is resumed */
+
+typedef struct key {
+    const char *name;
+    kind kind;
+    size_t offset;        /* of the member in lk_run */
+    const char *standard; /* default; NULL: the key is required */
+    double low, high;     /* INTEGER, REAL: inclusive */
+    int flags;
+    const char *choices;  /* CHOICE: "a|b|c" */
+    const char *help;
+} key;
+
+#define AT(member) offsetof(lk_run, member)
+#define MANY 1e15
+
+static const key keys[] = {
+    {"directory", TEXT, AT(directory), NULL, 0, 0, 0, NULL,
+     "run directory: checkpoints, loss log; made by the run"},
+    {"seed", INTEGER, AT(seed), "1337", 0, MANY, FIXED, NULL,
+     "key of everything random: initial values, order of samples, dropout"},
+    {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, NULL,
+     "dataset file made by 'lockstep import'"},
+    {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, "auto|yes|no",
+     "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
+    {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, NULL,
+     "limit of data.resident auto, GiB a rank"},
+    {"model.kind", CHOICE, AT(model.kind), "transformer", 0, 0, FIXED, "transformer",
+     "family of the model"},
+    {"model.layers", INTEGER, AT(model.layers), "6", 1, 1000, FIXED, NULL, "blocks"},
+    {"model.width", INTEGER, AT(model.width), "384", 1, 65536, FIXED, NULL,
+     "size of the residual stream; a multiple of model.heads"},
+    {"model.heads", INTEGER, AT(model.heads), "6", 1, 1024, FIXED, NULL, "query heads"},
+    {"model.kv_heads", INTEGER, AT(model.kv_heads), "0", 0, 1024, FIXED, NULL,
+     "key and value heads (grouped-query attention), a divisor of model.heads; 0: as heads"},
+    {"model.context", INTEGER, AT(model.context), "256", 1, 1048576, FIXED, NULL,
+     "tokens of a sample"},
+    {"model.position", CHOICE, AT(model.position), "alibi", 0, 0, FIXED,
+     "alibi|rope|learned|sinusoidal", "how positions enter"},
+    {"model.norm", CHOICE, AT(model.norm), "layernorm", 0, 0, FIXED, "layernorm|rmsnorm",
+     "normalisation before attention, feed-forward and head"},
+    {"model.ffn", CHOICE, AT(model.ffn), "gelu", 0, 0, FIXED, "gelu|swiglu", "feed-forward"},
+    {"model.ffn_width", INTEGER, AT(model.ffn_width), "0", 0, 1048576, FIXED, NULL,
+     "hidden size of the feed-forward; 0: 4 width (gelu), 8/3 width rounded up to 64 (swiglu)"},
+    {"model.bias", BOOLEAN, AT(model.bias), "true", 0, 0, FIXED, NULL,
+     "biases in linear layers and layer norms"},
+    {"model.tied", BOOLEAN, AT(model.tied), "true", 0, 0, FIXED, NULL,
+     "the head uses the embedding's weight"},
+    {"model.dropout", REAL, AT(model.dropout), "0", 0, 0.99, 0, NULL,
+     "probability, after embedding, attention weights, attention and feed-forward"},
+    {"model.embedding_headroom", REAL, AT(model.embedding_headroom), "0.2", 0, 16, FIXED, NULL,
+     "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none"},
+    {"model.rope_theta", REAL, AT(model.rope_theta), "10000", 1, 1e9, FIXED, NULL,
+     "base of the rotary angles"},
+    {"model.norm_eps", REAL, AT(model.norm_eps), "1e-5", 1e-12, 1, FIXED, NULL,
+     "added to the variance"},
+    {"train.steps", INTEGER, AT(train.steps), "1000", 1, MANY, 0, NULL,
+     "optimizer steps of the whole run; length of the schedule"},
+    {"train.batch", INTEGER, AT(train.batch), "64", 1, 1e9, FIXED, NULL,
+     "samples in the global batch; a multiple of the leaves"},
+    {"train.leaves", INTEGER, AT(train.leaves), "0", 0, 65536, 0, NULL,
+     "parts of the global batch, a power of two: the most ranks the run can use; more than the "
+     "ranks is gradient accumulation; 0: the ranks of the first start"},
+    {"train.precision", CHOICE, AT(train.precision), "fp32", 0, 0, FIXED, "fp32|tf32|fp16|bf16",
+     "fp16, bf16: autocast with f32 master weights; fp16 also scales the loss"},
+    {"train.reduce", CHOICE, AT(train.reduce), "exact", 0, 0, 0, "exact|fast",
+     "exact: the same bits on any number of ranks; fast: the library's all-reduce"},
+    {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, "auto|cpu|cuda",
+     "auto: a GPU if there is one"},
+    {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, NULL,
+     "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
+    {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, NULL, "peak learning rate"},
+    {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "1e-4", 0, 100, 0, NULL,
+     "learning rate at the end of the cosine"},
+    {"optimizer.warmup", INTEGER, AT(optimizer.warmup), "100", 0, MANY, 0, NULL,
+     "steps of linear warmup"},
+    {"optimizer.beta1", REAL, AT(optimizer.beta1), "0.9", 0, 0.999999, 0, NULL,
+     "AdamW, decay of the first moment"},
+    {"optimizer.beta2", REAL, AT(optimizer.beta2), "0.99", 0, 0.999999, 0, NULL,
+     "AdamW, decay of the second moment"},
+    {"optimizer.eps", REAL, AT(optimizer.eps), "1e-8", 1e-20, 1, 0, NULL, "AdamW"},
+    {"optimizer.weight_decay", REAL, AT(optimizer.weight_decay), "0.1", 0, 100, 0, NULL,
+     "decoupled; not on biases and norms"},
+    {"optimizer.clip", REAL, AT(optimizer.clip), "1", 0, 1e9, 0, NULL,
+     "largest global norm of the gradient; 0: no clipping"},
+    {"loss_scale.initial", REAL, AT(loss_scale.initial), "65536", 1, 1e12, 0, NULL,
+     "fp16: first loss scale"},
+    {"loss_scale.growth", REAL, AT(loss_scale.growth), "2", 1, 16, 0, NULL,
+     "factor after loss_scale.interval finite steps"},
+    {"loss_scale.backoff", REAL, AT(loss_scale.backoff), "0.5", 0.0625, 1, 0, NULL,
+     "factor after a step that is not finite"},
+    {"loss_scale.max", REAL, AT(loss_scale.max), "16777216", 1, 1e12, 0, NULL,
+     "largest loss scale"},
+    {"loss_scale.interval", INTEGER, AT(loss_scale.interval), "1000", 1, 1e9, 0, NULL,
+     "finite steps between growths"},
+    {"eval.every", INTEGER, AT(eval.every), "250", 0, MANY, 0, NULL,
+     "steps between validations; 0: only at the end"},
+    {"eval.batches", INTEGER, AT(eval.batches), "20", 0, 1e6, 0, NULL,
+     "global batches of a validation, the same every time; 0: no validation"},
+    {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, NULL,
+     "steps between checkpoints; 0: only at the end"},
+    {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, NULL,
+     "also write the initial values"},
+    {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, NULL,
+     "steps between progress lines when the output is not a terminal"},
+};
+enum { KEYS = sizeof keys / sizeof *keys };
+
+/* Where each key's value came from, for messages; 0: default, < 0: --set. */
+typedef struct source {
+    const char *name; /* of the file */
+    int line[KEYS];
+} source;
+
+static const char *where(const source *s, int k, char text[512])
+{
+    if (s->line[k] > 0) snprintf(text, 512, "%s:%d", s->name, s->line[k]);
+    else if (s->line[k] < 0) snprintf(text, 512, "--set");
+    else snprintf(text, 512, "%s", s->name);
+    return text;
+}
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+static int find(const char *name)
+{
+    for (int i = 0; i < KEYS; i++)
+        if (strcmp(keys[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* Edit distance (V. Levenshtein, 1966), of names up to 63 bytes. */
+static int distance(const char *a, const char *b)
+{
+    int n = (int)strnlen(a, 63), m = (int)strnlen(b, 63), row[64];
+    for (int j = 0; j <= m; j++) row[j] = j;
+    for (int i = 1; i <= n; i++) {
+        int corner = row[0];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int change = corner + (a[i - 1] != b[j - 1]);
+            corner = row[j];
+            int step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            row[j] = change < step ? change : step;
+        }
+    }
+    return row[m];
+}
+
+/* A key is near when its whole name is, or its last part equals the last part given. */
+static const char *nearest(const char *name)
+{
+    const char *last = strrchr(name, '.'), *best = keys[0].name;
+    last = last ? last + 1 : name;
+    int least = 1 << 30;
+    for (int i = 0; i < KEYS; i++) {
+        const char *dot = strrchr(keys[i].name, '.'), *tail = dot ? dot + 1 : keys[i].name;
+        int d = 2 * distance(name, keys[i].name), t = 2 * distance(last, tail) + 1;
+        if (t < d) d = t;
+        if (d < least) {
+            least = d;
+            best = keys[i].name;
+        }
+    }
+    return best;
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static void *member(const lk_run *run, int k) { return (char *)run + keys[k].offset; }
+
+static bool among(const char *choices, const char *value)
+{
+    size_t n = strlen(value);
+    for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+        if (strncmp(p, value, n) == 0 && (p[n] == '|' || p[n] == '\0')) return n > 0;
+    return false;
+}
+
+static const char *expected(const key *k, char text[256])
+{
+    switch (k->kind) {
+    case TEXT: snprintf(text, 256, "text"); break;
+    case CHOICE: snprintf(text, 256, "one of %s", k->choices); break;
+    case BOOLEAN: snprintf(text, 256, "true or false"); break;
+    case INTEGER:
+        if (k->high >= MANY) snprintf(text, 256, "a whole number from %g", k->low);
+        else snprintf(text, 256, "a whole number from %g to %.0f", k->low, k->high);
+        break;
+    case REAL: snprintf(text, 256, "a number from %g to %g", k->low, k->high); break;
+    }
+    return text;
+}
+
+/* Put the text of a value into its member; false: not of its type or out of range. */
+static bool assign(lk_run *run, int k, const char *value)
+{
+    const key *q = &keys[k];
+    char *end;
+    errno = 0;
+    switch (q->kind) {
+    case TEXT:
+    case CHOICE: {
+        if (q->kind == CHOICE ? !among(q->choices, value) : value[0] == '\0') return false;
+        char **text = member(run, k), *copy = strdup(value);
+        if (!copy) return false;
+        free(*text);
+        *text = copy;
+        return true;
+    }
+    case BOOLEAN:
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0) return false;
+        *(bool *)member(run, k) = value[0] == 't';
+        return true;
+    case INTEGER: {
+        long long v = strtoll(value, &end, 10);
+        if (end == value || *end || errno || (double)v < q->low || (double)v > q->high)
+            return false;
+        *(int64_t *)member(run, k) = v;
+        return true;
+    }
+    case REAL: {
+        double v = strtod(value, &end);
+        if (end == value || *end || !isfinite(v) || v < q->low || v > q->high) return false;
+        *(double *)member(run, k) = v;
+        return true;
+    }
+    }
+    return false;
+}
+
+static lk_status set(lk_run *run, source *s, const char *name, const char *value, int line)
+{
+    int k = find(name);
+    char place[512], what[256];
+    source here = {.name = s->name};
+    here.line[0] = line;
+    where(&here, 0, place);
+    if (k < 0)
+        return lk_fail(LK_E_INPUT, "%s: unknown key '%.100s'; the nearest is '%s' (all keys: "
+                       "lockstep help run-file)", place, name, nearest(name));
+    if (line > 0 && s->line[k] > 0)
+        return lk_fail(LK_E_INPUT, "%s: '%s' is given twice, first at line %d; keep one", place,
+                       name, s->line[k]);
+    if (!assign(run, k, value))
+        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'", place, name,
+                       expected(&keys[k], what), value);
+    s->line[k] = line;
+    return LK_OK;
+}
+
+/* ---- YAML ------------------------------------------------------------------------------------ */
+
+static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, const char *prefix,
+                              lk_run *run, source *s)
+{
+    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+        yaml_node_t *name = yaml_document_get_node(doc, p->key);
+        yaml_node_t *value = yaml_document_get_node(doc, p->value);
+        int line = (int)name->start_mark.line + 1;
+        if (name->type != YAML_SCALAR_NODE)
+            return lk_fail(LK_E_INPUT, "%s:%d: expected a key, found a list or mapping", s->name,
+                           line);
+        char full[160];
+        int n = snprintf(full, sizeof full, "%s%s%s", prefix, prefix[0] ? "." : "",
+                         (char *)name->data.scalar.value);
+        if (n < 0 || (size_t)n >= sizeof full || !name->data.scalar.value[0])
+            return lk_fail(LK_E_INPUT, "%s:%d: expected a key, found '%.60s...'", s->name, line,
+                           (char *)name->data.scalar.value);
+        bool group = false;
+        for (int i = 0; i < KEYS; i++)
+            group |= strncmp(keys[i].name, full, (size_t)n) == 0 && keys[i].name[n] == '.';
+        if (group && value->type == YAML_MAPPING_NODE) {
+            LK_TRY(read_mapping(doc, value, full, run, s));
+        } else if (group) {
+            return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected keys below it, indented, found a "
+                           "value", s->name, line, full);
+        } else if (value->type != YAML_SCALAR_NODE) {
+            if (find(full) < 0) return set(run, s, full, "", line);
+            return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected one value, found a list or mapping",
+                           s->name, line, full);
+        } else {
+            LK_TRY(set(run, s, full, (char *)value->data.scalar.value, line));
+        }
+    }
+    return LK_OK;
+}
+
+static lk_status read_document(yaml_parser_t *parser, lk_run *run, source *s)
+{
+    yaml_document_t doc;
+    if (!yaml_parser_load(parser, &doc))
+        return lk_fail(LK_E_INPUT, "%s:%d: not YAML: %s", s->name,
+                       (int)parser->problem_mark.line + 1,
+                       parser->problem ? parser->problem : "cannot be read");
+    yaml_node_t *root = yaml_document_get_root_node(&doc);
+    lk_status status = LK_OK;
+    if (root && root->type == YAML_MAPPING_NODE)
+        status = read_mapping(&doc, root, "", run, s);
+    else if (root)
+        status = lk_fail(LK_E_INPUT, "%s:%d: expected keys and values, found a %s", s->name,
+                         (int)root->start_mark.line + 1,
+                         root->type == YAML_SCALAR_NODE ? "value" : "list");
+    yaml_document_delete(&doc);
+    return status;
+}
+
+static lk_status apply_set(lk_run *run, source *s, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    char name[160];
+    if (!equals || equals == text || (size_t)(equals - text) >= sizeof name)
+        return lk_fail(LK_E_INPUT, "--set: expected KEY=VALUE, found '%.100s'", text);
+    memcpy(name, text, (size_t)(equals - text));
+    name[equals - text] = '\0';
+    return set(run, s, name, equals + 1, -1);
+}
+
+/* ---- checks across keys ------------------------------------------------------------------------ */
+
+static lk_status check(const lk_run *r, const source *s)
+{
+    char at[512];
+    for (int k = 0; k < KEYS; k++)
+        if (!keys[k].standard && !*(char **)member(r, k))
+            return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing: %s", s->name, keys[k].name,
+                           keys[k].help);
+    int64_t kv = r->model.kv_heads ? r->model.kv_heads : r->model.heads;
+    if (r->model.width % r->model.heads)
+        return lk_fail(LK_E_INPUT, "%s: model.heads %lld does not divide model.width %lld; choose "
+                       "a divisor", where(s, find("model.heads"), at), (long long)r->model.heads,
+                       (long long)r->model.width);
+    if (r->model.heads % kv)
+        return lk_fail(LK_E_INPUT, "%s: model.kv_heads %lld does not divide model.heads %lld; "
+                       "choose a divisor", where(s, find("model.kv_heads"), at), (long long)kv,
+                       (long long)r->model.heads);
+    if (strcmp(r->model.position, "rope") == 0 && r->model.width / r->model.heads % 2)
+        return lk_fail(LK_E_INPUT, "%s: position rope needs an even head size, found %lld",
+                       where(s, find("model.position"), at),
+                       (long long)(r->model.width / r->model.heads));
+    if (r->train.leaves & (r->train.leaves - 1))
+        return lk_fail(LK_E_INPUT, "%s: train.leaves %lld is not a power of two",
+                       where(s, find("train.leaves"), at), (long long)r->train.leaves);
+    if (r->train.leaves && r->train.batch % r->train.leaves)
+        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %lld leaves",
+                       where(s, find("train.batch"), at), (long long)r->train.batch,
+                       (long long)r->train.leaves);
+    if (r->optimizer.min_lr > r->optimizer.lr)
+        return lk_fail(LK_E_INPUT, "%s: optimizer.min_lr %g is above optimizer.lr %g",
+                       where(s, find("optimizer.min_lr"), at), r->optimizer.min_lr,
+                       r->optimizer.lr);
+    if (r->loss_scale.initial > r->loss_scale.max)
+        return lk_fail(LK_E_INPUT, "%s: loss_scale.initial %g is above loss_scale.max %g",
+                       where(s, find("loss_scale.initial"), at), r->loss_scale.initial,
+                       r->loss_scale.max);
+    return LK_OK;
+}
+
+/* ---- public ------------------------------------------------------------------------------------ */
+
+static lk_status load(yaml_parser_t *parser, const char *name, int sets, const char *const *text,
+                      lk_run *out)
+{
+    lk_run run;
+    memset(&run, 0, sizeof run);
+    source s = {.name = name};
+    lk_status status = LK_OK;
+    for (int k = 0; k < KEYS; k++)
+        if (keys[k].standard && !assign(&run, k, keys[k].standard))
+            status = lk_fail(LK_E_INTERNAL, "run file table: default of '%s'", keys[k].name);
+    run.path = strdup(name);
+    if (status == LK_OK) status = read_document(parser, &run, &s);
+    for (int i = 0; i < sets && status == LK_OK; i++) status = apply_set(&run, &s, text[i]);
+    if (status == LK_OK) status = check(&run, &s);
+    if (status != LK_OK) {
+        lk_run_clear(&run);
+        return status;
+    }
+    *out = run;
+    return LK_OK;
+}
+
+lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_run *run)
+{
+    yaml_parser_t parser;
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return lk_fail(LK_E_INPUT, "%s: cannot read the run file: %s", path, strerror(errno));
+    if (!yaml_parser_initialize(&parser)) {
+        fclose(f);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    yaml_parser_set_input_file(&parser, f);
+    lk_status status = load(&parser, path, sets, text, run);
+    yaml_parser_delete(&parser);
+    fclose(f);
+    return status;
+}
+
+lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set_text,
+                       lk_run *run)
+{
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser)) return lk_fail(LK_E_SYSTEM, "out of memory");
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
+    lk_status status = load(&parser, name, sets, set_text, run);
+    yaml_parser_delete(&parser);
+    return status;
+}
+
+/* The value as YAML: numbers in the fewest digits that read back the same, text quoted. */
+static void print_value(FILE *f, const lk_run *run, int k)
+{
+    char text[40];
+    switch (keys[k].kind) {
+    case TEXT:
+        fputc('"', f);
+        for (const char *p = *(char **)member(run, k); *p; p++) {
+            if (*p == '"' || *p == '\\') fprintf(f, "\\%c", *p);
+            else if ((unsigned char)*p < 0x20) fprintf(f, "\\x%02x", *p);
+            else fputc(*p, f);
+        }
+        fputc('"', f);
+        break;
+    case CHOICE: fputs(*(char **)member(run, k), f); break;
+    case BOOLEAN: fputs(*(bool *)member(run, k) ? "true" : "false", f); break;
+    case INTEGER: fprintf(f, "%lld", (long long)*(int64_t *)member(run, k)); break;
+    case REAL:
+        for (int digits = 6; digits <= 17; digits++) {
+            snprintf(text, sizeof text, "%.*g", digits, *(double *)member(run, k));
+            if (strtod(text, NULL) == *(double *)member(run, k)) break;
+        }
+        fputs(text, f);
+    }
+}
+
+/* Every key as "section:" lines with the keys below; `line` prints one. */
+static void for_sections(FILE *f, const lk_run *run,
+                         void (*line)(FILE *f, const lk_run *run, int k, const char *name))
+{
+    char section[64] = "";
+    for (int k = 0; k < KEYS; k++) {
+        const char *dot = strchr(keys[k].name, '.');
+        size_t n = dot ? (size_t)(dot - keys[k].name) : 0;
+        if (dot && (strncmp(section, keys[k].name, n) != 0 || section[n])) {
+            memcpy(section, keys[k].name, n);
+            section[n] = '\0';
+            fprintf(f, "%s:\n", section);
+        }
+        if (dot) fputs("  ", f);
+        line(f, run, k, dot ? dot + 1 : keys[k].name);
+    }
+}
+
+static void resolved_line(FILE *f, const lk_run *run, int k, const char *name)
+{
+    fprintf(f, "%s: ", name);
+    print_value(f, run, k);
+    fputc('\n', f);
+}
+
+lk_status lk_run_format(const lk_run *run, char **text)
+{
+    char *bytes = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&bytes, &size);
+    if (!f) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for_sections(f, run, resolved_line);
+    if (fclose(f) != 0) {
+        free(bytes);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    *text = bytes;
+    return LK_OK;
+}
+
+static void help_line(FILE *f, const lk_run *run, int k, const char *name)
+{
+    (void)run;
+    char what[256];
+    fprintf(f, "%s: %s\n      # %s; %s%s\n", name, keys[k].standard ? keys[k].standard : "REQUIRED",
+            keys[k].help, expected(&keys[k], what), keys[k].flags & FIXED ? "; fixed for a run" : "");
+}
+
+void lk_run_help(FILE *out)
+{
+    fputs("# A run file, with every key at its default. Each line: key, default; then what it\n"
+          "# means and what is allowed. Override one with --set SECTION.KEY=VALUE.\n", out);
+    for_sections(out, NULL, help_line);
+}
+
+static bool same(const lk_run *a, const lk_run *b, int k)
+{
+    switch (keys[k].kind) {
+    case TEXT:
+    case CHOICE: return strcmp(*(char **)member(a, k), *(char **)member(b, k)) == 0;
+    case BOOLEAN: return *(bool *)member(a, k) == *(bool *)member(b, k);
+    case INTEGER: return *(int64_t *)member(a, k) == *(int64_t *)member(b, k);
+    case REAL: return *(double *)member(a, k) == *(double *)member(b, k);
+    }
+    return false;
+}
+
+lk_status lk_run_check_resume(const lk_run *run, const lk_run *started)
+{
+    for (int k = 0; k < KEYS; k++) {
+        if (!(keys[k].flags & FIXED) || same(run, started, k)) continue;
+        char text[2][200] = {"", ""};
+        for (int i = 0; i < 2; i++) {
+            FILE *f = fmemopen(text[i], sizeof text[i] - 1, "w");
+            if (!f) continue;
+            print_value(f, i ? started : run, k);
+            fclose(f);
+        }
+        return lk_fail(LK_E_INPUT, "%s: '%s' is %s, but the run was started with %s; a resumed run "
+                       "keeps it: set it back, or start a new run", run->path, keys[k].name,
+                       text[0], text[1]);
+    }
+    return LK_OK;
+}
+
+void lk_run_clear(lk_run *run)
+{
+    for (int k = 0; k < KEYS; k++)
+        if (keys[k].kind == TEXT || keys[k].kind == CHOICE) free(*(char **)member(run, k));
+    free(run->path);
+    memset(run, 0, sizeof *run);
+}
+
+lk_precision lk_run_precision(const lk_run *run)
+{
+    if (strcmp(run->train.precision, "fp16") == 0) return LK_FP16;
+    if (strcmp(run->train.precision, "bf16") == 0) return LK_BF16_AUTOCAST;
+    return strcmp(run->train.precision, "tf32") == 0 ? LK_TF32 : LK_FP32;
+}
