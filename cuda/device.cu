@@ -52,7 +52,7 @@ static lk_status fill(lk_cuda *c)
                        p.name, p.major, p.minor);
     c->processors = p.multiProcessorCount;
     c->memory = p.totalGlobalMem;
-    snprintf(c->model, sizeof c->model, "%s", p.name);
+    snprintf(c->model, sizeof c->model, "%.127s", p.name);
     LK_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
         LK_CUDA(cudaEventCreateWithFlags(&c->event[i], cudaEventDisableTiming));

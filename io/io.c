@@ -150,7 +150,7 @@ lk_status lk_io_wait(lk_io *io, long ticket)
 lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
 {
     if (pthread_equal(pthread_self(), io->thread)) return run(argument); /* already there */
-    long ticket;
+    long ticket = 0;
     LK_TRY(lk_io_submit(io, run, argument, &ticket));
     return lk_io_wait(io, ticket);
 }

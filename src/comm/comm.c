@@ -61,8 +61,12 @@ lk_status lk_comm_attach(lk_comm *c, lk_device *d, int64_t floats)
 {
     if (c->size == 1) return LK_OK;
     c->collectives = &lk_collectives_mpi;
-#ifdef LK_HAVE_CUDA
+#ifdef LK_HAVE_NCCL
     if (d->backend == &lk_backend_cuda) c->collectives = &lk_collectives_nccl;
+#elif defined LK_HAVE_CUDA
+    if (d->backend == &lk_backend_cuda)
+        return lk_fail(LK_E_COMM, "this lockstep was built without NCCL, which several ranks on GPUs "
+                       "need; configure it --with-nccl, or start one rank");
 #endif
     LK_TRY(c->collectives->open(c, d));
     LK_TRY(d->backend->alloc(d, (size_t)(floats / 2 + 1) * sizeof(float), &c->staging));

@@ -32,7 +32,7 @@ typedef struct lk_collectives {
     lk_status (*all_reduce)(lk_comm *c, lk_device *d, float *buffer, int64_t count);
 } lk_collectives;
 extern const lk_collectives lk_collectives_mpi;
-#ifdef LK_HAVE_CUDA
+#ifdef LK_HAVE_NCCL
 extern const lk_collectives lk_collectives_nccl;
 #endif
 
