@@ -15,6 +15,15 @@ enum { VERSION = 1, MAX_DEPTH = 16, MAX_DATASETS = 1 << 20, MAX_ATTRIBUTE = 1 <<
 #define MAX_CHUNK ((size_t)1 << 28) /* bytes of one chunk that a reader will allocate */
 #define DEFLATE_LIMIT 1100          /* deflate cannot shrink more than this many times */
 
+/* HDF5 shuts itself down in MPI_Finalize() if MPI was started first, and at exit if not. Either
+ * crashes on a file that a full disk kept from being closed (1.10.8), in place of the exit code
+ * that is due. Files are closed by then, so neither is needed. */
+__attribute__((constructor)) static void start_without_shutdown(void)
+{
+    H5dont_atexit();
+    H5open();
+}
+
 /* ---- errors -------------------------------------------------------------------------------- */
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *text)
@@ -34,7 +43,13 @@ lk_status lk_h5_fail(lk_status code, const char *format, ...)
     H5Eclear2(H5E_DEFAULT);
     for (char *c = cause; *c; c++)
         if (*c == '\n') *c = ' ';
-    return lk_fail(code, "%s%s%s", message, cause[0] ? ": " : "", cause);
+    char *system = strstr(cause, "error message = '"), *end; /* among addresses and flags */
+    if (system) {
+        system += strlen("error message = '");
+        end = strchr(system, '\'');
+        if (end) *end = '\0';
+    }
+    return lk_fail(code, "%s%s%s", message, cause[0] ? ": " : "", system ? system : cause);
 }
 
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
@@ -126,6 +141,8 @@ static lk_status access_list(const char *path, MPI_Comm comm, bool write, hid_t 
     LK_H5(LK_E_SYSTEM, H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG), "%s: access list", path);
     if (comm != MPI_COMM_NULL)
         LK_H5(LK_E_SYSTEM, H5Pset_fapl_mpio(fapl, comm, MPI_INFO_NULL), "%s: MPI-IO", path);
+    else /* files are renamed when whole, never changed; some file systems have no locks */
+        LK_H5(LK_E_SYSTEM, H5Pset_file_locking(fapl, false, true), "%s: access list", path);
     if (write)
         LK_H5(LK_E_SYSTEM, H5Pset_libver_bounds(fapl, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST),
               "%s: format version", path);
@@ -167,17 +184,27 @@ lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_
     return LK_OK;
 }
 
+/* A file that cannot be flushed stays open: what a failed H5Fclose() leaves must not be touched. */
 lk_status lk_h5_close(const char *path, hid_t *file)
 {
     hid_t id = *file;
     *file = -1;
     if (id < 0) return LK_OK;
-    lk_status status = LK_OK;
-    if (H5Fflush(id, H5F_SCOPE_LOCAL) < 0)
-        status = lk_h5_fail(LK_E_SYSTEM, "%s: cannot write the file", path);
-    if (H5Fclose(id) < 0 && status == LK_OK)
-        status = lk_h5_fail(LK_E_SYSTEM, "%s: cannot close the file", path);
-    return status;
+    LK_H5(LK_E_SYSTEM, H5Fflush(id, H5F_SCOPE_LOCAL), "%s: cannot write the file", path);
+    LK_H5(LK_E_SYSTEM, H5Fclose(id), "%s: cannot close the file", path);
+    return LK_OK;
+}
+
+void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
+{
+    hid_t id = *file;
+    *file = -1;
+    if (id < 0) return;
+    bool room = truncate(path, 0) == 0; /* a full disk has room again for what HDF5 will flush */
+    bool good = lk_h5_agree(comm, room ? LK_OK : LK_E_SYSTEM) == LK_OK;
+    if (good) good = H5Fflush(id, H5F_SCOPE_LOCAL) >= 0;
+    if (lk_h5_agree(comm, good ? LK_OK : LK_E_SYSTEM) == LK_OK) H5Fclose(id);
+    H5Eclear2(H5E_DEFAULT);
 }
 
 lk_status lk_h5_fsync(const char *path)
@@ -189,15 +216,35 @@ lk_status lk_h5_fsync(const char *path)
     return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s", path, strerror(error)) : LK_OK;
 }
 
+static lk_status directory_of(const char *path, char **directory)
+{
+    const char *slash = strrchr(path, '/');
+    *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    return *directory ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+}
+
+lk_status lk_h5_check_target(const char *path)
+{
+    char *directory;
+    struct stat s;
+    lk_status status = LK_OK;
+    LK_TRY(directory_of(path, &directory));
+    if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
+    else errno = access(directory, W_OK | X_OK) == 0 ? 0 : errno;
+    if (errno)
+        status = lk_fail(LK_E_INPUT, "%s: cannot write into %s: %s; name another place", path,
+                         directory, strerror(errno));
+    free(directory);
+    return status;
+}
+
 lk_status lk_h5_publish(const char *part, const char *path)
 {
+    char *directory;
     LK_TRY(lk_h5_fsync(part));
     if (rename(part, path) != 0)
         return lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
-    const char *slash = strrchr(path, '/');
-    char *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path))
-                            : strdup(".");
-    if (!directory) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(directory_of(path, &directory));
     lk_status status = lk_h5_fsync(directory);
     free(directory);
     return status;
@@ -599,6 +646,7 @@ typedef struct walk {
     const char *where, *group;
     lk_h5_list *list;
     int depth;
+    int *left; /* links still to be looked at: groups may hold each other */
     lk_status status;
 } walk;
 
@@ -611,7 +659,10 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
     char path[LK_H5_MAX_PATH];
     H5O_info_t object;
     int n = snprintf(path, sizeof path, "%s%s%s", w->group, w->group[0] ? "/" : "", name);
-    if (n < 0 || (size_t)n >= sizeof path || w->depth >= MAX_DEPTH)
+    if (--*w->left < 0)
+        w->status = lk_fail(LK_E_INPUT, "%s: expected at most %d objects, found more", w->where,
+                            MAX_DATASETS);
+    else if (n < 0 || (size_t)n >= sizeof path || w->depth >= MAX_DEPTH)
         w->status = lk_fail(LK_E_INPUT, "%s: '%.80s...' lies too deep", w->where, w->group);
     else if (info->type != H5L_TYPE_HARD)
         w->status = lk_fail(LK_E_INPUT, "%s: '%s' is a soft or external link, which is not "
@@ -621,7 +672,8 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
     else if (object.type == H5O_TYPE_DATASET)
         w->status = append(w->list, path);
     else if (object.type == H5O_TYPE_GROUP)
-        w->status = walk_group(&(walk){w->file, w->where, path, w->list, w->depth + 1, LK_OK});
+        w->status = walk_group(&(walk){w->file, w->where, path, w->list, w->depth + 1, w->left,
+                                       LK_OK});
     return w->status == LK_OK ? 0 : 1;
 }
 
@@ -644,8 +696,9 @@ static int by_text(const void *a, const void *b)
 lk_status lk_h5_list_datasets(hid_t file, const char *where, const char *group, lk_h5_list *result)
 {
     lk_h5_list list = {0, 0, NULL};
+    int left = MAX_DATASETS;
     lk_status status = group[0] ? check_links(file, where, group) : LK_OK;
-    if (status == LK_OK) status = walk_group(&(walk){file, where, group, &list, 0, LK_OK});
+    if (status == LK_OK) status = walk_group(&(walk){file, where, group, &list, 0, &left, LK_OK});
     if (status != LK_OK) {
         lk_h5_list_clear(&list);
         return status;

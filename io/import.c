@@ -132,7 +132,7 @@ static lk_status check_arguments(importer *m)
     if (exists && !job->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already; remove it, or ask for it to be overwritten",
                        job->output);
-    return LK_OK;
+    return lk_h5_check_target(job->output);
 }
 
 static lk_status choose_vocabulary(importer *m)
@@ -299,8 +299,8 @@ static lk_status import(importer *m)
     LK_TRY(check_arguments(m));
     LK_TRY(read_all(m, note));
     LK_TRY(choose_vocabulary(m));
+    m->created = true; /* creating it may fail with the file there */
     LK_TRY(lk_h5_create(m->part, MPI_COMM_NULL, "lockstep dataset", &m->file));
-    m->created = true;
     LK_TRY(write_all(m));
     for (int i = 0; i < 2; i++) {
         lk_h5_release(&m->split[i].dataset);
@@ -319,7 +319,7 @@ static lk_status run(void *argument)
         lk_digest_destroy(m->split[i].digest);
     }
     lk_digest_destroy(m->digest);
-    if (m->file >= 0) H5Fclose(m->file);
+    lk_h5_abandon(m->part, MPI_COMM_NULL, &m->file);
     if (status != LK_OK && m->created) unlink(m->part);
     free(m->part);
     free(m->input);

@@ -336,6 +336,9 @@ def parity(a):
             sys.exit("parity needs dropout 0: PyTorch draws other random numbers")
         seed, leaves = int(file.attrs["seed"]), int(file.attrs["leaves"])
         vocabulary = len(file["vocabulary"])
+        for key in ("dropout", "rope_theta", "norm_eps"):  # YAML 1.1 reads 1e-5 as text
+            if key in m:
+                m[key] = float(m[key])
         shape = Shape(
             rows=file["parameters/embed/weight"].shape[0],
             vocabulary=vocabulary,

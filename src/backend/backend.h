@@ -36,7 +36,8 @@ static inline void *lk_data(const lk_exec *x, const lk_tensor *t)
 struct lk_backend {
     const char *name;
 
-    /* Open device number `index` (CPU: ignored). The caller closes it. */
+    /* Open device number `index`; CPU: the number of ranks on this host, which divide its cores
+     * among them. The caller closes it. */
     lk_status (*open)(int index, lk_device **device);
     void (*close)(lk_device *d); /* takes NULL */
     /* One line for logs: "NVIDIA H200, 139 GiB" or "AMD EPYC, 2 threads, AVX2". */

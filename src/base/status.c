@@ -6,6 +6,13 @@
 
 static _Thread_local char text[2048];
 
+/* A message is one line, whatever the names and values in it hold. */
+static void make_one_line(void)
+{
+    for (char *p = text; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 0x7f) *p = '?';
+}
+
 lk_status lk_fail(lk_status code, const char *format, ...)
 {
     if (text[0] == '\0') {
@@ -13,6 +20,7 @@ lk_status lk_fail(lk_status code, const char *format, ...)
         va_start(args, format);
         vsnprintf(text, sizeof text, format, args);
         va_end(args);
+        make_one_line();
     }
     return code;
 }
@@ -31,6 +39,7 @@ lk_status lk_fail_prefix(lk_status code, const char *format, ...)
     size_t rest = strnlen(old, sizeof text - used - 1);
     memcpy(text + used, old, rest);
     text[used + rest] = '\0';
+    make_one_line();
     return code;
 }
 

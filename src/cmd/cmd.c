@@ -2,6 +2,9 @@
 #include "cmd/cmd.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text"},
@@ -26,10 +29,24 @@ void lk_cmd_usage(FILE *out)
           "(memory, disk), 4 device, 5 communication or another rank.\n", out);
 }
 
+/* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the
+ * output of the parent, mpirun on this host, decides. */
+bool lk_cmd_terminal(void)
+{
+    char link[64], target[256];
+    if (!isatty(STDOUT_FILENO)) return false;
+    if (!getenv("OMPI_COMM_WORLD_RANK")) return true;
+    snprintf(link, sizeof link, "/proc/%ld/fd/1", (long)getppid());
+    ssize_t n = readlink(link, target, sizeof target - 1);
+    if (n < 0) return false;
+    target[n] = '\0';
+    return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
 static void report(lk_comm *comm, lk_status status)
 {
-    bool together = comm->failed || lk_comm_all_failed(comm, 2.0);
+    bool together = lk_comm_all_failed(comm, 2.0);
     if (together && comm->rank != 0) return;
     if (together || comm->size == 1) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());

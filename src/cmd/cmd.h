@@ -30,6 +30,9 @@ typedef struct lk_world {
     lk_io *io;
 } lk_world;
 
+/* Whether a person sees what goes to standard output at once. */
+bool lk_cmd_terminal(void);
+
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),

@@ -63,7 +63,7 @@ static lk_status job(const lk_world *w, void *context)
     lk_run run;
     lk_train_result r;
     LK_TRY(lk_comm_agree(w->comm, lk_run_load(o->file, o->sets, o->set, &run)));
-    lk_progress_init(&o->progress, stdout, run.log.every);
+    lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run.log.every);
     lk_reporter reporter = {o, line, step, evaluated};
     lk_status status = lk_train(w->comm, w->io, &run, o->resume, &reporter, &r);
     lk_progress_end(&o->progress);

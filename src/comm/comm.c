@@ -119,12 +119,16 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     MPI_Request request;
     int done = 0;
     double end = lk_clock_seconds() + seconds;
-    if (c->size == 1) return true;
+    if (c->size == 1 || c->failed) return true;
+    if (c->alone) return false;
+    c->alone = true;
     if (MPI_Ibarrier(c->emergency, &request) != MPI_SUCCESS) return false;
     while (!done && lk_clock_seconds() < end) {
         if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
         if (!done) usleep(1000);
     }
+    c->failed = done;
+    c->alone = !done;
     return done;
 }
 

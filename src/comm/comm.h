@@ -15,7 +15,8 @@ struct lk_comm {
     char host[64];
     MPI_Comm world;
     MPI_Comm emergency;         /* a copy of world, for lk_comm_all_failed() alone */
-    bool failed;                /* lk_comm_agree() has returned a failure, on every rank */
+    bool failed;                /* every rank knows of a failure */
+    bool alone;                 /* this rank failed and the others do not know */
     const struct lk_collectives *collectives; /* set by lk_comm_attach() */
     void *nccl;                               /* ncclComm_t, or NULL */
     void *staging;                            /* device buffer of the exact reduction */
@@ -49,8 +50,9 @@ void lk_comm_close(lk_comm *c); /* MPI_Finalize */
 /* Agree whether any rank failed: every rank calls it with its own status; if one failed, all
  * return that code with that rank's text (prefixed by rank and host). Collective. */
 lk_status lk_comm_agree(lk_comm *c, lk_status mine);
-/* This rank failed outside lk_comm_agree(): wait up to `seconds` for all others to say the same.
- * true: every rank failed; false: the others do not know. */
+/* This rank failed: do all others know? At once if lk_comm_agree() said so, else wait up to
+ * `seconds` for them to ask the same. After false collective calls, closing a file among them, would
+ * wait for ever: only lk_comm_abort() is left. */
 bool lk_comm_all_failed(lk_comm *c, double seconds);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);

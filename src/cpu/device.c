@@ -8,7 +8,7 @@
 
 enum { ALIGN = 256 };
 
-/* `sharing` processes of this host divide its cores among them, unless already bound to fewer. */
+/* The `sharing` ranks of this host divide its cores among them, unless they are bound to fewer. */
 static void divide_cores(int sharing)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -121,7 +121,8 @@ static lk_status choices_set(lk_device *d, const char *text)
     (void)d;
     if (strncmp(text, "backend\tcpu\n", 12) != 0)
         return lk_fail(LK_E_INPUT, "the run was made on another kind of device, and would not "
-                       "continue with the same bits on the CPU; resume it where it was started");
+                       "continue with the same bits on the CPU; resume it where it was started, or set "
+                       "train.reduce to fast to do without");
     return LK_OK;
 }
 

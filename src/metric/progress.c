@@ -9,9 +9,9 @@
 enum { BAR = 24 };
 #define REDRAW 0.1 /* seconds */
 
-void lk_progress_init(lk_progress *p, FILE *out, int64_t every)
+void lk_progress_init(lk_progress *p, FILE *out, bool terminal, int64_t every)
 {
-    *p = (lk_progress){.out = out, .terminal = isatty(fileno(out)), .every = every};
+    *p = (lk_progress){.out = out, .terminal = terminal, .every = every};
 }
 
 static void clear(lk_progress *p)

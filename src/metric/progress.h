@@ -15,8 +15,9 @@ typedef struct lk_progress {
     bool visible;
 } lk_progress;
 
-/* `every`: plain lines after each such number of steps, after the first and after the last. */
-void lk_progress_init(lk_progress *p, FILE *out, int64_t every);
+/* `terminal`: draw a bar. `every`: plain lines after each such number of steps, after the first and
+ * after the last. */
+void lk_progress_init(lk_progress *p, FILE *out, bool terminal, int64_t every);
 /* `rate`: samples per second; `step_seconds`: seconds a step takes, for the time left. */
 void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, double rate,
                       double step_seconds);

@@ -27,6 +27,9 @@ lk_status lk_program_run(lk_program *p);
 /* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
 void *lk_program_data(lk_program *p, const lk_tensor *t);
 size_t lk_program_arena_bytes(const lk_program *p);
+/* Time every node alone, uncaptured: seconds[i] of node i of the list is the mean of `repeats` runs
+ * in a row after one more. What the nodes compute is garbage afterwards: for benchmarks. */
+lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds);
 /* Use `state` (device) instead of the store's step state; for evaluation. Before the first run. */
 void lk_program_use_state(lk_program *p, void *state);
 

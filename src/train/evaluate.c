@@ -55,6 +55,21 @@ static lk_status own_windows(lk_comm *comm, evaluator *e)
     return LK_OK;
 }
 
+/* Tokens must mean the same characters: the data's vocabulary is the model's, or its beginning. */
+static lk_status check_vocabulary(const evaluator *e, const char *data)
+{
+    const lk_dataset *d = e->data;
+    const lk_checkpoint_info *info = &e->model.info;
+    int64_t n = d->vocabulary_size, same = 0;
+    while (same < n && same < info->vocabulary_size && d->vocabulary[same] == info->vocabulary[same])
+        same++;
+    if (same == n && d->characters == info->characters) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected the vocabulary of the checkpoint, %lld %s, found %lld "
+                   "%s; evaluate on data imported with the training text", data,
+                   (long long)info->vocabulary_size, info->characters ? "characters" : "bytes",
+                   (long long)n, d->characters ? "others" : "bytes");
+}
+
 static lk_status prepare(evaluator *e, const char *data, bool predictions)
 {
     e->context = e->model.model.context;
@@ -63,10 +78,7 @@ static lk_status prepare(evaluator *e, const char *data, bool predictions)
     if (e->windows < 1)
         return lk_fail(LK_E_INPUT, "%s: validation/tokens holds %lld tokens, one window of this "
                        "model needs %lld", data, (long long)tokens, (long long)e->context + 1);
-    if (e->data->vocabulary_size > e->model.info.vocabulary_size)
-        return lk_fail(LK_E_INPUT, "%s: vocabulary of %lld, the checkpoint's model has %lld", data,
-                       (long long)e->data->vocabulary_size,
-                       (long long)e->model.info.vocabulary_size);
+    LK_TRY(check_vocabulary(e, data));
     size_t n = (size_t)(e->windows * e->context);
     e->loss = calloc((size_t)e->windows, sizeof *e->loss);
     e->hits = calloc((size_t)e->windows, sizeof *e->hits);
@@ -100,6 +112,9 @@ lk_status lk_evaluate(lk_comm *comm, lk_io *io, const char *checkpoint, const ch
                       const char *predictions, const char *device, lk_evaluation *result)
 {
     evaluator e = {.windows = 0};
+    if (predictions)
+        LK_TRY(lk_comm_agree(comm, comm->rank == 0 ? lk_predictions_check(io, predictions)
+                                                   : LK_OK));
     LK_TRY(lk_session_open(comm, io, checkpoint, device, &e.model));
     lk_status status = lk_dataset_open(io, comm->world, data, &e.data);
     if (status == LK_OK) status = lk_comm_agree(comm, prepare(&e, data, predictions != NULL));

@@ -1,6 +1,8 @@
 /* The run file: one table of keys; parsing, --set, help, and the resolved copy all come from it. */
 #include "train/run.h"
 
+#include "io/utf8.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stddef.h>
@@ -184,15 +186,31 @@ static void *member(const lk_run *run, int k) { return (char *)run + keys[k].off
 static bool among(const char *choices, const char *value)
 {
     size_t n = strlen(value);
+    if (strchr(value, '|')) return false;
     for (const char *p = choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
         if (strncmp(p, value, n) == 0 && (p[n] == '|' || p[n] == '\0')) return n > 0;
     return false;
 }
 
+/* Names and paths: UTF-8 without control characters, so that YAML can hold them again. */
+static bool is_text(const char *value)
+{
+    size_t n = strlen(value), length;
+    for (size_t at = 0; at < n; at += length) {
+        uint32_t code = 0;
+        int step = lk_utf8_decode((const unsigned char *)value + at, n - at, &code);
+        if (step <= 0 || code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xfeff ||
+            code == 0xfffe || code == 0xffff)
+            return false;
+        length = (size_t)step;
+    }
+    return n > 0;
+}
+
 static const char *expected(const key *k, char text[256])
 {
     switch (k->kind) {
-    case TEXT: snprintf(text, 256, "text"); break;
+    case TEXT: snprintf(text, 256, "text in UTF-8"); break;
     case CHOICE: snprintf(text, 256, "one of %s", k->choices); break;
     case BOOLEAN: snprintf(text, 256, "true or false"); break;
     case INTEGER:
@@ -213,7 +231,7 @@ static bool assign(lk_run *run, int k, const char *value)
     switch (q->kind) {
     case TEXT:
     case CHOICE: {
-        if (q->kind == CHOICE ? !among(q->choices, value) : value[0] == '\0') return false;
+        if (q->kind == CHOICE ? !among(q->choices, value) : !is_text(value)) return false;
         char **text = member(run, k), *copy = strdup(value);
         if (!copy) return false;
         free(*text);
@@ -298,13 +316,27 @@ static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, cons
     return LK_OK;
 }
 
+static lk_status not_yaml(const yaml_parser_t *parser, const source *s)
+{
+    return lk_fail(LK_E_INPUT, "%s:%d: not YAML: %s", s->name, (int)parser->problem_mark.line + 1,
+                   parser->problem ? parser->problem : "cannot be read");
+}
+
+/* Nothing may follow the document: it would be ignored. */
+static lk_status read_end(yaml_parser_t *parser, const source *s)
+{
+    yaml_document_t doc;
+    if (!yaml_parser_load(parser, &doc)) return not_yaml(parser, s);
+    int line = yaml_document_get_root_node(&doc) ? (int)doc.start_mark.line + 1 : 0;
+    yaml_document_delete(&doc);
+    return line ? lk_fail(LK_E_INPUT, "%s:%d: expected one document, found a second", s->name, line)
+                : LK_OK;
+}
+
 static lk_status read_document(yaml_parser_t *parser, lk_run *run, source *s)
 {
     yaml_document_t doc;
-    if (!yaml_parser_load(parser, &doc))
-        return lk_fail(LK_E_INPUT, "%s:%d: not YAML: %s", s->name,
-                       (int)parser->problem_mark.line + 1,
-                       parser->problem ? parser->problem : "cannot be read");
+    if (!yaml_parser_load(parser, &doc)) return not_yaml(parser, s);
     yaml_node_t *root = yaml_document_get_root_node(&doc);
     lk_status status = LK_OK;
     if (root && root->type == YAML_MAPPING_NODE)
@@ -314,7 +346,7 @@ static lk_status read_document(yaml_parser_t *parser, lk_run *run, source *s)
                          (int)root->start_mark.line + 1,
                          root->type == YAML_SCALAR_NODE ? "value" : "list");
     yaml_document_delete(&doc);
-    return status;
+    return status == LK_OK && root ? read_end(parser, s) : status;
 }
 
 static lk_status apply_set(lk_run *run, source *s, const char *text)
@@ -428,9 +460,8 @@ static void print_value(FILE *f, const lk_run *run, int k)
     case TEXT:
         fputc('"', f);
         for (const char *p = *(char **)member(run, k); *p; p++) {
-            if (*p == '"' || *p == '\\') fprintf(f, "\\%c", *p);
-            else if ((unsigned char)*p < 0x20) fprintf(f, "\\x%02x", *p);
-            else fputc(*p, f);
+            if (*p == '"' || *p == '\\') fputc('\\', f);
+            fputc(*p, f);
         }
         fputc('"', f);
         break;

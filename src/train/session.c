@@ -13,15 +13,13 @@ lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision 
                             lk_device **device)
 {
     const lk_backend *backend = &lk_backend_cpu;
-    int index = 0;
+    int index = comm->local_size;
 #ifdef LK_HAVE_CUDA
     int gpus = strcmp(name, "cpu") == 0 ? 0 : lk_cuda_device_count();
     if (gpus > 0) {
         LK_TRY(lk_comm_device_index(comm, gpus, &index));
         backend = &lk_backend_cuda;
     }
-#else
-    (void)comm;
 #endif
     if (strcmp(name, "cuda") == 0 && backend == &lk_backend_cpu)
         return lk_fail(LK_E_DEVICE, "device 'cuda' was asked for but no GPU is usable here; "

@@ -84,6 +84,7 @@ static lk_status open_data(trainer *t)
     t->held.split = LK_VALIDATION;
     t->held.purpose = LK_PURPOSE_EVAL;
     LK_TRY(lk_loader_open(t->data, t->device, &t->order, &t->loader));
+    if (run->eval.batches == 0) return LK_OK; /* the data may have no validation part */
     return lk_loader_open(t->data, t->device, &t->held, &t->held_loader);
 }
 
@@ -92,13 +93,14 @@ static lk_status build_graphs(trainer *t)
     lk_dtype compute = lk_session_compute(t->run), type = t->data->dtype;
     lk_optimizer hyper = lk_session_optimizer(t->run, t->leaves);
     lk_source train = lk_session_source(t->loader, &t->order, type);
-    lk_source held = lk_session_source(t->held_loader, &t->held, type);
     t->model = lk_session_model(t->run, t->data->vocabulary_size);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_session_loss_graph(t->params, &t->model, &train, compute, true, &t->train_graph));
     lk_params_layout(t->params);
     LK_TRY(lk_optimize(t->train_graph.graph, &hyper, strcmp(t->run->train.reduce, "exact") == 0));
+    if (!t->held_loader) return LK_OK;
+    lk_source held = lk_session_source(t->held_loader, &t->held, type);
     return lk_session_loss_graph(t->params, &t->model, &held, compute, false, &t->eval_graph);
 }
 
@@ -120,6 +122,7 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
 static lk_status create_programs(trainer *t)
 {
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
+    if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
     lk_program_use_state(t->eval, t->eval_state);
     return LK_OK;
@@ -134,6 +137,16 @@ static lk_status allocate(trainer *t)
     return b->host_alloc(t->device, RING * sizeof *t->ring, (void **)&t->ring);
 }
 
+/* With `reduce: fast` nothing is promised, so a run may go on where its algorithms are not. */
+static lk_status restore_choices(trainer *t, const char *saved)
+{
+    lk_status status = t->device->backend->choices_set(t->device, saved);
+    if (status != LK_E_INPUT || strcmp(t->run->train.reduce, "fast") != 0) return status;
+    lk_error_clear();
+    say(t, "the run's recorded algorithms cannot be used here; choosing others");
+    return LK_OK;
+}
+
 /* Library algorithms are chosen by rank 0 (or were chosen before a resume) and bind all ranks. */
 static lk_status prepare_programs(trainer *t, const char *saved)
 {
@@ -141,7 +154,7 @@ static lk_status prepare_programs(trainer *t, const char *saved)
     char *choices = NULL;
     lk_status status = LK_OK;
     if (t->comm->rank == 0) {
-        if (saved) status = b->choices_set(t->device, saved);
+        if (saved) status = restore_choices(t, saved);
         if (status == LK_OK) status = create_programs(t);
         if (status == LK_OK) status = b->choices_get(t->device, &choices);
     }
@@ -217,6 +230,9 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
     lk_status status = lk_comm_agree(t->comm, host_buffers(t, &d));
     if (status == LK_OK && saved) {
         state = saved->state;
+        t->result.loss = (double)state.loss; /* if no step is left to do */
+        t->result.skipped = (int64_t)state.skipped;
+        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
         status = lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
@@ -330,7 +346,8 @@ static lk_status loop(trainer *t)
     for (uint64_t step = t->start; step < t->last;) {
         LK_TRY(one_step(t, step));
         step++;
-        bool evaluation = due(step, t->run->eval.every) || step == t->last;
+        bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
+        bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
         if (!evaluation && !saving) continue;
         while (t->drained < step) LK_TRY(drain(t));
@@ -419,6 +436,8 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
 {
     trainer t = {.comm = comm, .io = io, .run = run_file, .reporter = reporter, .best = INFINITY};
     lk_status status = run(&t, resume);
+    /* where the others are still at work, to close files or NCCL would wait for them */
+    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_comm_detach(comm);

@@ -1,0 +1,34 @@
+/* The training program of a run file on random tokens, for the benchmarks; no data file is read. */
+#ifndef LK_BENCH_MODEL_H
+#define LK_BENCH_MODEL_H
+
+#include "train/session.h"
+
+enum { BENCH_MAX_SETS = 64 };
+
+typedef struct bench_model {
+    lk_comm *comm;
+    lk_run run;
+    lk_device *device;
+    lk_params *params;
+    lk_loss_graph graph;
+    lk_store *store;
+    lk_program *program;
+    void *tokens; /* device */
+    int leaves;
+} bench_model;
+
+/* What the benchmarks share of their command lines: RUN.yaml [--vocabulary N] [--set a.b=c]... and
+ * one number of their own. */
+typedef struct bench_arguments {
+    const char *file, *set[BENCH_MAX_SETS];
+    int sets, number;
+    int64_t vocabulary;
+} bench_arguments;
+
+/* `name` of the number ("--steps") and its default. LK_E_INPUT with the usage. */
+lk_status bench_parse(int argc, char **argv, const char *name, int number, bench_arguments *a);
+lk_status bench_open(const bench_arguments *a, bool capture, bench_model *m);
+void bench_close(bench_model *m); /* takes a zeroed struct too */
+
+#endif

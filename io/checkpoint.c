@@ -1,0 +1,351 @@
+/* Reading checkpoints, and what saving shares with it. */
+#include "io/checkpoint_job.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS, MAX_LEAVES = 1 << 20 };
+
+typedef lk_checkpoint_item item;
+typedef lk_checkpoint_job job;
+
+static const char *const group_name[GROUPS] = {"parameters", "moment1", "moment2"};
+
+const char *const lk_checkpoint_text_name[TEXTS] = {
+    "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest"};
+
+char **lk_checkpoint_text(lk_checkpoint_info *info, int i)
+{
+    char **const member[TEXTS] = {&info->run_file, &info->choices,      &info->code_version,
+                                  &info->build,    &info->dataset_path, &info->dataset_digest};
+    return member[i];
+}
+
+static lk_status agree(const job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
+
+lk_status lk_checkpoint_broadcast(const job *j, void *bytes, size_t size, int root)
+{
+    for (size_t at = 0; at < size && j->ranks > 1; at += LK_H5_PIECE) {
+        size_t n = size - at < LK_H5_PIECE ? size - at : LK_H5_PIECE;
+        if (MPI_Bcast((char *)bytes + at, (int)n, MPI_BYTE, root, j->comm) != MPI_SUCCESS)
+            return lk_fail(LK_E_COMM, "%s: MPI_Bcast failed", j->given);
+    }
+    return LK_OK;
+}
+
+/* ---- what is in the file --------------------------------------------------------------------- */
+
+void lk_checkpoint_set_item(item *x, lk_h5_type type, size_t element, int dims, const int64_t *dim,
+                            void *data)
+{
+    x->type = type;
+    x->dims = dims;
+    x->row = element;
+    for (int i = 0; i < dims; i++) x->dim[i] = (hsize_t)dim[i];
+    for (int i = 1; i < dims; i++) x->row *= (size_t)dim[i];
+    x->bytes = x->row * (size_t)dim[0];
+    x->data = data;
+}
+
+/* "blocks.0.norm.weight" in group "moment1": "moment1/blocks/0/norm/weight". */
+static lk_status set_param(item *x, const char *group, const lk_param *p, float *flat)
+{
+    int n = snprintf(x->path, sizeof x->path, "%s/%s", group, p->name);
+    if (n < 0 || (size_t)n >= sizeof x->path)
+        return lk_fail(LK_E_INTERNAL, "the parameter name '%s' is too long", p->name);
+    for (char *c = x->path; *c; c++)
+        if (*c == '.') *c = '/';
+    lk_checkpoint_set_item(x, LK_H5_F32, sizeof(float), p->dims, p->dim, flat + p->offset);
+    return LK_OK;
+}
+
+lk_status lk_checkpoint_list_params(job *j)
+{
+    float *const flat[GROUPS] = {j->data->param, j->data->moment1, j->data->moment2};
+    j->item = calloc((size_t)j->params->count * GROUPS + 2, sizeof *j->item);
+    if (!j->item) return lk_fail(LK_E_SYSTEM, "out of memory");
+    if ((flat[1] == NULL) != (flat[2] == NULL))
+        return lk_fail(LK_E_INTERNAL, "a checkpoint has both moments or none");
+    j->groups = flat[1] ? GROUPS : 1;
+    for (int g = 0; g < j->groups; g++)
+        for (int i = 0; i < j->params->count; i++)
+            LK_TRY(set_param(&j->item[j->items++], group_name[g], j->params->item[i], flat[g]));
+    return LK_OK;
+}
+
+/* ---- the info -------------------------------------------------------------------------------- */
+
+static lk_status read_state(hid_t file, const char *where, lk_step_state *state)
+{
+    lk_h5_dataset d = {.id = -1};
+    LK_TRY(lk_h5_dataset_open(file, where, "state", 0, &d));
+    lk_status status = lk_h5_dataset_expect(&d, where, "state", LK_H5_U8, 1);
+    if (status == LK_OK && d.bytes != sizeof *state)
+        status = lk_fail(LK_E_INPUT, "%s: 'state': expected %zu bytes, found %zu; use the lockstep "
+                         "that wrote it", where, sizeof *state, d.bytes);
+    if (status == LK_OK) status = lk_h5_dataset_read(&d, where, "state", state);
+    lk_h5_release(&d.id);
+    return status;
+}
+
+static lk_status check_info(const char *where, const lk_checkpoint_info *info, uint64_t step,
+                            uint64_t leaves)
+{
+    const lk_step_state *s = &info->state;
+    if (leaves < 1 || leaves > MAX_LEAVES || (leaves & (leaves - 1)))
+        return lk_fail(LK_E_INPUT, "%s: attribute 'leaves': expected a power of two, found %llu",
+                       where, (unsigned long long)leaves);
+    if (s->step != step)
+        return lk_fail(LK_E_INPUT, "%s: 'state': expected step %llu as the attribute says, found "
+                       "%llu", where, (unsigned long long)step, (unsigned long long)s->step);
+    if (s->updates > step || s->skipped > step || s->finite > 1)
+        return lk_fail(LK_E_INPUT, "%s: 'state': expected at most %llu updates, found %llu, %llu "
+                       "skipped", where, (unsigned long long)step, (unsigned long long)s->updates,
+                       (unsigned long long)s->skipped);
+    if (!(isfinite(s->loss_scale) && s->loss_scale > 0))
+        return lk_fail(LK_E_INPUT, "%s: 'state': expected a positive loss scale, found %g", where,
+                       (double)s->loss_scale);
+    if (!(isfinite(s->lr) && s->lr >= 0))
+        return lk_fail(LK_E_INPUT, "%s: 'state': expected a learning rate, found %g", where,
+                       (double)s->lr);
+    if (strlen(info->dataset_digest) != LK_DIGEST_TEXT - 1 ||
+        strspn(info->dataset_digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1)
+        return lk_fail(LK_E_INPUT, "%s: attribute 'dataset_digest': expected 32 hexadecimal "
+                       "digits, found '%.60s'", where, info->dataset_digest);
+    return LK_OK;
+}
+
+lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_info *info)
+{
+    uint64_t step = 0, leaves = 0;
+    LK_TRY(lk_h5_get_u64(file, where, "step", &step));
+    LK_TRY(lk_h5_get_u64(file, where, "seed", &info->seed));
+    LK_TRY(lk_h5_get_u64(file, where, "leaves", &leaves));
+    for (int i = 0; i < TEXTS; i++)
+        LK_TRY(lk_h5_get_text(file, where, lk_checkpoint_text_name[i],
+                              lk_checkpoint_text(info, i)));
+    LK_TRY(read_state(file, where, &info->state));
+    LK_TRY(lk_h5_vocabulary(file, where, &info->characters, &info->vocabulary,
+                            &info->vocabulary_size));
+    LK_TRY(check_info(where, info, step, leaves));
+    info->leaves = (int)leaves;
+    return LK_OK;
+}
+
+void lk_checkpoint_info_clear(lk_checkpoint_info *info)
+{
+    for (int i = 0; i < TEXTS; i++) free(*lk_checkpoint_text(info, i));
+    free(info->vocabulary);
+    memset(info, 0, sizeof *info);
+}
+
+/* Each rank by itself: HDF5 makes some reading of metadata collective in a file opened together
+ * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
+lk_status lk_checkpoint_open_each(const job *j, const char *path, hid_t *file)
+{
+    lk_status status = agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
+    if (status == LK_OK || *file < 0) return status;
+    H5Fclose(*file);
+    *file = -1;
+    return status;
+}
+
+/* ---- load ------------------------------------------------------------------------------------ */
+
+/* Rank 0 says which file it is: `latest` may be replaced while the ranks look. */
+static lk_status find_file(job *j)
+{
+    char *path = NULL;
+    lk_status status = j->rank == 0 ? lk_h5_resolve(j->given, &path) : LK_OK;
+    if (path && strlen(path) >= sizeof j->path)
+        status = lk_fail(LK_E_INPUT, "%.200s...: the path is too long", path);
+    else if (path)
+        strcpy(j->path, path);
+    free(path);
+    LK_TRY(agree(j, status));
+    return lk_checkpoint_broadcast(j, j->path, sizeof j->path, 0);
+}
+
+static int by_path(const void *a, const void *b)
+{
+    return strcmp(((const item *)a)->path, ((const item *)b)->path);
+}
+
+static const char *shape_of(const item *x, char *text, size_t size)
+{
+    lk_h5_dataset d = {.dims = x->dims};
+    memcpy(d.dim, x->dim, sizeof d.dim);
+    return lk_h5_shape(&d, text, size);
+}
+
+/* Both lists are sorted, so the first place where they differ tells which name is missing. */
+static lk_status compare_names(const job *j, hid_t file, const item *want, int count,
+                               const char *group)
+{
+    char shape[96];
+    lk_h5_list found;
+    lk_status status = LK_OK;
+    LK_TRY(lk_h5_list_datasets(file, j->path, group, &found));
+    for (int i = 0; (i < count || i < found.count) && status == LK_OK; i++) {
+        int order = i >= count ? 1 : i >= found.count ? -1 : strcmp(want[i].path, found.path[i]);
+        if (order < 0)
+            status = lk_fail(LK_E_INPUT, "%s: expected '%s' %s as in the model of the run file, "
+                             "found no such dataset; use the run file of this checkpoint", j->path,
+                             want[i].path, shape_of(&want[i], shape, sizeof shape));
+        if (order > 0)
+            status = lk_fail(LK_E_INPUT, "%s: expected only what the model of the run file has, "
+                             "found '%s' too; use the run file of this checkpoint", j->path,
+                             found.path[i]);
+    }
+    lk_h5_list_clear(&found);
+    return status;
+}
+
+static lk_status check_names(job *j, hid_t file)
+{
+    int count = j->params->count;
+    for (int g = 0; g < j->groups; g++) {
+        if (g > 0 && H5Lexists(file, group_name[g], H5P_DEFAULT) <= 0)
+            return lk_fail(LK_E_INPUT, "%s: expected optimizer moments, found parameters only; "
+                           "training cannot continue from it, use another checkpoint", j->path);
+        item *first = j->item + g * count;
+        qsort(first, (size_t)count, sizeof *first, by_path);
+        LK_TRY(compare_names(j, file, first, count, group_name[g]));
+    }
+    return LK_OK;
+}
+
+static lk_status check_shape(const job *j, const item *x, const lk_h5_dataset *d)
+{
+    char want[96], found[96];
+    bool same = d->type == x->type && d->dims == x->dims;
+    for (int i = 0; i < x->dims && same; i++) same = d->dim[i] == x->dim[i];
+    if (same) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: '%s': expected %s %s as in the model of the run file, found "
+                   "%s %s; use the run file of this checkpoint", j->path, x->path,
+                   lk_h5_type_name(x->type), shape_of(x, want, sizeof want),
+                   lk_h5_type_name(d->type), lk_h5_shape(d, found, sizeof found));
+}
+
+/* Every rank checks every shape, so that all know the same first difference; one reads. */
+static lk_status read_item(const job *j, hid_t file, int i)
+{
+    const item *x = &j->item[i];
+    lk_h5_dataset d = {.id = -1};
+    LK_TRY(lk_h5_dataset_open(file, j->path, x->path, 0, &d));
+    lk_status status = check_shape(j, x, &d);
+    if (status == LK_OK && lk_checkpoint_mine(j, i))
+        status = lk_h5_dataset_read(&d, j->path, x->path, x->data);
+    lk_h5_release(&d.id);
+    return status;
+}
+
+static lk_status read_items(job *j, hid_t file)
+{
+    float *const flat[GROUPS] = {j->data->param, j->data->moment1, j->data->moment2};
+    LK_TRY(lk_checkpoint_list_params(j));
+    LK_TRY(check_names(j, file));
+    for (int g = 0; g < j->groups; g++)
+        memset(flat[g], 0, (size_t)j->params->total * sizeof *flat[g]);
+    for (int i = 0; i < j->items; i++) LK_TRY(read_item(j, file, i));
+    return LK_OK;
+}
+
+static lk_status load(job *j)
+{
+    LK_TRY(find_file(j));
+    LK_TRY(lk_checkpoint_open_each(j, j->path, &j->file));
+    lk_status status = agree(j, read_items(j, j->file));
+    H5Fclose(j->file); /* read only: nothing to lose */
+    for (int i = 0; i < j->items && status == LK_OK; i++)
+        status = lk_checkpoint_broadcast(j, j->item[i].data, j->item[i].bytes, i % j->ranks);
+    return status;
+}
+
+static lk_status open_info(job *j)
+{
+    LK_TRY(find_file(j));
+    LK_TRY(lk_checkpoint_open_each(j, j->path, &j->file));
+    lk_status status = agree(j, lk_checkpoint_read_info(j->file, j->path, &j->info));
+    H5Fclose(j->file);
+    if (status != LK_OK) lk_checkpoint_info_clear(&j->info);
+    return status;
+}
+
+/* ---- public ---------------------------------------------------------------------------------- */
+
+static lk_status load_job(void *j) { return load(j); }
+static lk_status open_job(void *j) { return open_info(j); }
+
+lk_status lk_checkpoint_run(lk_io *io, MPI_Comm world, lk_io_job run, job *j)
+{
+    j->file = -1;
+    LK_TRY(lk_h5_comm(world, &j->comm));
+    MPI_Comm_rank(j->comm, &j->rank);
+    MPI_Comm_size(j->comm, &j->ranks);
+    lk_status status = lk_io_call(io, run, j);
+    MPI_Comm_free(&j->comm);
+    free(j->item);
+    free(j->shared);
+    return status;
+}
+
+lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
+                             lk_checkpoint_info *info)
+{
+    job j = {.given = path};
+    LK_TRY(lk_checkpoint_run(io, world, open_job, &j));
+    *info = j.info;
+    return LK_OK;
+}
+
+lk_status lk_checkpoint_load(lk_io *io, MPI_Comm world, const char *path, const lk_params *params,
+                             const lk_checkpoint_data *data)
+{
+    job j = {.given = path, .params = params, .data = data};
+    return lk_checkpoint_run(io, world, load_job, &j);
+}
+
+/* The file that DIRECTORY/NAME leads to, if there is such a link or file. */
+static lk_status follow(const char *directory, const char *name, char **found)
+{
+    char *link = NULL, target[PATH_MAX];
+    if (asprintf(&link, "%s/%s", directory, name) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
+    struct stat s;
+    ssize_t n = readlink(link, target, sizeof target - 1);
+    if (n < 0) { /* not a link: a file, or nothing */
+        *found = lstat(link, &s) == 0 ? link : NULL;
+        if (!*found) free(link);
+        return LK_OK;
+    }
+    target[n] = '\0';
+    if (target[0] == '/') {
+        free(link);
+        *found = strdup(target);
+        return *found ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    int made = asprintf(found, "%.*s/%s", (int)(strrchr(link, '/') - link), link, target);
+    free(link);
+    return made < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
+}
+
+lk_status lk_h5_resolve(const char *path, char **resolved)
+{
+    static const char *const name[] = {"latest", "checkpoints/latest"};
+    struct stat s;
+    char *found = NULL;
+    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode)) { /* lk_h5_open says what is wrong with it */
+        found = strdup(path);
+        if (!found) return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    for (int i = 0; i < 2 && !found; i++) LK_TRY(follow(path, name[i], &found));
+    if (!found)
+        return lk_fail(LK_E_INPUT, "%s: expected a file or a run directory, found a directory with "
+                       "neither '%s' nor '%s'; name a step-NNNNNN.h5 file", path, name[0], name[1]);
+    *resolved = found;
+    return LK_OK;
+}

@@ -1,0 +1,78 @@
+/* Predictions: two datasets in a file of their own, written by one rank. */
+#include "io/predictions.h"
+#include "io/hdf5.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct job {
+    const char *path;
+    char *part;
+    const float *loss;
+    const int32_t *argmax;
+    hsize_t count;
+    hid_t file;
+} job;
+
+static lk_status write_dataset(const job *j, const char *name, lk_h5_type type, const void *data)
+{
+    LK_H5_AUTO hid_t space = -1, dcpl = -1, dataset = -1;
+    char digest[LK_DIGEST_TEXT];
+    LK_TRY(lk_h5_chunked(1, &j->count, LK_H5_CHUNK / 4, &dcpl));
+    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(1, &j->count, NULL), "%s: '%s'", j->part, name);
+    LK_H5(LK_E_SYSTEM, dataset = H5Dcreate2(j->file, name, lk_h5_type_id(type), space, H5P_DEFAULT,
+                                            dcpl, H5P_DEFAULT),
+          "%s: cannot create '%s'", j->part, name);
+    LK_H5(LK_E_SYSTEM,
+          H5Dwrite(dataset, lk_h5_type_id(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
+          "%s: cannot write '%s'", j->part, name);
+    lk_digest_bytes(data, j->count * 4, digest);
+    return lk_h5_set_text(dataset, j->part, "digest", digest);
+}
+
+static lk_status check(void *argument)
+{
+    const char *path = argument;
+    hid_t file = -1;
+    if (access(path, F_OK) != 0) return lk_h5_check_target(path);
+    LK_TRY(lk_h5_open(path, MPI_COMM_NULL, "lockstep predictions", &file));
+    return lk_h5_close(path, &file);
+}
+
+lk_status lk_predictions_check(lk_io *io, const char *path)
+{
+    lk_status status = lk_io_call(io, check, (void *)path);
+    return status == LK_OK ? status
+                           : lk_fail_prefix(status, "the predictions cannot be written");
+}
+
+static lk_status write_all(job *j)
+{
+    LK_TRY(check((void *)j->path));
+    LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, "lockstep predictions", &j->file));
+    LK_TRY(write_dataset(j, "loss", LK_H5_F32, j->loss));
+    LK_TRY(write_dataset(j, "argmax", LK_H5_I32, j->argmax));
+    LK_TRY(lk_h5_close(j->part, &j->file));
+    return lk_h5_publish(j->part, j->path);
+}
+
+static lk_status run(void *argument)
+{
+    job *j = argument;
+    lk_status status = write_all(j);
+    lk_h5_abandon(j->part, MPI_COMM_NULL, &j->file);
+    if (status != LK_OK) unlink(j->part);
+    return status;
+}
+
+lk_status lk_predictions_write(lk_io *io, const char *path, const float *loss,
+                               const int32_t *argmax, int64_t count)
+{
+    job j = {.path = path, .loss = loss, .argmax = argmax, .count = (hsize_t)count, .file = -1};
+    if (asprintf(&j.part, "%s.part", path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = lk_io_call(io, run, &j);
+    free(j.part);
+    return status;
+}

@@ -1,0 +1,282 @@
+/* What a file holds, for people: the counts first, then the texts, then every dataset on a line. */
+#include "io/show.h"
+#include "io/checkpoint.h"
+#include "io/dataset.h"
+#include "io/hdf5.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct line {
+    lk_h5_type type;
+    char shape[96], digest[LK_DIGEST_TEXT];
+    uint64_t elements;
+} line;
+
+typedef struct view {
+    lk_io *io;
+    FILE *out;
+    const char *given;
+    char *path, *schema;
+    hid_t file;
+    lk_h5_list list;
+    line *line; /* one for each dataset of the list */
+} view;
+
+/* ---- printing -------------------------------------------------------------------------------- */
+
+/* Files come from anywhere: a terminal gets no control characters from them. Lines after the
+ * first begin with `indent` spaces. */
+static void put_text(FILE *out, const char *text, int indent)
+{
+    size_t length = strlen(text);
+    while (length > 0 && text[length - 1] == '\n') length--;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xC2 && (unsigned char)text[i + 1] < 0xA0; /* U+0080 to U+009F in UTF-8 */
+        if (c == '\n')
+            fprintf(out, "\n%*s", indent, "");
+        else
+            fputc((c < ' ' && c != '\t') || c == 0x7F || c1 ? '?' : c, out);
+    }
+    fputc('\n', out);
+}
+
+enum { LABEL = 18 }; /* columns of a label with its indent */
+
+static void put_label(const view *v, const char *label)
+{
+    fprintf(v->out, "  %-*s", LABEL - 2, label);
+}
+
+static void put_line(const view *v, const char *label, const char *text)
+{
+    put_label(v, label);
+    put_text(v->out, text[0] ? text : "(none)", LABEL);
+}
+
+static void put_number(const view *v, const char *label, double value)
+{
+    put_label(v, label);
+    fprintf(v->out, "%.6g\n", value);
+}
+
+static const char *grouped(uint64_t value, char text[32])
+{
+    char digits[24];
+    int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value), k = 0;
+    for (int i = 0; i < n; i++) {
+        if (i > 0 && (n - i) % 3 == 0) text[k++] = ',';
+        text[k++] = digits[i];
+    }
+    text[k] = '\0';
+    return text;
+}
+
+static void put_count(const view *v, const char *label, uint64_t value, const char *unit)
+{
+    char text[32];
+    put_label(v, label);
+    fprintf(v->out, "%s%s%s\n", grouped(value, text), unit[0] ? " " : "", unit);
+}
+
+static void put_vocabulary(const view *v, int64_t size, bool characters)
+{
+    put_count(v, "vocabulary", (uint64_t)size, characters ? "characters" : "bytes");
+}
+
+static void put_block(const view *v, const char *title, const char *text)
+{
+    fprintf(v->out, "\n%s\n    ", title);
+    put_text(v->out, text[0] ? text : "(none)", 4);
+}
+
+/* ---- datasets -------------------------------------------------------------------------------- */
+
+static lk_status read_lines(view *v)
+{
+    LK_TRY(lk_h5_list_datasets(v->file, v->path, "", &v->list));
+    v->line = calloc((size_t)v->list.count + 1, sizeof *v->line);
+    if (!v->line) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int i = 0; i < v->list.count; i++) {
+        lk_h5_dataset d = {.id = -1};
+        line *l = &v->line[i];
+        LK_TRY(lk_h5_dataset_open(v->file, v->path, v->list.path[i], 0, &d));
+        lk_h5_release(&d.id);
+        l->type = d.type;
+        l->elements = d.bytes / d.element;
+        lk_h5_shape(&d, l->shape, sizeof l->shape);
+        memcpy(l->digest, d.digest, sizeof l->digest);
+    }
+    return LK_OK;
+}
+
+static void put_lines(const view *v)
+{
+    int name = 7, shape = 5;
+    for (int i = 0; i < v->list.count; i++) {
+        int n = (int)strlen(v->list.path[i]), s = (int)strlen(v->line[i].shape);
+        if (n > name) name = n;
+        if (s > shape) shape = s;
+    }
+    fprintf(v->out, "\ndatasets: %d\n    %-*s  type  %-*s  digest (XXH3-128)\n", v->list.count,
+            name, "name", shape, "shape");
+    for (int i = 0; i < v->list.count; i++) {
+        char text[LK_H5_MAX_PATH + 160];
+        const line *l = &v->line[i];
+        snprintf(text, sizeof text, "%-*s  %-4s  %-*s  %s", name, v->list.path[i],
+                 lk_h5_type_name(l->type), shape, l->shape, l->digest[0] ? l->digest : "(none)");
+        fprintf(v->out, "    ");
+        put_text(v->out, text, 4);
+    }
+}
+
+/* Elements of all datasets in a group. */
+static uint64_t count_in(const view *v, const char *group, uint64_t *datasets)
+{
+    uint64_t sum = 0, n = 0;
+    size_t length = strlen(group);
+    for (int i = 0; i < v->list.count; i++) {
+        const char *path = v->list.path[i];
+        if (strncmp(path, group, length) != 0 || path[length] != '/') continue;
+        sum += v->line[i].elements;
+        n++;
+    }
+    if (datasets) *datasets = n;
+    return sum;
+}
+
+/* ---- the kinds of file ----------------------------------------------------------------------- */
+
+static lk_status show_dataset(const view *v)
+{
+    lk_dataset *d = NULL;
+    char *source = NULL;
+    LK_TRY(lk_h5_get_text(v->file, v->path, "source", &source));
+    lk_status status = lk_dataset_open(v->io, MPI_COMM_SELF, v->path, &d);
+    if (status == LK_OK) {
+        put_line(v, "holds", "text");
+        put_count(v, "train", (uint64_t)d->tokens[LK_TRAIN], "tokens");
+        put_count(v, "validation", (uint64_t)d->tokens[LK_VALIDATION], "tokens");
+        put_vocabulary(v, d->vocabulary_size, d->characters);
+        put_line(v, "source", source);
+        put_line(v, "digest", d->digest);
+        lk_dataset_close(d);
+    }
+    free(source);
+    return status;
+}
+
+static void put_parameters(const view *v)
+{
+    char text[32];
+    uint64_t arrays = 0, parameters = count_in(v, "parameters", &arrays);
+    put_label(v, "parameters");
+    fprintf(v->out, "%s in %llu datasets\n", grouped(parameters, text), (unsigned long long)arrays);
+    put_line(v, "optimizer", count_in(v, "moment1", NULL) > 0
+                                 ? "moments are stored: training can continue from here"
+                                 : "no moments: for evaluation and generation only");
+}
+
+static lk_status show_checkpoint(const view *v)
+{
+    lk_checkpoint_info info;
+    LK_TRY(lk_checkpoint_open(v->io, MPI_COMM_SELF, v->path, &info));
+    const lk_step_state *s = &info.state;
+    put_count(v, "step", s->step, "");
+    put_count(v, "updates", s->updates, "");
+    put_count(v, "skipped", s->skipped, "steps, for a gradient that was not finite");
+    if (s->step > 0) {
+        put_number(v, "loss", (double)s->loss);
+        put_number(v, "gradient norm", (double)s->grad_norm);
+        put_number(v, "learning rate", (double)s->lr);
+    }
+    put_number(v, "loss scale", (double)s->loss_scale);
+    put_parameters(v);
+    put_vocabulary(v, info.vocabulary_size, info.characters);
+    put_count(v, "leaves", (uint64_t)info.leaves, "");
+    put_label(v, "seed");
+    fprintf(v->out, "%llu\n", (unsigned long long)info.seed);
+    put_line(v, "dataset", info.dataset_path);
+    put_line(v, "dataset digest", info.dataset_digest);
+    put_line(v, "code version", info.code_version);
+    put_line(v, "build", info.build);
+    put_block(v, "run file", info.run_file);
+    put_block(v, "library choices", info.choices);
+    lk_checkpoint_info_clear(&info);
+    return LK_OK;
+}
+
+static lk_status show_predictions(const view *v)
+{
+    lk_h5_dataset d = {.id = -1};
+    LK_TRY(lk_h5_dataset_open(v->file, v->path, "loss", 0, &d));
+    lk_h5_release(&d.id);
+    LK_TRY(lk_h5_dataset_expect(&d, v->path, "loss", LK_H5_F32, 1));
+    put_count(v, "positions", d.dim[0], "of the validation text: loss in nats, most likely token");
+    return LK_OK;
+}
+
+static const struct {
+    const char *schema;
+    lk_status (*show)(const view *v);
+} kinds[] = {
+    {"lockstep dataset", show_dataset},
+    {"lockstep checkpoint", show_checkpoint},
+    {"lockstep predictions", show_predictions},
+};
+
+static lk_status show(view *v)
+{
+    uint64_t version = 0;
+    size_t k = 0, n = sizeof kinds / sizeof kinds[0];
+    LK_TRY(lk_h5_resolve(v->given, &v->path));
+    LK_TRY(lk_h5_open(v->path, MPI_COMM_NULL, NULL, &v->file));
+    LK_TRY(lk_h5_get_text(v->file, v->path, "schema", &v->schema));
+    LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
+    while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
+    if (k == n)
+        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint or predictions, "
+                       "found schema '%.60s'; use the lockstep that wrote it", v->path, v->schema);
+    LK_TRY(read_lines(v));
+    fprintf(v->out, "%s\n", v->path);
+    put_label(v, "kind");
+    fprintf(v->out, "%s, version %llu\n", v->schema, (unsigned long long)version);
+    LK_TRY(kinds[k].show(v));
+    put_lines(v);
+    return LK_OK;
+}
+
+/* Everything is put together first, so that an error is not preceded by half an answer. */
+static lk_status show_to(view *v, FILE *out)
+{
+    char *text = NULL;
+    size_t size = 0;
+    v->out = open_memstream(&text, &size);
+    if (!v->out) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = show(v);
+    bool bad = ferror(v->out);
+    if (fclose(v->out) != 0 || bad) status = lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0))
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot print what it holds", v->path);
+    free(text);
+    return status;
+}
+
+static lk_status run(void *argument)
+{
+    view *v = argument;
+    lk_status status = show_to(v, v->out);
+    if (v->file >= 0) H5Fclose(v->file); /* read only: nothing to lose */
+    lk_h5_list_clear(&v->list);
+    free(v->line);
+    free(v->path);
+    free(v->schema);
+    return status;
+}
+
+lk_status lk_show_file(lk_io *io, const char *path, FILE *out)
+{
+    view v = {.io = io, .out = out, .given = path, .file = -1};
+    return lk_io_call(io, run, &v);
+}

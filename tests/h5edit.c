@@ -1,0 +1,99 @@
+/* h5edit FILE ACTION...: make a file wrong in one way, for tests of what is said about it.
+ *
+ *   empty                        a new HDF5 file with nothing in it
+ *   token PATH INDEX COUNT VALUE overwrite elements of a dataset of integers
+ *   float PATH, flat PATH        replace a dataset by zeros: as f32; with two dimensions
+ *   text NAME VALUE              replace a root attribute
+ *   remove PATH                  unlink */
+#include <hdf5.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void check(long long result, const char *what)
+{
+    if (result >= 0) return;
+    fprintf(stderr, "h5edit: cannot %s\n", what);
+    exit(1);
+}
+
+static void set_tokens(hid_t file, const char *path, hsize_t at, hsize_t count, int value)
+{
+    hid_t d, space, memory;
+    int *values = malloc((size_t)count * sizeof *values);
+    check(values ? 0 : -1, "get memory");
+    for (hsize_t i = 0; i < count; i++) values[i] = value;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    check(memory = H5Screate_simple(1, &count, NULL), "make a space");
+    check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &at, NULL, &count, NULL), "select");
+    check(H5Dwrite(d, H5T_NATIVE_INT, memory, space, H5P_DEFAULT, values), "write");
+    free(values);
+    H5Sclose(space);
+    H5Sclose(memory);
+    H5Dclose(d);
+}
+
+/* The same number of elements, of another type or shape. */
+static void replace(hid_t file, const char *path, int as_float)
+{
+    hsize_t dim[2] = {0, 1};
+    hid_t d, space, type, to;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    check(type = as_float ? H5Tcopy(H5T_IEEE_F32LE) : H5Dget_type(d), "get its type");
+    check(H5Sget_simple_extent_dims(space, dim, NULL), "get its size");
+    H5Sclose(space);
+    H5Dclose(d);
+    check(H5Ldelete(file, path, H5P_DEFAULT), "remove the old one");
+    check(to = H5Screate_simple(as_float ? 1 : 2, dim, NULL), "make a space");
+    check(d = H5Dcreate2(file, path, type, to, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), "create");
+    void *zeros = calloc((size_t)dim[0] + 1, H5Tget_size(type));
+    check(zeros ? H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros) : -1, "write");
+    free(zeros);
+    H5Sclose(to);
+    H5Tclose(type);
+    H5Dclose(d);
+}
+
+static void set_text(hid_t file, const char *name, const char *value)
+{
+    hid_t space, type, a;
+    if (H5Aexists(file, name) > 0) check(H5Adelete(file, name), "remove the attribute");
+    check(space = H5Screate(H5S_SCALAR), "make a space");
+    check(type = H5Tcopy(H5T_C_S1), "make a type");
+    check(H5Tset_size(type, strlen(value)), "size the type");
+    check(H5Tset_strpad(type, H5T_STR_NULLPAD), "pad the type");
+    check(H5Tset_cset(type, H5T_CSET_UTF8), "make it UTF-8");
+    check(a = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT), "make the attribute");
+    check(H5Awrite(a, type, value), "write the attribute");
+    H5Aclose(a);
+    H5Tclose(type);
+    H5Sclose(space);
+}
+
+int main(int argc, char **argv)
+{
+    const char *action = argc > 2 ? argv[2] : "";
+    hid_t file;
+    if (strcmp(action, "empty") == 0)
+        file = H5Fcreate(argv[1], H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    else
+        file = argc > 2 ? H5Fopen(argv[1], H5F_ACC_RDWR, H5P_DEFAULT) : -1;
+    check(file, "open the file");
+    if (strcmp(action, "token") == 0 && argc == 7)
+        set_tokens(file, argv[3], strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10),
+                   atoi(argv[6]));
+    else if (strcmp(action, "float") == 0 && argc == 4)
+        replace(file, argv[3], 1);
+    else if (strcmp(action, "flat") == 0 && argc == 4)
+        replace(file, argv[3], 0);
+    else if (strcmp(action, "text") == 0 && argc == 5)
+        set_text(file, argv[3], argv[4]);
+    else if (strcmp(action, "remove") == 0 && argc == 4)
+        check(H5Ldelete(file, argv[3], H5P_DEFAULT), "unlink");
+    else if (strcmp(action, "empty") != 0)
+        check(-1, "do that");
+    check(H5Fclose(file), "close the file");
+    return 0;
+}

@@ -1,0 +1,143 @@
+#!/bin/sh
+# N ranks, one answer: the run file alone defines every bit. Two models, in fp32 and in fp16 with
+# dynamic loss scaling, are trained on 1, 2, 4 and 8 ranks, stopped and resumed on other numbers of
+# ranks, with data streamed instead of resident and with other numbers of threads; parameters,
+# moments, state and both logs must be equal byte for byte.
+#
+# On a GPU host, ranks sharing a GPU where there are fewer:
+#   LOCKSTEP=build/lockstep DEVICE=cuda sh tests/test_exact.sh
+# (build/tests/h5same must be there: make tests/h5same). RANKS="2 4" asks for fewer.
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+
+: "${RANKS:=2 4 8}"
+h5same=$builddir/tests/h5same
+[ -x "$h5same" ] || echo "Bail out! $h5same is missing: make tests/h5same"
+
+awk 'BEGIN { while (i < 900) print "in step " i++ " the quick brown fox jumps over dog " i % 7 "." }' >a.txt
+run "$LOCKSTEP" import text a.txt -v character -o a.h5
+ok "the text is imported" test "$rc" -eq 0
+
+cat >alibi.yaml <<END
+directory: none
+data:
+  file: a.h5
+model:
+  layers: 2
+  width: 32
+  heads: 4
+  context: 32
+  position: alibi
+  norm: layernorm
+  ffn: gelu
+  dropout: 0.1
+train:
+  steps: 50
+  batch: 16
+  leaves: 8
+  device: $DEVICE
+optimizer:
+  lr: 3e-3
+  warmup: 5
+loss_scale:
+  initial: 16777216
+  interval: 7
+eval:
+  every: 10
+  batches: 3
+checkpoint:
+  every: 0
+END
+sed 's/alibi/rope/; s/layernorm/rmsnorm/; s/gelu/swiglu/; s/  heads: 4/&\n  kv_heads: 2\n  tied: false\n  bias: false/' \
+    alibi.yaml >rope.yaml
+ok "the second model is another" grep -q 'kv_heads: 2' rope.yaml
+
+# train NAME RANKS MODEL PRECISION ARGUMENT...: into directory NAME.
+train() {
+    name=$1 n=$2 model=$3 precision=$4
+    shift 4
+    ranks "$n" "$LOCKSTEP" train "$model.yaml" --set directory="$name" \
+        --set train.precision="$precision" "$@"
+    if [ "$rc" -ne 0 ]; then
+        fail "$name trains"
+        note_run "$n ranks, $model.yaml, $*"
+    fi
+}
+
+# equal DESCRIPTION A B: two runs, to the last bit.
+equal() {
+    if "$h5same" "$2/checkpoints/latest" "$3/checkpoints/latest" >"$work/ok" 2>&1 &&
+        cmp "$2/loss.log" "$3/loss.log" >>"$work/ok" 2>&1 &&
+        cmp "$2/validation.log" "$3/validation.log" >>"$work/ok" 2>&1; then
+        pass "$1"
+    else
+        fail "$1"
+        note_file "$work/ok"
+    fi
+    rm -rf "$3"
+}
+
+for model in alibi rope; do
+    for precision in fp32 fp16; do
+        what="$model $precision"
+        one=$model-$precision
+        train "$one" 1 $model $precision
+        ok "$what: 50 steps, 5 validations" \
+            test "$(wc -l <"$one/loss.log") $(wc -l <"$one/validation.log")" = "50 5"
+        ok "$what: it learns" awk '{ loss[NR] = $2 } END { exit !(loss[50] < loss[1] - 1) }' \
+            "$one/loss.log"
+        skipped=$(tail -n 1 "$one/loss.log" | awk '{ print $6 }')
+        if [ $precision = fp16 ]; then
+            ok "$what: $skipped steps overflow and are skipped" \
+                test "$skipped" -gt 0 -a "$skipped" -lt 25
+            ok "$what: the loss scale falls and grows" awk '
+                NR > 1 { fell += $4 < last; grew += $4 > last } { last = $4 }
+                END { exit !(fell && grew) }' "$one/loss.log"
+        else
+            ok "$what: no step is skipped" test "$skipped" -eq 0
+        fi
+        for n in $RANKS; do
+            train on-$n "$n" $model $precision
+            equal "$what: $n ranks as 1" "$one" on-$n
+        done
+        train stopped 2 $model $precision --set train.stop_after=20
+        ok "$what: stopped at step 20" test -f stopped/checkpoints/step-000020.h5
+        cp -R stopped stopped-1
+        train stopped 8 $model $precision --resume
+        equal "$what: stopped on 2 ranks, resumed on 8" "$one" stopped
+        train stopped-1 1 $model $precision --resume
+        equal "$what: stopped on 2 ranks, resumed on 1" "$one" stopped-1
+        train streaming 4 $model $precision --set data.resident=no
+        equal "$what: streaming on 4 ranks as resident on 1" "$one" streaming
+        for threads in 2 3; do
+            OMP_NUM_THREADS=$threads
+            train threads 1 $model $precision
+            equal "$what: $threads threads as 1" "$one" threads
+        done
+        OMP_NUM_THREADS=1
+    done
+done
+
+train bf16 1 rope bf16
+train bf16-4 4 rope bf16
+equal "rope bf16: 4 ranks as 1" bf16 bf16-4
+
+# The comparison can fail.
+train seed 1 alibi fp32 --set seed=2
+"$h5same" alibi-fp32/checkpoints/latest seed/checkpoints/latest >"$work/ok"
+ok "another seed gives other bits" test $? -eq 1
+train nodrop 1 alibi fp32 --set model.dropout=0
+"$h5same" alibi-fp32/checkpoints/latest nodrop/checkpoints/latest >"$work/ok"
+ok "no dropout gives other bits" test $? -eq 1
+train leaves 1 alibi fp32 --set train.leaves=4
+"$h5same" alibi-fp32/checkpoints/latest leaves/checkpoints/latest >"$work/ok"
+ok "other leaves give other bits" test $? -eq 1
+
+# reduce: fast promises no bits, but the same learning.
+train fast 4 alibi fp32 --set train.reduce=fast
+paste -d ' ' alibi-fp32/loss.log fast/loss.log >both
+ok "reduce: fast has the losses of exact within 1e-3" awk '
+    { d = $2 - $8; if (d < 0) d = -d; if (d > most) most = d }
+    END { print "largest difference", most; exit !(NR == 50 && most < 1e-3) }' both
+
+finish
