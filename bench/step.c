@@ -44,7 +44,8 @@ static lk_status bench(const bench_arguments *a, bench_model *m)
     if (status == LK_OK) {
         char device[200];
         m->device->backend->describe(m->device, device, sizeof device);
-        double median = ms[rounds / 2], tokens = (double)(m->run.train.batch * m->run.model.context);
+        double median = ms[rounds / 2];
+        double tokens = (double)(m->run.train.batch * m->run.model.context);
         printf("%s on %s: median %.3f ms, p95 %.3f ms, %.0f tokens/s; loss %.4f, skipped %llu\n",
                a->file, device, median, ms[rounds * 95 / 100], 1e3 * tokens / median,
                (double)state.loss, (unsigned long long)state.skipped);

@@ -27,7 +27,7 @@ extern "C" int lk_cuda_device_count(void)
     return count;
 }
 
-/* ---- opening and closing ---------------------------------------------------------------------- */
+/* ---- opening and closing -------------------------------------------------------------------- */
 
 static void device_close(lk_device *d)
 {
@@ -52,6 +52,7 @@ static lk_status fill(lk_cuda *c)
                        p.name, p.major, p.minor);
     c->processors = p.multiProcessorCount;
     c->memory = p.totalGlobalMem;
+    c->shared = p.sharedMemPerBlockOptin;
     snprintf(c->model, sizeof c->model, "%.127s", p.name);
     LK_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
@@ -79,7 +80,7 @@ static void device_describe(lk_device *d, char *text, size_t size)
     snprintf(text, size, "%s, %.0f GiB", of(d)->model, (double)of(d)->memory / 0x1p30);
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
 {
@@ -166,7 +167,7 @@ static lk_status device_add(lk_device *d, float *dst, const float *src, int64_t 
     return LK_OK;
 }
 
-/* ---- events and capture ----------------------------------------------------------------------- */
+/* ---- events and capture --------------------------------------------------------------------- */
 
 static lk_status record(lk_device *d, int slot)
 {
@@ -214,7 +215,7 @@ static void replayable_destroy(lk_device *d, void *replayable)
     if (replayable && use(d) == LK_OK) cudaGraphExecDestroy((cudaGraphExec_t)replayable);
 }
 
-/* ---- preparation -------------------------------------------------------------------------------- */
+/* ---- preparation ---------------------------------------------------------------------------- */
 
 static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
 {
@@ -234,7 +235,8 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
         LK_TRY(lk_cuda_attention_check(n));
         bytes = lk_cuda_attention_grad_scratch(n);
         break;
-    case LK_OP_XENT: bytes = lk_cuda_xent_scratch(n); break;
+    case LK_OP_XENT:
+    case LK_OP_XENT_FUSED: bytes = lk_cuda_xent_scratch(n); break;
     case LK_OP_GRAD_NORM: bytes = lk_cuda_grad_norm_scratch(n); break;
     default: break;
     }

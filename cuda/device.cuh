@@ -34,6 +34,7 @@ typedef struct lk_cuda {
     int processors; /* for information only: results must not depend on it */
     char model[128];
     size_t memory;
+    size_t shared; /* most bytes of shared memory a block can have */
     cudaStream_t stream;
     cudaEvent_t event[LK_CUDA_EVENTS];
     lk_cuda_matmuls *matmuls;
@@ -163,7 +164,7 @@ template <typename F> static __device__ __forceinline__ F lk_block_sum(F x, F *s
     return total;
 }
 
-/* ---- shared launchers, linear.cu -------------------------------------------------------------- */
+/* ---- shared launchers, linear.cu ------------------------------------------------------------ */
 
 /* Chunks into which `rows` are cut for column sums: a function of the shape only. */
 static inline int lk_column_chunks(int64_t rows)
@@ -186,12 +187,17 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it. `d` receives the product; bias and pre may be NULL. */
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n);
+/* What the product's epilogue did: gelu (linear) or gelu' (linear_dx); the bias or its gradient. */
+typedef struct lk_fused {
+    bool gelu, bias;
+} lk_fused;
+/* Run it. A linear gets its bias in any case. Without fused->gelu the product of a linear with gelu
+ * lies in pre, if that is wanted, or in y. */
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_fused *fused);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 
-/* ---- scratch bytes of the ops that need some -------------------------------------------------- */
+/* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cuda_linear_dw_scratch(const lk_node *n);
 size_t lk_cuda_norm_grad_scratch(const lk_node *n);

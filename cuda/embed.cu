@@ -28,7 +28,8 @@ static __device__ __forceinline__ float sinusoid(int64_t t, int c, int cols)
 template <typename E, int V>
 static __global__ void k_embed(const int *tokens /* [N] */, const E *table /* [V,C] */,
                                const E *positions /* [P,C] or NULL */, int sinusoidal,
-                               E *y /* [N,C] */, int64_t rows, int64_t context, int cols)
+                               float scale, E *y /* [N,C] */, int64_t rows, int64_t context,
+                               int cols)
 {
     int64_t row = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5), t = row % context;
     if (row >= rows) return;
@@ -42,7 +43,7 @@ static __global__ void k_embed(const int *tokens /* [N] */, const E *table /* [V
             for (int j = 0; j < V; j++) a[j] += b[j];
         } else if (sinusoidal) {
 #pragma unroll
-            for (int j = 0; j < V; j++) a[j] += sinusoid(t, c + j, cols);
+            for (int j = 0; j < V; j++) a[j] = a[j] * scale + sinusoid(t, c + j, cols);
         }
         lk_put<V>(y + row * cols + c, a);
     }
@@ -63,6 +64,7 @@ extern "C" lk_status lk_cuda_embed(lk_exec *x, const lk_node *n)
             kind == LK_POSITION_TABLE ? (const E *)lk_data(x, n->in[2]) : (const E *)NULL;
         k_embed<E, V><<<lk_blocks(rows, 8), 256, 0, s>>>(tokens, table, positions,
                                                          kind == LK_POSITION_SINUSOIDAL,
+                                                         lk_embed_scale(kind, cols),
                                                          (E *)lk_data(x, out), rows, context, cols);
     }));
     return lk_cuda_launched(n);
@@ -145,26 +147,24 @@ k_digit_place(const int *tokens /* [N] */, const int *order /* [N] or NULL */, i
 
 /* ---- sums ------------------------------------------------------------------------------------ */
 
+/* out (+)= scale sum */
 template <int V>
-static __device__ __forceinline__ void store_sum(float *out, const float *sum, bool accumulate)
+static __device__ __forceinline__ void store_sum(float *out, const float *sum, float scale,
+                                                 bool accumulate)
 {
-    float a[V];
-    if (accumulate) {
-        lk_get<V>(a, out);
+    float a[V] = {};
+    if (accumulate) lk_get<V>(a, out);
 #pragma unroll
-        for (int j = 0; j < V; j++) a[j] += sum[j];
-        lk_put<V>(out, a);
-    } else {
-        lk_put<V>(out, sum);
-    }
+    for (int j = 0; j < V; j++) a[j] += scale * sum[j];
+    lk_put<V>(out, a);
 }
 
 /* Block (piece, part of the columns); at least PIECE threads, each with V columns. */
 template <typename E, int V>
 static __global__ void k_piece_sums(const int *tokens /* [N] */, const int *order /* [N] */,
-                                    const E *dy /* [N,C] */, int rows, int cols, int accumulate,
-                                    int *first /* [pieces] */, float *partial /* [pieces,2,C] */,
-                                    float *dtable /* [V,C] */)
+                                    const E *dy /* [N,C] */, int rows, int cols, float scale,
+                                    int accumulate, int *first /* [pieces] */,
+                                    float *partial /* [pieces,2,C] */, float *dtable /* [V,C] */)
 {
     __shared__ int row[PIECE], token[PIECE + 2]; /* token[i+1] of row[i]; both neighbours */
     int begin = blockIdx.x * PIECE, count = rows - begin < PIECE ? rows - begin : PIECE;
@@ -200,7 +200,8 @@ static __global__ void k_piece_sums(const int *tokens /* [N] */, const int *orde
                     if (came) lk_put<V>(head, sum);
                     else if (!ends) lk_put<V>(tail, sum);
                     else
-                        store_sum<V>(dtable + (int64_t)token[at + 1] * cols + c, sum, accumulate);
+                        store_sum<V>(dtable + (int64_t)token[at + 1] * cols + c, sum, scale,
+                                     accumulate);
                     came = false;
 #pragma unroll
                     for (int j = 0; j < V; j++) sum[j] = 0;
@@ -216,7 +217,7 @@ template <int V>
 static __global__ void k_join_pieces(const int *tokens /* [N] */, const int *order /* [N] */,
                                      const int *first /* [pieces] */,
                                      const float *partial /* [pieces,2,C] */, int pieces, int cols,
-                                     int accumulate, float *dtable /* [V,C] */)
+                                     float scale, int accumulate, float *dtable /* [V,C] */)
 {
     int piece = blockIdx.x, c = (blockIdx.y * blockDim.x + threadIdx.x) * V;
     if (c >= cols || piece + 1 >= pieces) return;
@@ -238,7 +239,7 @@ static __global__ void k_join_pieces(const int *tokens /* [N] */, const int *ord
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += a[j];
     }
-    store_sum<V>(dtable + (int64_t)token * cols + c, sum, accumulate);
+    store_sum<V>(dtable + (int64_t)token * cols + c, sum, scale, accumulate);
 }
 
 /* dpositions[t, c] = sum over b of dy[b, t, c], for t < T: element i of [T,C], V at a time. */
@@ -257,7 +258,7 @@ static __global__ void k_position_sums(const E *dy /* [B,T,C] */, int64_t batch,
 #pragma unroll
         for (int j = 0; j < V; j++) sum[j] += a[j];
     }
-    store_sum<V>(dpositions + i, sum, accumulate);
+    store_sum<V>(dpositions + i, sum, 1.0f, accumulate);
 }
 
 /* ---- launcher -------------------------------------------------------------------------------- */
@@ -324,6 +325,7 @@ extern "C" lk_status lk_cuda_embed_grad(lk_exec *x, const lk_node *n)
     int rows = (int)lk_count(n->in[0]), cols = (int)lk_cols(grad);
     int64_t context = lk_cols(n->in[0]), batch = lk_rows(n->in[0]);
     float *dtable = (float *)lk_data(x, n->out[0]), *dpositions = (float *)lk_data(x, n->out[1]);
+    float scale = lk_embed_scale(n->attr.embed.position, cols);
     int add_table = n->accumulate & 1, add_positions = n->accumulate >> 1 & 1;
     cudaStream_t s = lk_cuda_stream_of(x);
 
@@ -338,10 +340,10 @@ extern "C" lk_status lk_cuda_embed_grad(lk_exec *x, const lk_node *n)
             const E *dy = (const E *)lk_data(x, grad);
             int threads = row_threads(cols / V);
             dim3 grid(pieces, lk_blocks(cols / V, threads));
-            k_piece_sums<E, V><<<grid, threads, 0, s>>>(tokens, order, dy, rows, cols, add_table,
-                                                        first, partial, dtable);
+            k_piece_sums<E, V><<<grid, threads, 0, s>>>(tokens, order, dy, rows, cols, scale,
+                                                        add_table, first, partial, dtable);
             k_join_pieces<V><<<grid, threads, 0, s>>>(tokens, order, first, partial, pieces, cols,
-                                                      add_table, dtable);
+                                                      scale, add_table, dtable);
         }));
     }
     if (dpositions) {

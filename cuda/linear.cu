@@ -29,7 +29,7 @@ static __device__ __forceinline__ float gelu_slope(float x)
     return s + 2.0f * x * s * (1.0f - s) * GELU_C * (1.0f + 3.0f * GELU_A * x * x);
 }
 
-/* ---- elementwise ------------------------------------------------------------------------------ */
+/* ---- elementwise ---------------------------------------------------------------------------- */
 
 /* y [count] = gelu(pre [count]); y may be pre */
 template <typename E> static __global__ void k_gelu(const E *pre, E *y, int64_t count)
@@ -71,18 +71,23 @@ static __global__ void k_gelu_grad(const E *dy, const E *pre, E *dpre, int64_t c
     }
 }
 
-extern "C" lk_status lk_cuda_gelu_grad(lk_exec *x, const lk_node *n)
+static lk_status gelu_grad(lk_exec *x, const lk_node *n, const lk_tensor *dy, const lk_tensor *pre)
 {
     int64_t count = lk_count(n->out[0]);
     unsigned blocks = lk_blocks(lk_ceil(count, 8), THREADS);
     LK_FLOAT_SWITCH(n->out[0]->dtype, E,
                     k_gelu_grad<E><<<blocks, THREADS, 0, lk_cuda_stream_of(x)>>>(
-                        (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+                        (const E *)lk_data(x, dy), (const E *)lk_data(x, pre),
                         (E *)lk_data(x, n->out[0]), count));
     return lk_cuda_launched(n);
 }
 
-/* ---- column sums ------------------------------------------------------------------------------ */
+extern "C" lk_status lk_cuda_gelu_grad(lk_exec *x, const lk_node *n)
+{
+    return gelu_grad(x, n, n->in[0], n->in[1]);
+}
+
+/* ---- column sums ---------------------------------------------------------------------------- */
 
 /* partial f32 [chunks, M]: sums of dy [N,M] over the rows of each chunk. Block (32, SUM_LANES):
  * V columns a thread, lane j takes rows j, j + SUM_LANES, ... of chunk blockIdx.y. */
@@ -149,12 +154,13 @@ void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, i
                                                                          accumulate, out);
 }
 
-/* ---- entry points ----------------------------------------------------------------------------- */
+/* ---- entry points --------------------------------------------------------------------------- */
 
 extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 {
-    LK_TRY(lk_cuda_matmul(x, n)); /* into pre when it is wanted, else into y */
-    if (n->attr.linear.activation != LK_GELU) return LK_OK;
+    lk_fused fused;
+    LK_TRY(lk_cuda_matmul(x, n, &fused));
+    if (fused.gelu || n->attr.linear.activation != LK_GELU) return LK_OK;
     const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
     lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
     return lk_cuda_launched(n);
@@ -162,7 +168,10 @@ extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
 {
-    return lk_cuda_matmul(x, n);
+    lk_fused fused;
+    LK_TRY(lk_cuda_matmul(x, n, &fused));
+    if (fused.gelu || n->attr.linear.activation != LK_GELU) return LK_OK;
+    return gelu_grad(x, n, n->out[0], n->in[2]);
 }
 
 /* partial f32 [chunks, M] of the column sums. */
@@ -175,8 +184,9 @@ size_t lk_cuda_linear_dw_scratch(const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)
 {
-    LK_TRY(lk_cuda_matmul(x, n));
-    if (!n->out[1]) return LK_OK;
+    lk_fused fused;
+    LK_TRY(lk_cuda_matmul(x, n, &fused));
+    if (!n->out[1] || fused.bias) return LK_OK;
     const lk_tensor *dy = n->in[1];
     int64_t N = lk_rows(dy), M = lk_cols(dy);
     int chunks = lk_column_chunks(N);

@@ -3,11 +3,13 @@
  * Our tensors are row-major; cuBLASLt reads the same bytes as column-major matrices, so that every
  * product is written transposed (x [N,K], w [M,K], y and dy [N,M]; "cm" is the column-major view):
  *
- *   y  = x w^T    D cm [M,N] = op_T(w cm [K,M])  op_N(x cm [K,N])       bias [M] along the rows of D
+ *   y  = x w^T    D cm [M,N] = op_T(w cm [K,M])  op_N(x cm [K,N])      bias [M] along the rows of D
  *   dx = dy w     D cm [K,N] = op_N(w cm [K,M])  op_N(dy cm [M,N])
  *   dw = dy^T x   D cm [K,M] = op_N(x cm [K,N])  op_T(dy cm [M,N])      D is f32, beta 0 or 1
  *
- * All are dense: the leading dimension is the number of cm rows. Sums are in f32.
+ * All are dense: the leading dimension is the number of cm rows. Sums are in f32. The epilogue adds
+ * the bias and applies gelu to y, keeping pre as the library's "aux", or multiplies dx by gelu'(pre);
+ * where the library has no such epilogue for a type and shape, kernels of ours do it after.
  *
  * An algorithm is chosen once per key (product, type, shape, beta, bias). Algorithms add in
  * different orders, so a choice by timing alone would make the bits of a run depend on noise. The
@@ -50,12 +52,22 @@ typedef struct matrix {
     cublasLtMatrixLayoutOpaque_t layout;
 } matrix;
 
+/* What the epilogue does besides the product; each level less than the one before. */
+typedef enum fusion {
+    FUSE_GELU, /* y: bias and gelu; dx: gelu' */
+    FUSE_BIAS, /* y: bias; dw: db, the column sums of dy, as an output */
+    FUSE_NONE,
+    FUSIONS
+} fusion;
+
 /* One product as cuBLASLt sees it. */
 typedef struct product {
     char key[KEY_SIZE];
     matrix a, b, d;
     cublasLtMatmulDescOpaque_t op;
     float beta;
+    bool bias, aux; /* the epilogue needs their pointers */
+    int64_t bias_count;
 } product;
 
 #define LK_LT(n, call)                                                                             \
@@ -66,7 +78,7 @@ typedef struct product {
                            cublasLtGetStatusString(lk_lt_));                                       \
     } while (0)
 
-/* ---- opening and closing ---------------------------------------------------------------------- */
+/* ---- opening and closing -------------------------------------------------------------------- */
 
 lk_status lk_cuda_matmuls_open(lk_cuda *d)
 {
@@ -121,7 +133,7 @@ static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulA
     return LK_OK;
 }
 
-/* ---- describing a product --------------------------------------------------------------------- */
+/* ---- describing a product ------------------------------------------------------------------- */
 
 static cudaDataType_t data_type(lk_dtype type)
 {
@@ -145,21 +157,71 @@ static lk_status set_op(const lk_node *n, product *p, cublasLtMatmulDescAttribut
     return LK_OK;
 }
 
-/* The bias pointer: [M] of the type of y. */
-static lk_status set_bias(const lk_node *n, product *p, const void *bias)
+/* Pointers of the epilogue: bias [M] (or db [M]) of the type of d, aux as large as d. */
+static lk_status set_pointers(const lk_node *n, product *p, const void *bias, const void *aux)
 {
-    return set_op(n, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (p->bias) LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+    if (p->aux)
+        LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux));
+    return LK_OK;
 }
 
-/* Describe node n's product; with `fused` the bias is added by the epilogue (pointer: set_bias). */
-static lk_status describe(const lk_device *device, const lk_node *n, bool fused, product *p)
+/* The bias, or the gradient of the bias when the epilogue can write it (it does not add). */
+static const lk_tensor *bias_of(const lk_node *n)
+{
+    if (n->op == LK_OP_LINEAR_DW) return n->accumulate & 2u ? NULL : n->out[1];
+    return n->op == LK_OP_LINEAR ? n->in[2] : NULL;
+}
+
+static bool has_gelu(const lk_node *n)
+{
+    return n->op != LK_OP_LINEAR_DW && n->attr.linear.activation == LK_GELU;
+}
+
+/* Whether node n has something to fuse at this level. */
+static bool applies(const lk_node *n, fusion level)
+{
+    if (level == FUSE_GELU) return has_gelu(n);
+    return level == FUSE_NONE || bias_of(n) != NULL;
+}
+
+static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const char **name)
+{
+    cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
+    bool y = n->op == LK_OP_LINEAR;
+    p->bias = level != FUSE_NONE && bias_of(n);
+    p->bias_count = n->op == LK_OP_LINEAR_DW ? p->d.cols : p->d.rows;
+    p->aux = level == FUSE_GELU && (!y || n->out[1]);
+    if (level == FUSE_GELU && !y) e = CUBLASLT_EPILOGUE_DGELU;
+    else if (level == FUSE_GELU && p->aux)
+        e = p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    else if (level == FUSE_GELU)
+        e = p->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+    else if (p->bias) e = y ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
+    *name = level == FUSE_NONE ? "plain" : level == FUSE_BIAS ? (y ? "bias" : "db")
+            : !y               ? "dgelu"
+            : p->aux           ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
+                               : (p->bias ? "bias+gelu" : "gelu");
+    if (e == CUBLASLT_EPILOGUE_DEFAULT) return LK_OK;
+    LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE, &e, sizeof e));
+    if (p->aux) {
+        int64_t ld = p->d.rows;
+        LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ld, sizeof ld));
+    }
+    /* Not read while choosing: only their alignment counts. */
+    const void *aligned = (const void *)(uintptr_t)ALIGNMENT;
+    return set_pointers(n, p, aligned, aligned);
+}
+
+/* Describe node n's product; the epilogue's pointers follow by set_pointers(). */
+static lk_status describe(const lk_device *device, const lk_node *n, fusion level, product *p)
 {
     memset(p, 0, sizeof *p);
     const lk_tensor *x = n->in[0], *w = n->in[1];
     lk_dtype type = x->dtype;
     int64_t N = lk_rows(x), K, M;
     cublasOperation_t op_a = CUBLAS_OP_N, op_b = CUBLAS_OP_N;
-    const char *name;
+    const char *name, *epilogue;
     if (n->op == LK_OP_LINEAR) { /* x [N,K], w [M,K] */
         name = "y";
         K = lk_cols(x), M = w->dim[0];
@@ -188,21 +250,11 @@ static lk_status describe(const lk_device *device, const lk_node *n, bool fused,
     LK_LT(n, cublasLtMatmulDescInit(&p->op, compute, CUDA_R_32F));
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
-    if (fused) {
-        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-        /* Not read while choosing: only its alignment counts. */
-        LK_TRY(set_bias(n, p, (const void *)(uintptr_t)ALIGNMENT));
-    }
+    LK_TRY(set_epilogue(n, level, p, &epilogue));
     snprintf(p->key, sizeof p->key, "%s %s %lld %lld %lld beta%d %s", name,
              tf32 ? "tf32" : lk_dtype_name(type), (long long)N, (long long)K, (long long)M,
-             p->beta != 0.0f, fused ? "bias" : "plain");
+             p->beta != 0.0f, epilogue);
     return LK_OK;
-}
-
-static const lk_tensor *bias_of(const lk_node *n)
-{
-    return n->op == LK_OP_LINEAR ? n->in[2] : NULL;
 }
 
 /* Enqueue the product: A, B and D as described (see the head of the file). */
@@ -215,7 +267,7 @@ static cublasStatus_t enqueue(lk_cuda *d, product *p, const void *a, const void 
                           d->stream);
 }
 
-/* ---- choosing an algorithm -------------------------------------------------------------------- */
+/* ---- choosing an algorithm ------------------------------------------------------------------ */
 
 /* Whether the algorithm adds in f32 and in an order of its own, run after run. */
 static bool is_exact(const cublasLtMatmulAlgo_t *algo)
@@ -286,9 +338,10 @@ static __global__ void k_differ(const uint16_t *a, const uint16_t *b, int64_t n,
         if (a[i] != b[i]) *differ = 1;
 }
 
-/* Operands for choosing: a, b, d as in the product, bias [d.rows], a second d to compare with. */
+/* Operands for choosing: a, b, d as in the product, bias [M], aux as large as d; a second d and bias
+ * to compare with. */
 typedef struct operands {
-    void *a, *b, *d, *bias, *first;
+    void *a, *b, *d, *bias, *aux, *first, *first_bias;
     int *differ;
     cudaEvent_t begin, end;
 } operands;
@@ -298,7 +351,9 @@ static void operands_close(operands *o)
     if (o->end) cudaEventDestroy(o->end);
     if (o->begin) cudaEventDestroy(o->begin);
     cudaFree(o->differ);
+    cudaFree(o->first_bias);
     cudaFree(o->first);
+    cudaFree(o->aux);
     cudaFree(o->bias);
     cudaFree(o->d);
     cudaFree(o->b);
@@ -319,13 +374,14 @@ static bool take_memory(int64_t count, lk_dtype type, void **memory)
     return false;
 }
 
-/* Random a, b, bias and what d holds before the product, from `seed`. */
+/* Random a, b, bias, aux and what d holds before the product, from `seed`. */
 static void operands_fill(lk_cuda *d, const product *p, uint32_t seed, const operands *o)
 {
     fill_random(d, p->a.type, p->a.rows * p->a.cols, 5 * seed + 1, o->a);
     fill_random(d, p->b.type, p->b.rows * p->b.cols, 5 * seed + 2, o->b);
     fill_random(d, p->d.type, p->d.rows * p->d.cols, 5 * seed + 3, o->d);
-    fill_random(d, p->d.type, p->d.rows, 5 * seed + 4, o->bias);
+    fill_random(d, p->d.type, p->bias_count, 5 * seed + 4, o->bias);
+    if (o->aux) fill_random(d, p->d.type, p->d.rows * p->d.cols, 5 * seed + 5, o->aux);
 }
 
 /* False when the device has no room for them (or no events): then nothing is run. */
@@ -336,7 +392,9 @@ static bool operands_open(lk_cuda *d, const product *p, operands *o)
         take_memory(p->b.rows * p->b.cols, p->b.type, &o->b) &&
         take_memory(p->d.rows * p->d.cols, p->d.type, &o->d) &&
         take_memory(p->d.rows * p->d.cols, p->d.type, &o->first) &&
-        take_memory(p->d.rows, p->d.type, &o->bias) &&
+        take_memory(p->bias_count, p->d.type, &o->bias) &&
+        take_memory(p->bias_count, p->d.type, &o->first_bias) &&
+        (!p->aux || take_memory(p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
         take_memory(1, LK_I32, (void **)&o->differ) && cudaEventCreate(&o->begin) == cudaSuccess &&
         cudaEventCreate(&o->end) == cudaSuccess) {
         operands_fill(d, p, 0, o);
@@ -347,26 +405,43 @@ static bool operands_open(lk_cuda *d, const product *p, operands *o)
     return false;
 }
 
+/* Run the product on the operands of `seed`. */
+static bool run_once(lk_cuda *d, product *p, uint32_t seed, const operands *o,
+                     const cublasLtMatmulAlgo_t *algo)
+{
+    operands_fill(d, p, seed, o);
+    return enqueue(d, p, o->a, o->b, o->d, algo) == CUBLAS_STATUS_SUCCESS;
+}
+
+static void compare(lk_cuda *d, const void *a, const void *b, int64_t count, lk_dtype type,
+                    int *differ)
+{
+    int64_t words = count * (int64_t)lk_dtype_size(type) / 2;
+    unsigned blocks = lk_blocks(words, 256);
+    if (blocks > 4096) blocks = 4096;
+    k_differ<<<blocks, 256, 0, d->stream>>>((const uint16_t *)a, (const uint16_t *)b, words,
+                                            differ);
+}
+
 /* Whether two algorithms give the same bits on SEEDS sets of operands. */
 static lk_status same_bits(lk_cuda *d, product *p, const operands *o,
                            const cublasLtMatmulAlgo_t *one, const cublasLtMatmulAlgo_t *other,
                            bool *same)
 {
-    int64_t count = p->d.rows * p->d.cols, words = count * (int64_t)lk_dtype_size(p->d.type) / 2;
+    int64_t count = p->d.rows * p->d.cols;
+    size_t element = lk_dtype_size(p->d.type);
     int differ = count * SEEDS < ENOUGH; /* too few to tell */
-    unsigned blocks = lk_blocks(words, 256);
-    if (blocks > 4096) blocks = 4096;
     *same = false;
     for (uint32_t seed = 0; seed < SEEDS && !differ; seed++) {
         LK_CUDA(cudaMemsetAsync(o->differ, 0, sizeof *o->differ, d->stream));
-        operands_fill(d, p, seed, o);
-        if (enqueue(d, p, o->a, o->b, o->d, one) != CUBLAS_STATUS_SUCCESS) return LK_OK;
-        LK_CUDA(cudaMemcpyAsync(o->first, o->d, (size_t)words * 2, cudaMemcpyDeviceToDevice,
+        if (!run_once(d, p, seed, o, one)) return LK_OK;
+        LK_CUDA(cudaMemcpyAsync(o->first, o->d, (size_t)count * element, cudaMemcpyDeviceToDevice,
                                 d->stream));
-        operands_fill(d, p, seed, o);
-        if (enqueue(d, p, o->a, o->b, o->d, other) != CUBLAS_STATUS_SUCCESS) return LK_OK;
-        k_differ<<<blocks, 256, 0, d->stream>>>((const uint16_t *)o->d, (const uint16_t *)o->first,
-                                                words, o->differ);
+        LK_CUDA(cudaMemcpyAsync(o->first_bias, o->bias, (size_t)p->bias_count * element,
+                                cudaMemcpyDeviceToDevice, d->stream));
+        if (!run_once(d, p, seed, o, other)) return LK_OK;
+        compare(d, o->d, o->first, count, p->d.type, o->differ);
+        compare(d, o->bias, o->first_bias, p->bias_count, p->d.type, o->differ);
         LK_CUDA(cudaMemcpyAsync(&differ, o->differ, sizeof differ, cudaMemcpyDeviceToHost,
                                 d->stream));
         LK_CUDA(cudaStreamSynchronize(d->stream));
@@ -400,13 +475,13 @@ static lk_status measure(lk_cuda *d, product *p, const operands *o,
 /* The index of the fastest of `count` algorithms among those that give the bits of the first that
  * runs; 0 when there is no memory to run them. Each runs at least once, which also loads its code
  * before anything is captured. */
-static lk_status fastest(lk_cuda *d, const lk_node *n, product *p, bool fused,
+static lk_status fastest(lk_cuda *d, const lk_node *n, product *p,
                          const cublasLtMatmulAlgo_t *algo, int count, int *index)
 {
     operands o;
     *index = 0;
     if (!operands_open(d, p, &o)) return LK_OK;
-    lk_status status = fused ? set_bias(n, p, o.bias) : LK_OK;
+    lk_status status = set_pointers(n, p, o.bias, o.aux);
     float least = INFINITY;
     int first = -1;
     for (int i = 0; i < count && status == LK_OK; i++) {
@@ -430,7 +505,7 @@ static lk_status fastest(lk_cuda *d, const lk_node *n, product *p, bool fused,
 }
 
 /* Accept a choice that was set from text, or say why not. */
-static lk_status admit(lk_cuda *d, const lk_node *n, product *p, bool fused, choice *c)
+static lk_status admit(lk_cuda *d, const lk_node *n, product *p, choice *c)
 {
     cublasLtMatmulHeuristicResult_t result;
     memset(&result, 0, sizeof result);
@@ -444,7 +519,7 @@ static lk_status admit(lk_cuda *d, const lk_node *n, product *p, bool fused, cho
                        status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
                                                        : "workspace or order of summation");
     int index;
-    LK_TRY(fastest(d, n, p, fused, &c->algo, 1, &index));
+    LK_TRY(fastest(d, n, p, &c->algo, 1, &index));
     c->ready = true;
     return LK_OK;
 }
@@ -453,25 +528,21 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
 {
     product p;
     cublasLtMatmulAlgo_t algo[CANDIDATES];
-    bool fused = bias_of(n) != NULL;
-    for (;; fused = false) {
-        LK_TRY(describe(&d->device, n, fused, &p));
+    for (int level = 0; level < FUSIONS; level++) {
+        if (!applies(n, (fusion)level)) continue;
+        LK_TRY(describe(&d->device, n, (fusion)level, &p));
         choice *c = find(d->matmuls, p.key);
-        if (c) return c->ready ? LK_OK : admit(d, n, &p, fused, c);
+        if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
         int count = 0, index;
         LK_TRY(candidates(d, n, &p, algo, &count));
-        if (count > 0) {
-            LK_TRY(fastest(d, n, &p, fused, algo, count, &index));
-            return keep(d->matmuls, p.key, &algo[index], true);
-        }
-        if (!fused)
-            return lk_fail(LK_E_DEVICE, "%s: cuBLASLt has no exact algorithm for '%s'", n->scope,
-                           p.key);
-        /* No epilogue for this type and shape: the bias is added by a kernel of ours. */
+        if (count == 0) continue;
+        LK_TRY(fastest(d, n, &p, algo, count, &index));
+        return keep(d->matmuls, p.key, &algo[index], true);
     }
+    return lk_fail(LK_E_DEVICE, "%s: cuBLASLt has no exact algorithm for '%s'", n->scope, p.key);
 }
 
-/* ---- running ---------------------------------------------------------------------------------- */
+/* ---- running -------------------------------------------------------------------------------- */
 
 /* y [N,M] += b [M], count = N M */
 template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t count, int64_t M)
@@ -480,39 +551,39 @@ template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t co
     if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
 }
 
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n)
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_fused *fused)
 {
     lk_cuda *d = (lk_cuda *)x->device;
     const lk_tensor *bias = bias_of(n);
     product p;
-    bool fused = bias != NULL;
-    LK_TRY(describe(x->device, n, fused, &p));
-    choice *c = find(d->matmuls, p.key);
-    if (!c && fused) {
-        fused = false;
-        LK_TRY(describe(x->device, n, fused, &p));
+    choice *c = NULL;
+    int level = -1;
+    while (!c && ++level < FUSIONS) {
+        if (!applies(n, (fusion)level)) continue;
+        LK_TRY(describe(x->device, n, (fusion)level, &p));
         c = find(d->matmuls, p.key);
     }
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
+    *fused = (lk_fused){level == FUSE_GELU, p.bias};
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
-    bool dw = n->op == LK_OP_LINEAR_DW;
+    bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
-    bool pre = n->op == LK_OP_LINEAR && n->out[1];
-    void *y = lk_data(x, n->out[pre ? 1 : 0]);
-    if (fused) LK_TRY(set_bias(n, &p, lk_data(x, bias)));
-    LK_LT(n, enqueue(d, &p, a, b, y, &c->algo));
-    if (bias && !fused) {
+    const lk_tensor *pre = y ? n->out[1] : has_gelu(n) ? n->in[2] : NULL;
+    void *out = lk_data(x, y && pre && !fused->gelu ? pre : n->out[0]);
+    LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
+    LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));
+    if (y && bias && !p.bias) {
         int64_t count = p.d.rows * p.d.cols;
         LK_FLOAT_SWITCH(p.d.type, E,
                         k_bias<E><<<lk_blocks(count, 256), 256, 0, d->stream>>>(
-                            (E *)y, (const E *)lk_data(x, bias), count, p.d.rows));
+                            (E *)out, (const E *)lk_data(x, bias), count, p.d.rows));
     }
     return lk_cuda_launched(n);
 }
 
-/* ---- choices as text: key TAB algorithm in hex TAB cuBLASLt version ---------------------------- */
+/* ---- choices as text: key TAB algorithm in hex TAB cuBLASLt version -------------------------- */
 
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text)
 {

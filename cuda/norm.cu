@@ -7,7 +7,7 @@
  * lk_cuda_sum_chunks adds. Other C: dx and the column partials by two kernels.
  *
  * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
-#include "cuda/device.cuh"
+#include "cuda/dropout.cuh"
 
 enum { WARPS = 8, THREADS = 32 * WARPS, HELD_COLS = 1024 };
 
@@ -18,12 +18,38 @@ template <int W> static __device__ __forceinline__ float row_sum(float x, float 
     else return lk_block_sum(x, shared);
 }
 
-/* Piece k of a row: V elements at column (k W + lane) V; from registers when the row is held. */
-template <typename E, int V, int W>
+/* What residual_norm does before the norm, with x = sum: sum [N,C] = stream + dropout(branch). */
+template <typename E> struct joined {
+    const E *stream, *branch; /* [N,C] */
+    E *sum;                   /* [N,C]; may be branch */
+    const lk_step_state *state;
+    mask m;
+};
+
+/* sum[i .. i+7] of a joined residual, as stored, to v. */
+template <typename E, bool DROP>
+static __device__ __forceinline__ void join(const joined<E> &r, int64_t i, float *v)
+{
+    float a[8];
+    lk_get<8>(v, r.branch + i);
+    lk_get<8>(a, r.stream + i);
+    if constexpr (DROP) drop(v, &r.m, r.state->step, i);
+    lk_vec<E, 8> out;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        out.v[k] = lk_store<E>(a[k] + v[k]);
+        v[k] = lk_float(out.v[k]);
+    }
+    *(lk_vec<E, 8> *)(r.sum + i) = out;
+}
+
+/* Piece k of a row: V elements at column (k W + lane) V; from registers when the row is held.
+ * JOIN: 0 reads x, else residual_norm with (2) or without (1) dropout; then V = 8, W = 32. */
+template <typename E, int V, int W, int JOIN>
 static __global__ void __launch_bounds__(THREADS)
 k_norm(const E *x /* [N,C] */, const float *w /* [C] */, const float *b /* [C] or NULL */,
        E *y /* [N,C] */, float *mean /* [N] or NULL: RMS norm */, float *rstd /* [N] */,
-       int64_t rows, int cols, float eps)
+       int64_t rows, int cols, float eps, joined<E> residual)
 {
     constexpr bool HELD = W == 32;
     constexpr int K = HELD ? HELD_COLS / (32 * V) : 1;
@@ -42,7 +68,8 @@ k_norm(const E *x /* [N,C] */, const float *w /* [C] */, const float *b /* [C] o
         int c = (k * W + lane) * V;
         if (c < cols) {
             float *v = held[HELD ? k : 0];
-            lk_get<V>(v, x + c);
+            if constexpr (JOIN) join<E, JOIN == 2>(residual, row * cols + c, v);
+            else lk_get<V>(v, x + c);
 #pragma unroll
             for (int j = 0; j < V; j++) sum += mean ? v[j] : v[j] * v[j];
         }
@@ -102,25 +129,65 @@ extern "C" lk_status lk_cuda_norm(lk_exec *x, const lk_node *n)
         const E *from = (const E *)lk_data(x, in);
         E *y = (E *)lk_data(x, n->out[0]);
         if (cols <= HELD_COLS)
-            k_norm<E, V, 32><<<lk_blocks(rows, WARPS), THREADS, 0, stream>>>(
-                from, w, b, y, mean, rstd, rows, cols, eps);
+            k_norm<E, V, 32, 0><<<lk_blocks(rows, WARPS), THREADS, 0, stream>>>(
+                from, w, b, y, mean, rstd, rows, cols, eps, joined<E>());
         else
-            k_norm<E, V, THREADS><<<(unsigned)rows, THREADS, 0, stream>>>(
-                from, w, b, y, mean, rstd, rows, cols, eps);
+            k_norm<E, V, THREADS, 0><<<(unsigned)rows, THREADS, 0, stream>>>(
+                from, w, b, y, mean, rstd, rows, cols, eps, joined<E>());
     }));
+    return lk_cuda_launched(n);
+}
+
+/* Rows that no warp can hold: the two ops one after the other. */
+static lk_status residual_then_norm(lk_exec *x, const lk_node *n)
+{
+    lk_node residual = *n, norm = *n;
+    residual.op = LK_OP_RESIDUAL;
+    residual.attr.dropout.p = n->attr.residual_norm.p;
+    residual.attr.dropout.site = n->attr.residual_norm.site;
+    LK_TRY(lk_cuda_residual(x, &residual));
+    norm.op = LK_OP_NORM;
+    norm.attr.norm.kind = n->attr.residual_norm.kind;
+    norm.attr.norm.eps = n->attr.residual_norm.eps;
+    norm.in[0] = n->out[0];
+    for (int i = 1; i < 3; i++) norm.in[i] = n->in[i + 2];
+    for (int i = 0; i < 3; i++) norm.out[i] = n->out[i + 1];
+    return lk_cuda_norm(x, &norm);
+}
+
+extern "C" lk_status lk_cuda_residual_norm(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *sum = n->out[0];
+    int64_t rows = lk_rows(sum);
+    int cols = (int)lk_cols(sum);
+    if (cols % 8 || cols > HELD_COLS) return residual_then_norm(x, n);
+    const float *w = (const float *)lk_data(x, n->in[3]), *b = (const float *)lk_data(x, n->in[4]);
+    float *mean = (float *)lk_data(x, n->out[2]), *rstd = (float *)lk_data(x, n->out[3]);
+    float p = n->attr.residual_norm.p;
+    if (n->attr.residual_norm.kind == LK_RMSNORM) mean = NULL;
+    LK_FLOAT_SWITCH(sum->dtype, E, {
+        joined<E> r = {(const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+                       (E *)lk_data(x, sum), (const lk_step_state *)lk_data(x, n->in[2]),
+                       mask_of(x, p, n->attr.residual_norm.site)};
+        auto kernel = p > 0 ? k_norm<E, 8, 32, 2> : k_norm<E, 8, 32, 1>;
+        kernel<<<lk_blocks(rows, WARPS), THREADS, 0, lk_cuda_stream_of(x)>>>(
+            NULL, w, b, (E *)lk_data(x, n->out[1]), mean, rstd, rows, cols,
+            n->attr.residual_norm.eps, r);
+    });
     return lk_cuda_launched(n);
 }
 
 /* ---- gradient ----------------------------------------------------------------------------------
  * With h = (x - mean) rstd and g = dy w:
- *   dx = rstd (g - avg(g) - h avg(g h)), without avg(g) for RMS norm;
+ *   dx = rstd (g - avg(g) - h avg(g h)) + more, without avg(g) for RMS norm;
  *   dw = sum of dy h and db = sum of dy over the rows. */
 
 /* Block i: rows [i per, (i+1) per), warp a taking every eighth. C <= 256 K, C % 8 == 0. */
 template <typename E, int K>
 static __global__ void __launch_bounds__(THREADS)
 k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
-            const float *rstd /* [N] */, const E *dy /* [N,C] */, E *dx /* [N,C] */,
+            const float *rstd /* [N] */, const E *dy /* [N,C] */,
+            const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */,
             float *dw /* [chunks,C] */, float *db /* [chunks,C] or NULL */, int64_t rows,
             int64_t per, int cols)
 {
@@ -135,13 +202,14 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         for (int j = 0; j < V; j++) sum_w[k][j] = sum_b[k][j] = 0;
 
     for (int64_t row = begin + warp; row < end; row += WARPS) {
-        lk_vec<E, V> xs[K], ds[K]; /* as stored: half the registers of floats */
+        lk_vec<E, V> xs[K], ds[K], ms[K]; /* as stored: half the registers of floats */
 #pragma unroll
         for (int k = 0; k < K; k++) {
             int c = (k * 32 + lane) * V;
             if (c < cols) {
                 xs[k] = *(const lk_vec<E, V> *)(x + row * cols + c);
                 ds[k] = *(const lk_vec<E, V> *)(dy + row * cols + c);
+                if (more) ms[k] = *(const lk_vec<E, V> *)(more + row * cols + c);
             }
         }
         float m = mean ? mean[row] : 0, r = rstd[row], sum_g = 0, sum_gh = 0;
@@ -173,6 +241,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
                 for (int j = 0; j < V; j++) {
                     float d = lk_float(ds[k].v[j]), h = (lk_float(xs[k].v[j]) - m) * r;
                     out[j] = r * (d * scale[j] - sum_g - h * sum_gh);
+                    if (more) out[j] += lk_float(ms[k].v[j]);
                 }
                 lk_put<V>(dx + row * cols + c, out);
             }
@@ -203,7 +272,8 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
 template <typename E, int V>
 static __global__ void __launch_bounds__(THREADS)
 k_norm_dx(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
-          const float *rstd /* [N] */, const E *dy /* [N,C] */, E *dx /* [N,C] */, int cols)
+          const float *rstd /* [N] */, const E *dy /* [N,C] */,
+          const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */, int cols)
 {
     __shared__ float shared[32];
     int64_t row = blockIdx.x, at = row * cols;
@@ -231,6 +301,11 @@ k_norm_dx(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /*
 #pragma unroll
         for (int j = 0; j < V; j++)
             out[j] = r * (ds[j] * scale[j] - sum_g - (xs[j] - m) * r * sum_gh);
+        if (more) {
+            lk_get<V>(xs, more + at + c);
+#pragma unroll
+            for (int j = 0; j < V; j++) out[j] += xs[j];
+        }
         lk_put<V>(dx + at + c, out);
     }
 }
@@ -261,9 +336,16 @@ k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
     if (db) lk_put<V>(db + (int64_t)blockIdx.y * cols + c, sum_b);
 }
 
+/* Blocks of rows: twice as many as column sums take, since a block has little to do per row. */
+static int chunks_of(int64_t rows)
+{
+    int64_t n = lk_ceil(rows, 64);
+    return (int)(n < 1 ? 1 : n > 512 ? 512 : n);
+}
+
 size_t lk_cuda_norm_grad_scratch(const lk_node *n)
 {
-    size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
+    size_t chunks = (size_t)chunks_of(lk_rows(n->in[0]));
     return 2 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
 }
 
@@ -271,7 +353,7 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
     int64_t rows = lk_rows(in);
-    int cols = (int)lk_cols(in), chunks = lk_column_chunks(rows);
+    int cols = (int)lk_cols(in), chunks = chunks_of(rows);
     int64_t per = lk_ceil(rows, chunks);
     const float *w = (const float *)lk_data(x, n->in[1]);
     const float *mean = (const float *)lk_data(x, n->in[2]);
@@ -283,17 +365,19 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
     if (rows == 0) return LK_OK;
     LK_FLOAT_SWITCH(in->dtype, E, {
         const E *from = (const E *)lk_data(x, in), *dy = (const E *)lk_data(x, n->in[4]);
+        const E *more = n->inputs > 5 ? (const E *)lk_data(x, n->in[5]) : NULL;
         E *dx = (E *)lk_data(x, n->out[0]);
         if (cols % 8 == 0 && cols <= HELD_COLS) {
             auto kernel = cols <= 256   ? k_norm_grad<E, 1>
                           : cols <= 512 ? k_norm_grad<E, 2>
                           : cols <= 768 ? k_norm_grad<E, 3>
                                         : k_norm_grad<E, 4>;
-            kernel<<<chunks, THREADS, 0, s>>>(from, w, mean, rstd, dy, dx, dw, db, rows, per, cols);
+            kernel<<<chunks, THREADS, 0, s>>>(from, w, mean, rstd, dy, more, dx, dw, db, rows, per,
+                                              cols);
         } else {
             LK_VECTOR_SWITCH(cols, V, {
-                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, dx,
-                                                                  cols);
+                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more,
+                                                                  dx, cols);
                 dim3 grid(lk_blocks(cols, 64 * V), chunks);
                 k_norm_columns<E, V><<<grid, 64, 0, s>>>(from, mean, rstd, dy, dw, db, rows, per,
                                                          cols);

@@ -12,7 +12,7 @@ enum {
     MOST_BLOCKS = 1 << 14 /* of adamw; each thread strides over the rest */
 };
 
-/* ---- gradient norm ---------------------------------------------------------------------------- */
+/* ---- gradient norm -------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ double square(float x) { return (double)x * (double)x; }
 
@@ -60,7 +60,7 @@ extern "C" lk_status lk_cuda_grad_norm(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-/* ---- adamw ------------------------------------------------------------------------------------ */
+/* ---- adamw ---------------------------------------------------------------------------------- */
 
 /* Elements [i, i + V) of grad, param, m1, m2 f32 [params] and shadow X [params] (or NULL). */
 template <int V, typename E>
@@ -113,7 +113,7 @@ extern "C" lk_status lk_cuda_adamw(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-/* ---- end of the step -------------------------------------------------------------------------- */
+/* ---- end of the step ------------------------------------------------------------------------ */
 
 static __global__ void k_step_end(lk_step_state *state, lk_optimizer hyper)
 {

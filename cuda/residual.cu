@@ -2,39 +2,9 @@
  *
  * A thread does 8 consecutive elements; with dropout those are the words of two Philox counters,
  * i/4 and i/4 + 1. Any output may be one of its inputs: a thread reads before it writes. */
-#include "cuda/device.cuh"
+#include "cuda/dropout.cuh"
 
 enum { THREADS = 256, RUN = 8 };
-
-/* How an element of branch is dropped. */
-typedef struct mask {
-    uint64_t seed;
-    uint32_t site, leaf, threshold;
-    float scale;
-} mask;
-
-static mask mask_of(const lk_exec *x, const lk_node *n)
-{
-    float p = n->attr.dropout.p;
-    mask m = {x->seed, n->attr.dropout.site, (uint32_t)x->leaf, lk_dropout_threshold(p),
-              1.0f / (1.0f - p)};
-    return m;
-}
-
-/* Drop and scale the elements i .. i+7 of the tensor; i % 8 == 0. */
-static __device__ __forceinline__ void drop(float *v, const mask *m, uint64_t step, int64_t i)
-{
-#pragma unroll
-    for (int four = 0; four < 2; four++) {
-        lk_u32x4 word = lk_dropout_words(m->seed, m->site, m->leaf, step,
-                                         (uint64_t)(i + 4 * four));
-#pragma unroll
-        for (int k = 0; k < 4; k++) {
-            float *e = &v[4 * four + k];
-            *e = word.v[k] >= m->threshold ? *e * m->scale : 0.0f;
-        }
-    }
-}
 
 /* The run's elements that exist; the last run of a tensor may be short (then the rest are 0). */
 template <typename E>
@@ -83,7 +53,7 @@ extern "C" lk_status lk_cuda_dropout(lk_exec *x, const lk_node *n)
 {
     int64_t count = lk_count(n->out[0]);
     const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[1]);
-    mask m = mask_of(x, n);
+    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site);
     LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
         k_residual<E, false, true>
             <<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
@@ -96,7 +66,7 @@ extern "C" lk_status lk_cuda_residual(lk_exec *x, const lk_node *n)
 {
     int64_t count = lk_count(n->out[0]);
     const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[2]);
-    mask m = mask_of(x, n);
+    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site);
     LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
         auto kernel =
             n->attr.dropout.p > 0 ? k_residual<E, true, true> : k_residual<E, true, false>;

@@ -1,15 +1,21 @@
-/* xent and xent_grad: mean softmax cross-entropy of the rows of logits X [N,V].
+/* xent, xent_grad and both in one pass: mean softmax cross-entropy of the rows of logits X [N,V].
  *
  * ROWS rows per block of 256 threads: one row for a wide V, eight (a warp each) for a narrow one.
  * A row is read once: each thread keeps the maximum and the sum of exponentials of its columns,
  * which are then combined in a fixed order. The losses of the rows go to scratch as doubles, and
  * one block sums them. The gradient reads and writes each column by one thread: it may run in
- * place. Columns >= classes are never read into a sum, and get gradient 0. */
+ * place. The fused kernels keep the row (in registers, or in shared memory) between its sum and its
+ * gradient, so that the logits cross the memory once each way. Columns >= classes are never read into a sum, and get
+ * gradient 0. */
 #include "cuda/device.cuh"
 
 #include <float.h>
 
-enum { THREADS = 256, NARROW = 1024 /* columns up to which a warp takes a row */ };
+enum {
+    THREADS = 256,
+    NARROW = 1024, /* columns up to which a warp takes a row */
+    WIDE = 1024    /* threads of a wide row in the fused kernel */
+};
 
 /* Full accuracy for f32 logits; halves carry larger errors than __expf has. */
 template <typename E> static __device__ __forceinline__ float exponential(float x)
@@ -30,6 +36,42 @@ template <typename E> static __device__ __forceinline__ partial combine(partial 
     return c;
 }
 
+/* Take V more columns, of which `left` (at least one) exist. */
+template <typename E, int V>
+static __device__ __forceinline__ void take(float *v, int64_t left, partial *a)
+{
+    float top = a->top, sum = 0;
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+        if (V > 1 && k >= left) v[k] = -INFINITY;
+        top = fmaxf(top, v[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < V; k++) sum += exponential<E>(v[k] - top);
+    a->sum = a->sum * exponential<E>(a->top - top) + sum;
+    a->top = top;
+}
+
+/* Over the threads of a row, WARPS of them; `part` holds one entry for each warp of the block. */
+template <typename E, int WARPS>
+static __device__ __forceinline__ partial combine_row(partial a, partial *part)
+{
+#pragma unroll
+    for (int k = 16; k > 0; k >>= 1) {
+        partial b;
+        b.top = __shfl_xor_sync(0xFFFFFFFFu, a.top, k);
+        b.sum = __shfl_xor_sync(0xFFFFFFFFu, a.sum, k);
+        a = combine<E>(a, b);
+    }
+    if (WARPS > 1) {
+        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;
+        __syncthreads();
+        a = part[0];
+        for (int k = 1; k < WARPS; k++) a = combine<E>(a, part[k]);
+    }
+    return a;
+}
+
 /* logits [rows, cols], targets [rows] -> lse [rows], loss [rows]. V: elements per access. */
 template <typename E, int V, int ROWS>
 static __global__ void __launch_bounds__(THREADS)
@@ -45,31 +87,11 @@ static __global__ void __launch_bounds__(THREADS)
     partial a = {-FLT_MAX, 0};
 #pragma unroll 4
     for (int64_t c = (int64_t)lane * V; c < classes; c += each * V) {
-        float v[V], top = a.top, sum = 0;
+        float v[V];
         lk_get<V>(v, p + c);
-#pragma unroll
-        for (int k = 0; k < V; k++) {
-            if (V > 1 && c + k >= classes) v[k] = -INFINITY;
-            top = fmaxf(top, v[k]);
-        }
-#pragma unroll
-        for (int k = 0; k < V; k++) sum += exponential<E>(v[k] - top);
-        a.sum = a.sum * exponential<E>(a.top - top) + sum;
-        a.top = top;
+        take<E, V>(v, classes - c, &a);
     }
-#pragma unroll
-    for (int k = 16; k > 0; k >>= 1) {
-        partial b;
-        b.top = __shfl_xor_sync(0xFFFFFFFFu, a.top, k);
-        b.sum = __shfl_xor_sync(0xFFFFFFFFu, a.sum, k);
-        a = combine<E>(a, b);
-    }
-    if (warps > 1) {
-        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;
-        __syncthreads();
-        a = part[0];
-        for (int k = 1; k < warps; k++) a = combine<E>(a, part[k]);
-    }
+    a = combine_row<E, warps>(a, part);
     if (lane == 0 && real) {
         float l = a.top + logf(a.sum);
         int32_t target = targets[row];
@@ -116,7 +138,130 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-size_t lk_cuda_xent_scratch(const lk_node *n) { return (size_t)lk_rows(n->in[0]) * sizeof(double); }
+/* dlogits of V columns from c on; v holds their logits. */
+template <typename E, int V>
+static __device__ __forceinline__ void put_gradient(E *out, float *v, int64_t c, int64_t classes,
+                                                    int32_t target, float lse, float scale)
+{
+#pragma unroll
+    for (int k = 0; k < V; k++) v[k] = exponential<E>(v[k] - lse) * scale;
+    if (target >= c && target < c + V) {
+#pragma unroll
+        for (int k = 0; k < V; k++)
+            if (c + k == target) v[k] -= scale;
+    }
+    if (c + V > classes) {
+#pragma unroll
+        for (int k = 0; k < V; k++)
+            if (c + k >= classes) v[k] = 0;
+    }
+    lk_put<V>(out + c, v);
+}
+
+/* Both: logits [rows, cols] -> dlogits [rows, cols] (may be the same), loss [rows]. Narrow rows: a
+ * warp each, held in registers; cols <= 32 V K. */
+template <typename E, int V, int K>
+static __global__ void __launch_bounds__(THREADS)
+    k_xent_narrow(const E *logits, const int32_t *targets, const float *dloss, int64_t rows,
+                  int64_t cols, int64_t classes, E *dlogits, double *loss)
+{
+    int lane = threadIdx.x % 32;
+    int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    const E *p = logits + row * cols;
+    int32_t target = targets[row];
+    float hit = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
+    lk_vec<E, V> held[K];
+    float v[V];
+    partial a = {-FLT_MAX, 0};
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t c = (int64_t)(k * 32 + lane) * V;
+        if (c < cols) held[k] = *(const lk_vec<E, V> *)(p + c);
+    }
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t c = (int64_t)(k * 32 + lane) * V;
+        if (c >= classes) continue;
+#pragma unroll
+        for (int j = 0; j < V; j++) v[j] = lk_float(held[k].v[j]);
+        take<E, V>(v, classes - c, &a);
+    }
+    a = combine_row<E, 1>(a, NULL);
+    float l = a.top + logf(a.sum), scale = *dloss / (float)rows;
+    if (lane == 0) loss[row] = (double)l - (double)hit;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t c = (int64_t)(k * 32 + lane) * V;
+        if (c >= cols) continue;
+#pragma unroll
+        for (int j = 0; j < V; j++) v[j] = lk_float(held[k].v[j]);
+        put_gradient<E, V>(dlogits + row * cols, v, c, classes, target, l, scale);
+    }
+}
+
+/* Wide rows: a block takes rows blockIdx.x, + gridDim.x, ...; two rows of shared memory, the next
+ * one on its way while this one is used. A thread reads back only what it copied itself. */
+template <typename E>
+static __global__ void __launch_bounds__(WIDE)
+    k_xent_wide(const E *logits, const int32_t *targets, const float *dloss, int64_t rows,
+                int64_t cols, int64_t classes, E *dlogits, double *loss)
+{
+    constexpr int V = 16 / sizeof(E), STEP = WIDE * V;
+    extern __shared__ __align__(16) unsigned char held_bytes[];
+    __shared__ partial part[WIDE / 32];
+    __shared__ float hit[2];
+    int64_t first = (int64_t)threadIdx.x * V;
+    auto fetch = [&](int64_t row, int buffer) {
+        const E *p = logits + row * cols;
+        E *held = (E *)held_bytes + buffer * cols;
+        for (int64_t c = first; c < cols; c += STEP)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                             (uint32_t)__cvta_generic_to_shared(held + c)),
+                         "l"(p + c)
+                         : "memory");
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        if (threadIdx.x == 0) {
+            int32_t target = targets[row];
+            hit[buffer] = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
+        }
+    };
+    int buffer = 0;
+    if (blockIdx.x < rows) fetch(blockIdx.x, 0);
+    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, buffer ^= 1) {
+        if (row + gridDim.x < rows) {
+            fetch(row + gridDim.x, buffer ^ 1);
+            asm volatile("cp.async.wait_group 1;" ::: "memory");
+        } else {
+            asm volatile("cp.async.wait_group 0;" ::: "memory");
+        }
+        const E *held = (const E *)held_bytes + buffer * cols;
+        partial a = {-FLT_MAX, 0};
+        float v[V];
+#pragma unroll 2
+        for (int64_t c = first; c < classes; c += STEP) {
+            lk_get<V>(v, held + c);
+            take<E, V>(v, classes - c, &a);
+        }
+        a = combine_row<E, WIDE / 32>(a, part);
+        float l = a.top + logf(a.sum), scale = *dloss / (float)rows;
+        if (threadIdx.x == 0) loss[row] = (double)l - (double)hit[buffer];
+        int32_t target = targets[row];
+        E *out = dlogits + row * cols;
+#pragma unroll 2
+        for (int64_t c = first; c < cols; c += STEP) {
+            lk_get<V>(v, held + c);
+            put_gradient<E, V>(out, v, c, classes, target, l, scale);
+        }
+        __syncthreads(); /* `part` is free again */
+    }
+}
+
+/* The loss of each row; behind it, for xent_fused of rows too long to hold, its lse. */
+size_t lk_cuda_xent_scratch(const lk_node *n)
+{
+    return (size_t)lk_rows(n->in[0]) * (sizeof(double) + sizeof(float));
+}
 
 extern "C" lk_status lk_cuda_xent(lk_exec *x, const lk_node *n)
 {
@@ -158,4 +303,62 @@ extern "C" lk_status lk_cuda_xent_grad(lk_exec *x, const lk_node *n)
                                 in, targets, lse, dloss, rows, cols, classes, out);
                     }));
     return lk_cuda_launched(n);
+}
+
+/* Rows that do not fit twice in shared memory: the two ops one after the other. */
+static lk_status xent_then_grad(lk_exec *x, const lk_node *n)
+{
+    lk_tensor lse = {};
+    lk_node loss = *n, grad = *n;
+    lse.dims = 1;
+    lse.dim[0] = lk_rows(n->in[0]);
+    lse.region = LK_REGION_SCRATCH;
+    lse.offset = (size_t)lse.dim[0] * sizeof(double);
+    loss.op = LK_OP_XENT;
+    loss.out[0] = n->out[1];
+    loss.out[1] = &lse;
+    LK_TRY(lk_cuda_xent(x, &loss));
+    grad.op = LK_OP_XENT_GRAD;
+    grad.in[2] = &lse;
+    grad.in[3] = n->in[2];
+    return lk_cuda_xent_grad(x, &grad);
+}
+
+template <typename E>
+static lk_status fused(lk_exec *x, const lk_node *n, double *loss)
+{
+    const lk_tensor *t = n->in[0];
+    int64_t rows = lk_rows(t), cols = lk_cols(t), classes = n->attr.xent.classes;
+    size_t bytes = 2 * (size_t)cols * sizeof(E);
+    const lk_cuda *d = (const lk_cuda *)x->device;
+    const E *logits = (const E *)lk_data(x, t);
+    const int32_t *targets = (const int32_t *)lk_data(x, n->in[1]);
+    const float *dloss = (const float *)lk_data(x, n->in[2]);
+    E *dlogits = (E *)lk_data(x, n->out[0]);
+    cudaStream_t s = d->stream;
+    constexpr int V = 16 / sizeof(E);
+    if (cols % 8 == 0 && cols <= 256) {
+        k_xent_narrow<E, V, 256 / (32 * V)><<<lk_blocks(rows, THREADS / 32), THREADS, 0, s>>>(
+            logits, targets, dloss, rows, cols, classes, dlogits, loss);
+    } else if (cols <= 256) {
+        k_xent_narrow<E, 1, 8><<<lk_blocks(rows, THREADS / 32), THREADS, 0, s>>>(
+            logits, targets, dloss, rows, cols, classes, dlogits, loss);
+    } else if (cols % 8 == 0 && bytes + 1024 <= d->shared) {
+        int64_t blocks = d->processors * (int64_t)(2 * (bytes + 2048) <= d->shared ? 2 : 1);
+        LK_CUDA_AT(n, cudaFuncSetAttribute(k_xent_wide<E>,
+                                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           (int)bytes));
+        k_xent_wide<E><<<(unsigned)(rows < blocks ? rows : blocks), WIDE, bytes, s>>>(
+            logits, targets, dloss, rows, cols, classes, dlogits, loss);
+    } else {
+        return xent_then_grad(x, n);
+    }
+    k_xent_mean<<<1, 1024, 0, s>>>(loss, rows, (float *)lk_data(x, n->out[1]));
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_xent_fused(lk_exec *x, const lk_node *n)
+{
+    double *loss = (double *)x->base[LK_REGION_SCRATCH];
+    LK_FLOAT_SWITCH(n->in[0]->dtype, E, return fused<E>(x, n, loss));
 }

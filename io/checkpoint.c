@@ -140,6 +140,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
 {
     for (int i = 0; i < TEXTS; i++) free(*lk_checkpoint_text(info, i));
     free(info->vocabulary);
+    free(info->path);
     memset(info, 0, sizeof *info);
 }
 
@@ -299,6 +300,11 @@ lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
 {
     job j = {.given = path};
     LK_TRY(lk_checkpoint_run(io, world, open_job, &j));
+    j.info.path = strdup(j.path);
+    if (!j.info.path) {
+        lk_checkpoint_info_clear(&j.info);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
     *info = j.info;
     return LK_OK;
 }
@@ -339,7 +345,9 @@ lk_status lk_h5_resolve(const char *path, char **resolved)
     struct stat s;
     char *found = NULL;
     if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode)) { /* lk_h5_open says what is wrong with it */
-        found = strdup(path);
+        bool link = lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
+        if (link) found = realpath(path, NULL); /* NULL: it dangles */
+        if (!found) found = strdup(path);
         if (!found) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     for (int i = 0; i < 2 && !found; i++) LK_TRY(follow(path, name[i], &found));

@@ -2,10 +2,10 @@
  *
  * Layout: groups `parameters`, `moment1`, `moment2`, each with one dataset per parameter, its scope
  * as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with Fletcher-32;
- * dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep checkpoint"),
- * version, step, run_file (resolved YAML text), seed, leaves, choices (library algorithms),
- * code_version, build, dataset_digest, dataset_path, vocabulary kind, per-dataset attribute digest
- * (XXH3-128 of the bytes); dataset `vocabulary` (u32).
+ * dataset `state` (the lk_step_state bytes, u8), dataset `vocabulary` (u32) and root attributes:
+ * schema ("lockstep checkpoint"), version, step, run_file (resolved YAML text), seed, leaves,
+ * choices (library algorithms), code_version, build, dataset_digest, dataset_path, vocabulary kind;
+ * each dataset has the attribute digest (XXH3-128 of the bytes).
  * Rank r of R writes rows [rows r/R, rows (r+1)/R) of the first dimension of every dataset. */
 #ifndef LK_IO_CHECKPOINT_H
 #define LK_IO_CHECKPOINT_H
@@ -25,6 +25,7 @@ typedef struct lk_checkpoint_info {
     bool characters;
     uint32_t *vocabulary;
     int64_t vocabulary_size;
+    char *path; /* of the file that was read, `latest` resolved; not used when saving */
 } lk_checkpoint_info;
 
 /* Host copies of the flat buffers, params->total floats each; moments NULL: parameters only. */

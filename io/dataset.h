@@ -29,7 +29,8 @@ typedef struct lk_dataset {
 } lk_dataset;
 
 /* Collective over `world` (MPI_COMM_SELF: alone). Every check of the file happens here: HDF5 at
- * all, schema, kind, types, ranks, sizes. LK_E_INPUT names the file, what was expected and found. */
+ * all, schema, kind, types, ranks, sizes. LK_E_INPUT names the file, what was expected, what was
+ * found. */
 lk_status lk_dataset_open(lk_io *io, MPI_Comm world, const char *path, lk_dataset **dataset);
 void lk_dataset_close(lk_dataset *d); /* collective; takes NULL */
 /* Read `count` tokens from `first` into out (count * dtype size bytes); independent. Checks that

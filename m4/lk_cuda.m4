@@ -17,7 +17,9 @@ AS_IF([test "x$with_cuda" != xno], [
     [NVCC=$with_cuda/bin/nvcc
      AC_SUBST([NVCC])
      AS_IF([test -x "$NVCC"], [], [NVCC=no])])
-  AS_IF([test "x$NVCC" = xno], [lk_cuda_why="nvcc was not found"], [
+  AS_IF([test "x$NVCC" = xno], [AS_CASE([$with_cuda],
+      [guess|yes], [lk_cuda_why="nvcc was not found"],
+      [lk_cuda_why="there is no nvcc in $with_cuda/bin"])], [
     lk_nvcc=`readlink -f "$NVCC"`
     lk_cuda_dir=`dirname "$lk_nvcc"`
     lk_cuda_dir=`dirname "$lk_cuda_dir"`
@@ -65,7 +67,7 @@ AS_IF([test "x$with_cuda" != xno], [
 AS_CASE([$lk_cuda_summary], [no*], [lk_have_cuda=no], [lk_have_cuda=yes])
 AM_CONDITIONAL([LK_HAVE_CUDA], [test $lk_have_cuda = yes])
 AS_IF([test $lk_have_cuda = yes], [CUDA_CFLAGS="$CUDA_CFLAGS -DLK_HAVE_CUDA=1"],
-  [CUDA_CFLAGS= CUDA_LIBS=])
+  [CUDA_CFLAGS= CUDA_LIBS= NVCC_ARCH=none])
 AC_SUBST([NVCC_ARCH])
 AC_SUBST([CUDA_CFLAGS])
 AC_SUBST([CUDA_LIBS])

@@ -5,7 +5,8 @@ LK_LIBRARY([dnnl], [DNNL], [dnnl], [-ldnnl],
 #if DNNL_VERSION_MAJOR < 2 || (DNNL_VERSION_MAJOR == 2 && DNNL_VERSION_MINOR < 6)
 #error "oneDNN 2.6 or newer is needed"
 #endif]], [[float a = 1; return dnnl_sgemm('N', 'N', 1, 1, 1, 1.0f, &a, 1, &a, 1, 0.0f, &a, 1);]])],
-  [Install oneDNN >= 2.6 (Debian: libdnnl-dev), load its module, or give --with-dnnl=DIR.])
+  [Install oneDNN >= 2.6 (Debian: libdnnl-dev), load its module, or give --with-dnnl=DIR.],
+  [dnnl.h])
 lk_save_CFLAGS=$CFLAGS
 CFLAGS="$CFLAGS $DNNL_CFLAGS" # it often comes without a pkg-config file, which would tell
 AC_COMPUTE_INT([lk_dnnl_major], [DNNL_VERSION_MAJOR], [#include <dnnl.h>], [lk_dnnl_major=?])

@@ -1,9 +1,10 @@
 # What the probes share.
 
-# LK_LIBRARY(NAME, PREFIX, PKG-CONFIG-NAMES, LIBS, PROGRAM, ADVICE)
+# LK_LIBRARY(NAME, PREFIX, PKG-CONFIG-NAMES, LIBS, PROGRAM, ADVICE, HEADER)
 #
-# --with-NAME=DIR looks in DIR/include and DIR/lib (or lib64) alone; without it the pkg-config names
-# are tried in order, then the compiler's own paths with LIBS. PROGRAM must compile and link.
+# --with-NAME=DIR takes DIR/include, where HEADER must lie, and DIR/lib (or lib64); without it the
+# pkg-config names are tried in order, then the compiler's own paths with LIBS. PROGRAM must compile
+# and link.
 # Sets and substitutes PREFIX_CFLAGS and PREFIX_LIBS, and lk_NAME_found for the summary. The library
 # is required: a failure ends configure with ADVICE.
 AC_DEFUN([LK_LIBRARY], [
@@ -22,7 +23,7 @@ AS_IF([test "x$with_$1" != xguess], [
   $2_CFLAGS="-I$lk_dir/include"
   $2_LIBS="-L$lk_lib -Wl,-rpath,$lk_lib $4"
   CFLAGS="$lk_save_CFLAGS $MPI_CFLAGS $$2_CFLAGS" LIBS="$$2_LIBS $MPI_LIBS $lk_save_LIBS"
-  AC_LINK_IFELSE([$5], [lk_$1_found="in $lk_dir"])
+  AS_IF([test -f "$lk_dir/include/$7"], [AC_LINK_IFELSE([$5], [lk_$1_found="in $lk_dir"])])
 ], [
   for lk_package in $3 -; do
     AS_IF([test "x$lk_package" = x-], [
@@ -42,7 +43,7 @@ CFLAGS=$lk_save_CFLAGS LIBS=$lk_save_LIBS
 AC_MSG_RESULT([$lk_$1_found])
 AS_IF([test "x$lk_$1_found" = xno],
   [AS_IF([test "x$with_$1" != xguess],
-    [AC_MSG_ERROR([$1 was asked for in '$with_$1' but a test program does not link there (config.log has the reason). $6])],
+    [AC_MSG_ERROR([$1 was asked for in '$with_$1', but include/$7 is not there or a program does not link (config.log has the reason). $6])],
     [AC_MSG_ERROR([$1 was not found or does not link (config.log has the reason). $6])])])
 AC_SUBST([$2_CFLAGS])
 AC_SUBST([$2_LIBS])

@@ -7,6 +7,9 @@ AS_IF([test "x$with_nccl" != xno && test $lk_have_cuda = yes], [
   AS_CASE([$with_nccl],
     [guess|yes], [NCCL_CFLAGS= NCCL_LIBS=-lnccl],
     [NCCL_CFLAGS="-I$with_nccl/include" NCCL_LIBS="-L$with_nccl/lib -Wl,-rpath,$with_nccl/lib -lnccl"])
+  AS_CASE([$with_nccl], [guess|yes], [],
+    [AS_IF([test -f "$with_nccl/include/nccl.h"], [],
+      [AC_MSG_ERROR([NCCL was asked for, but there is no nccl.h in $with_nccl/include])])])
   AC_MSG_CHECKING([for NCCL])
   lk_save_CFLAGS=$CFLAGS lk_save_LIBS=$LIBS
   CFLAGS="$CFLAGS $NCCL_CFLAGS $CUDA_CFLAGS" LIBS="$NCCL_LIBS $CUDA_LIBS $LIBS"

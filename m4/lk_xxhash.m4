@@ -5,5 +5,6 @@ LK_LIBRARY([xxhash], [XXHASH], [libxxhash], [-lxxhash],
 #if XXH_VERSION_NUMBER < 800
 #error "xxHash 0.8 or newer is needed"
 #endif]], [[return (int)XXH3_128bits("", 0).low64;]])],
-  [Install xxHash >= 0.8 (Debian: libxxhash-dev), or give --with-xxhash=DIR.])
+  [Install xxHash >= 0.8 (Debian: libxxhash-dev), or give --with-xxhash=DIR.],
+  [xxhash.h])
 ])

@@ -49,6 +49,7 @@ void ref_embed(int64_t batch, int64_t time, int64_t c, lk_embed_position kind,
         for (int64_t j = 0; j < c; j++) {
             int64_t t = i % time;
             double v = table[(int64_t)tokens[i] * c + j];
+            if (kind == LK_POSITION_SINUSOIDAL) v *= sqrt((double)c);
             if (kind == LK_POSITION_TABLE) v += positions[t * c + j];
             if (kind == LK_POSITION_SINUSOIDAL) {
                 double angle = (double)t / pow(10000, (double)(j / 2 * 2) / (double)c);

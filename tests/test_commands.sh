@@ -79,7 +79,7 @@ misuse "show with two" "too many arguments at 'b'" "$LOCKSTEP" show a b
 
 awk 'BEGIN { while (i < 400) print "the quick brown fox jumps over dog " i++ " times." }' >a.txt
 printf 'gr\303\274\303\237e, w\303\244hle \342\202\254 und \360\237\230\200!\n' >u.txt
-tr a-z A-Z <a.txt >other.txt
+tr '[:lower:]' '[:upper:]' <a.txt >other.txt
 
 prints "import text, bytes" 'a.h5: |training and |vocabulary of 256, digest ' \
     "$LOCKSTEP" import text a.txt -o a.h5

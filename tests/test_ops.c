@@ -4,88 +4,22 @@
  *   the CUDA backend against the CPU backend, forward and every gradient;
  *   the same bits with 1, 2 and 3 threads, and in repeated runs.
  * Memory is filled with NaN before a run, so that an element never written shows.
- * Then windows, conversion of special values, and sequences of optimizer steps.
+ * Then windows and conversion of special values; test_steps has the optimizer.
  * `test_ops --time` prints the milliseconds of every row instead; an argument that is no option
  * selects the rows whose name contains it. */
-#include "tests/op_cases.h"
-
-#include "base/half.h"
 #include "program/program.h"
-#include "tests/tap.h"
+#include "tests/op_cases.h"
+#include "tests/ops_help.h"
 
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#ifdef LK_HAVE_CUDA
-int lk_cuda_device_count(void);
-#endif
-
 /* Largest ||difference|| / ||reference||, by type. */
 static const double forward_limit[] = {[LK_F32] = 1e-5, [LK_F16] = 2e-3, [LK_BF16] = 1.5e-2};
 static const double backward_limit[] = {[LK_F32] = 2e-5, [LK_F16] = 5e-3, [LK_BF16] = 3e-2};
 #define DIFFERENCE_LIMIT 1e-4 /* gradient against differences */
-
-static void *allocate(size_t bytes)
-{
-    void *p = calloc(1, bytes ? bytes : 1);
-    if (!p) abort();
-    return p;
-}
-
-/* ---- host values and device bytes ---------------------------------------------------------- */
-
-static double rounded(double v, lk_dtype type)
-{
-    if (type == LK_F16) return (double)lk_f32_from_f16(lk_f16_from_f32((float)v));
-    if (type == LK_BF16) return (double)lk_f32_from_bf16(lk_bf16_from_f32((float)v));
-    return (double)(float)v;
-}
-
-static void encode(void *to, lk_dtype type, int64_t n, const double *from)
-{
-    for (int64_t i = 0; i < n; i++) switch (type) {
-        case LK_F32: ((float *)to)[i] = (float)from[i]; break;
-        case LK_F16: ((uint16_t *)to)[i] = lk_f16_from_f32((float)from[i]); break;
-        case LK_BF16: ((uint16_t *)to)[i] = lk_bf16_from_f32((float)from[i]); break;
-        case LK_I32: ((int32_t *)to)[i] = (int32_t)from[i]; break;
-        case LK_U16: ((uint16_t *)to)[i] = (uint16_t)from[i]; break;
-        default: ((uint8_t *)to)[i] = (uint8_t)from[i];
-        }
-}
-
-static void decode(double *to, lk_dtype type, int64_t n, const void *from)
-{
-    for (int64_t i = 0; i < n; i++) switch (type) {
-        case LK_F32: to[i] = (double)((const float *)from)[i]; break;
-        case LK_F16: to[i] = (double)lk_f32_from_f16(((const uint16_t *)from)[i]); break;
-        case LK_BF16: to[i] = (double)lk_f32_from_bf16(((const uint16_t *)from)[i]); break;
-        case LK_I32: to[i] = ((const int32_t *)from)[i]; break;
-        case LK_U16: to[i] = ((const uint16_t *)from)[i]; break;
-        default: to[i] = ((const uint8_t *)from)[i];
-        }
-}
-
-/* Standard normal values, a function of (stream, index) only. */
-static double normal(uint32_t stream, int64_t i)
-{
-    lk_u32x4 r = lk_philox(99, (uint32_t)i, stream, 0, 0);
-    double u = ((double)r.v[0] + 1) / 4294967297.0, v = (double)r.v[1] / 4294967296.0;
-    return sqrt(-2 * log(u)) * cos(6.28318530717958647692 * v);
-}
-
-/* Relative distance; infinite when anything is not a number. */
-static double distance(int64_t n, const double *a, const double *reference)
-{
-    double difference = 0, norm = 0;
-    for (int64_t i = 0; i < n; i++) {
-        difference += (a[i] - reference[i]) * (a[i] - reference[i]);
-        norm += reference[i] * reference[i];
-    }
-    if (!isfinite(difference) || !isfinite(norm)) return INFINITY;
-    return difference == 0 ? 0 : sqrt(difference / norm);
-}
 
 /* ---- running a case ------------------------------------------------------------------------ */
 
@@ -219,7 +153,8 @@ static lk_status build(runner *r, const problem *q, lk_dtype type, bool backward
     LK_TRY(lk_autocast(g, type));
     if (!backward) return LK_OK;
     r->dy = lk_input(g, "dy", LK_F32, r->y->dims, r->y->dim);
-    return lk_autodiff(g, r->y, r->dy, q->count, wanted, r->gradient);
+    LK_TRY(lk_autodiff(g, r->y, r->dy, q->count, wanted, r->gradient));
+    return lk_fuse(g);
 }
 
 static lk_status runner_open(runner *r, lk_device *d, const problem *q, lk_dtype type,
@@ -632,203 +567,7 @@ static void check_conversion(lk_device *d, lk_dtype type)
     runner_close(&r);
 }
 
-/* ---- optimizer steps ----------------------------------------------------------------------- */
-
-enum { STEPS = 6 };
-
-typedef struct flat { /* the whole optimizer state on the host */
-    int64_t n;
-    float *param, *moment1, *moment2;
-    uint16_t *shadow;
-    lk_step_state state;
-} flat;
-
-static void flat_create(flat *f, int64_t n)
-{
-    *f = (flat){.n = n};
-    f->param = allocate((size_t)n * sizeof(float));
-    f->moment1 = allocate((size_t)n * sizeof(float));
-    f->moment2 = allocate((size_t)n * sizeof(float));
-    f->shadow = allocate((size_t)n * sizeof(uint16_t));
-}
-
-static void flat_clear(flat *f)
-{
-    free(f->param);
-    free(f->moment1);
-    free(f->moment2);
-    free(f->shadow);
-}
-
-static bool flat_same(const flat *a, const flat *b, bool state)
-{
-    size_t bytes = (size_t)a->n * sizeof(float);
-    return memcmp(a->param, b->param, bytes) == 0 && memcmp(a->moment1, b->moment1, bytes) == 0 &&
-           memcmp(a->moment2, b->moment2, bytes) == 0 &&
-           memcmp(a->shadow, b->shadow, bytes / 2) == 0 &&
-           (!state || memcmp(&a->state, &b->state, sizeof a->state) == 0);
-}
-
-static const lk_optimizer hyper = {.lr = 1e-2f, .min_lr = 1e-3f, .warmup = 2, .steps = 5,
-                                   .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f,
-                                   .weight_decay = 0.1f, .clip = 1.0f, .leaves = 2, .scaling = 1,
-                                   .growth = 2, .backoff = 0.5f, .growth_interval = 2,
-                                   .max_scale = 65536};
-
-static lk_params *two_params(void)
-{
-    lk_params *p = lk_params_create();
-    lk_graph *g = lk_graph_create(p, true);
-    lk_parameter(g, "bias", 1, (int64_t[]){1237}, LK_INIT_ZERO, 0, false);
-    lk_parameter(g, "weight", 2, (int64_t[]){301, 117}, LK_INIT_NORMAL, 0.5f, true);
-    lk_graph_destroy(g);
-    lk_params_layout(p);
-    return p;
-}
-
-/* Scaled gradients of step s, summed over leaves; step 2 overflows, step 3 is clipped hard. */
-static void step_gradient(const lk_params *p, int s, double scale, float *grad)
-{
-    memset(grad, 0, (size_t)(p->total + LK_METRIC_FLOATS) * sizeof *grad);
-    double size = s == 3 ? 5.0 : 0.002;
-    for (int i = 0; i < p->count; i++)
-        for (int64_t k = 0; k < p->item[i]->count; k++)
-            grad[p->item[i]->offset + k] =
-                (float)(scale * size * normal((uint32_t)(70 + 10 * s + i), k));
-    if (s == 2) grad[p->item[1]->offset + 20011] = INFINITY;
-    grad[p->total] = 2.5f + (float)s;
-}
-
-static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, bool capture,
-                              flat *after)
-{
-    const lk_backend *b = d->backend;
-    lk_graph *g = lk_graph_create((lk_params *)p, true);
-    lk_store *store = NULL;
-    lk_program *program = NULL;
-    float *host = allocate((size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
-    lk_program_options options = {.local_leaves = 1, .capture = capture};
-    lk_status status = lk_autocast(g, type);
-    if (status == LK_OK) status = lk_optimize(g, &hyper, true);
-    if (status == LK_OK) status = lk_store_create(d, p, type, true, 1, &store);
-    if (status == LK_OK) status = lk_program_create(g, store, &options, &program);
-    if (status == LK_OK) {
-        lk_params_initialise(p, 1, host);
-        status = lk_store_set(store, host, NULL, NULL);
-    }
-    if (status == LK_OK)
-        status = lk_store_set_state(store, &(lk_step_state){.loss_scale = 1024});
-    double scale = 1024;
-    for (int s = 0; s < STEPS && status == LK_OK; s++) {
-        step_gradient(p, s, scale, host);
-        status = b->upload(d, store->gradient[0], host,
-                           (size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
-        if (status == LK_OK) status = b->sync(d);
-        if (status == LK_OK) status = lk_program_run(program);
-        flat_create(&after[s], p->total);
-        if (status == LK_OK)
-            status = lk_store_get(store, after[s].param, after[s].moment1, after[s].moment2);
-        if (status == LK_OK) status = lk_store_get_state(store, &after[s].state);
-        if (status == LK_OK && type != LK_F32)
-            status = b->download(d, after[s].shadow, store->buffer[LK_REGION_SHADOW],
-                                 (size_t)p->total * 2);
-        b->sync(d);
-        scale = (double)after[s].state.loss_scale;
-    }
-    lk_program_destroy(program);
-    lk_store_destroy(store);
-    lk_graph_destroy(g);
-    free(host);
-    return status;
-}
-
-static bool near(double a, double b) { return fabs(a - b) <= 2e-6 * fabs(b); }
-
-static void check_against_reference(const char *name, const lk_params *p, lk_dtype type,
-                                    const flat *after)
-{
-    size_t bytes = (size_t)p->total * sizeof(double);
-    double *param = allocate(bytes), *m1 = allocate(bytes), *m2 = allocate(bytes);
-    double *grad = allocate(bytes), *got = allocate(bytes);
-    float *host = allocate((size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
-    lk_params_initialise(p, 1, host);
-    decode(param, LK_F32, p->total, host);
-    ref_optimizer_state r = {.loss_scale = 1024};
-    for (int s = 0; s < STEPS; s++) {
-        const lk_step_state *state = &after[s].state;
-        step_gradient(p, s, r.loss_scale, host);
-        decode(grad, LK_F32, p->total, host);
-        ref_step(&r, &hyper, p->total, p->decayed, grad, (double)host[p->total], param, m1, m2);
-        bool good = state->step == r.step && state->updates == r.updates &&
-                    state->skipped == r.skipped && state->good_steps == r.good_steps &&
-                    (state->finite != 0) == r.finite && (double)state->loss_scale == r.loss_scale;
-        good &= near((double)state->loss, r.loss) && near((double)state->lr, r.lr);
-        good &= r.finite ? near((double)state->grad_norm, r.grad_norm) : true;
-        tap_ok(good, "%s step %d: state as the reference (norm %.7g, lr %.7g, scale %g)", name, s,
-               (double)state->grad_norm, (double)state->lr, (double)state->loss_scale);
-        double worst = 0, e;
-        decode(got, LK_F32, p->total, after[s].param);
-        if ((e = distance(p->total, got, param)) > worst) worst = e;
-        decode(got, LK_F32, p->total, after[s].moment1);
-        if ((e = distance(p->total, got, m1)) > worst) worst = e;
-        decode(got, LK_F32, p->total, after[s].moment2);
-        if ((e = distance(p->total, got, m2)) > worst) worst = e;
-        tap_ok(worst <= 2e-6, "%s step %d: parameters and moments as the reference: %.2e", name, s,
-               worst);
-        if (!r.finite)
-            tap_ok(flat_same(&after[s - 1], &after[s], false),
-                   "%s step %d: a step that is not finite leaves everything as it was", name, s);
-        bool shadow = true;
-        for (int64_t k = 0; k < p->total && type != LK_F32; k++)
-            shadow &= after[s].shadow[k] == (type == LK_F16 ? lk_f16_from_f32(after[s].param[k])
-                                                            : lk_bf16_from_f32(after[s].param[k]));
-        if (type != LK_F32) tap_ok(shadow, "%s step %d: the shadow is up to date", name, s);
-    }
-    free(param);
-    free(m1);
-    free(m2);
-    free(grad);
-    free(got);
-    free(host);
-}
-
-static void check_steps(lk_device *d, lk_dtype type)
-{
-    char name[64];
-    snprintf(name, sizeof name, "optimizer %s %s", d->backend->name, lk_dtype_name(type));
-    lk_params *p = two_params();
-    flat after[STEPS] = {{0}}, again[STEPS] = {{0}};
-    int before = omp_get_max_threads();
-    lk_status status = device_steps(d, p, type, false, after);
-    if (tap_ok(status == LK_OK, "%s runs %s", name, lk_error_text())) {
-        check_against_reference(name, p, type, after);
-        for (int threads = 1; threads <= 3; threads++) {
-            omp_set_num_threads(threads);
-            status = device_steps(d, p, type, threads == 3, again);
-            bool same = status == LK_OK;
-            for (int s = 0; s < STEPS && same; s++) same = flat_same(&after[s], &again[s], true);
-            tap_ok(same, "%s: same bits in run %d", name, threads);
-            for (int s = 0; s < STEPS; s++) flat_clear(&again[s]);
-        }
-        omp_set_num_threads(before);
-    }
-    lk_error_clear();
-    for (int s = 0; s < STEPS; s++) flat_clear(&after[s]);
-    lk_params_destroy(p);
-}
-
 /* ---- main ---------------------------------------------------------------------------------- */
-
-static lk_device *open_cuda(void)
-{
-    lk_device *d = NULL;
-#ifdef LK_HAVE_CUDA
-    if (lk_cuda_device_count() > 0 && lk_backend_cuda.open(0, &d) != LK_OK)
-        tap_ok(false, "opening the CUDA device: %s", lk_error_text());
-    lk_error_clear();
-#endif
-    return d;
-}
 
 int main(int argc, char **argv)
 {
@@ -863,8 +602,6 @@ int main(int argc, char **argv)
             check_conversion(device[i], LK_F16);
             check_conversion(device[i], LK_BF16);
         }
-        if (!only || strstr("optimizer", only))
-            for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_steps(device[i], type);
     }
     if (cuda) cuda->backend->close(cuda);
     cpu->backend->close(cpu);

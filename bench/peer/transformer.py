@@ -180,7 +180,7 @@ class Transformer(nn.Module):
         if self.s.position == "learned":
             x = x + self.position.weight[:steps]
         if self.waves is not None:
-            x = x + self.waves[:steps]
+            x = math.sqrt(self.s.width) * x + self.waves[:steps]
         x = F.dropout(x, self.s.dropout, self.training)
         for block in self.blocks:
             x = block(x, self.bias)
@@ -325,6 +325,8 @@ def parity(a):
     import yaml
 
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.enable_flash_sdp(False)  # attention in plain fp32
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.manual_seed(0)
     with h5py.File(a.checkpoint, "r") as file, h5py.File(a.data, "r") as data:
         with open(a.run_file) as text:

@@ -25,8 +25,8 @@ void lk_cmd_usage(FILE *out)
     for (const lk_command *c = lk_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
-          "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating system\n"
-          "(memory, disk), 4 device, 5 communication or another rank.\n", out);
+          "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
+          "system (memory, disk), 4 device, 5 communication or another rank.\n", out);
 }
 
 /* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the

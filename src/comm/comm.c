@@ -11,7 +11,8 @@
 #define LK_MPI(call)                                                                               \
     do {                                                                                           \
         int lk_mpi_ = (call);                                                                      \
-        if (lk_mpi_ != MPI_SUCCESS) return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_); \
+        if (lk_mpi_ != MPI_SUCCESS)                                                                \
+            return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_);                       \
     } while (0)
 
 lk_status lk_comm_open(int *argc, char ***argv, lk_comm **out)
@@ -65,8 +66,8 @@ lk_status lk_comm_attach(lk_comm *c, lk_device *d, int64_t floats)
     if (d->backend == &lk_backend_cuda) c->collectives = &lk_collectives_nccl;
 #elif defined LK_HAVE_CUDA
     if (d->backend == &lk_backend_cuda)
-        return lk_fail(LK_E_COMM, "this lockstep was built without NCCL, which several ranks on GPUs "
-                       "need; configure it --with-nccl, or start one rank");
+        return lk_fail(LK_E_COMM, "this lockstep was built without NCCL, which several ranks on "
+                       "GPUs need; configure it --with-nccl, or start one rank");
 #endif
     LK_TRY(c->collectives->open(c, d));
     LK_TRY(d->backend->alloc(d, (size_t)(floats / 2 + 1) * sizeof(float), &c->staging));

@@ -51,8 +51,8 @@ void lk_comm_close(lk_comm *c); /* MPI_Finalize */
  * return that code with that rank's text (prefixed by rank and host). Collective. */
 lk_status lk_comm_agree(lk_comm *c, lk_status mine);
 /* This rank failed: do all others know? At once if lk_comm_agree() said so, else wait up to
- * `seconds` for them to ask the same. After false collective calls, closing a file among them, would
- * wait for ever: only lk_comm_abort() is left. */
+ * `seconds` for them to ask the same. After false collective calls, closing a file among them,
+ * would wait for ever: only lk_comm_abort() is left. */
 bool lk_comm_all_failed(lk_comm *c, double seconds);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);
@@ -61,7 +61,7 @@ lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all);
 
-/* Sums over ranks of host arrays, in place, order left to MPI: for values that only one rank has. */
+/* Sums over ranks of host arrays, in place, order left to MPI: for values only one rank has. */
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count);
 lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count);
 lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count);

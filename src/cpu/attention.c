@@ -131,7 +131,8 @@ lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
 #pragma omp parallel reduction(| : bad)
     {
         float *q = malloc((size_t)(4 * head + (BLOCK + 1) * s.time) * sizeof *q);
-        float *k = q + head, *v = k + head, *y = v + head, *S = y + head, *keep = S + BLOCK * s.time;
+        float *k = q + head, *v = k + head, *y = v + head, *S = y + head;
+        float *keep = S + BLOCK * s.time;
         bad = !q;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * s.heads; task++) {

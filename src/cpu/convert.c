@@ -54,7 +54,8 @@ const float *lk_cpu_as_f32(const lk_exec *x, const lk_tensor *t, float *buffer)
     int64_t count = lk_count(t);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK)
-        lk_cpu_load(t->dtype, p, i, count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK, buffer + i);
+        lk_cpu_load(t->dtype, p, i, count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK,
+                    buffer + i);
     return buffer;
 }
 

@@ -100,7 +100,8 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     case LK_OP_LINEAR_DX: bytes = lk_cpu_linear_dx_scratch(n); break;
     case LK_OP_LINEAR_DW: bytes = lk_cpu_linear_dw_scratch(n); break;
     case LK_OP_NORM_GRAD: bytes = lk_cpu_norm_grad_scratch(n); break;
-    case LK_OP_XENT: bytes = lk_cpu_xent_scratch(n); break;
+    case LK_OP_XENT:
+    case LK_OP_XENT_FUSED: bytes = lk_cpu_xent_scratch(n); break;
     case LK_OP_GRAD_NORM: bytes = lk_cpu_grad_norm_scratch(n); break;
     default: break;
     }
@@ -121,8 +122,8 @@ static lk_status choices_set(lk_device *d, const char *text)
     (void)d;
     if (strncmp(text, "backend\tcpu\n", 12) != 0)
         return lk_fail(LK_E_INPUT, "the run was made on another kind of device, and would not "
-                       "continue with the same bits on the CPU; resume it where it was started, or set "
-                       "train.reduce to fast to do without");
+                       "continue with the same bits on the CPU; resume it where it was started, "
+                       "or set train.reduce to fast to do without");
     return LK_OK;
 }
 

@@ -30,7 +30,8 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
 
 /* ---- matmul.c ------------------------------------------------------------------------------- */
 
-/* c [m,n] = alpha op(a) op(b) + beta c, row-major with leading dimensions, by the calling thread. */
+/* c [m,n] = alpha op(a) op(b) + beta c, row-major with leading dimensions, by the calling
+ * thread. */
 lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
                       float *c, int64_t ldc);
@@ -46,7 +47,7 @@ int64_t lk_cpu_column_chunks(int64_t rows);
 void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool accumulate,
                        float *out);
 
-/* ---- scratch bytes of the ops that need some -------------------------------------------------- */
+/* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cpu_linear_scratch(const lk_node *n);
 size_t lk_cpu_linear_dx_scratch(const lk_node *n);
@@ -57,7 +58,7 @@ size_t lk_cpu_grad_norm_scratch(const lk_node *n);
 
 static inline void *lk_cpu_scratch(const lk_exec *x) { return x->base[LK_REGION_SCRATCH]; }
 
-/* ---- arithmetic that the compiler vectorises -------------------------------------------------- */
+/* ---- arithmetic that the compiler vectorises ------------------------------------------------ */
 
 /* e^x to about 1 ulp: 2^n times a polynomial in the rest (J. Muller, "Elementary functions", 2016,
  * chapter 6). Below -87 it is about 1e-38, above 88 about 1e38; a NaN stays one. */

@@ -27,6 +27,7 @@ lk_status lk_cpu_embed(lk_exec *x, const lk_node *n)
     void *y = lk_data(x, out);
     int64_t time = out->dim[1], c = lk_cols(out), count = lk_rows(out);
     lk_embed_position kind = n->attr.embed.position;
+    float scale = lk_embed_scale(kind, c);
     float *waves = kind == LK_POSITION_SINUSOIDAL ? sinusoids(time, c) : NULL;
     if (kind == LK_POSITION_SINUSOIDAL && !waves)
         return lk_fail(LK_E_SYSTEM, "%s: out of memory", n->scope);
@@ -39,7 +40,7 @@ lk_status lk_cpu_embed(lk_exec *x, const lk_node *n)
             if (kind == LK_POSITION_TABLE) lk_cpu_load(positions->dtype, place, t * c + j, m, b);
             if (waves) memcpy(b, waves + t * c + j, (size_t)m * sizeof *b);
             if (kind != LK_POSITION_NONE)
-                for (int64_t k = 0; k < m; k++) a[k] += b[k];
+                for (int64_t k = 0; k < m; k++) a[k] = a[k] * scale + b[k];
             lk_cpu_store(out->dtype, y, i * c + j, m, a);
         }
     free(waves);
@@ -53,6 +54,7 @@ lk_status lk_cpu_embed_grad(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, dy);
     float *dt = lk_data(x, table), *dp = lk_data(x, positions);
     int64_t c = lk_cols(dy), time = dy->dim[1], count = lk_rows(dy);
+    float scale = lk_embed_scale(n->attr.embed.position, c);
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < c; j += COLS) {
         int64_t m = c - j < COLS ? c - j : COLS;
@@ -66,7 +68,7 @@ lk_status lk_cpu_embed_grad(lk_exec *x, const lk_node *n)
         for (int64_t i = 0; i < count; i++) {
             lk_cpu_load(dy->dtype, from, i * c + j, m, row);
             float *to = dt + tokens[i] * c + j;
-            for (int64_t k = 0; k < m; k++) to[k] += row[k];
+            for (int64_t k = 0; k < m; k++) to[k] += scale * row[k];
             if (!dp) continue;
             to = dp + i % time * c + j;
             for (int64_t k = 0; k < m; k++) to[k] += row[k];

@@ -123,6 +123,18 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
+/* dx [count] *= gelu'(pre) */
+static void times_slope(lk_dtype type, float *dx, const void *pre, int64_t count)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
+        float block[LK_CPU_BLOCK];
+        int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
+        lk_cpu_load(type, pre, i, m, block);
+        for (int64_t k = 0; k < m; k++) dx[i + k] *= gelu_slope(block[k]);
+    }
+}
+
 lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *dy = n->in[0], *w = n->in[1], *out = n->out[0];
@@ -131,6 +143,8 @@ lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
     const float *ws = lk_cpu_as_f32(x, w, take(&scratch, w));
     float *dx = out->dtype == LK_F32 ? lk_data(x, out) : take(&scratch, out);
     LK_TRY(lk_cpu_matmul(false, false, lk_rows(dy), w->dim[1], w->dim[0], dys, ws, 0.0f, dx));
+    if (n->attr.linear.activation == LK_GELU)
+        times_slope(out->dtype, dx, lk_data(x, n->in[2]), lk_count(out));
     lk_cpu_from_f32(x, out, dx);
     return LK_OK;
 }

@@ -69,6 +69,7 @@ lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, in), *cotangent = lk_data(x, n->in[4]);
     const float *w = lk_data(x, n->in[1]), *mean = lk_data(x, n->in[2]);
     const float *rstd = lk_data(x, n->in[3]);
+    const void *more = n->inputs > 5 ? lk_data(x, n->in[5]) : NULL;
     void *dx = lk_data(x, n->out[0]);
     int64_t rows = lk_rows(in), c = lk_cols(in);
     int64_t chunks = lk_cpu_column_chunks(rows), each = (rows + chunks - 1) / chunks;
@@ -92,6 +93,10 @@ lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
                 float m = mean ? mean[i] : 0.0f;
                 for (int64_t j = 0; j < c; j++) row[j] = (row[j] - m) * rstd[i];
                 row_gradient(c, mean != NULL, rstd[i], w, row, dy, dw + k * c, db + k * c);
+                if (more) {
+                    lk_cpu_load(in->dtype, more, i * c, c, dy);
+                    for (int64_t j = 0; j < c; j++) row[j] += dy[j];
+                }
                 lk_cpu_store(in->dtype, dx, i * c, c, row);
             }
         }
@@ -101,4 +106,18 @@ lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
     lk_cpu_sum_chunks(dw, chunks, c, n->accumulate & 2, lk_data(x, n->out[1]));
     if (n->out[2]) lk_cpu_sum_chunks(db, chunks, c, n->accumulate & 4, lk_data(x, n->out[2]));
     return LK_OK;
+}
+
+/* RESIDUAL, then NORM of what it wrote. */
+lk_status lk_cpu_residual_norm(lk_exec *x, const lk_node *n)
+{
+    lk_node residual = {.op = LK_OP_RESIDUAL, .inputs = 3, .outputs = 1, .scope = n->scope,
+                        .in = {n->in[0], n->in[1], n->in[2]}, .out = {n->out[0]},
+                        .attr.dropout = {n->attr.residual_norm.p, n->attr.residual_norm.site}};
+    lk_node norm = {.op = LK_OP_NORM, .inputs = 3, .outputs = 3, .scope = n->scope,
+                    .in = {n->out[0], n->in[3], n->in[4]},
+                    .out = {n->out[1], n->out[2], n->out[3]},
+                    .attr.norm = {n->attr.residual_norm.kind, n->attr.residual_norm.eps}};
+    LK_TRY(lk_cpu_residual(x, &residual));
+    return lk_cpu_norm(x, &norm);
 }

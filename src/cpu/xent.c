@@ -3,9 +3,10 @@
 
 #include <stdlib.h>
 
+/* The loss of each row; behind it, for XENT_FUSED, its lse. */
 size_t lk_cpu_xent_scratch(const lk_node *n)
 {
-    return (size_t)lk_rows(n->in[0]) * sizeof(double);
+    return (size_t)lk_rows(n->in[0]) * (sizeof(double) + sizeof(float));
 }
 
 static lk_status no_memory(const lk_node *n)
@@ -75,4 +76,18 @@ lk_status lk_cpu_xent_grad(lk_exec *x, const lk_node *n)
         free(row);
     }
     return failed ? no_memory(n) : LK_OK;
+}
+
+lk_status lk_cpu_xent_fused(lk_exec *x, const lk_node *n)
+{
+    int64_t rows = lk_rows(n->in[0]);
+    lk_tensor lse = {.dtype = LK_F32, .dims = 1, .dim = {rows}, .region = LK_REGION_SCRATCH,
+                     .offset = (size_t)rows * sizeof(double)};
+    lk_node loss = {.op = LK_OP_XENT, .inputs = 2, .outputs = 2, .scope = n->scope,
+                    .in = {n->in[0], n->in[1]}, .out = {n->out[1], &lse}, .attr = n->attr};
+    lk_node grad = {.op = LK_OP_XENT_GRAD, .inputs = 4, .outputs = 1, .scope = n->scope,
+                    .in = {n->in[0], n->in[1], &lse, n->in[2]}, .out = {n->out[0]},
+                    .attr = n->attr};
+    LK_TRY(lk_cpu_xent(x, &loss));
+    return lk_cpu_xent_grad(x, &grad);
 }

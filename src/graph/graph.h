@@ -6,7 +6,7 @@
  * owned by it and freed by lk_graph_destroy(). Tensors are float (f32) when built; the autocast
  * pass gives them their working types. Node order in the list is execution order.
  *
- * Two sections: LK_LEAF nodes run once per leaf of the global batch, LK_STEP nodes once per step. */
+ * Two sections: LK_LEAF nodes run once per leaf of the global batch, LK_STEP nodes once a step. */
 #ifndef LK_GRAPH_GRAPH_H
 #define LK_GRAPH_GRAPH_H
 
@@ -94,6 +94,12 @@ typedef union lk_attr {
         float p;       /* probability of dropping, [0, 1) */
         uint32_t site; /* number of the dropout site in the model */
     } dropout;         /* DROPOUT and RESIDUAL */
+    struct {
+        float p;
+        uint32_t site;
+        lk_norm_kind kind;
+        float eps;
+    } residual_norm;
     struct {
         int heads, kv_heads, head_dim;
         float theta;
@@ -241,6 +247,10 @@ void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
 /* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
  * when an earlier node already wrote it. NULL param: a NULL output. */
 void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
+
+/* Join neighbouring nodes that would pass over the same memory; after autodiff. What the joined
+ * nodes compute stays the same. src/graph/fuse.c */
+lk_status lk_fuse(lk_graph *g);
 
 /* Append reduction and optimizer as LK_STEP nodes. src/graph/optimize.c */
 lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper, bool exact);

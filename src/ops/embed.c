@@ -22,7 +22,8 @@ lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_p
         return NULL;
     }
     if (kind == LK_POSITION_TABLE &&
-        (!positions || positions->dim[0] < tokens->dim[1] || lk_cols(positions) != lk_cols(table))) {
+        (!positions || positions->dim[0] < tokens->dim[1] ||
+         lk_cols(positions) != lk_cols(table))) {
         lk_error_at(g, "embed: position table too short for %lld tokens",
                     (long long)tokens->dim[1]);
         return NULL;

@@ -16,14 +16,16 @@
  *   n = shard_tokens - T and pos = s*B + b. Else data [B, T+1], one row per sample of this leaf.
  *   tokens = window[0..T), targets = window[1..T].
  * EMBED           in  tokens i32 [B,T], table X [V,C], positions X [P,C] or NULL   out y X [B,T,C]
- *   y = table[token] + (TABLE: positions[t]; SINUSOIDAL: sin/cos(t / 10000^(2i/C)) at columns
- *   2i and 2i+1 (A. Vaswani et al. 2017, section 3.5); NONE: 0).
- * EMBED_GRAD      in  tokens, dy X [B,T,C]        out dtable f32 [V,C], dpositions f32 [P,C] or NULL
+ *   y = s table[token] + (TABLE: positions[t]; SINUSOIDAL: sin/cos(t / 10000^(2i/C)) at columns
+ *   2i and 2i+1; NONE: 0), s = lk_embed_scale: sqrt(C) for SINUSOIDAL, else 1 (A. Vaswani et al.
+ *   2017, sections 3.4 and 3.5).
+ * EMBED_GRAD      in  tokens, dy X [B,T,C]      out dtable f32 [V,C], dpositions f32 [P,C] or NULL
  *   Rows in increasing order of (b,t); rows of positions beyond T get 0 (or nothing is added).
  * LINEAR          in  x X [N,K], w X [M,K], b X [M] or NULL      out y X [N,M], pre X [N,M] or NULL
  *   pre = x w^T + b; y = activation(pre). `pre` is an output only with LK_GELU and training.
  *   gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
- * LINEAR_DX       in  dy X [N,M], w X [M,K]       out dx X [N,K]         dx = dy w
+ * LINEAR_DX       in  dy X [N,M], w X [M,K], pre X [N,K] or NULL         out dx X [N,K]
+ *   dx = dy w; with pre: dx = (dy w) * gelu'(pre).
  * LINEAR_DW       in  x X [N,K], dy X [N,M]       out dw f32 [M,K], db f32 [M] or NULL
  *   dw = dy^T x, db = column sums of dy.
  * GELU_GRAD       in  dy X, pre X                 out dpre X = dy * gelu'(pre)
@@ -34,7 +36,9 @@
  *                 out y X [N,C], mean f32 [N] (LAYERNORM; NULL for RMSNORM), rstd f32 [N]
  *   LAYERNORM: (x-mean) rstd w + b, rstd = 1/sqrt(var+eps), biased variance (J. Ba et al. 2016);
  *   RMSNORM: x rstd w (+ b), rstd = 1/sqrt(mean(x^2)+eps) (B. Zhang and R. Sennrich 2019).
- * NORM_GRAD       in  x X, w f32, mean f32|NULL, rstd f32, dy X   out dx X, dw f32, db f32|NULL
+ * NORM_GRAD       in  x X, w f32, mean f32|NULL, rstd f32, dy X, more X|NULL
+ *                 out dx X, dw f32, db f32|NULL
+ *   `more` [N,C] is added to dx: the cotangent that reaches x past the norm.
  * DROPOUT         in  x X, state                  out y X
  *   element i is kept when its word of lk_dropout_words(seed, site, leaf, state.step, i) is
  *   >= lk_dropout_threshold(p), and then multiplied by 1/(1-p). Its own gradient (same site).
@@ -57,6 +61,12 @@
  *   (softmax - onehot) dloss / N; 0 in the headroom. May run in place.
  * CAST            in  x                           out y: same shape, another float type
  *
+ * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
+ * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
+ *   y = RESIDUAL(x, branch), n = NORM(y).
+ * XENT_FUSED      in  logits X [N,V], targets, dloss f32 [1]      out dlogits X [N,V], loss f32 [1]
+ *   XENT and XENT_GRAD. May run in place.
+ *
  * Step ops:
  * REDUCE          in/out grad f32 [params + metrics]: sum over ranks. exact: the fixed binary tree.
  * GRAD_NORM       in  grad, state                 square sum in double over `params` floats in a
@@ -74,7 +84,8 @@ typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_FLOAT, LK_POLICY_KEEP } lk_po
 typedef struct lk_rule {
     /* Append gradient nodes for n; NULL: not differentiable. */
     void (*gradient)(lk_graph *g, lk_node *n);
-    /* Floating-point operations and the fewest bytes moved; NULL: every tensor once, 0 flops. */
+    /* Floating-point operations and the fewest bytes moved; called with 0 and lk_node_bytes(), which
+     * stay when it leaves them alone or is NULL. */
     void (*cost)(const lk_node *n, double *flops, double *bytes);
     int in_place;  /* input whose bytes output 0 may take when it dies here; -1: none */
     uint32_t float_inputs; /* bit i: input i stays f32 under autocast (norm weights) */
@@ -107,6 +118,14 @@ lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bo
                         bool alibi, float p);
 lk_tensor *lk_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets, int64_t classes);
 lk_tensor *lk_cast(lk_graph *g, lk_tensor *x, lk_dtype dtype);
+/* Bytes of every tensor of a node, each counted once. */
+double lk_node_bytes(const lk_node *n);
+
+/* What EMBED multiplies table rows by. */
+LK_HD float lk_embed_scale(lk_embed_position kind, int64_t cols)
+{
+    return kind == LK_POSITION_SINUSOIDAL ? (float)sqrt((double)cols) : 1.0f;
+}
 
 /* Slope of head h of H: 2^(-8(h+1)/n) for h < n, n the largest power of two <= H; the others
  * interleave the odd slopes of 2n heads, as in the authors' code. */

@@ -37,3 +37,4 @@ lk_tensor *lk_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets, 
 
 const lk_rule lk_rule_xent = {.gradient = gradient, .in_place = -1};
 const lk_rule lk_rule_xent_grad = {.in_place = 0};
+const lk_rule lk_rule_xent_fused = {.in_place = 0};

@@ -61,7 +61,8 @@ static lk_status check_vocabulary(const evaluator *e, const char *data)
     const lk_dataset *d = e->data;
     const lk_checkpoint_info *info = &e->model.info;
     int64_t n = d->vocabulary_size, same = 0;
-    while (same < n && same < info->vocabulary_size && d->vocabulary[same] == info->vocabulary[same])
+    while (same < n && same < info->vocabulary_size &&
+           d->vocabulary[same] == info->vocabulary[same])
         same++;
     if (same == n && d->characters == info->characters) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: expected the vocabulary of the checkpoint, %lld %s, found %lld "
@@ -104,7 +105,8 @@ static lk_status collect(lk_comm *comm, evaluator *e, const char *predictions, l
     LK_TRY(lk_comm_sum_floats(comm, e->token_loss, n));
     LK_TRY(lk_comm_sum_ints(comm, e->argmax, n));
     lk_status status = LK_OK;
-    if (comm->rank == 0) status = lk_predictions_write(io, predictions, e->token_loss, e->argmax, n);
+    if (comm->rank == 0)
+        status = lk_predictions_write(io, predictions, e->token_loss, e->argmax, n);
     return lk_comm_agree(comm, status);
 }
 

@@ -222,8 +222,9 @@ static const char *expected(const key *k, char text[256])
     return text;
 }
 
-/* Put the text of a value into its member; false: not of its type or out of range. */
-static bool assign(lk_run *run, int k, const char *value)
+/* Put the text of a value into its member. LK_E_INPUT, without a text: not of its type or out of
+ * range. */
+static lk_status assign(lk_run *run, int k, const char *value)
 {
     const key *q = &keys[k];
     char *end;
@@ -231,32 +232,32 @@ static bool assign(lk_run *run, int k, const char *value)
     switch (q->kind) {
     case TEXT:
     case CHOICE: {
-        if (q->kind == CHOICE ? !among(q->choices, value) : !is_text(value)) return false;
+        if (q->kind == CHOICE ? !among(q->choices, value) : !is_text(value)) return LK_E_INPUT;
         char **text = member(run, k), *copy = strdup(value);
-        if (!copy) return false;
+        if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
         free(*text);
         *text = copy;
-        return true;
+        return LK_OK;
     }
     case BOOLEAN:
-        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0) return false;
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0) return LK_E_INPUT;
         *(bool *)member(run, k) = value[0] == 't';
-        return true;
+        return LK_OK;
     case INTEGER: {
         long long v = strtoll(value, &end, 10);
         if (end == value || *end || errno || (double)v < q->low || (double)v > q->high)
-            return false;
+            return LK_E_INPUT;
         *(int64_t *)member(run, k) = v;
-        return true;
+        return LK_OK;
     }
     case REAL: {
         double v = strtod(value, &end);
-        if (end == value || *end || !isfinite(v) || v < q->low || v > q->high) return false;
+        if (end == value || *end || !isfinite(v) || v < q->low || v > q->high) return LK_E_INPUT;
         *(double *)member(run, k) = v;
-        return true;
+        return LK_OK;
     }
     }
-    return false;
+    return LK_E_INPUT;
 }
 
 static lk_status set(lk_run *run, source *s, const char *name, const char *value, int line)
@@ -272,11 +273,12 @@ static lk_status set(lk_run *run, source *s, const char *name, const char *value
     if (line > 0 && s->line[k] > 0)
         return lk_fail(LK_E_INPUT, "%s: '%s' is given twice, first at line %d; keep one", place,
                        name, s->line[k]);
-    if (!assign(run, k, value))
+    lk_status status = assign(run, k, value);
+    if (status == LK_E_INPUT)
         return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'", place, name,
                        expected(&keys[k], what), value);
     s->line[k] = line;
-    return LK_OK;
+    return status;
 }
 
 /* ---- YAML ------------------------------------------------------------------------------------ */
@@ -284,7 +286,8 @@ static lk_status set(lk_run *run, source *s, const char *name, const char *value
 static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, const char *prefix,
                               lk_run *run, source *s)
 {
-    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+    yaml_node_pair_t *end = map->data.mapping.pairs.top;
+    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < end; p++) {
         yaml_node_t *name = yaml_document_get_node(doc, p->key);
         yaml_node_t *value = yaml_document_get_node(doc, p->value);
         int line = (int)name->start_mark.line + 1;
@@ -360,7 +363,7 @@ static lk_status apply_set(lk_run *run, source *s, const char *text)
     return set(run, s, name, equals + 1, -1);
 }
 
-/* ---- checks across keys ------------------------------------------------------------------------ */
+/* ---- checks across keys ---------------------------------------------------------------------- */
 
 static lk_status check(const lk_run *r, const source *s)
 {
@@ -400,7 +403,7 @@ static lk_status check(const lk_run *r, const source *s)
     return LK_OK;
 }
 
-/* ---- public ------------------------------------------------------------------------------------ */
+/* ---- public ---------------------------------------------------------------------------------- */
 
 static lk_status load(yaml_parser_t *parser, const char *name, int sets, const char *const *text,
                       lk_run *out)
@@ -409,10 +412,13 @@ static lk_status load(yaml_parser_t *parser, const char *name, int sets, const c
     memset(&run, 0, sizeof run);
     source s = {.name = name};
     lk_status status = LK_OK;
-    for (int k = 0; k < KEYS; k++)
-        if (keys[k].standard && !assign(&run, k, keys[k].standard))
-            status = lk_fail(LK_E_INTERNAL, "run file table: default of '%s'", keys[k].name);
     run.path = strdup(name);
+    if (!run.path) status = lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int k = 0; k < KEYS && status == LK_OK; k++) {
+        status = keys[k].standard ? assign(&run, k, keys[k].standard) : LK_OK;
+        if (status == LK_E_INPUT)
+            status = lk_fail(LK_E_INTERNAL, "run file table: default of '%s'", keys[k].name);
+    }
     if (status == LK_OK) status = read_document(parser, &run, &s);
     for (int i = 0; i < sets && status == LK_OK; i++) status = apply_set(&run, &s, text[i]);
     if (status == LK_OK) status = check(&run, &s);
@@ -522,7 +528,8 @@ static void help_line(FILE *f, const lk_run *run, int k, const char *name)
     (void)run;
     char what[256];
     fprintf(f, "%s: %s\n      # %s; %s%s\n", name, keys[k].standard ? keys[k].standard : "REQUIRED",
-            keys[k].help, expected(&keys[k], what), keys[k].flags & FIXED ? "; fixed for a run" : "");
+            keys[k].help, expected(&keys[k], what),
+            keys[k].flags & FIXED ? "; fixed for a run" : "");
 }
 
 void lk_run_help(FILE *out)

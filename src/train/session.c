@@ -97,6 +97,7 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, cons
     lk_status status = lk_autocast(g, compute);
     if (status == LK_OK && training)
         status = lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
+    if (status == LK_OK) status = lk_fuse(g);
     if (status != LK_OK) {
         lk_graph_destroy(g);
         return status;
@@ -127,7 +128,7 @@ lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)
 }
 
 /* Everything of lk_session_open that comes after the device is there. */
-static lk_status read_model(lk_comm *comm, lk_io *io, const char *path, lk_trained *t)
+static lk_status read_model(lk_comm *comm, lk_io *io, lk_trained *t)
 {
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -145,7 +146,7 @@ static lk_status read_model(lk_comm *comm, lk_io *io, const char *path, lk_train
     float *host = malloc((size_t)t->params->total * sizeof *host);
     if (!host) return lk_fail(LK_E_SYSTEM, "out of memory for the parameters");
     lk_checkpoint_data data = {.param = host};
-    status = lk_checkpoint_load(io, comm->world, path, t->params, &data);
+    status = lk_checkpoint_load(io, comm->world, t->info.path, t->params, &data);
     if (status == LK_OK) status = lk_store_set(t->store, host, NULL, NULL);
     free(host);
     return status;
@@ -163,7 +164,7 @@ lk_status lk_session_open(lk_comm *comm, lk_io *io, const char *checkpoint, cons
         status = lk_session_device(comm, device, lk_run_precision(&t->run), &t->device);
     }
     status = lk_comm_agree(comm, status);
-    if (status == LK_OK) status = lk_comm_agree(comm, read_model(comm, io, checkpoint, t));
+    if (status == LK_OK) status = lk_comm_agree(comm, read_model(comm, io, t));
     if (status != LK_OK) lk_session_close(t);
     return status;
 }
@@ -186,6 +187,7 @@ static lk_status forward_open(lk_trained *t, lk_forward *f)
     lk_tensor *input = lk_input(f->graph, "tokens", LK_I32, 2, (int64_t[]){f->batch, f->time});
     f->logits = lk_transformer_logits(f->graph, &t->model, input);
     LK_TRY(lk_autocast(f->graph, lk_session_compute(&t->run)));
+    LK_TRY(lk_fuse(f->graph));
     f->rows = lk_cols(f->logits);
     lk_program_options o = {.seed = 0, .local_leaves = 1, .capture = true};
     LK_TRY(lk_program_create(f->graph, t->store, &o, &f->program));

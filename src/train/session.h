@@ -11,7 +11,8 @@
 #include "train/run.h"
 #include "train/train.h"
 
-/* Open the device of this rank: "cpu", "cuda", or "auto" (a GPU if there is one). Not collective. */
+/* Open the device of this rank: "cpu", "cuda", or "auto" (a GPU if there is one). Not
+ * collective. */
 lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision precision,
                             lk_device **device);
 void lk_session_device_close(lk_device *d); /* takes NULL */

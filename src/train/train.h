@@ -10,7 +10,7 @@
 typedef struct lk_reporter {
     void *context;
     void (*line)(void *context, const char *text); /* a plain line, no newline */
-    /* After a step: done of total, training loss, samples (sequences) per second, seconds a step. */
+    /* After a step: done of total, training loss, samples (sequences) a second, seconds a step. */
     void (*step)(void *context, int64_t done, int64_t total, double loss, double rate,
                  double step_seconds);
     /* After an evaluation at `step`: mean validation loss, best so far. */

@@ -1,0 +1,141 @@
+/* Fusion: patterns of two nodes, the first's result read by the second alone (or nearly), become one
+ * node that spares a pass over memory.
+ *
+ *   LINEAR_DX, GELU_GRAD     -> LINEAR_DX with gelu' in its epilogue
+ *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent
+ *   RESIDUAL, NORM           -> RESIDUAL_NORM
+ *   XENT, XENT_GRAD          -> XENT_FUSED
+ *
+ * A fused node stands where the first of the two stood; everything the second read besides must
+ * exist by then. */
+#include "graph/graph.h"
+#include "ops/ops.h"
+
+#include <stdlib.h>
+
+typedef struct fuser {
+    lk_graph *g;
+    int *uses;  /* by tensor id: node inputs that read its bytes */
+    int *ready; /* by tensor id: number of the node that makes it; 0: there from the start */
+} fuser;
+
+static int uses_of(const fuser *f, lk_tensor *t) { return f->uses[lk_root(t)->id]; }
+
+/* The node `t` comes from, if it is of kind `op` and only `uses` inputs read `t`. */
+static lk_node *maker(const fuser *f, lk_tensor *t, lk_op op, int uses)
+{
+    lk_node *p = t && !t->base ? t->producer : NULL;
+    return p && p->op == op && uses_of(f, t) == uses ? p : NULL;
+}
+
+static bool before(const fuser *f, lk_tensor *t, const lk_node *n)
+{
+    return f->ready[lk_root(t)->id] < f->ready[n->out[0]->id];
+}
+
+static void give(lk_node *n, int i, lk_tensor *t)
+{
+    n->out[i] = t;
+    if (t) t->producer = n;
+    if (i >= n->outputs) n->outputs = i + 1;
+}
+
+static bool gelu_grad(const fuser *f, lk_node *n)
+{
+    lk_node *p = maker(f, n->in[0], LK_OP_LINEAR_DX, 1);
+    if (!p || p->inputs > 2 || !before(f, n->in[1], p)) return false;
+    p->in[2] = n->in[1];
+    p->inputs = 3;
+    p->attr.linear.activation = LK_GELU;
+    f->ready[n->out[0]->id] = f->ready[p->out[0]->id];
+    give(p, 0, n->out[0]);
+    return true;
+}
+
+static bool add(const fuser *f, lk_node *n)
+{
+    for (int i = 0; i < 2; i++) {
+        lk_node *p = maker(f, n->in[i], LK_OP_NORM_GRAD, 1);
+        if (!p || p->inputs > 5 || !before(f, n->in[1 - i], p)) continue;
+        p->in[5] = n->in[1 - i];
+        p->inputs = 6;
+        f->ready[n->out[0]->id] = f->ready[p->out[0]->id];
+        give(p, 0, n->out[0]);
+        return true;
+    }
+    return false;
+}
+
+/* The residual's result is read by others too: it stays an output. */
+static bool norm(const fuser *f, lk_node *n)
+{
+    lk_tensor *y = n->in[0];
+    lk_node *p = y && !y->base ? y->producer : NULL;
+    if (!p || p->op != LK_OP_RESIDUAL) return false;
+    lk_attr attr = {.residual_norm = {p->attr.dropout.p, p->attr.dropout.site, n->attr.norm.kind,
+                                      n->attr.norm.eps}};
+    p->op = LK_OP_RESIDUAL_NORM;
+    p->attr = attr;
+    p->in[3] = n->in[1];
+    p->in[4] = n->in[2];
+    p->inputs = 5;
+    for (int i = 0; i < 3; i++) {
+        if (n->out[i]) f->ready[n->out[i]->id] = f->ready[y->id];
+        give(p, i + 1, n->out[i]);
+    }
+    return true;
+}
+
+static bool xent_grad(const fuser *f, lk_node *n)
+{
+    lk_node *p = maker(f, n->in[2], LK_OP_XENT, 1);
+    if (!p || p->in[0] != n->in[0] || uses_of(f, n->in[0]) != 2 || !before(f, n->in[3], p))
+        return false;
+    lk_tensor *loss = p->out[0];
+    p->op = LK_OP_XENT_FUSED;
+    p->in[2] = n->in[3];
+    p->inputs = 3;
+    f->ready[n->out[0]->id] = f->ready[loss->id];
+    give(p, 0, n->out[0]);
+    give(p, 1, loss);
+    return true;
+}
+
+static bool joined(const fuser *f, lk_node *n)
+{
+    switch (n->op) {
+    case LK_OP_GELU_GRAD: return gelu_grad(f, n);
+    case LK_OP_ADD: return add(f, n);
+    case LK_OP_NORM: return norm(f, n);
+    case LK_OP_XENT_GRAD: return xent_grad(f, n);
+    default: return false;
+    }
+}
+
+lk_status lk_fuse(lk_graph *g)
+{
+    if (g->status != LK_OK) return g->status;
+    fuser f = {g, calloc((size_t)g->tensors, sizeof *f.uses),
+               calloc((size_t)g->tensors, sizeof *f.ready)};
+    int at = 0;
+    if (!f.uses || !f.ready) g->status = lk_fail(LK_E_SYSTEM, "out of memory fusing a graph");
+    for (lk_node *n = g->first; n && g->status == LK_OK; n = n->next) {
+        at++;
+        for (int i = 0; i < n->inputs; i++)
+            if (n->in[i]) f.uses[lk_root(n->in[i])->id]++;
+        for (int i = 0; i < n->outputs; i++)
+            if (n->out[i]) f.ready[n->out[i]->id] = at;
+    }
+    lk_node *last = NULL;
+    for (lk_node *n = g->first; n && g->status == LK_OK; n = n->next) {
+        if (last && joined(&f, n)) {
+            last->next = n->next;
+            if (g->last == n) g->last = last;
+        } else {
+            last = n;
+        }
+    }
+    free(f.uses);
+    free(f.ready);
+    return g->status;
+}

@@ -1,0 +1,192 @@
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, and
+ * reading a run file, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
+ * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
+ * are not touched. */
+#include "program/program.h"
+#include "tests/tap.h"
+#include "train/session.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the allocator --------------------------------------------------------------------------- */
+
+static long calls, fails_at, live; /* fails_at 0: never */
+
+static bool spent(void)
+{
+    calls++;
+    if (calls != fails_at) return false;
+    errno = ENOMEM;
+    return true;
+}
+
+static void *given(void *p)
+{
+    live += p != NULL;
+    return p;
+}
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__real_aligned_alloc(size_t align, size_t n);
+char *__real_strdup(const char *s);
+void __real_free(void *p);
+
+void *__wrap_malloc(size_t n) { return spent() ? NULL : given(__real_malloc(n)); }
+void *__wrap_calloc(size_t n, size_t m) { return spent() ? NULL : given(__real_calloc(n, m)); }
+void *__wrap_aligned_alloc(size_t a, size_t n)
+{
+    return spent() ? NULL : given(__real_aligned_alloc(a, n));
+}
+char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
+void *__wrap_realloc(void *p, size_t n)
+{
+    if (spent()) return NULL;
+    void *q = __real_realloc(p, n);
+    live += !p && q;
+    return q;
+}
+void __wrap_free(void *p)
+{
+    live -= p != NULL;
+    __real_free(p);
+}
+
+/* Run `job` with no failure, then with allocation 1, 2, 3 ... failing. */
+static void exhaust(const char *name, lk_status (*job)(void))
+{
+    lk_error_clear();
+    calls = fails_at = live = 0;
+    lk_status status = job();
+    long needed = calls, leaked = live, wrong = 0, leaks = 0;
+    tap_ok(status == LK_OK && needed > 0 && leaked == 0, "%s: %ld allocations, %ld left over %s",
+           name, needed, leaked, lk_error_text());
+    for (long i = 1; i <= needed; i++) {
+        lk_error_clear();
+        calls = live = 0;
+        fails_at = i;
+        status = job();
+        if (status != LK_E_SYSTEM || !lk_error_text()[0]) {
+            if (wrong++ < 10)
+                printf("# allocation %ld: status %d, '%s'\n", i, status, lk_error_text());
+        }
+        if (live != 0 && leaks++ < 10) printf("# allocation %ld: %ld left over\n", i, live);
+    }
+    fails_at = 0;
+    tap_ok(wrong == 0, "%s: LK_E_SYSTEM whichever fails, %ld not", name, wrong);
+    tap_ok(leaks == 0, "%s: all is given back whichever fails, %ld not", name, leaks);
+    lk_error_clear();
+    tap_ok(job() == LK_OK, "%s: works again %s", name, lk_error_text());
+}
+
+/* ---- what is built --------------------------------------------------------------------------- */
+
+static lk_transformer model = {.layers = 2,
+                               .width = 16,
+                               .context = 8,
+                               .heads = 2,
+                               .kv_heads = 1,
+                               .position = "learned",
+                               .norm = "layernorm",
+                               .ffn = "gelu",
+                               .bias = true,
+                               .tied = true,
+                               .dropout = 0.1f,
+                               .rope_theta = 10000,
+                               .norm_eps = 1e-5f,
+                               .vocabulary = 20,
+                               .headroom = 0.2};
+static const lk_source source = {.batch = 2,
+                                 .context = 8,
+                                 .type = LK_U8,
+                                 .resident = true,
+                                 .shard_tokens = 100,
+                                 .purpose = LK_PURPOSE_ORDER,
+                                 .local_leaves = 2};
+static const lk_optimizer hyper = {.lr = 1e-3f, .steps = 10, .beta1 = 0.9f, .beta2 = 0.99f,
+                                   .eps = 1e-8f, .clip = 1, .leaves = 2, .scaling = 1,
+                                   .growth = 2, .backoff = 0.5f, .growth_interval = 10,
+                                   .max_scale = 65536};
+
+static lk_status training_graph(lk_params *params, lk_loss_graph *out)
+{
+    lk_status status = lk_session_loss_graph(params, &model, &source, LK_F16, true, out);
+    if (status != LK_OK) return status;
+    lk_params_layout(params);
+    status = lk_optimize(out->graph, &hyper, true);
+    if (status != LK_OK) {
+        lk_graph_destroy(out->graph);
+        out->graph = NULL;
+    }
+    return status;
+}
+
+static lk_status graphs(void)
+{
+    lk_loss_graph train = {NULL, NULL}, eval = {NULL, NULL};
+    size_t arena;
+    lk_params *params = lk_params_create();
+    if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = training_graph(params, &train);
+    if (status == LK_OK) status = lk_plan(train.graph, &arena);
+    if (status == LK_OK)
+        status = lk_session_loss_graph(params, &model, &source, LK_F16, false, &eval);
+    if (status == LK_OK) status = lk_plan(eval.graph, &arena);
+    lk_graph_destroy(train.graph);
+    lk_graph_destroy(eval.graph);
+    lk_params_destroy(params);
+    return status;
+}
+
+static lk_status compile(lk_device *d)
+{
+    lk_loss_graph train = {NULL, NULL};
+    lk_store *store = NULL;
+    lk_program *program = NULL;
+    lk_program_options o = {.seed = 1, .local_leaves = 2};
+    lk_params *params = lk_params_create();
+    if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = training_graph(params, &train);
+    if (status == LK_OK) status = lk_store_create(d, params, LK_F16, true, 2, &store);
+    if (status == LK_OK) status = lk_program_create(train.graph, store, &o, &program);
+    lk_program_destroy(program);
+    lk_store_destroy(store);
+    lk_graph_destroy(train.graph);
+    lk_params_destroy(params);
+    return status;
+}
+
+static lk_status programs(void)
+{
+    lk_device *d = NULL;
+    lk_status status = lk_backend_cpu.open(1, &d);
+    if (status == LK_OK) status = compile(d);
+    if (d) d->backend->close(d);
+    return status;
+}
+
+static lk_status run_files(void)
+{
+    lk_run run;
+    const char *set = "train.precision=fp16";
+    lk_status status = lk_run_parse("run.yaml", "directory: d\ndata:\n  file: f\nseed: 3\n", 1,
+                                    &set, &run);
+    if (status == LK_OK) lk_run_clear(&run);
+    return status;
+}
+
+int main(void)
+{
+    exhaust("graphs of a transformer", graphs);
+    model.position = "rope";
+    model.norm = "rmsnorm";
+    model.ffn = "swiglu";
+    model.tied = false;
+    exhaust("graphs of another", graphs);
+    exhaust("programs on the CPU", programs);
+    exhaust("run files", run_files);
+    return tap_done();
+}
