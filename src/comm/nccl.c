@@ -27,7 +27,11 @@ static lk_status open(lk_comm *c, lk_device *d)
     cudaError_t set = cudaSetDevice(lk_cuda_index(d));
     if (set != cudaSuccess)
         return lk_fail(LK_E_DEVICE, "cudaSetDevice: %s", cudaGetErrorString(set));
-    LK_NCCL(ncclCommInitRank(&nccl, c->size, id, c->rank));
+    got = ncclCommInitRank(&nccl, c->size, id, c->rank);
+    if (got != ncclSuccess)
+        return lk_fail(LK_E_COMM, "ncclCommInitRank on GPU %d: %s (%s); NCCL needs a GPU for each "
+                       "rank: start at most one rank a GPU, NCCL_DEBUG=WARN tells more",
+                       lk_cuda_index(d), ncclGetErrorString(got), ncclGetLastError(NULL));
     c->nccl = nccl;
     return LK_OK;
 }
