@@ -8,8 +8,9 @@
  *   dw = dy^T x   D cm [K,M] = op_N(x cm [K,N])  op_T(dy cm [M,N])      D is f32, beta 0 or 1
  *
  * All are dense: the leading dimension is the number of cm rows. Sums are in f32. The epilogue adds
- * the bias and applies gelu to y, keeping pre as the library's "aux", or multiplies dx by gelu'(pre);
- * where the library has no such epilogue for a type and shape, kernels of ours do it after.
+ * the bias and applies gelu to y, keeping pre as the library's "aux", or multiplies dx by
+ * gelu'(pre); where the library has no such epilogue for a type and shape, kernels of ours do it
+ * after.
  *
  * An algorithm is chosen once per key (product, type, shape, beta, bias). Algorithms add in
  * different orders, so a choice by timing alone would make the bits of a run depend on noise. The
@@ -338,8 +339,8 @@ static __global__ void k_differ(const uint16_t *a, const uint16_t *b, int64_t n,
         if (a[i] != b[i]) *differ = 1;
 }
 
-/* Operands for choosing: a, b, d as in the product, bias [M], aux as large as d; a second d and bias
- * to compare with. */
+/* Operands for choosing: a, b, d as in the product, bias [M], aux as large as d; a second d and
+ * bias to compare with. */
 typedef struct operands {
     void *a, *b, *d, *bias, *aux, *first, *first_bias;
     int *differ;

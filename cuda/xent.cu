@@ -5,8 +5,8 @@
  * which are then combined in a fixed order. The losses of the rows go to scratch as doubles, and
  * one block sums them. The gradient reads and writes each column by one thread: it may run in
  * place. The fused kernels keep the row (in registers, or in shared memory) between its sum and its
- * gradient, so that the logits cross the memory once each way. Columns >= classes are never read into a sum, and get
- * gradient 0. */
+ * gradient, so that the logits cross the memory once each way. Columns >= classes are
+ * never read into a sum, and get gradient 0. */
 #include "cuda/device.cuh"
 
 #include <float.h>

@@ -34,7 +34,7 @@ export PRTE_MCA_rmaps_default_mapping_policy LC_ALL
 # $work/d is where a test works; what run() catches lies beside it.
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-test-XXXXXX") || exit 99
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' HUP INT TERM
+trap 'exit 130' HUP INT PIPE TERM
 mkdir "$work/d" && cd "$work/d" || exit 99
 
 tap_count=0

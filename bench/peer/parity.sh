@@ -3,8 +3,8 @@
 #
 # Loss parity with PyTorch, model by model: lockstep trains 100 steps in fp32 and keeps its initial
 # weights; bench/peer/transformer.py starts from them, forms the same batches and compares the loss
-# of every step (limit 1e-3 relative). Exit status 1 when one differs. Needs python3 with torch, h5py
-# and yaml; takes about a minute on one GPU. DATA.h5: any text, e.g. of 'lockstep import text'.
+# of every step (limit 1e-3 relative). Exit status 1 when one differs. Needs python3 with torch,
+# h5py and yaml; takes about a minute on one GPU. DATA.h5: any text, e.g. of 'lockstep import text'.
 set -eu
 [ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 lockstep=$1 data=$2

@@ -1,5 +1,5 @@
-/* Fusion: patterns of two nodes, the first's result read by the second alone (or nearly), become one
- * node that spares a pass over memory.
+/* Fusion: patterns of two nodes, the first's result read by the second alone (or nearly), become
+ * one node that spares a pass over memory.
  *
  *   LINEAR_DX, GELU_GRAD     -> LINEAR_DX with gelu' in its epilogue
  *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent

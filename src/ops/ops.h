@@ -84,8 +84,8 @@ typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_FLOAT, LK_POLICY_KEEP } lk_po
 typedef struct lk_rule {
     /* Append gradient nodes for n; NULL: not differentiable. */
     void (*gradient)(lk_graph *g, lk_node *n);
-    /* Floating-point operations and the fewest bytes moved; called with 0 and lk_node_bytes(), which
-     * stay when it leaves them alone or is NULL. */
+    /* Floating-point operations and the fewest bytes moved; called with 0 and lk_node_bytes(),
+     * which stay when it leaves them alone or is NULL. */
     void (*cost)(const lk_node *n, double *flops, double *bytes);
     int in_place;  /* input whose bytes output 0 may take when it dies here; -1: none */
     uint32_t float_inputs; /* bit i: input i stays f32 under autocast (norm weights) */
