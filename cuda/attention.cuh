@@ -1,9 +1,12 @@
 /* Shared by the attention kernels: the shape, tiles in shared memory, dropout of weights, and what
- * a block of a gradient kernel works on. Included by attention.cu only; idea and shapes there. */
+ * a block of a gradient kernel works on. Included by the attention files; idea in attention.cu. */
 #ifndef LK_CUDA_ATTENTION_CUH
 #define LK_CUDA_ATTENTION_CUH
 
 #include "cuda/device.cuh"
+
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
 
 typedef struct shape {
     int t, d, heads, kv_heads;
@@ -15,7 +18,66 @@ typedef struct shape {
     uint64_t seed;
 } shape;
 
-/* ---- tiles in shared memory ------------------------------------------------------------------ */
+/* One forward or backward, for the launchers. E is the type of qkv, y, dy and dqkv. */
+typedef struct attention_call {
+    cudaStream_t stream;
+    int processors; /* blocks of a persistent kernel; never changes a result */
+    int64_t batch;
+    shape a;
+    const lk_step_state *state;
+    const void *qkv, *dy; /* [B,T,width], [B,T,H D] */
+    void *y, *dqkv;
+    float *lse;     /* [B,H,T] */
+    float *scratch; /* attention_scratch() bytes, backward only */
+} attention_call;
+
+/* Rows of the backward's scratch: T rounded up to whole tiles. */
+static inline int64_t attention_rows(int64_t t) { return lk_ceil(t, 128) * 128; }
+
+/* [B,H,rows] of pairs. */
+static inline size_t attention_scratch(int64_t pairs, int64_t t)
+{
+    return (size_t)(pairs * attention_rows(t)) * 2 * sizeof(float);
+}
+
+/* Return cudaError_t e from a launcher when it is an error. */
+#define TRY_CUDA(call)                                                                             \
+    do {                                                                                           \
+        cudaError_t try_cuda_ = (call);                                                            \
+        if (try_cuda_ != cudaSuccess) return try_cuda_;                                            \
+    } while (0)
+
+/* Launch `kernel` with dynamic shared memory. */
+#define LAUNCH(c, kernel, blocks, threads, bytes, ...)                                             \
+    do {                                                                                           \
+        TRY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,         \
+                                      (int)(bytes)));                                              \
+        kernel<<<(unsigned)(blocks), threads, bytes, (c).stream>>>(__VA_ARGS__);                   \
+        TRY_CUDA(cudaGetLastError());                                                              \
+    } while (0)
+
+/* ---- arithmetic ----------------------------------------------------------------------------- */
+
+static __device__ __forceinline__ uint32_t pack(float low, float high, __half)
+{
+    __half2 v = __floats2half2_rn(low, high);
+    return *(uint32_t *)&v;
+}
+
+static __device__ __forceinline__ uint32_t pack(float low, float high, __nv_bfloat16)
+{
+    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return *(uint32_t *)&v;
+}
+
+static __device__ __forceinline__ float power2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* ---- tiles in shared memory ----------------------------------------------------------------- */
 
 static __device__ __forceinline__ uint32_t address(const void *p)
 {
@@ -57,7 +119,7 @@ static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t strid
     }
 }
 
-/* ---- dropout --------------------------------------------------------------------------------- */
+/* ---- dropout -------------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, int64_t bh, int i,
                                                 int j)
@@ -117,7 +179,39 @@ static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t st
     return bits;
 }
 
-/* ---- blocks of the gradient kernels ---------------------------------------------------------- */
+/* ---- dy . y --------------------------------------------------------------------------------- */
+
+/* dot [B,H,T] = sum over d of dy y, both [B,T,H,D]; 16 threads per head of a token. */
+template <typename E>
+static __global__ void k_dot(shape a, const E *dy, const E *y, float *dot, int64_t items)
+{
+    int64_t item = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) >> 4; /* (b, t, h) */
+    int c = (threadIdx.x & 15) * 8;
+    float sum = 0;
+    if (item < items && c < a.d) {
+        float u[8], v[8];
+        lk_get<8>(u, dy + item * a.d + c);
+        lk_get<8>(v, y + item * a.d + c);
+#pragma unroll
+        for (int k = 0; k < 8; k++) sum += u[k] * v[k];
+    }
+#pragma unroll
+    for (int k = 8; k > 0; k >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, k);
+    if (item < items && c == 0) {
+        int64_t h = item % a.heads, row = item / a.heads, b = row / a.t, t = row % a.t;
+        dot[(b * a.heads + h) * a.t + t] = sum;
+    }
+}
+
+template <typename E> static cudaError_t dots_of_rows(const attention_call &c)
+{
+    int64_t items = c.batch * c.a.t * c.a.heads;
+    k_dot<<<lk_blocks(items * 16, 256), 256, 0, c.stream>>>(c.a, (const E *)c.dy, (const E *)c.y,
+                                                            c.scratch, items);
+    return cudaGetLastError();
+}
+
+/* ---- blocks of the gradient kernels --------------------------------------------------------- */
 
 /* What a block of a gradient kernel owns and streams. */
 typedef struct span {

@@ -222,4 +222,28 @@ static __global__ void __launch_bounds__(256)
     }
 }
 
+template <int DP> static cudaError_t float_forward(const attention_call &c)
+{
+    constexpr int P = DP <= 64 ? 64 : 128, M = DP <= 64 ? 4 : 2, TILE = 16 * M;
+    size_t bytes = sizeof(float) * TILE * (3 * padded<float>(P) + TILE + 1);
+    LAUNCH(c, (k_attention_float<P, M>), c.batch * c.a.heads * lk_ceil(c.a.t, TILE), 256, bytes,
+           c.a, (const float *)c.qkv, c.state, (float *)c.y, c.lse);
+    return cudaSuccess;
+}
+
+template <int DP> static cudaError_t float_backward(const attention_call &c)
+{
+    constexpr int P = DP <= 64 ? 64 : 128, M = 2, TILE = 16 * M;
+    size_t bytes = sizeof(float) * TILE * (4 * padded<float>(P) + 2 * (TILE + 1));
+    int64_t tiles = c.batch * lk_ceil(c.a.t, TILE);
+    const float *qkv = (const float *)c.qkv, *dy = (const float *)c.dy;
+    float *dqkv = (float *)c.dqkv;
+    TRY_CUDA(dots_of_rows<float>(c));
+    LAUNCH(c, (k_grad_float<P, M, true>), tiles * c.a.kv_heads, 256, bytes, c.a, qkv, dy, c.lse,
+           c.scratch, c.state, dqkv);
+    LAUNCH(c, (k_grad_float<P, M, false>), tiles * c.a.heads, 256, bytes, c.a, qkv, dy, c.lse,
+           c.scratch, c.state, dqkv);
+    return cudaSuccess;
+}
+
 #endif

@@ -1,0 +1,497 @@
+/* Attention for Hopper, backward, f16 and bf16: two persistent kernels, seven products.
+ *
+ *   k_queries_wgmma  own tiles are queries: dQ, and of every row (lse, dy . y) for the other;
+ *                    streams tiles of 64 keys and values
+ *   k_keys_wgmma     own tiles are keys: dK and dV; streams (Q, dy) of every query head of the
+ *                    group, in tiles of STREAM rows
+ * A block is two warpgroups with 64 own rows each, and a warp that copies: the next tiles into a
+ * ring of STAGES slots, and the own tiles of the next unit of work while this one runs. Weights
+ * and their gradients go from accumulator to A operand within registers: in k_keys_wgmma the
+ * scores are computed transposed. Each sum has one owner and one order.
+ *
+ * The sums of a tile and both score products of the next one are issued together, in turns with
+ * the other warpgroup; the exponentials run while the second score product does.
+ *
+ * When causal, a unit's time depends on its tile; an item pairs a long unit with a short one, so
+ * that all items take the same time. */
+#ifndef LK_CUDA_ATTENTION_WGMMA_GRAD_CUH
+#define LK_CUDA_ATTENTION_WGMMA_GRAD_CUH
+
+#include "cuda/attention_wgmma.cuh"
+
+enum { GRAD_BLOCK = 384 };
+
+/* 128 own rows of one (batch entry, head). */
+typedef struct unit {
+    int row0, entry, head;
+} unit;
+
+static __host__ __device__ inline int items_per_head(const shape &a)
+{
+    int tiles = (a.t + 127) / 128;
+    return a.causal ? (tiles + 1) / 2 : tiles;
+}
+
+/* Unit `half` (0, 1) of an item; false: there is none. */
+static __device__ __forceinline__ bool unit_of(const shape &a, int heads, int item, int half,
+                                               unit *u)
+{
+    int tiles = (a.t + 127) / 128, each = items_per_head(a);
+    int pair = item / each, tile = item % each;
+    if (half) {
+        if (!a.causal || tiles - 1 - tile == tile) return false;
+        tile = tiles - 1 - tile;
+    }
+    u->row0 = 128 * tile;
+    u->entry = pair / heads;
+    u->head = pair % heads;
+    return true;
+}
+
+typedef struct grad_barriers {
+    uint64_t own_full, own_empty, full[STAGES], empty[STAGES];
+} grad_barriers;
+
+static __device__ __forceinline__ void grad_barriers_init(grad_barriers *bar)
+{
+    if (threadIdx.x == 0) {
+        barrier_init(&bar->own_full, 1);
+        barrier_init(&bar->own_empty, 8);
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(&bar->full[s], 1);
+            barrier_init(&bar->empty[s], 8);
+        }
+        barriers_publish();
+    }
+    __syncthreads();
+}
+
+/* Slot of the ring's step n, after the consumers have released it; expects `bytes`. */
+static __device__ __forceinline__ int slot_claim(grad_barriers *bar, uint32_t n, int bytes)
+{
+    int slot = n % STAGES;
+    barrier_wait(&bar->empty[slot], (n / STAGES & 1) ^ 1);
+    barrier_expect(&bar->full[slot], bytes);
+    return slot;
+}
+
+static __device__ __forceinline__ void slot_wait(grad_barriers *bar, uint32_t n)
+{
+    barrier_wait(&bar->full[n % STAGES], n / STAGES & 1);
+}
+
+static __device__ __forceinline__ void slot_release(grad_barriers *bar, uint32_t n)
+{
+    if ((threadIdx.x & 31) == 0) barrier_arrive(&bar->empty[n % STAGES]);
+}
+
+static __device__ __forceinline__ float2 shared_pair(uint32_t at)
+{
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at));
+    return v;
+}
+
+/* Sum of the products of two words of two elements. */
+template <typename E> static __device__ __forceinline__ float dot_word(uint32_t u, uint32_t v)
+{
+    lk_vec<E, 2> x = *(lk_vec<E, 2> *)&u, y = *(lk_vec<E, 2> *)&v;
+    return lk_float(x.v[0]) * lk_float(y.v[0]) + lk_float(x.v[1]) * lk_float(y.v[1]);
+}
+
+/* ---- own queries: dQ ------------------------------------------------------------------------ */
+
+template <int D> constexpr int queries_bytes(void)
+{
+    return 1024 + (6 + 2 * STAGES) * tile_bytes(64, D);
+}
+
+/* Maps: qkv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D). */
+template <typename E, int D, bool DROP>
+static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
+    k_queries_wgmma(const __grid_constant__ CUtensorMap mqkv,
+                    const __grid_constant__ CUtensorMap mdy, const __grid_constant__ CUtensorMap my,
+                    shape a, int items, const float *lse, const lk_step_state *state, float2 *pairs,
+                    int64_t rows, E *dqkv)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int TILE = tile_bytes(64, D);
+    constexpr bool REGISTERS = D <= 64;
+    extern __shared__ unsigned char dynamic[];
+    __shared__ grad_barriers bar;
+    uint32_t ring = (address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
+    uint32_t own = ring + 2 * STAGES * TILE;            /* [Q, dy, y][group] */
+    grad_barriers_init(&bar);
+    int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
+    uint32_t n = 0, units = 0; /* steps and units before */
+    unit u;
+
+    if (group == 2) { /* the copying warp */
+        registers_give<40>();
+        if (threadIdx.x != 256) return;
+        for (int item = blockIdx.x; item < items; item += gridDim.x)
+            for (int half = 0; half < 2; half++) {
+                if (!unit_of(a, a.heads, item, half, &u)) continue;
+                int steps = ((a.causal ? min(a.t, u.row0 + 128) : a.t) + 63) / 64;
+                int kv = a.heads + u.head / (a.heads / a.kv_heads);
+                barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
+                barrier_expect(&bar.own_full, 6 * TILE);
+#pragma unroll
+                for (int g = 0; g < 2; g++) {
+                    int row0 = u.row0 + 64 * g, column = u.head * D;
+                    uint32_t to = own + g * TILE;
+                    copy_tile<D, 64>(to, &mqkv, &bar.own_full, column, row0, u.entry);
+                    copy_tile<D, 64>(to + 2 * TILE, &mdy, &bar.own_full, column, row0, u.entry);
+                    copy_tile<D, 64>(to + 4 * TILE, &my, &bar.own_full, column, row0, u.entry);
+                }
+                for (int it = 0; it < steps; it++, n++) {
+                    int slot = slot_claim(&bar, n, 2 * TILE), v = kv + a.kv_heads;
+                    uint32_t to = ring + slot * 2 * TILE;
+                    copy_tile<D, 64>(to, &mqkv, &bar.full[slot], kv * D, 64 * it, u.entry);
+                    copy_tile<D, 64>(to + TILE, &mqkv, &bar.full[slot], v * D, 64 * it, u.entry);
+                }
+            }
+        return;
+    }
+
+    registers_take<232>();
+    int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
+    uint32_t step = DROP ? (uint32_t)state->step : 0;
+    float scale = a.scale * LOG2E;
+    turns_begin(group);
+    for (int item = blockIdx.x; item < items; item += gridDim.x)
+        for (int half = 0; half < 2; half++) {
+            if (!unit_of(a, a.heads, item, half, &u)) continue;
+            int steps = ((a.causal ? min(a.t, u.row0 + 128) : a.t) + 63) / 64;
+            int w0 = u.row0 + 64 * group, i = w0 + 16 * warp + (lane >> 2);
+            int mine = w0 >= a.t ? 0 : a.causal ? min(steps, w0 / 64 + 1) : steps;
+            int64_t bh = (int64_t)u.entry * a.heads + u.head;
+            float slope = a.alibi ? alibi_slope(u.head, a.heads) * LOG2E : 0;
+            float l[2], d[2] = {0, 0};
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                l[r] = i + 8 * r < a.t ? lse[bh * a.t + i + 8 * r] * LOG2E : INFINITY;
+
+            left_operand<D, REGISTERS> q, dy;
+            uint32_t at = own + group * TILE;
+            barrier_wait(&bar.own_full, units++ & 1);
+            q.load(at, 16 * warp);
+            dy.load(at + 2 * TILE, 16 * warp);
+#pragma unroll
+            for (int k = 0; k < D / 16; k++) {
+                uint32_t x[4], y[4];
+                tile_fragment<D>(y, at + 4 * TILE, 16 * warp, k);
+                if constexpr (!REGISTERS) tile_fragment<D>(x, at + 2 * TILE, 16 * warp, k);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    if constexpr (REGISTERS) x[e] = dy.r[k][e];
+                    d[e & 1] += dot_word<E>(x[e], y[e]);
+                }
+            }
+            if (REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                d[r] += __shfl_xor_sync(0xFFFFFFFFu, d[r], 1);
+                d[r] += __shfl_xor_sync(0xFFFFFFFFu, d[r], 2);
+                if (t2 == 0) pairs[bh * rows + i + 8 * r] = make_float2(l[r], d[r]);
+            }
+
+            float acc[D / 8][4] = {}, s[8][4] = {}, ds[8][4] = {};
+            uint32_t p[4][4];
+            pin(s);
+            pin(ds);
+            pin(acc);
+            turn_take(group);
+            for (int it = 0; it < mine; it++) {
+                uint32_t tile = ring + (n + it) % STAGES * 2 * TILE;
+                int j = 64 * it + t2;
+                float factor = scale, shift[2] = {0, 0};
+                slot_wait(&bar, n + it);
+                scores<E, D, 64>(s, q, tile);
+                scores<E, D, 64>(ds, dy, tile + TILE);
+                turn_pass(group);
+                products_wait<1>(); /* s, and acc of the tile before */
+                pin(s);
+                if (it > 0) slot_release(&bar, n + it - 1);
+                if (a.alibi) {
+                    apply_alibi(s, a.causal, scale, slope * (float)(i - 64 * it), slope, -slope,
+                                shift);
+                    factor = 1;
+                }
+#pragma unroll
+                for (int m = 0; m < 8; m++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        s[m][e] = power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
+                if (64 * it + 64 > a.t || (a.causal && 64 * it == w0)) {
+#pragma unroll
+                    for (int m = 0; m < 8; m++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            int row = i + 8 * (e >> 1), col = j + 8 * m + (e & 1);
+                            if (col >= a.t || (a.causal && col > row)) s[m][e] = 0;
+                        }
+                }
+                products_wait<0>();
+                pin(ds);
+#pragma unroll
+                for (int m = 0; m < 8; m++) {
+                    uint32_t bits = DROP ? keep_bits<false>(a, step, bh, i, j + 8 * m) : 15;
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        float g = ds[m][e];
+                        if (DROP) g = bits >> e & 1 ? g * a.keep : 0;
+                        ds[m][e] = s[m][e] * (g - d[e >> 1]);
+                    }
+                    p[m / 2][m % 2 * 2] = pack(ds[m][0], ds[m][1], E());
+                    p[m / 2][m % 2 * 2 + 1] = pack(ds[m][2], ds[m][3], E());
+                }
+                pin(s);
+                pin(ds);
+                pin(p);
+                turn_take(group);
+                accumulate<E, D, 64>(acc, p, tile);
+            }
+            turn_pass(group);
+            products_wait<0>();
+            pin(acc);
+            if (mine > 0) slot_release(&bar, n + mine - 1);
+            for (int it = mine; it < steps; it++) {
+                turn_take(group);
+                turn_pass(group);
+                slot_wait(&bar, n + it);
+                slot_release(&bar, n + it);
+            }
+            n += steps;
+            if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            E *out = dqkv + (int64_t)u.entry * a.t * a.width + u.head * D;
+            store_tile<E, D>(out, a.width, i, a.t, acc, a.scale, a.scale);
+        }
+    turns_end(group);
+#endif
+}
+
+/* ---- own keys: dK and dV -------------------------------------------------------------------- */
+
+template <int D, int STREAM> constexpr int keys_bytes(void)
+{
+    return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 8);
+}
+
+/* Maps: mqkv for tiles of 64 rows, sqkv and sdy for tiles of STREAM rows. */
+template <typename E, int D, int STREAM, bool DROP>
+static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
+    k_keys_wgmma(const __grid_constant__ CUtensorMap mqkv, const __grid_constant__ CUtensorMap sqkv,
+                 const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
+                 int64_t rows, const lk_step_state *state, E *dqkv)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int TILE = tile_bytes(64, D), PART = tile_bytes(STREAM, D), NT = STREAM / 8;
+    constexpr bool REGISTERS = D <= 64;
+    extern __shared__ unsigned char dynamic[];
+    __shared__ grad_barriers bar;
+    uint32_t own = (address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
+    uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
+    grad_barriers_init(&bar);
+    int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
+    int last_row = (a.t + STREAM - 1) / STREAM * STREAM;
+    uint32_t n = 0, units = 0; /* steps and units before */
+    unit u;
+
+    if (group == 2) { /* the copying warp */
+        registers_give<40>();
+        if (threadIdx.x != 256) return;
+        for (int item = blockIdx.x; item < items; item += gridDim.x)
+            for (int half = 0; half < 2; half++) {
+                if (!unit_of(a, a.kv_heads, item, half, &u)) continue;
+                int kv = a.heads + u.head;
+                barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
+                barrier_expect(&bar.own_full, 4 * TILE);
+#pragma unroll
+                for (int g = 0; g < 2; g++) {
+                    int row0 = u.row0 + 64 * g, v = kv + a.kv_heads;
+                    uint32_t to = own + g * TILE;
+                    copy_tile<D, 64>(to, &mqkv, &bar.own_full, kv * D, row0, u.entry);
+                    copy_tile<D, 64>(to + 2 * TILE, &mqkv, &bar.own_full, v * D, row0, u.entry);
+                }
+                for (int h = u.head * share; h < (u.head + 1) * share; h++)
+                    for (int r = a.causal ? u.row0 : 0; r < last_row; r += STREAM, n++) {
+                        int slot = slot_claim(&bar, n, 2 * PART + STREAM * 8);
+                        uint32_t to = ring + slot * 2 * PART;
+                        const float2 *from = pairs + ((int64_t)u.entry * a.heads + h) * rows + r;
+                        copy_tile<D, STREAM>(to, &sqkv, &bar.full[slot], h * D, r, u.entry);
+                        copy_tile<D, STREAM>(to + PART, &sdy, &bar.full[slot], h * D, r, u.entry);
+                        copy_bytes(stat + slot * STREAM * 8, from, STREAM * 8, &bar.full[slot]);
+                    }
+            }
+        return;
+    }
+
+    registers_take<232>();
+    int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
+    uint32_t step = DROP ? (uint32_t)state->step : 0;
+    float scale = a.scale * LOG2E;
+    turns_begin(group);
+    for (int item = blockIdx.x; item < items; item += gridDim.x)
+        for (int half = 0; half < 2; half++) {
+            if (!unit_of(a, a.kv_heads, item, half, &u)) continue;
+            int w0 = u.row0 + 64 * group, j = w0 + 16 * warp + (lane >> 2);
+            int skip = w0 >= a.t ? last_row : a.causal ? w0 : 0; /* rows below have no work */
+            left_operand<D, REGISTERS> k, v;
+            uint32_t at = own + group * TILE;
+            barrier_wait(&bar.own_full, units++ & 1);
+            k.load(at, 16 * warp);
+            v.load(at + 2 * TILE, 16 * warp);
+            if (REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+
+            float dk[D / 8][4] = {}, dv[D / 8][4] = {}, s[NT][4] = {}, ds[NT][4] = {};
+            uint32_t p[NT / 2][4], g[NT / 2][4];
+            pin(s);
+            pin(ds);
+            pin(dk);
+            pin(dv);
+            turn_take(group);
+            bool pending = false; /* the slot of `before` is still to be released */
+            uint32_t before = 0;
+            for (int h = u.head * share; h < (u.head + 1) * share; h++) {
+                int64_t bh = (int64_t)u.entry * a.heads + h;
+                float slope = a.alibi ? alibi_slope(h, a.heads) * LOG2E : 0;
+                int r = a.causal ? u.row0 : 0;
+                for (; r < skip; r += STREAM, n++) {
+                    turn_pass(group);
+                    turn_take(group);
+                    slot_wait(&bar, n);
+                    slot_release(&bar, n);
+                }
+                for (; r < last_row; r += STREAM, n++) {
+                    uint32_t slot = n % STAGES, tile = ring + slot * 2 * PART;
+                    int i = r + t2;
+                    float factor = scale, shift[2] = {0, 0};
+                    slot_wait(&bar, n);
+                    scores<E, D, STREAM>(s, k, tile);
+                    scores<E, D, STREAM>(ds, v, tile + PART);
+                    turn_pass(group);
+                    products_wait<1>(); /* s, and the sums of the tile before */
+                    pin(s);
+                    if (pending) slot_release(&bar, before);
+                    pending = true;
+                    before = n;
+                    if (a.alibi) {
+                        apply_alibi(s, a.causal, scale, slope * (float)(r - j), -slope, slope,
+                                    shift);
+                        factor = 1;
+                    }
+                    uint32_t kept = ~0u, stats = stat + slot * STREAM * 8 + t2 * 8;
+#pragma unroll
+                    for (int c = 0; c < NT; c++) { /* rows beyond T: lse infinite, a weight of 0 */
+                        float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
+#pragma unroll
+                        for (int e = 0; e < 4; e++)
+                            s[c][e] =
+                                power2(fmaf(s[c][e], factor, -(e & 1 ? m.x : l.x) - shift[e >> 1]));
+                    }
+                    if (a.causal && r < w0 + 63) {
+#pragma unroll
+                        for (int c = 0; c < NT; c++)
+#pragma unroll
+                            for (int e = 0; e < 4; e++)
+                                if (j + 8 * (e >> 1) > i + 8 * c + (e & 1)) s[c][e] = 0;
+                    }
+#pragma unroll
+                    for (int c = 0; c < NT; c++) {
+                        float w[4] = {s[c][0], s[c][1], s[c][2], s[c][3]};
+                        if (DROP) {
+                            uint32_t bits = keep_bits<true>(a, step, bh, i + 8 * c, j);
+                            kept = c ? kept | bits << 4 * c : bits;
+#pragma unroll
+                            for (int e = 0; e < 4; e++)
+                                if (!(bits >> e & 1)) w[e] = 0;
+                        }
+                        p[c / 2][c % 2 * 2] = pack(w[0], w[1], E());
+                        p[c / 2][c % 2 * 2 + 1] = pack(w[2], w[3], E());
+                    }
+                    products_wait<0>(); /* ds */
+                    pin(ds);
+#pragma unroll
+                    for (int c = 0; c < NT; c++) {
+                        float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            float x = ds[c][e];
+                            if (DROP) x = kept >> (4 * c + e) & 1 ? x * a.keep : 0;
+                            ds[c][e] = s[c][e] * (x - (e & 1 ? m.y : l.y));
+                        }
+                        g[c / 2][c % 2 * 2] = pack(ds[c][0], ds[c][1], E());
+                        g[c / 2][c % 2 * 2 + 1] = pack(ds[c][2], ds[c][3], E());
+                    }
+                    pin(s);
+                    pin(ds);
+                    pin(p);
+                    pin(g);
+                    turn_take(group);
+                    accumulate<E, D, STREAM>(dv, p, tile + PART);
+                    accumulate<E, D, STREAM>(dk, g, tile);
+                }
+            }
+            turn_pass(group);
+            products_wait<0>();
+            pin(dk);
+            pin(dv);
+            if (pending) slot_release(&bar, before);
+            if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            E *out = dqkv + (int64_t)u.entry * a.t * a.width + (a.heads + u.head) * D;
+            store_tile<E, D>(out, a.width, j, a.t, dk, a.scale, a.scale);
+            store_tile<E, D>(out + a.kv_heads * D, a.width, j, a.t, dv, a.keep, a.keep);
+        }
+    turns_end(group);
+#endif
+}
+
+template <typename E, int D> static cudaError_t wgmma_backward_queries(const attention_call &c)
+{
+    const shape &a = c.a;
+    bool bf16 = std::is_same<E, __nv_bfloat16>::value;
+    int64_t items = c.batch * a.heads * items_per_head(a), width = (int64_t)a.heads * D;
+    int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
+    float2 *pairs = (float2 *)c.scratch;
+    CUtensorMap mqkv, mdy, my;
+    TRY_CUDA(tile_map(&mqkv, bf16, c.qkv, c.batch, a.t, a.width, 64, D));
+    TRY_CUDA(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
+    TRY_CUDA(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
+    if (a.threshold)
+        LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mqkv, mdy,
+               my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dqkv);
+    else
+        LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mqkv, mdy,
+               my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dqkv);
+    return cudaSuccess;
+}
+
+template <typename E, int D> static cudaError_t wgmma_backward_keys(const attention_call &c)
+{
+    constexpr int STREAM = D <= 64 ? 64 : 32, bytes = keys_bytes<D, STREAM>();
+    const shape &a = c.a;
+    bool bf16 = std::is_same<E, __nv_bfloat16>::value;
+    int64_t items = c.batch * a.kv_heads * items_per_head(a), width = (int64_t)a.heads * D;
+    int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
+    const float2 *pairs = (const float2 *)c.scratch;
+    CUtensorMap mqkv, sqkv, sdy;
+    TRY_CUDA(tile_map(&mqkv, bf16, c.qkv, c.batch, a.t, a.width, 64, D));
+    TRY_CUDA(tile_map(&sqkv, bf16, c.qkv, c.batch, a.t, a.width, STREAM, D));
+    TRY_CUDA(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
+    if (a.threshold)
+        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mqkv, sqkv, sdy, a,
+               (int)items, pairs, rows, c.state, (E *)c.dqkv);
+    else
+        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mqkv, sqkv, sdy,
+               a, (int)items, pairs, rows, c.state, (E *)c.dqkv);
+    return cudaSuccess;
+}
+
+template <typename E, int D> static cudaError_t wgmma_backward(const attention_call &c)
+{
+    TRY_CUDA((wgmma_backward_queries<E, D>(c)));
+    return wgmma_backward_keys<E, D>(c);
+}
+
+#endif
