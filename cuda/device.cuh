@@ -187,13 +187,9 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* What the product's epilogue did: gelu (linear) or gelu' (linear_dx); the bias or its gradient. */
-typedef struct lk_fused {
-    bool gelu, bias;
-} lk_fused;
-/* Run it. A linear gets its bias in any case. Without fused->gelu the product of a linear with gelu
- * lies in pre, if that is wanted, or in y. */
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_fused *fused);
+/* Run it, bias included. *gelu_done: the epilogue did gelu (linear) or gelu' (linear_dx); else the
+ * product of a linear with gelu lies in pre, if that is wanted, or in y. */
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 

@@ -158,9 +158,9 @@ void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, i
 
 extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 {
-    lk_fused fused;
-    LK_TRY(lk_cuda_matmul(x, n, &fused));
-    if (fused.gelu || n->attr.linear.activation != LK_GELU) return LK_OK;
+    bool done;
+    LK_TRY(lk_cuda_matmul(x, n, &done));
+    if (done || n->attr.linear.activation != LK_GELU) return LK_OK;
     const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
     lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
     return lk_cuda_launched(n);
@@ -168,9 +168,9 @@ extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
 {
-    lk_fused fused;
-    LK_TRY(lk_cuda_matmul(x, n, &fused));
-    if (fused.gelu || n->attr.linear.activation != LK_GELU) return LK_OK;
+    bool done;
+    LK_TRY(lk_cuda_matmul(x, n, &done));
+    if (done || n->attr.linear.activation != LK_GELU) return LK_OK;
     return gelu_grad(x, n, n->out[0], n->in[2]);
 }
 
@@ -184,9 +184,9 @@ size_t lk_cuda_linear_dw_scratch(const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)
 {
-    lk_fused fused;
-    LK_TRY(lk_cuda_matmul(x, n, &fused));
-    if (!n->out[1] || fused.bias) return LK_OK;
+    bool done;
+    LK_TRY(lk_cuda_matmul(x, n, &done));
+    if (!n->out[1]) return LK_OK;
     const lk_tensor *dy = n->in[1];
     int64_t N = lk_rows(dy), M = lk_cols(dy);
     int chunks = lk_column_chunks(N);

@@ -56,7 +56,7 @@ typedef struct matrix {
 /* What the epilogue does besides the product; each level less than the one before. */
 typedef enum fusion {
     FUSE_GELU, /* y: bias and gelu; dx: gelu' */
-    FUSE_BIAS, /* y: bias; dw: db, the column sums of dy, as an output */
+    FUSE_BIAS, /* y: bias */
     FUSE_NONE,
     FUSIONS
 } fusion;
@@ -68,7 +68,6 @@ typedef struct product {
     cublasLtMatmulDescOpaque_t op;
     float beta;
     bool bias, aux; /* the epilogue needs their pointers */
-    int64_t bias_count;
 } product;
 
 #define LK_LT(n, call)                                                                             \
@@ -158,7 +157,7 @@ static lk_status set_op(const lk_node *n, product *p, cublasLtMatmulDescAttribut
     return LK_OK;
 }
 
-/* Pointers of the epilogue: bias [M] (or db [M]) of the type of d, aux as large as d. */
+/* Pointers of the epilogue: bias [M] of the type of d, aux as large as d. */
 static lk_status set_pointers(const lk_node *n, product *p, const void *bias, const void *aux)
 {
     if (p->bias) LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
@@ -167,10 +166,8 @@ static lk_status set_pointers(const lk_node *n, product *p, const void *bias, co
     return LK_OK;
 }
 
-/* The bias, or the gradient of the bias when the epilogue can write it (it does not add). */
 static const lk_tensor *bias_of(const lk_node *n)
 {
-    if (n->op == LK_OP_LINEAR_DW) return n->accumulate & 2u ? NULL : n->out[1];
     return n->op == LK_OP_LINEAR ? n->in[2] : NULL;
 }
 
@@ -191,15 +188,14 @@ static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const 
     cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
     bool y = n->op == LK_OP_LINEAR;
     p->bias = level != FUSE_NONE && bias_of(n);
-    p->bias_count = n->op == LK_OP_LINEAR_DW ? p->d.cols : p->d.rows;
     p->aux = level == FUSE_GELU && (!y || n->out[1]);
     if (level == FUSE_GELU && !y) e = CUBLASLT_EPILOGUE_DGELU;
     else if (level == FUSE_GELU && p->aux)
         e = p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     else if (level == FUSE_GELU)
         e = p->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
-    else if (p->bias) e = y ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
-    *name = level == FUSE_NONE ? "plain" : level == FUSE_BIAS ? (y ? "bias" : "db")
+    else if (p->bias) e = CUBLASLT_EPILOGUE_BIAS;
+    *name = level == FUSE_NONE ? "plain" : level == FUSE_BIAS ? "bias"
             : !y               ? "dgelu"
             : p->aux           ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
                                : (p->bias ? "bias+gelu" : "gelu");
@@ -342,7 +338,7 @@ static __global__ void k_differ(const uint16_t *a, const uint16_t *b, int64_t n,
 /* Operands for choosing: a, b, d as in the product, bias [M], aux as large as d; a second d and
  * bias to compare with. */
 typedef struct operands {
-    void *a, *b, *d, *bias, *aux, *first, *first_bias;
+    void *a, *b, *d, *bias, *aux, *first;
     int *differ;
     cudaEvent_t begin, end;
 } operands;
@@ -352,7 +348,6 @@ static void operands_close(operands *o)
     if (o->end) cudaEventDestroy(o->end);
     if (o->begin) cudaEventDestroy(o->begin);
     cudaFree(o->differ);
-    cudaFree(o->first_bias);
     cudaFree(o->first);
     cudaFree(o->aux);
     cudaFree(o->bias);
@@ -381,7 +376,7 @@ static void operands_fill(lk_cuda *d, const product *p, uint32_t seed, const ope
     fill_random(d, p->a.type, p->a.rows * p->a.cols, 5 * seed + 1, o->a);
     fill_random(d, p->b.type, p->b.rows * p->b.cols, 5 * seed + 2, o->b);
     fill_random(d, p->d.type, p->d.rows * p->d.cols, 5 * seed + 3, o->d);
-    fill_random(d, p->d.type, p->bias_count, 5 * seed + 4, o->bias);
+    fill_random(d, p->d.type, p->d.rows, 5 * seed + 4, o->bias);
     if (o->aux) fill_random(d, p->d.type, p->d.rows * p->d.cols, 5 * seed + 5, o->aux);
 }
 
@@ -393,8 +388,7 @@ static bool operands_open(lk_cuda *d, const product *p, operands *o)
         take_memory(p->b.rows * p->b.cols, p->b.type, &o->b) &&
         take_memory(p->d.rows * p->d.cols, p->d.type, &o->d) &&
         take_memory(p->d.rows * p->d.cols, p->d.type, &o->first) &&
-        take_memory(p->bias_count, p->d.type, &o->bias) &&
-        take_memory(p->bias_count, p->d.type, &o->first_bias) &&
+        take_memory(p->d.rows, p->d.type, &o->bias) &&
         (!p->aux || take_memory(p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
         take_memory(1, LK_I32, (void **)&o->differ) && cudaEventCreate(&o->begin) == cudaSuccess &&
         cudaEventCreate(&o->end) == cudaSuccess) {
@@ -414,35 +408,24 @@ static bool run_once(lk_cuda *d, product *p, uint32_t seed, const operands *o,
     return enqueue(d, p, o->a, o->b, o->d, algo) == CUBLAS_STATUS_SUCCESS;
 }
 
-static void compare(lk_cuda *d, const void *a, const void *b, int64_t count, lk_dtype type,
-                    int *differ)
-{
-    int64_t words = count * (int64_t)lk_dtype_size(type) / 2;
-    unsigned blocks = lk_blocks(words, 256);
-    if (blocks > 4096) blocks = 4096;
-    k_differ<<<blocks, 256, 0, d->stream>>>((const uint16_t *)a, (const uint16_t *)b, words,
-                                            differ);
-}
-
 /* Whether two algorithms give the same bits on SEEDS sets of operands. */
 static lk_status same_bits(lk_cuda *d, product *p, const operands *o,
                            const cublasLtMatmulAlgo_t *one, const cublasLtMatmulAlgo_t *other,
                            bool *same)
 {
-    int64_t count = p->d.rows * p->d.cols;
-    size_t element = lk_dtype_size(p->d.type);
+    int64_t count = p->d.rows * p->d.cols, words = count * (int64_t)lk_dtype_size(p->d.type) / 2;
     int differ = count * SEEDS < ENOUGH; /* too few to tell */
+    unsigned blocks = lk_blocks(words, 256);
+    if (blocks > 4096) blocks = 4096;
     *same = false;
     for (uint32_t seed = 0; seed < SEEDS && !differ; seed++) {
         LK_CUDA(cudaMemsetAsync(o->differ, 0, sizeof *o->differ, d->stream));
         if (!run_once(d, p, seed, o, one)) return LK_OK;
-        LK_CUDA(cudaMemcpyAsync(o->first, o->d, (size_t)count * element, cudaMemcpyDeviceToDevice,
+        LK_CUDA(cudaMemcpyAsync(o->first, o->d, (size_t)words * 2, cudaMemcpyDeviceToDevice,
                                 d->stream));
-        LK_CUDA(cudaMemcpyAsync(o->first_bias, o->bias, (size_t)p->bias_count * element,
-                                cudaMemcpyDeviceToDevice, d->stream));
         if (!run_once(d, p, seed, o, other)) return LK_OK;
-        compare(d, o->d, o->first, count, p->d.type, o->differ);
-        compare(d, o->bias, o->first_bias, p->bias_count, p->d.type, o->differ);
+        k_differ<<<blocks, 256, 0, d->stream>>>((const uint16_t *)o->d, (const uint16_t *)o->first,
+                                                words, o->differ);
         LK_CUDA(cudaMemcpyAsync(&differ, o->differ, sizeof differ, cudaMemcpyDeviceToHost,
                                 d->stream));
         LK_CUDA(cudaStreamSynchronize(d->stream));
@@ -552,7 +535,7 @@ template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t co
     if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
 }
 
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_fused *fused)
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
 {
     lk_cuda *d = (lk_cuda *)x->device;
     const lk_tensor *bias = bias_of(n);
@@ -566,13 +549,13 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_fused *fused)
     }
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
-    *fused = (lk_fused){level == FUSE_GELU, p.bias};
+    *gelu_done = level == FUSE_GELU;
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
     bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
     const lk_tensor *pre = y ? n->out[1] : has_gelu(n) ? n->in[2] : NULL;
-    void *out = lk_data(x, y && pre && !fused->gelu ? pre : n->out[0]);
+    void *out = lk_data(x, y && pre && !*gelu_done ? pre : n->out[0]);
     LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
     LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));
     if (y && bias && !p.bias) {

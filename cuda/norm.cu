@@ -336,16 +336,9 @@ k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
     if (db) lk_put<V>(db + (int64_t)blockIdx.y * cols + c, sum_b);
 }
 
-/* Blocks of rows: twice as many as column sums take, since a block has little to do per row. */
-static int chunks_of(int64_t rows)
-{
-    int64_t n = lk_ceil(rows, 64);
-    return (int)(n < 1 ? 1 : n > 512 ? 512 : n);
-}
-
 size_t lk_cuda_norm_grad_scratch(const lk_node *n)
 {
-    size_t chunks = (size_t)chunks_of(lk_rows(n->in[0]));
+    size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
     return 2 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
 }
 
@@ -353,7 +346,7 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
     int64_t rows = lk_rows(in);
-    int cols = (int)lk_cols(in), chunks = chunks_of(rows);
+    int cols = (int)lk_cols(in), chunks = lk_column_chunks(rows);
     int64_t per = lk_ceil(rows, chunks);
     const float *w = (const float *)lk_data(x, n->in[1]);
     const float *mean = (const float *)lk_data(x, n->in[2]);

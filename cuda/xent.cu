@@ -14,8 +14,10 @@
 enum {
     THREADS = 256,
     NARROW = 1024, /* columns up to which a warp takes a row */
-    WIDE = 1024    /* threads of a wide row in the fused kernel */
+    WIDE = 512     /* threads of a wide row in the fused kernel */
 };
+
+#define LOG2E 1.4426950408889634f
 
 /* Full accuracy for f32 logits; halves carry larger errors than __expf has. */
 template <typename E> static __device__ __forceinline__ float exponential(float x)
@@ -36,38 +38,56 @@ template <typename E> static __device__ __forceinline__ partial combine(partial 
     return c;
 }
 
+/* exp(v - top) with one multiplication less where the halves allow it; top is finite. */
+template <typename E> static __device__ __forceinline__ float exponential(float v, float top)
+{
+    if constexpr (sizeof(E) == 4) return expf(v - top);
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaf(v, LOG2E, -top * LOG2E)));
+    return y;
+}
+
 /* Take V more columns, of which `left` (at least one) exist. */
 template <typename E, int V>
 static __device__ __forceinline__ void take(float *v, int64_t left, partial *a)
 {
+    if (left < V) {
+#pragma unroll
+        for (int k = 1; k < V; k++)
+            if (k >= left) v[k] = -INFINITY;
+    }
     float top = a->top, sum = 0;
 #pragma unroll
-    for (int k = 0; k < V; k++) {
-        if (V > 1 && k >= left) v[k] = -INFINITY;
-        top = fmaxf(top, v[k]);
-    }
+    for (int k = 0; k < V; k++) top = fmaxf(top, v[k]);
 #pragma unroll
-    for (int k = 0; k < V; k++) sum += exponential<E>(v[k] - top);
+    for (int k = 0; k < V; k++) sum += exponential<E>(v[k], top);
     a->sum = a->sum * exponential<E>(a->top - top) + sum;
     a->top = top;
 }
 
-/* Over the threads of a row, WARPS of them; `part` holds one entry for each warp of the block. */
-template <typename E, int WARPS>
-static __device__ __forceinline__ partial combine_row(partial a, partial *part)
+template <typename E> static __device__ __forceinline__ partial combine_lanes(partial a, int lanes)
 {
 #pragma unroll
     for (int k = 16; k > 0; k >>= 1) {
+        if (k >= lanes) continue;
         partial b;
         b.top = __shfl_xor_sync(0xFFFFFFFFu, a.top, k);
         b.sum = __shfl_xor_sync(0xFFFFFFFFu, a.sum, k);
         a = combine<E>(a, b);
     }
+    return a;
+}
+
+/* Over the threads of a row, WARPS of them (a power of two), to each; `part` holds one entry for
+ * each warp of the block. */
+template <typename E, int WARPS>
+static __device__ __forceinline__ partial combine_row(partial a, partial *part)
+{
+    a = combine_lanes<E>(a, 32);
     if (WARPS > 1) {
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = a;
         __syncthreads();
-        a = part[0];
-        for (int k = 1; k < WARPS; k++) a = combine<E>(a, part[k]);
+        a = combine_lanes<E>(part[threadIdx.x % WARPS], WARPS);
     }
     return a;
 }
@@ -144,7 +164,7 @@ static __device__ __forceinline__ void put_gradient(E *out, float *v, int64_t c,
                                                     int32_t target, float lse, float scale)
 {
 #pragma unroll
-    for (int k = 0; k < V; k++) v[k] = exponential<E>(v[k] - lse) * scale;
+    for (int k = 0; k < V; k++) v[k] = exponential<E>(v[k], lse) * scale;
     if (target >= c && target < c + V) {
 #pragma unroll
         for (int k = 0; k < V; k++)
@@ -200,60 +220,39 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* Wide rows: a block takes rows blockIdx.x, + gridDim.x, ...; two rows of shared memory, the next
- * one on its way while this one is used. A thread reads back only what it copied itself. */
+/* Wide rows: a block each, held in shared memory; a thread reads back only what it wrote. */
 template <typename E>
-static __global__ void __launch_bounds__(WIDE)
+static __global__ void __launch_bounds__(WIDE, 2)
     k_xent_wide(const E *logits, const int32_t *targets, const float *dloss, int64_t rows,
                 int64_t cols, int64_t classes, E *dlogits, double *loss)
 {
     constexpr int V = 16 / sizeof(E), STEP = WIDE * V;
     extern __shared__ __align__(16) unsigned char held_bytes[];
     __shared__ partial part[WIDE / 32];
-    __shared__ float hit[2];
-    int64_t first = (int64_t)threadIdx.x * V;
-    auto fetch = [&](int64_t row, int buffer) {
-        const E *p = logits + row * cols;
-        E *held = (E *)held_bytes + buffer * cols;
-        for (int64_t c = first; c < cols; c += STEP)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                             (uint32_t)__cvta_generic_to_shared(held + c)),
-                         "l"(p + c)
-                         : "memory");
-        asm volatile("cp.async.commit_group;" ::: "memory");
-        if (threadIdx.x == 0) {
-            int32_t target = targets[row];
-            hit[buffer] = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
-        }
-    };
-    int buffer = 0;
-    if (blockIdx.x < rows) fetch(blockIdx.x, 0);
-    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, buffer ^= 1) {
-        if (row + gridDim.x < rows) {
-            fetch(row + gridDim.x, buffer ^ 1);
-            asm volatile("cp.async.wait_group 1;" ::: "memory");
-        } else {
-            asm volatile("cp.async.wait_group 0;" ::: "memory");
-        }
-        const E *held = (const E *)held_bytes + buffer * cols;
-        partial a = {-FLT_MAX, 0};
-        float v[V];
-#pragma unroll 2
-        for (int64_t c = first; c < classes; c += STEP) {
-            lk_get<V>(v, held + c);
-            take<E, V>(v, classes - c, &a);
-        }
-        a = combine_row<E, WIDE / 32>(a, part);
-        float l = a.top + logf(a.sum), scale = *dloss / (float)rows;
-        if (threadIdx.x == 0) loss[row] = (double)l - (double)hit[buffer];
-        int32_t target = targets[row];
-        E *out = dlogits + row * cols;
-#pragma unroll 2
-        for (int64_t c = first; c < cols; c += STEP) {
-            lk_get<V>(v, held + c);
-            put_gradient<E, V>(out, v, c, classes, target, l, scale);
-        }
-        __syncthreads(); /* `part` is free again */
+    E *held = (E *)held_bytes;
+    int64_t row = blockIdx.x, first = (int64_t)threadIdx.x * V;
+    const E *p = logits + row * cols;
+    int32_t target = targets[row];
+    float hit = 0, v[V];
+    if (threadIdx.x == 0) /* before dlogits overwrites it */
+        hit = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
+    partial a = {-FLT_MAX, 0};
+#pragma unroll 4
+    for (int64_t c = first; c < cols; c += STEP) {
+        lk_vec<E, V> x = *(const lk_vec<E, V> *)(p + c);
+        *(lk_vec<E, V> *)(held + c) = x;
+#pragma unroll
+        for (int k = 0; k < V; k++) v[k] = lk_float(x.v[k]);
+        if (c < classes) take<E, V>(v, classes - c, &a);
+    }
+    a = combine_row<E, WIDE / 32>(a, part);
+    float l = a.top + logf(a.sum), scale = *dloss / (float)rows;
+    if (threadIdx.x == 0) loss[row] = (double)l - (double)hit;
+    E *out = dlogits + row * cols;
+#pragma unroll 4
+    for (int64_t c = first; c < cols; c += STEP) {
+        lk_get<V>(v, held + c);
+        put_gradient<E, V>(out, v, c, classes, target, l, scale);
     }
 }
 
@@ -305,7 +304,7 @@ extern "C" lk_status lk_cuda_xent_grad(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-/* Rows that do not fit twice in shared memory: the two ops one after the other. */
+/* Rows that do not fit in shared memory: the two ops one after the other. */
 static lk_status xent_then_grad(lk_exec *x, const lk_node *n)
 {
     lk_tensor lse = {};
@@ -329,7 +328,7 @@ static lk_status fused(lk_exec *x, const lk_node *n, double *loss)
 {
     const lk_tensor *t = n->in[0];
     int64_t rows = lk_rows(t), cols = lk_cols(t), classes = n->attr.xent.classes;
-    size_t bytes = 2 * (size_t)cols * sizeof(E);
+    size_t bytes = (size_t)cols * sizeof(E);
     const lk_cuda *d = (const lk_cuda *)x->device;
     const E *logits = (const E *)lk_data(x, t);
     const int32_t *targets = (const int32_t *)lk_data(x, n->in[1]);
@@ -344,11 +343,10 @@ static lk_status fused(lk_exec *x, const lk_node *n, double *loss)
         k_xent_narrow<E, 1, 8><<<lk_blocks(rows, THREADS / 32), THREADS, 0, s>>>(
             logits, targets, dloss, rows, cols, classes, dlogits, loss);
     } else if (cols % 8 == 0 && bytes + 1024 <= d->shared) {
-        int64_t blocks = d->processors * (int64_t)(2 * (bytes + 2048) <= d->shared ? 2 : 1);
         LK_CUDA_AT(n, cudaFuncSetAttribute(k_xent_wide<E>,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
                                            (int)bytes));
-        k_xent_wide<E><<<(unsigned)(rows < blocks ? rows : blocks), WIDE, bytes, s>>>(
+        k_xent_wide<E><<<lk_blocks(rows, 1), WIDE, bytes, s>>>(
             logits, targets, dloss, rows, cols, classes, dlogits, loss);
     } else {
         return xent_then_grad(x, n);
