@@ -4,6 +4,7 @@
 #include "io/dataset.h"
 #include "io/hdf5.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -257,8 +258,9 @@ static lk_status show_to(view *v, FILE *out)
     lk_status status = show(v);
     bool bad = ferror(v->out);
     if (fclose(v->out) != 0 || bad) status = lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0))
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot print what it holds", v->path);
+    if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0) &&
+        errno != EPIPE) /* a reader such as head may have enough */
+        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s", v->path, strerror(errno));
     free(text);
     return status;
 }

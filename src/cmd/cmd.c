@@ -1,6 +1,7 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,8 @@ int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w,
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
     if (status == LK_OK) status = job(&w, options);
+    if (status == LK_OK && (fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE)
+        status = lk_fail(LK_E_SYSTEM, "cannot write to the standard output: %s", strerror(errno));
     if (status != LK_OK) report(w.comm, status);
     lk_io_close(w.io);
     lk_comm_close(w.comm);

@@ -395,8 +395,9 @@ static void report_start(const trainer *t)
     t->device->backend->describe(t->device, device, sizeof device);
     int64_t parameters = 0;
     for (int i = 0; i < t->params->count; i++) parameters += t->params->item[i]->count;
-    snprintf(text, sizeof text, "%lld parameters, %d ranks, %d leaves, %s, on %s; from step %llu",
-             (long long)parameters, t->comm->size, t->leaves, t->run->train.precision, device,
+    snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
+             (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
+             t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
 }
