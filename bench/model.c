@@ -70,7 +70,7 @@ static lk_status open_model(const bench_arguments *a, bool capture, bench_model 
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_session_loss_graph(m->params, &model, &source, compute, true, &m->graph));
     lk_params_layout(m->params);
-    LK_TRY(lk_optimize(m->graph.graph, &hyper, true));
+    LK_TRY(lk_optimize(m->graph.graph, &hyper));
     LK_TRY(lk_store_create(m->device, m->params, compute, true, m->leaves, &m->store));
     LK_TRY(initial_values(m, &hyper));
     LK_TRY(random_tokens(m, m->leaves * (int64_t)SHARD, a->vocabulary));

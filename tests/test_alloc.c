@@ -116,7 +116,8 @@ static lk_status training_graph(lk_params *params, lk_loss_graph *out)
     lk_status status = lk_session_loss_graph(params, &model, &source, LK_F16, true, out);
     if (status != LK_OK) return status;
     lk_params_layout(params);
-    status = lk_optimize(out->graph, &hyper, true);
+    status = lk_bucket(out->graph, 64, true);
+    if (status == LK_OK) status = lk_optimize(out->graph, &hyper);
     if (status != LK_OK) {
         lk_graph_destroy(out->graph);
         out->graph = NULL;

@@ -531,6 +531,71 @@ static void check_permutation(void)
     tap_ok(good, "lk_permute is a permutation");
 }
 
+/* ---- buckets ------------------------------------------------------------------------------- */
+
+/* Number of the last node of the LEAF section that writes floats [begin, end) of the gradients. */
+static int written(const lk_graph *g, int64_t begin, int64_t end)
+{
+    int at = 0, last = 0;
+    for (const lk_node *n = g->first; n; n = n->next) {
+        if (n->section != LK_LEAF) continue;
+        at++;
+        for (int i = 0; i < n->outputs; i++) {
+            const lk_tensor *t = n->out[i];
+            if (!t || t->region != LK_REGION_GRAD) continue;
+            int64_t first = t->metric ? g->params->total : t->param->offset;
+            if (first < end && first + lk_count(t) > begin) last = at;
+        }
+    }
+    return last;
+}
+
+static void check_bucket(int64_t floats)
+{
+    lk_params *p = lk_params_create();
+    lk_graph *g = lk_graph_create(p, true);
+    lk_tensor *x = lk_input(g, "x", LK_F32, 2, (int64_t[]){8, 48}), *y = x;
+    for (int i = 0; i < 6; i++) {
+        lk_scope_push(g, "layer%d", i);
+        y = lk_linear(g, y, lk_parameter(g, "w", 2, (int64_t[]){48, 48}, LK_INIT_NORMAL, 1, true),
+                      lk_parameter(g, "b", 1, (int64_t[]){48}, LK_INIT_ZERO, 0, false), LK_GELU);
+        lk_scope_pop(g);
+    }
+    lk_tensor *targets = lk_input(g, "targets", LK_I32, 1, (int64_t[]){8});
+    lk_tensor *loss = lk_cross_entropy(g, y, targets, 48);
+    lk_graph_loss(g, loss);
+    lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
+    lk_params_layout(p);
+    lk_bucket(g, floats, true);
+    int64_t end = p->total + LK_METRIC_FLOATS, border = p->decayed, least = INT64_MAX, weights = 0;
+    int at = 0, buckets = 0;
+    bool in_time = true, joined = true;
+    char *covered = calloc((size_t)end, 1);
+    for (const lk_node *n = g->first; n; n = n->next) {
+        at += n->section == LK_LEAF;
+        if (n->section != LK_LAST) continue;
+        int64_t first = (int64_t)(n->in[0]->offset / sizeof(float)), count = lk_count(n->in[0]);
+        for (int64_t i = first; i < first + count; i++) covered[i]++;
+        in_time &= at == written(g, first, first + count);
+        joined &= first >= border || first + count <= border;
+        if (count < least && first > 0 && first != border) least = count;
+        weights += first < border;
+        buckets++;
+    }
+    int64_t once = 0;
+    for (int64_t i = 0; i < end; i++) once += covered[i] == 1;
+    tap_ok(lk_graph_status(g) == LK_OK && once == end,
+           "buckets of %lld: %d of them cover every gradient and the loss once", (long long)floats,
+           buckets);
+    tap_ok(in_time, "each is reduced right after its last gradient");
+    tap_ok(joined && least >= floats && weights == (floats > 6 * 48 * 48 ? 1 : floats > 0 ? 3 : 6),
+           "%lld for the weights, none too small, none across weights and biases",
+           (long long)weights);
+    free(covered);
+    lk_graph_destroy(g);
+    lk_params_destroy(p);
+}
+
 int main(void)
 {
     check_mistakes();
@@ -541,5 +606,8 @@ int main(void)
     check_planner();
     check_halves();
     check_permutation();
+    check_bucket(0);
+    check_bucket(48 * 48 + 1);
+    check_bucket(1 << 20);
     return tap_done();
 }

@@ -82,7 +82,7 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
     float *host = allocate((size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
     lk_program_options options = {.local_leaves = 1, .capture = capture};
     lk_status status = lk_autocast(g, type);
-    if (status == LK_OK) status = lk_optimize(g, &hyper, true);
+    if (status == LK_OK) status = lk_optimize(g, &hyper);
     if (status == LK_OK) status = lk_store_create(d, p, type, true, 1, &store);
     if (status == LK_OK) status = lk_program_create(g, store, &options, &program);
     if (status == LK_OK) {

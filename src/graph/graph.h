@@ -6,7 +6,8 @@
  * owned by it and freed by lk_graph_destroy(). Tensors are float (f32) when built; the autocast
  * pass gives them their working types. Node order in the list is execution order.
  *
- * Two sections: LK_LEAF nodes run once per leaf of the global batch, LK_STEP nodes once a step. */
+ * Three sections: LK_LEAF nodes run once per leaf of the global batch; LK_LAST nodes, among them,
+ * only with a rank's last leaf, on gradients summed over its leaves; LK_STEP nodes once a step. */
 #ifndef LK_GRAPH_GRAPH_H
 #define LK_GRAPH_GRAPH_H
 
@@ -44,7 +45,7 @@ typedef enum lk_op {
     LK_OPS
 } lk_op;
 
-typedef enum lk_section { LK_LEAF, LK_STEP } lk_section;
+typedef enum lk_section { LK_LEAF, LK_LAST, LK_STEP } lk_section;
 
 typedef struct lk_node lk_node;
 typedef struct lk_param lk_param;
@@ -252,8 +253,12 @@ void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
  * nodes compute stays the same. src/graph/fuse.c */
 lk_status lk_fuse(lk_graph *g);
 
-/* Append reduction and optimizer as LK_STEP nodes. src/graph/optimize.c */
-lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper, bool exact);
+/* Insert LK_LAST nodes that sum gradients and loss over ranks, in buckets of at least `floats`, each
+ * where its last gradient is written. Before lk_optimize. src/graph/bucket.c */
+lk_status lk_bucket(lk_graph *g, int64_t floats, bool exact);
+
+/* Append the optimizer as LK_STEP nodes. src/graph/optimize.c */
+lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper);
 
 /* Place the ARENA tensors by liveness; returns the arena's bytes. src/graph/plan.c */
 lk_status lk_plan(lk_graph *g, size_t *arena_bytes);

@@ -1,4 +1,4 @@
-/* Reduction and optimizer as nodes over the flat buffers, once per step. */
+/* The optimizer as nodes over the flat buffers, once per step. */
 #include "graph/graph.h"
 
 static lk_tensor *flat(lk_graph *g, lk_region region, lk_dtype dtype, int64_t floats)
@@ -8,7 +8,7 @@ static lk_tensor *flat(lk_graph *g, lk_region region, lk_dtype dtype, int64_t fl
     return t;
 }
 
-lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper, bool exact)
+lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper)
 {
     if (g->status != LK_OK) return g->status;
     if (!g->params->frozen)
@@ -25,8 +25,6 @@ lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper, bool exact)
 
     g->section = LK_STEP;
     lk_scope_push(g, "step");
-    lk_node *reduce = lk_node_new(g, LK_OP_REDUCE, 1, (lk_tensor *[]){grad});
-    if (reduce) reduce->attr.reduce.exact = exact;
     lk_node *norm = lk_node_new(g, LK_OP_GRAD_NORM, 2, (lk_tensor *[]){grad, g->state});
     if (norm) norm->attr = attr;
     lk_node *adamw = lk_node_new(

@@ -1,4 +1,4 @@
-/* Ops on the flat buffers; built by lk_optimize, not differentiable. */
+/* Ops on the flat buffers; built by lk_bucket and lk_optimize, not differentiable. */
 #include "ops/ops.h"
 
 const lk_rule lk_rule_reduce = {.in_place = -1};

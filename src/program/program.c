@@ -97,35 +97,61 @@ void *lk_program_data(lk_program *p, const lk_tensor *t)
 
 size_t lk_program_arena_bytes(const lk_program *p) { return p->arena_bytes; }
 
-static lk_status run_section(lk_program *p, lk_section section)
+/* Partial sums of gradients are a stack, as a binary counter: leaf i is pushed, then for every
+ * trailing one bit of i the two newest sums, which cover equally many leaves, are added. The buffer
+ * below receives the sum, so leaves are always summed (earlier + later) in the same tree. *depth:
+ * sums on the stack, which are buffers 0 .. depth-1. Adds floats [first, first + count) alone. */
+static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, int *depth)
 {
-    const lk_backend *b = p->store->device->backend;
-    for (lk_node *n = p->graph->first; n; n = n->next)
-        if (n->section == section) LK_TRY(b->kernel[n->op](&p->exec, n));
+    lk_device *d = p->store->device;
+    void **sum = p->store->gradient;
+    for (int merged = leaf; merged & 1; merged >>= 1, --*depth)
+        LK_TRY(d->backend->add(d, (float *)sum[*depth - 2] + first, (float *)sum[*depth - 1] + first,
+                               count));
     return LK_OK;
 }
 
-/* A stack of partial sums, as a binary counter: leaf i is pushed, then for every trailing one bit
- * of i the two newest sums, which cover equally many leaves, are added. The buffer below receives
- * the sum, so leaves are always summed (earlier + later) in the same tree. */
+/* A LAST node, within the last leaf: the range it reads is first summed over the leaves. */
+static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
+{
+    const lk_tensor *t = n->in[0];
+    void *mine = p->exec.base[LK_REGION_GRAD];
+    LK_TRY(merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth));
+    p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
+    lk_status status = p->store->device->backend->kernel[n->op](&p->exec, n);
+    p->exec.base[LK_REGION_GRAD] = mine;
+    return status;
+}
+
+/* The leaf whose sums lie below `depth`; with `last`, its LAST nodes too (*bucketed: there are). */
+static lk_status run_leaf(lk_program *p, int leaf, int depth, bool last, bool *bucketed)
+{
+    const lk_backend *b = p->store->device->backend;
+    p->exec.leaf = p->options.first_leaf + leaf;
+    p->exec.local_leaf = leaf;
+    p->exec.input = p->input[leaf];
+    p->exec.base[LK_REGION_GRAD] = p->store->gradient[depth];
+    for (lk_node *n = p->graph->first; n; n = n->next) {
+        if (n->section == LK_LEAF) LK_TRY(b->kernel[n->op](&p->exec, n));
+        if (n->section != LK_LAST || !last) continue;
+        LK_TRY(run_last(p, n, leaf, depth + 1));
+        *bucketed = true;
+    }
+    return LK_OK;
+}
+
 static lk_status run_leaves(lk_program *p)
 {
     lk_store *s = p->store;
-    lk_device *d = s->device;
     /* a graph without backward leaves only its loss in the gradient region */
     int64_t skip = p->graph->training ? 0 : s->params->total;
     int64_t floats = s->params->total + LK_METRIC_FLOATS - skip;
-    int depth = 0; /* partial sums on the stack: buffers 0 .. depth-1 */
-    for (int i = 0; i < p->options.local_leaves; i++) {
-        p->exec.leaf = p->options.first_leaf + i;
-        p->exec.local_leaf = i;
-        p->exec.input = p->input[i];
-        p->exec.base[LK_REGION_GRAD] = s->gradient[depth];
-        LK_TRY(run_section(p, LK_LEAF));
+    int depth = 0, leaves = p->options.local_leaves;
+    bool bucketed = false;
+    for (int i = 0; i < leaves; i++) {
+        LK_TRY(run_leaf(p, i, depth, i == leaves - 1, &bucketed));
         depth++;
-        for (int merged = i; merged & 1; merged >>= 1, depth--)
-            LK_TRY(d->backend->add(d, (float *)s->gradient[depth - 2] + skip,
-                                   (float *)s->gradient[depth - 1] + skip, floats));
+        if (!bucketed) LK_TRY(merge(p, i, skip, floats, &depth));
     }
     p->exec.base[LK_REGION_GRAD] = s->gradient[0];
     return LK_OK;
@@ -133,8 +159,11 @@ static lk_status run_leaves(lk_program *p)
 
 static lk_status run_direct(lk_program *p)
 {
+    const lk_backend *b = p->store->device->backend;
     LK_TRY(run_leaves(p));
-    return run_section(p, LK_STEP);
+    for (lk_node *n = p->graph->first; n; n = n->next)
+        if (n->section == LK_STEP) LK_TRY(b->kernel[n->op](&p->exec, n));
+    return LK_OK;
 }
 
 lk_status lk_program_run(lk_program *p)

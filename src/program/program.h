@@ -1,7 +1,8 @@
 /* lk_program: a planned graph on a device, ready to be replayed.
  *
  * lk_program_run() enqueues one step: the LEAF nodes once for each local leaf, gradients summed
- * pairwise in a fixed binary tree as leaves complete, then the STEP nodes. Where the backend
+ * pairwise in a fixed binary tree as leaves complete, the LAST nodes within the last leaf, then the
+ * STEP nodes. Where the backend
  * captures, the first run captures the whole step and later runs replay it. */
 #ifndef LK_PROGRAM_PROGRAM_H
 #define LK_PROGRAM_PROGRAM_H

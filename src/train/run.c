@@ -79,6 +79,9 @@ static const key keys[] = {
      "fp16, bf16: autocast with f32 master weights; fp16 also scales the loss"},
     {"train.reduce", CHOICE, AT(train.reduce), "exact", 0, 0, 0, "exact|fast",
      "exact: the same bits on any number of ranks; fast: the library's all-reduce"},
+    {"train.bucket_mib", REAL, AT(train.bucket_mib), "25", 0, 1e6, 0, NULL,
+     "gradients are reduced over ranks in buckets of at least this many MiB, each as soon as the "
+     "backward pass has written it; changes no bits"},
     {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, "auto|cpu|cuda",
      "auto: a GPU if there is one"},
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, NULL,

@@ -98,7 +98,10 @@ static lk_status build_graphs(trainer *t)
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_session_loss_graph(t->params, &t->model, &train, compute, true, &t->train_graph));
     lk_params_layout(t->params);
-    LK_TRY(lk_optimize(t->train_graph.graph, &hyper, strcmp(t->run->train.reduce, "exact") == 0));
+    if (t->comm->size > 1)
+        LK_TRY(lk_bucket(t->train_graph.graph, (int64_t)(t->run->train.bucket_mib * 262144.0),
+                         strcmp(t->run->train.reduce, "exact") == 0));
+    LK_TRY(lk_optimize(t->train_graph.graph, &hyper));
     if (!t->held_loader) return LK_OK;
     lk_source held = lk_session_source(t->held_loader, &t->held, type);
     return lk_session_loss_graph(t->params, &t->model, &held, compute, false, &t->eval_graph);
