@@ -253,8 +253,8 @@ void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
  * nodes compute stays the same. src/graph/fuse.c */
 lk_status lk_fuse(lk_graph *g);
 
-/* Insert LK_LAST nodes that sum gradients and loss over ranks, in buckets of at least `floats`, each
- * where its last gradient is written. Before lk_optimize. src/graph/bucket.c */
+/* Insert LK_LAST nodes that sum gradients and loss over ranks, in buckets of at least `floats`,
+ * each where its last gradient is written. Before lk_optimize. src/graph/bucket.c */
 lk_status lk_bucket(lk_graph *g, int64_t floats, bool exact);
 
 /* Append the optimizer as LK_STEP nodes. src/graph/optimize.c */

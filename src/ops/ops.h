@@ -68,8 +68,8 @@
  *   XENT and XENT_GRAD. May run in place.
  *
  * Step ops:
- * REDUCE          in/out a range of the gradients and metrics, f32: sum over ranks. exact: the fixed
- *   binary tree.
+ * REDUCE          in/out a range of the gradients and metrics, f32: sum over ranks. exact: the
+ *   fixed binary tree.
  * GRAD_NORM       in  grad, state                 square sum in double over `params` floats in a
  *   fixed order, then lk_step_decide(state, hyper, sum, grad[params]).
  * ADAMW           in  grad, param, moment1, moment2, state, shadow|NULL: lk_adamw on every element

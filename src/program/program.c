@@ -106,8 +106,8 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
     lk_device *d = p->store->device;
     void **sum = p->store->gradient;
     for (int merged = leaf; merged & 1; merged >>= 1, --*depth)
-        LK_TRY(d->backend->add(d, (float *)sum[*depth - 2] + first, (float *)sum[*depth - 1] + first,
-                               count));
+        LK_TRY(d->backend->add(d, (float *)sum[*depth - 2] + first,
+                               (float *)sum[*depth - 1] + first, count));
     return LK_OK;
 }
 

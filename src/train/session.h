@@ -38,7 +38,8 @@ typedef struct lk_loss_graph {
     lk_graph *graph;
     lk_tensor *data;
 } lk_loss_graph;
-/* Forward only, or with backward when `training` (call lk_params_layout, lk_bucket and lk_optimize next). */
+/* Forward only, or with backward when `training` (call lk_params_layout, lk_bucket and lk_optimize
+ * next). */
 lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *source,
                                 lk_dtype compute, bool training, lk_loss_graph *out);
 /* The optimizer's constants of a run file. */
