@@ -52,7 +52,7 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
 
 static lk_status open_model(const bench_arguments *a, bool capture, bench_model *m)
 {
-    LK_TRY(lk_comm_open(NULL, NULL, &m->comm));
+    LK_TRY(lk_comm_open(&m->comm));
     LK_TRY(lk_run_load(a->file, a->sets, a->set, &m->run));
     LK_TRY(lk_session_device(m->comm, m->run.train.device, lk_run_precision(&m->run), &m->device));
     m->leaves = m->run.train.leaves ? (int)m->run.train.leaves : 1;

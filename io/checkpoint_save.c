@@ -182,7 +182,14 @@ static lk_status share_digests(job *j)
 static lk_status write_attributes(job *j)
 {
     lk_checkpoint_info *info = &j->info;
-    LK_TRY(lk_h5_set_u64(j->file, j->part, "step", info->state.step));
+    const lk_step_state *s = &info->state;
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "step", s->step));
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "updates", s->updates));
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "skipped", s->skipped));
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "good_steps", s->good_steps));
+    LK_TRY(lk_h5_set_f64(j->file, j->part, "loss_scale", (double)s->loss_scale));
+    LK_TRY(lk_h5_set_f64(j->file, j->part, "loss", (double)s->loss));
+    LK_TRY(lk_h5_set_f64(j->file, j->part, "learning_rate", (double)s->lr));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "seed", info->seed));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
     LK_TRY(lk_h5_set_text(j->file, j->part, "vocabulary",

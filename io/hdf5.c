@@ -322,11 +322,6 @@ lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint6
     return get_number(object, where, name, H5T_INTEGER, H5T_NATIVE_UINT64, value);
 }
 
-lk_status lk_h5_get_f64(hid_t object, const char *where, const char *name, double *value)
-{
-    return get_number(object, where, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, value);
-}
-
 lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text)
 {
     LK_H5_AUTO hid_t a = -1, type = -1;

@@ -82,7 +82,6 @@ lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint6
 lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value);
 lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text);
 lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value);
-lk_status lk_h5_get_f64(hid_t object, const char *where, const char *name, double *value);
 
 /* ---- datasets ------------------------------------------------------------------------------ */
 

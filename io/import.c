@@ -130,7 +130,8 @@ static lk_status check_arguments(importer *m)
         return lk_fail(LK_E_INPUT, "%s: exists and is not a file; name another output",
                        job->output);
     if (exists && !job->overwrite)
-        return lk_fail(LK_E_INPUT, "%s: exists already; remove it, or ask for it to be overwritten",
+        return lk_fail(LK_E_INPUT, "%s: exists already; give --force to replace it, or name "
+                       "another output",
                        job->output);
     return lk_h5_check_target(job->output);
 }

@@ -8,10 +8,8 @@
 #include <unistd.h>
 
 typedef struct job {
-    const char *path;
+    const lk_predictions *p;
     char *part;
-    const float *loss;
-    const int32_t *argmax;
     hsize_t count;
     hid_t file;
 } job;
@@ -32,30 +30,43 @@ static lk_status write_dataset(const job *j, const char *name, lk_h5_type type, 
     return lk_h5_set_text(dataset, j->part, "digest", digest);
 }
 
+typedef struct target {
+    const char *path;
+    bool overwrite;
+} target;
+
 static lk_status check(void *argument)
 {
-    const char *path = argument;
+    const target *t = argument;
     hid_t file = -1;
-    if (access(path, F_OK) != 0) return lk_h5_check_target(path);
-    LK_TRY(lk_h5_open(path, MPI_COMM_NULL, "lockstep predictions", &file));
-    return lk_h5_close(path, &file);
+    if (access(t->path, F_OK) != 0) return lk_h5_check_target(t->path);
+    LK_TRY(lk_h5_open(t->path, MPI_COMM_NULL, "lockstep predictions", &file));
+    LK_TRY(lk_h5_close(t->path, &file));
+    return t->overwrite ? LK_OK
+                        : lk_fail(LK_E_INPUT, "%s: exists already; give --force to replace it, or "
+                                  "name another file", t->path);
 }
 
-lk_status lk_predictions_check(lk_io *io, const char *path)
+lk_status lk_predictions_check(lk_io *io, const char *path, bool overwrite)
 {
-    lk_status status = lk_io_call(io, check, (void *)path);
+    target t = {path, overwrite};
+    lk_status status = lk_io_call(io, check, &t);
     return status == LK_OK ? status
                            : lk_fail_prefix(status, "the predictions cannot be written");
 }
 
 static lk_status write_all(job *j)
 {
-    LK_TRY(check((void *)j->path));
+    const lk_predictions *p = j->p;
+    LK_TRY(check(&(target){p->path, p->overwrite}));
     LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, "lockstep predictions", &j->file));
-    LK_TRY(write_dataset(j, "loss", LK_H5_F32, j->loss));
-    LK_TRY(write_dataset(j, "argmax", LK_H5_I32, j->argmax));
+    LK_TRY(lk_h5_set_text(j->file, j->part, "checkpoint", p->checkpoint));
+    LK_TRY(lk_h5_set_text(j->file, j->part, "dataset_path", p->dataset));
+    LK_TRY(lk_h5_set_text(j->file, j->part, "dataset_digest", p->dataset_digest));
+    LK_TRY(write_dataset(j, "loss", LK_H5_F32, p->loss));
+    LK_TRY(write_dataset(j, "argmax", LK_H5_I32, p->argmax));
     LK_TRY(lk_h5_close(j->part, &j->file));
-    return lk_h5_publish(j->part, j->path);
+    return lk_h5_publish(j->part, p->path);
 }
 
 static lk_status run(void *argument)
@@ -67,11 +78,10 @@ static lk_status run(void *argument)
     return status;
 }
 
-lk_status lk_predictions_write(lk_io *io, const char *path, const float *loss,
-                               const int32_t *argmax, int64_t count)
+lk_status lk_predictions_write(lk_io *io, const lk_predictions *p)
 {
-    job j = {.path = path, .loss = loss, .argmax = argmax, .count = (hsize_t)count, .file = -1};
-    if (asprintf(&j.part, "%s.part", path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
+    job j = {.p = p, .count = (hsize_t)p->count, .file = -1};
+    if (asprintf(&j.part, "%s.part", p->path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = lk_io_call(io, run, &j);
     free(j.part);
     return status;

@@ -4,14 +4,25 @@
 
 #include "io/io.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* Whether lk_predictions_write() may write to PATH: LK_E_INPUT if it lies where nothing can be
- * written or is a file of another kind. */
-lk_status lk_predictions_check(lk_io *io, const char *path);
-/* Write an HDF5 file with datasets `loss` (f32 [count], nats) and `argmax` (i32 [count]) in the
- * order of the validation tokens. One rank; PATH.part is renamed when whole. */
-lk_status lk_predictions_write(lk_io *io, const char *path, const float *loss,
-                               const int32_t *argmax, int64_t count);
+typedef struct lk_predictions {
+    const char *path;
+    bool overwrite; /* an earlier predictions file may be replaced; another file never is */
+    /* What they are of: attributes of the file. */
+    const char *checkpoint, *dataset, *dataset_digest;
+    /* In the order of the validation tokens: nats, and the most likely token. */
+    const float *loss;
+    const int32_t *argmax;
+    int64_t count;
+} lk_predictions;
+
+/* Whether lk_predictions_write() may write to PATH: LK_E_INPUT if it exists (with `overwrite`: as a
+ * file of another kind) or lies where nothing can be written. */
+lk_status lk_predictions_check(lk_io *io, const char *path, bool overwrite);
+/* Write an HDF5 file with datasets `loss` (f32 [count]) and `argmax` (i32 [count]). One rank;
+ * PATH.part is renamed when whole. */
+lk_status lk_predictions_write(lk_io *io, const lk_predictions *p);
 
 #endif

@@ -2,8 +2,11 @@
 #include "cmd/cmd.h"
 #include "version.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void print_version(FILE *out, struct argp_state *state)
 {
@@ -11,8 +14,17 @@ static void print_version(FILE *out, struct argp_state *state)
     fprintf(out, "lockstep %s (%s)\n%s\n", LK_VERSION, LK_CODE_VERSION, LK_BUILD);
 }
 
+/* Output that could not be written must not pass for success; a reader that has enough is none. */
+static void close_output(void)
+{
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || errno == EPIPE) return;
+    fprintf(stderr, "lockstep: cannot write to the standard output: %s\n", strerror(errno));
+    _exit(LK_E_SYSTEM);
+}
+
 int main(int argc, char **argv)
 {
+    atexit(close_output);
     argp_program_version_hook = print_version;
     argp_err_exit_status = LK_E_INPUT;
     if (argc < 2) {

@@ -116,7 +116,7 @@ int main(int argc, char **argv)
     static const int64_t lengths[] = {1, 2, 7, 8, 1000, 100003};
     lk_comm *c = NULL;
     lk_device *d = NULL;
-    if (lk_comm_open(&argc, &argv, &c) != LK_OK) {
+    if (lk_comm_open(&c) != LK_OK) {
         printf("Bail out! %s\n", lk_error_text());
         return 1;
     }

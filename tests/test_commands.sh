@@ -144,7 +144,7 @@ log:
 checkpoint:
   every: 4
 END
-prints "train" 'parameters, 1 ranks, 4 leaves, fp32|step 1/8 |step 3/8 |step 8/8 |ETA' \
+prints "train" 'parameters, 1 rank, 4 leaves, fp32|step 1/8 |step 3/8 |step 8/8 |ETA' \
     "$LOCKSTEP" train r.yaml
 last=$(tail -n 1 "$work/out")
 ok "the last line is the checkpoint" test "$last" = run/checkpoints/step-000008.h5 -a -f "$last"
@@ -183,6 +183,18 @@ ok "and the same validation log" cmp run/validation.log stop/validation.log
 prints "--resume of a finished run does nothing" 'step-000008.h5|from step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --resume
 ok "to its files" cmp run/loss.log stop/loss.log
+bad "resume of a run that another process works on" 'stop: another lockstep is working' \
+    flock stop/lock "$LOCKSTEP" train r.yaml --set directory=stop --resume
+bad "resume to a step before the checkpoint" 'train.steps is 5, but the checkpoint|at step 8' \
+    "$LOCKSTEP" train r.yaml --set directory=stop --set train.steps=5 --resume
+bad "resume to an earlier stop" 'train.stop_after is 5, but the checkpoint|at step 8' \
+    "$LOCKSTEP" train r.yaml --set directory=stop --set train.stop_after=5 --resume
+"$LOCKSTEP" train r.yaml --set directory=race >race.out 2>&1 &
+first=$!
+run "$LOCKSTEP" train r.yaml --set directory=race
+wait $first
+ok "of two starts in one directory one trains, the other is refused" test $((rc + $?)) -eq 2
+ok "and the log has a line a step" test "$(wc -l <race/loss.log)" -eq 8
 prints "training without validation data" 'step 8/8' "$LOCKSTEP" train r.yaml \
     --set directory=novalid --set data.file=train_only.h5 --set eval.batches=0
 prints "an initial checkpoint" 'step 8/8' \
@@ -240,7 +252,13 @@ bad "predictions in no directory, on two ranks" 'none/p.h5: |No such file' \
     2 "$LOCKSTEP" eval run c.h5 -p none/p.h5
 bad "predictions over the data" "c.h5: expected a lockstep predictions|'lockstep dataset'" \
     "$LOCKSTEP" eval run c.h5 -p c.h5
-prints "predictions over predictions" 'loss ' "$LOCKSTEP" eval run c.h5 -p p2.h5
+bad "predictions over predictions" 'p2.h5: exists already; give --force' \
+    "$LOCKSTEP" eval run c.h5 -p p2.h5
+prints "predictions over predictions, by force" 'loss ' "$LOCKSTEP" eval run c.h5 -p p2.h5 --force
+bad "eval on no such device" "device: expected auto, cpu or cuda, found 'gpu'" \
+    "$LOCKSTEP" eval run c.h5 --device gpu
+bad "generate on no such device" "device: expected auto, cpu or cuda, found 'gpu'" \
+    "$LOCKSTEP" generate run --device gpu
 bad "eval on two ranks of nothing" 'none.h5: ' 2 "$LOCKSTEP" eval run none.h5
 bad "show of a text" 'a.txt: |HDF5' "$LOCKSTEP" show a.txt
 bad "show of nothing" 'none.h5: ' "$LOCKSTEP" show none.h5

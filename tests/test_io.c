@@ -454,15 +454,22 @@ static void check_predictions(void)
         loss[i] = (float)i / 7;
         argmax[i] = i % 101;
     }
-    worked(lk_predictions_write(io, path, loss, argmax, N), "write predictions");
+    lk_predictions p = {path, false, "run/step-000050.h5", "a.h5", "0123", loss, argmax, N};
+    worked(lk_predictions_write(io, &p), "write predictions");
     craft_read read = {.path = path, .count = N, .loss = loss, .argmax = argmax};
     worked(lk_io_call(io, craft_read_predictions, &read), "they read as they were");
-    worked(lk_predictions_write(io, path, loss, argmax, 0), "none");
-    worked(lk_predictions_write(io, path, loss, argmax, N), "overwritten");
-    failed(lk_predictions_write(io, in_home("no/p.h5"), loss, argmax, N), LK_E_INPUT,
+    failed(lk_predictions_write(io, &p), LK_E_INPUT, "predictions.h5: exists already", "again");
+    p.overwrite = true;
+    p.count = 0;
+    worked(lk_predictions_write(io, &p), "none");
+    p.count = N;
+    worked(lk_predictions_write(io, &p), "overwritten");
+    p.path = in_home("no/p.h5");
+    failed(lk_predictions_write(io, &p), LK_E_INPUT,
            "no/p.h5", "into no directory");
     writes_left = 3;
-    failed(lk_predictions_write(io, path, loss, argmax, N), LK_E_SYSTEM, "predictions.h5.part",
+    p.path = path;
+    failed(lk_predictions_write(io, &p), LK_E_SYSTEM, "predictions.h5.part",
            "a full disk");
     writes_left = -1;
     tap_ok(exists(path) && !exists(in_home("predictions.h5.part")), "the old file stays");

@@ -40,7 +40,7 @@ struct lk_backend {
      * among them. The caller closes it. */
     lk_status (*open)(int index, lk_device **device);
     void (*close)(lk_device *d); /* takes NULL */
-    /* One line for logs: "NVIDIA H200, 139 GiB" or "AMD EPYC, 2 threads, AVX2". */
+    /* One line for logs: "NVIDIA H200, 140 GiB" or "AMD EPYC, 2 threads a rank, ...". */
     void (*describe)(lk_device *d, char *text, size_t size);
 
     lk_status (*alloc)(lk_device *d, size_t bytes, void **memory); /* zeroed, 256-byte aligned */

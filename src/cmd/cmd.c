@@ -1,7 +1,6 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +61,7 @@ int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w,
                void *options)
 {
     lk_world w = {NULL, NULL};
-    lk_status status = lk_comm_open(NULL, NULL, &w.comm);
+    lk_status status = lk_comm_open(&w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
         return (int)status;
@@ -72,8 +71,6 @@ int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w,
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
     if (status == LK_OK) status = job(&w, options);
-    if (status == LK_OK && (fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE)
-        status = lk_fail(LK_E_SYSTEM, "cannot write to the standard output: %s", strerror(errno));
     if (status != LK_OK) report(w.comm, status);
     lk_io_close(w.io);
     lk_comm_close(w.comm);

@@ -57,12 +57,27 @@ static void evaluated(void *context, int64_t at, double loss, double best)
     line(context, text);
 }
 
+/* Rank 0 reads the run file for all: a file edited or a mount late on one host must not give its
+ * ranks another run. */
+static lk_status load(lk_comm *comm, const options *o, lk_run *run)
+{
+    char *text = NULL;
+    lk_status status = LK_OK;
+    if (comm->rank == 0) status = lk_run_load(o->file, o->sets, o->set, run);
+    if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_comm_broadcast_text(comm, &text);
+    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(o->file, text, 0, NULL, run);
+    free(text);
+    return lk_comm_agree(comm, status);
+}
+
 static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     lk_run run;
     lk_train_result r;
-    LK_TRY(lk_comm_agree(w->comm, lk_run_load(o->file, o->sets, o->set, &run)));
+    LK_TRY(load(w->comm, o, &run));
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run.log.every);
     lk_reporter reporter = {o, line, step, evaluated};
     lk_status status = lk_train(w->comm, w->io, &run, o->resume, &reporter, &r);

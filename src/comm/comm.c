@@ -15,12 +15,12 @@
             return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_);                       \
     } while (0)
 
-lk_status lk_comm_open(int *argc, char ***argv, lk_comm **out)
+lk_status lk_comm_open(lk_comm **out)
 {
     lk_comm *c = calloc(1, sizeof *c);
     if (!c) return lk_fail(LK_E_SYSTEM, "out of memory");
     int provided = MPI_THREAD_SINGLE;
-    if (MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
         free(c);
         return lk_fail(LK_E_COMM, "MPI_Init_thread failed");
     }

@@ -37,8 +37,8 @@ extern const lk_collectives lk_collectives_mpi;
 extern const lk_collectives lk_collectives_nccl;
 #endif
 
-/* MPI_Init_thread(MULTIPLE). Called once, in main. */
-lk_status lk_comm_open(int *argc, char ***argv, lk_comm **c);
+/* MPI_Init_thread(MULTIPLE). Called once in a process. */
+lk_status lk_comm_open(lk_comm **c);
 /* Choose the device of this rank: under both Slurm conventions (all GPUs visible: local rank;
  * one visible: that one). `gpus` visible here. Error when ranks outnumber GPUs. */
 lk_status lk_comm_device_index(const lk_comm *c, int gpus, int *index);

@@ -96,32 +96,32 @@ static lk_status prepare(evaluator *e, const char *data, bool predictions)
 }
 
 /* Each window is non-zero on one rank only, so the sum over ranks copies it. */
-static lk_status collect(lk_comm *comm, evaluator *e, const char *predictions, lk_io *io)
+static lk_status collect(lk_comm *comm, evaluator *e, const lk_scoring *job, lk_io *io)
 {
     LK_TRY(lk_comm_sum_doubles(comm, e->loss, e->windows));
     LK_TRY(lk_comm_sum_doubles(comm, e->hits, e->windows));
-    if (!predictions) return LK_OK;
+    if (!job->predictions) return LK_OK;
     int64_t n = e->windows * e->context;
     LK_TRY(lk_comm_sum_floats(comm, e->token_loss, n));
     LK_TRY(lk_comm_sum_ints(comm, e->argmax, n));
-    lk_status status = LK_OK;
-    if (comm->rank == 0)
-        status = lk_predictions_write(io, predictions, e->token_loss, e->argmax, n);
-    return lk_comm_agree(comm, status);
+    lk_predictions p = {job->predictions, job->overwrite, e->model.info.path, e->data->path,
+                        e->data->digest, e->token_loss, e->argmax, n};
+    return lk_comm_agree(comm, comm->rank == 0 ? lk_predictions_write(io, &p) : LK_OK);
 }
 
-lk_status lk_evaluate(lk_comm *comm, lk_io *io, const char *checkpoint, const char *data,
-                      const char *predictions, const char *device, lk_evaluation *result)
+lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evaluation *result)
 {
     evaluator e = {.windows = 0};
-    if (predictions)
-        LK_TRY(lk_comm_agree(comm, comm->rank == 0 ? lk_predictions_check(io, predictions)
-                                                   : LK_OK));
-    LK_TRY(lk_session_open(comm, io, checkpoint, device, &e.model));
-    lk_status status = lk_dataset_open(io, comm->world, data, &e.data);
-    if (status == LK_OK) status = lk_comm_agree(comm, prepare(&e, data, predictions != NULL));
+    lk_status status = LK_OK;
+    if (job->predictions && comm->rank == 0)
+        status = lk_predictions_check(io, job->predictions, job->overwrite);
+    LK_TRY(lk_comm_agree(comm, status));
+    LK_TRY(lk_session_open(comm, io, job->checkpoint, job->device, &e.model));
+    status = lk_dataset_open(io, comm->world, job->data, &e.data);
+    if (status == LK_OK)
+        status = lk_comm_agree(comm, prepare(&e, job->data, job->predictions != NULL));
     if (status == LK_OK) status = lk_comm_agree(comm, own_windows(comm, &e));
-    if (status == LK_OK) status = collect(comm, &e, predictions, io);
+    if (status == LK_OK) status = collect(comm, &e, job, io);
     if (status == LK_OK) {
         double loss = 0, hits = 0, tokens = (double)(e.windows * e.context);
         for (int64_t w = 0; w < e.windows; w++) {

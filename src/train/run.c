@@ -3,6 +3,7 @@
 
 #include "io/utf8.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stddef.h>
@@ -30,11 +31,11 @@ typedef struct key {
 
 static const key keys[] = {
     {"directory", TEXT, AT(directory), NULL, 0, 0, 0, NULL,
-     "run directory: checkpoints, loss log; made by the run"},
+     "run directory: checkpoints, loss log; made by the run; from the working directory"},
     {"seed", INTEGER, AT(seed), "1337", 0, MANY, FIXED, NULL,
      "key of everything random: initial values, order of samples, dropout"},
     {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, NULL,
-     "dataset file made by 'lockstep import'"},
+     "dataset file made by 'lockstep import'; from the working directory"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, NULL,
@@ -87,7 +88,7 @@ static const key keys[] = {
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, NULL,
      "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
     {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, NULL, "peak learning rate"},
-    {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "1e-4", 0, 100, 0, NULL,
+    {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, NULL,
      "learning rate at the end of the cosine"},
     {"optimizer.warmup", INTEGER, AT(optimizer.warmup), "100", 0, MANY, 0, NULL,
      "steps of linear warmup"},
@@ -146,7 +147,7 @@ static int find(const char *name)
     return -1;
 }
 
-/* Edit distance (V. Levenshtein, 1966), of names up to 63 bytes. */
+/* Edit distance (V. Levenshtein, 1966) of a, in any case, to b; names up to 63 bytes. */
 static int distance(const char *a, const char *b)
 {
     int n = (int)strnlen(a, 63), m = (int)strnlen(b, 63), row[64];
@@ -155,7 +156,7 @@ static int distance(const char *a, const char *b)
         int corner = row[0];
         row[0] = i;
         for (int j = 1; j <= m; j++) {
-            int change = corner + (a[i - 1] != b[j - 1]);
+            int change = corner + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
             corner = row[j];
             int step = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
             row[j] = change < step ? change : step;
@@ -164,22 +165,29 @@ static int distance(const char *a, const char *b)
     return row[m];
 }
 
-/* A key is near when its whole name is, or its last part equals the last part given. */
-static const char *nearest(const char *name)
+/* What was most likely meant. A key is near when its whole name is, or its last part is near the
+ * last part given; the section of a name without a dot may be meant, as "model" or as "model.". */
+static const char *nearest(const char *name, char text[96])
 {
-    const char *last = strrchr(name, '.'), *best = keys[0].name;
+    const char *last = strrchr(name, '.');
     last = last ? last + 1 : name;
     int least = 1 << 30;
     for (int i = 0; i < KEYS; i++) {
-        const char *dot = strrchr(keys[i].name, '.'), *tail = dot ? dot + 1 : keys[i].name;
+        const char *dot = strchr(keys[i].name, '.'), *tail = dot ? dot + 1 : keys[i].name;
         int d = 2 * distance(name, keys[i].name), t = 2 * distance(last, tail) + 1;
         if (t < d) d = t;
         if (d < least) {
             least = d;
-            best = keys[i].name;
+            snprintf(text, 96, "%s", keys[i].name);
+        }
+        char section[64] = "";
+        if (dot) memcpy(section, keys[i].name, (size_t)(dot - keys[i].name));
+        if (dot && last == name && 2 * distance(name, section) < least) {
+            least = 2 * distance(name, section);
+            snprintf(text, 96, "%s:' with keys below it, or '%s", section, keys[i].name);
         }
     }
-    return best;
+    return text;
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -266,13 +274,13 @@ static lk_status assign(lk_run *run, int k, const char *value)
 static lk_status set(lk_run *run, source *s, const char *name, const char *value, int line)
 {
     int k = find(name);
-    char place[512], what[256];
+    char place[512], what[256], near[96];
     source here = {.name = s->name};
     here.line[0] = line;
     where(&here, 0, place);
     if (k < 0)
         return lk_fail(LK_E_INPUT, "%s: unknown key '%.100s'; the nearest is '%s' (all keys: "
-                       "lockstep help run-file)", place, name, nearest(name));
+                       "lockstep help run-file)", place, name, nearest(name, near));
     if (line > 0 && s->line[k] > 0)
         return lk_fail(LK_E_INPUT, "%s: '%s' is given twice, first at line %d; keep one", place,
                        name, s->line[k]);

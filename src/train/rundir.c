@@ -2,14 +2,17 @@
 #include "train/rundir.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 struct lk_rundir {
     char *path, *checkpoints;
-    int rank;
+    int rank, lock; /* lock: file descriptor, -1 without */
+    bool resume;
     FILE *loss, *validation;
 };
 
@@ -19,25 +22,62 @@ static char *join(const char *a, const char *b)
     return asprintf(&s, "%s/%s", a, b) < 0 ? NULL : s;
 }
 
+static lk_status exists_already(const char *directory)
+{
+    return lk_fail(LK_E_INPUT, "%s: the run directory exists; continue it with --resume or choose "
+                   "another 'directory'", directory);
+}
+
+static lk_status cannot(const char *what, const char *path)
+{
+    bool system = errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == ENOMEM ||
+                  errno == EMFILE || errno == ENFILE;
+    return lk_fail(system ? LK_E_SYSTEM : LK_E_INPUT, "%s: cannot %s: %s%s", path, what,
+                   strerror(errno), system ? "" : "; check 'directory' and its permissions");
+}
+
+/* Two processes in one run would both append to its logs. A file system without locks is believed:
+ * there is no other way to know. The lock goes with the process, however it ends. */
+static lk_status take_lock(lk_rundir *d, int create)
+{
+    if (d->lock >= 0) return LK_OK;
+    char *path = join(d->path, "lock");
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = LK_OK;
+    d->lock = open(path, O_RDWR | create | O_CLOEXEC, 0666);
+    if (d->lock < 0 && errno == ENOENT && !create)
+        status = LK_OK; /* nobody has worked on it yet */
+    else if (d->lock < 0)
+        status = cannot("open", path);
+    else if (flock(d->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        status = lk_fail(LK_E_INPUT, "%s: another lockstep is working on this run; wait for it or "
+                         "end it first", d->path);
+    free(path);
+    return status;
+}
+
 lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **out)
 {
     struct stat st;
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
-    if (exists && !resume)
-        return lk_fail(LK_E_INPUT, "%s: the run directory exists; continue it with --resume or "
-                       "choose another 'directory'", directory);
+    if (exists && !resume) return exists_already(directory);
     if (!exists && resume)
-        return lk_fail(LK_E_INPUT, "%s: no run directory to resume", directory);
+        return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
+                       "the working directory", directory);
     lk_rundir *d = calloc(1, sizeof *d);
     if (!d) return lk_fail(LK_E_SYSTEM, "out of memory");
     d->rank = rank;
+    d->resume = resume;
+    d->lock = -1;
     d->path = strdup(directory);
     d->checkpoints = join(directory, "checkpoints");
-    if (!d->path || !d->checkpoints) {
+    lk_status status = d->path && d->checkpoints ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK && resume && rank == 0) status = take_lock(d, 0);
+    if (status != LK_OK) {
         lk_rundir_close(d);
-        return lk_fail(LK_E_SYSTEM, "out of memory");
+        return status;
     }
     *out = d;
     return LK_OK;
@@ -48,6 +88,7 @@ void lk_rundir_close(lk_rundir *d)
     if (!d) return;
     if (d->loss) fclose(d->loss);
     if (d->validation) fclose(d->validation);
+    if (d->lock >= 0) close(d->lock);
     free(d->path);
     free(d->checkpoints);
     free(d);
@@ -70,19 +111,22 @@ lk_status lk_rundir_latest(const lk_rundir *d, char **path)
     return status;
 }
 
-/* mkdir -p */
+/* mkdir -p of what lies above the last part, then the last part itself, which must be new. */
 static lk_status make_directory(const char *path)
 {
     char *copy = strdup(path);
     if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
+    size_t n = strlen(copy);
+    while (n > 1 && copy[n - 1] == '/') copy[--n] = '\0';
     lk_status status = LK_OK;
     for (char *p = copy + 1; status == LK_OK; p++) {
         if (*p != '/' && *p != '\0') continue;
         char end = *p;
         *p = '\0';
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST)
-            status = lk_fail(LK_E_INPUT, "%s: cannot make the directory: %s; check 'directory' and "
-                             "its permissions", copy, strerror(errno));
+        if (mkdir(copy, 0777) != 0) {
+            if (errno != EEXIST) status = cannot("make the directory", copy);
+            else if (end == '\0') status = exists_already(path);
+        }
         *p = end;
         if (end == '\0') break;
     }
@@ -111,37 +155,43 @@ static lk_status open_log(const lk_rundir *d, const char *name, uint64_t step, d
         }
     }
     if (!f || fflush(f) != 0 || ftruncate(fileno(f), keep) != 0 || fseek(f, 0, SEEK_END) != 0)
-        status = lk_fail(LK_E_INPUT, "%s: cannot write: %s", path, strerror(errno));
+        status = cannot("write", path);
+    if (status == LK_OK) setvbuf(f, NULL, _IOLBF, 0); /* for those who look on */
     if (status == LK_OK) *file = f;
     else if (f) fclose(f);
     free(path);
     return status;
 }
 
+/* The old file stays whole until the new one is. */
 static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
 {
-    char *text = NULL, *path = join(d->path, "run.yaml");
-    lk_status status = path ? lk_run_format(run, &text) : lk_fail(LK_E_SYSTEM, "out of memory");
+    char *text = NULL, *path = join(d->path, "run.yaml"), *part = join(d->path, "run.yaml.part");
+    lk_status status = path && part ? lk_run_format(run, &text)
+                                    : lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK) {
-        FILE *f = fopen(path, "w");
-        bool bad = !f || fputs(text, f) == EOF;
-        if (f) bad |= fclose(f) != 0;
-        if (bad) status = lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
+        FILE *f = fopen(part, "w");
+        bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
+        if (bad) status = cannot("write", part);
+        if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
+        if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
     }
     free(text);
     free(path);
+    free(part);
     return status;
 }
 
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
 {
-    if (d->rank == 0) {
-        LK_TRY(make_directory(d->checkpoints));
-        LK_TRY(write_run_file(d, run));
-        LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
-        LK_TRY(open_log(d, "validation.log", step, best, &d->validation));
-    }
-    return LK_OK;
+    if (d->rank != 0) return LK_OK;
+    if (!d->resume) LK_TRY(make_directory(d->path));
+    LK_TRY(take_lock(d, O_CREAT));
+    if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
+        return cannot("make the directory", d->checkpoints);
+    LK_TRY(write_run_file(d, run));
+    LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
+    return open_log(d, "validation.log", step, best, &d->validation);
 }
 
 static lk_status written(FILE *f, int result)

@@ -4,6 +4,7 @@
  *   DIR/loss.log         one line a step: step loss learning-rate loss-scale gradient-norm skipped
  *   DIR/validation.log   one line an evaluation: step loss
  *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
+ *   DIR/lock             held (flock) by the process that works on the run
  *
  * The logs are functions of the run alone: on resume they are cut back to the checkpoint's step, so
  * they end up byte for byte those of an uninterrupted run. Rank 0 writes; others do nothing. */
@@ -15,13 +16,15 @@
 
 typedef struct lk_rundir lk_rundir;
 
-/* Look only: without `resume` DIR must not exist (LK_E_INPUT), with it it must. Nothing is made. */
+/* Look: without `resume` DIR must not exist (LK_E_INPUT), with it it must, and rank 0 locks it: a
+ * run that another process is working on is LK_E_INPUT. Nothing is made. */
 lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
 /* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none. */
 lk_status lk_rundir_latest(const lk_rundir *d, char **path);
-/* All checks have passed: make the directory and open the logs, cut back to `step`.
+/* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
+ * meanwhile) and open the logs, cut back to `step`.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);

@@ -405,6 +405,17 @@ static void report_start(const trainer *t)
     say(t, text);
 }
 
+/* The step at which this start ends. */
+static lk_status find_end(trainer *t)
+{
+    bool early = t->run->train.stop_after > 0 && t->run->train.stop_after < t->run->train.steps;
+    t->last = (uint64_t)(early ? t->run->train.stop_after : t->run->train.steps);
+    if (t->last >= t->start) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: %s is %llu, but the checkpoint to resume from is at step %llu; "
+                   "set it higher", t->run->path, early ? "train.stop_after" : "train.steps",
+                   (unsigned long long)t->last, (unsigned long long)t->start);
+}
+
 static lk_status run(trainer *t, bool resume)
 {
     lk_checkpoint_info saved = {.leaves = 0};
@@ -421,9 +432,7 @@ static lk_status run(trainer *t, bool resume)
     const lk_checkpoint_info *from = checkpoint && status == LK_OK ? &saved : NULL;
     if (status == LK_OK) status = set_up(t, from);
     if (status == LK_OK) status = start(t, from, checkpoint);
-    t->last = (uint64_t)t->run->train.steps;
-    if (t->run->train.stop_after > 0 && (uint64_t)t->run->train.stop_after < t->last)
-        t->last = (uint64_t)t->run->train.stop_after;
+    if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
     if (status == LK_OK) {

@@ -32,10 +32,15 @@ typedef struct lk_evaluation {
     double loss, perplexity, accuracy; /* per token: nats, exp(loss), share of argmax hits */
     int64_t tokens;
 } lk_evaluation;
-/* Loss over every non-overlapping window of the validation split of `data`. `predictions`: path of
- * an HDF5 file to write per-token loss and argmax to, or NULL. Collective. */
-lk_status lk_evaluate(lk_comm *comm, lk_io *io, const char *checkpoint, const char *data,
-                      const char *predictions, const char *device, lk_evaluation *result);
+typedef struct lk_scoring {
+    const char *checkpoint; /* a file or a run directory */
+    const char *data;
+    const char *predictions; /* file to write loss and argmax of every token to, or NULL */
+    bool overwrite;          /* of an earlier predictions file */
+    const char *device;      /* auto | cpu | cuda */
+} lk_scoring;
+/* Loss over every non-overlapping window of the validation split. Collective. */
+lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evaluation *result);
 
 typedef struct lk_generation {
     const char *prompt; /* UTF-8 */
