@@ -1,9 +1,10 @@
-/* bench/kernels RUN.yaml [--vocabulary N] [--repeats N] [--set a.b=c]...
+/* bench/kernels RUN.yaml [--vocabulary N] [--repeats N] [--baseline] [--set a.b=c]...
  *
  * Time every node of the training step of a run file's model alone, on random tokens, and print
  * one line for each op and shape: how many nodes, microseconds of one, milliseconds of all, and
  * TFLOP/s and GB/s from the op's own cost rule (GB/s counts the fewest bytes it must move). Nodes
- * are launched in a row, not captured: below about 5 us a launch is what is measured. */
+ * are launched in a row, not captured: below about 5 us a launch is what is measured.
+ * --baseline: of the model in fp32 with nothing fused. */
 #include "bench/model.h"
 
 #include <stdlib.h>
@@ -85,10 +86,13 @@ int main(int argc, char **argv)
 {
     bench_arguments a;
     bench_model m = {.comm = NULL};
+    lk_comm *comm = NULL;
     lk_status status = bench_parse(argc, argv, "--repeats", 10, &a);
-    if (status == LK_OK) status = bench_open(&a, false, &m);
+    if (status == LK_OK) status = lk_comm_open(&comm);
+    if (status == LK_OK) status = bench_open(&a, comm, false, a.baseline, &m);
     if (status == LK_OK) status = bench(&a, &m);
     if (status != LK_OK) fprintf(stderr, "kernels: %s\n", lk_error_text());
     bench_close(&m);
+    lk_comm_close(comm);
     return (int)status;
 }

@@ -11,15 +11,16 @@ lk_status bench_parse(int argc, char **argv, const char *name, int number, bench
     for (int i = 1; i < argc; i++) {
         bool more = i + 1 < argc;
         if (strcmp(argv[i], "--vocabulary") == 0 && more) a->vocabulary = atoll(argv[++i]);
+        else if (strcmp(argv[i], "--baseline") == 0) a->baseline = true;
         else if (strcmp(argv[i], name) == 0 && more) a->number = atoi(argv[++i]);
-        else if (strcmp(argv[i], "--set") == 0 && more && a->sets < BENCH_MAX_SETS)
+        else if (strcmp(argv[i], "--set") == 0 && more && a->sets < BENCH_MAX_SETS - 1)
             a->set[a->sets++] = argv[++i];
         else if (argv[i][0] != '-' && !a->file) a->file = argv[i];
         else return lk_fail(LK_E_INPUT, "unexpected argument '%s'", argv[i]);
     }
     if (!a->file || a->number < 1 || a->vocabulary < 2 || a->vocabulary > 65536)
         return lk_fail(LK_E_INPUT, "usage: %s RUN.yaml [--vocabulary 2..65536] [%s N] "
-                       "[--set a.b=c]...", argv[0], name);
+                       "[--baseline] [--set a.b=c]...", argv[0], name);
     return LK_OK;
 }
 
@@ -50,13 +51,22 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
     return lk_store_set_state(m->store, &state);
 }
 
-static lk_status open_model(const bench_arguments *a, bool capture, bench_model *m)
+/* The run file; `plain` has the last word. */
+static lk_status load_run(const bench_arguments *a, bool plain, lk_run *run)
 {
-    LK_TRY(lk_comm_open(&m->comm));
-    LK_TRY(lk_run_load(a->file, a->sets, a->set, &m->run));
+    const char *set[BENCH_MAX_SETS];
+    for (int i = 0; i < a->sets; i++) set[i] = a->set[i];
+    set[a->sets] = "train.precision=fp32";
+    return lk_run_load(a->file, a->sets + plain, set, run);
+}
+
+static lk_status open_model(const bench_arguments *a, bool capture, bool plain, bench_model *m)
+{
+    LK_TRY(load_run(a, plain, &m->run));
     LK_TRY(lk_session_device(m->comm, m->run.train.device, lk_run_precision(&m->run), &m->device));
     m->leaves = m->run.train.leaves ? (int)m->run.train.leaves : 1;
-    lk_dtype compute = lk_session_compute(&m->run);
+    lk_passes passes = lk_session_passes(&m->run);
+    passes.unfused = plain;
     lk_source source = {.batch = m->run.train.batch / m->leaves,
                         .context = m->run.model.context,
                         .type = LK_U16,
@@ -68,10 +78,10 @@ static lk_status open_model(const bench_arguments *a, bool capture, bench_model 
     lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_loss_graph(m->params, &model, &source, compute, true, &m->graph));
+    LK_TRY(lk_session_loss_graph(m->params, &model, &source, &passes, &m->graph));
     lk_params_layout(m->params);
     LK_TRY(lk_optimize(m->graph.graph, &hyper));
-    LK_TRY(lk_store_create(m->device, m->params, compute, true, m->leaves, &m->store));
+    LK_TRY(lk_store_create(m->device, m->params, passes.compute, true, m->leaves, &m->store));
     LK_TRY(initial_values(m, &hyper));
     LK_TRY(random_tokens(m, m->leaves * (int64_t)SHARD, a->vocabulary));
     lk_program_options o = {.comm = m->comm, .local_leaves = m->leaves, .capture = capture};
@@ -81,10 +91,12 @@ static lk_status open_model(const bench_arguments *a, bool capture, bench_model 
     return LK_OK;
 }
 
-lk_status bench_open(const bench_arguments *a, bool capture, bench_model *m)
+lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
+                     bench_model *m)
 {
     memset(m, 0, sizeof *m);
-    lk_status status = open_model(a, capture, m);
+    m->comm = comm;
+    lk_status status = open_model(a, capture, plain, m);
     if (status != LK_OK) bench_close(m);
     return status;
 }
@@ -98,6 +110,5 @@ void bench_close(bench_model *m)
     lk_params_destroy(m->params);
     lk_session_device_close(m->device);
     lk_run_clear(&m->run);
-    lk_comm_close(m->comm);
     memset(m, 0, sizeof *m);
 }

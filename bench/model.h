@@ -18,17 +18,21 @@ typedef struct bench_model {
     int leaves;
 } bench_model;
 
-/* What the benchmarks share of their command lines: RUN.yaml [--vocabulary N] [--set a.b=c]... and
- * one number of their own. */
+/* What the benchmarks share of their command lines: RUN.yaml [--vocabulary N] [--set a.b=c]...
+ * [--baseline] and one number of their own. */
 typedef struct bench_arguments {
     const char *file, *set[BENCH_MAX_SETS];
     int sets, number;
+    bool baseline;
     int64_t vocabulary;
 } bench_arguments;
 
 /* `name` of the number ("--steps") and its default. LK_E_INPUT with the usage. */
 lk_status bench_parse(int argc, char **argv, const char *name, int number, bench_arguments *a);
-lk_status bench_open(const bench_arguments *a, bool capture, bench_model *m);
+/* `plain`: the run's model in fp32 with nothing fused, the step as its model's author wrote it.
+ * lk_comm_open once, then any number of models, one after the other. */
+lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
+                     bench_model *m);
 void bench_close(bench_model *m); /* takes a zeroed struct too */
 
 #endif

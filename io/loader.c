@@ -98,22 +98,33 @@ static lk_status set_up(lk_loader *l)
     return LK_OK;
 }
 
-lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_options *o,
-                         lk_loader **loader)
+lk_status lk_loader_measure(const lk_dataset *d, const lk_loader_options *o, lk_loader_sizes *s)
 {
     int64_t shard = d->tokens[o->split] / (o->leaves > 0 ? o->leaves : 1);
     LK_TRY(check(d, o, shard));
+    size_t token = lk_dtype_size(d->dtype), shards = (size_t)(shard * o->local_leaves) * token;
+    bool resident = o->resident_limit >= 0 && shards <= (size_t)o->resident_limit;
+    size_t leaf = resident ? 0 : (size_t)(o->batch * (o->context + 1)) * token;
+    size_t bytes = resident ? shards : leaf * (size_t)o->local_leaves;
+    *s = (lk_loader_sizes){resident, shard, leaf, bytes, resident ? 0 : 2 * bytes};
+    return LK_OK;
+}
+
+lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_options *o,
+                         lk_loader **loader)
+{
+    lk_loader_sizes sizes;
+    LK_TRY(lk_loader_measure(d, o, &sizes));
     lk_loader *l = calloc(1, sizeof *l);
     if (!l) return lk_fail(LK_E_SYSTEM, "out of memory for a loader");
     l->data = d;
     l->device = device;
     l->o = *o;
-    l->shard = shard;
+    l->resident = sizes.resident;
+    l->shard = sizes.shard_tokens;
     l->token = lk_dtype_size(d->dtype);
-    size_t shards = (size_t)(shard * o->local_leaves) * l->token;
-    l->resident = o->resident_limit >= 0 && shards <= (size_t)o->resident_limit;
-    l->leaf_bytes = l->resident ? 0 : (size_t)(o->batch * (o->context + 1)) * l->token;
-    l->bytes = l->resident ? shards : l->leaf_bytes * (size_t)o->local_leaves;
+    l->leaf_bytes = sizes.leaf_bytes;
+    l->bytes = sizes.device_bytes;
     for (int i = 0; i < 2; i++) l->ahead[i] = (prefetch){.loader = l, .ticket = NONE};
     lk_status status = set_up(l);
     if (status != LK_OK) {
@@ -145,10 +156,6 @@ void lk_loader_close(lk_loader *l)
     if (l->memory) b->release(l->device, l->memory);
     free(l);
 }
-
-bool lk_loader_resident(const lk_loader *l) { return l->resident; }
-
-int64_t lk_loader_shard_tokens(const lk_loader *l) { return l->shard; }
 
 void *lk_loader_input(lk_loader *l, int local_leaf)
 {

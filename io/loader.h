@@ -24,12 +24,22 @@ typedef struct lk_loader_options {
     int64_t resident_limit; /* keep resident when the rank's shards are at most this many bytes */
 } lk_loader_options;
 
-/* LK_E_INPUT: a shard shorter than one batch of windows. Not collective after the dataset. */
+/* What a loader holds. */
+typedef struct lk_loader_sizes {
+    bool resident;
+    int64_t shard_tokens; /* of one leaf */
+    size_t leaf_bytes;    /* streaming: one leaf's windows of a step; resident: 0 */
+    size_t device_bytes;
+    size_t pinned_bytes;  /* streaming: two buffers of device_bytes */
+} lk_loader_sizes;
+/* LK_E_INPUT: a shard shorter than one batch of windows. Reads no tokens. */
+lk_status lk_loader_measure(const lk_dataset *d, const lk_loader_options *o, lk_loader_sizes *s);
+
+/* LK_E_INPUT: as lk_loader_measure, or tokens that cannot be read. Not collective after the
+ * dataset. */
 lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_options *o,
                          lk_loader **loader);
 void lk_loader_close(lk_loader *l); /* takes NULL */
-bool lk_loader_resident(const lk_loader *l);
-int64_t lk_loader_shard_tokens(const lk_loader *l);
 /* Device address of the data input of local leaf `leaf` (resident: the same for all). */
 void *lk_loader_input(lk_loader *l, int local_leaf);
 /* Streaming: enqueue the upload of step `step`'s windows for all local leaves and start reading

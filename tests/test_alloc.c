@@ -113,7 +113,8 @@ static const lk_optimizer hyper = {.lr = 1e-3f, .steps = 10, .beta1 = 0.9f, .bet
 
 static lk_status training_graph(lk_params *params, lk_loss_graph *out)
 {
-    lk_status status = lk_session_loss_graph(params, &model, &source, LK_F16, true, out);
+    lk_passes passes = {LK_F16, true, LK_RECOMPUTE_BLOCK, false};
+    lk_status status = lk_session_loss_graph(params, &model, &source, &passes, out);
     if (status != LK_OK) return status;
     lk_params_layout(params);
     status = lk_bucket(out->graph, 64, true);
@@ -128,13 +129,14 @@ static lk_status training_graph(lk_params *params, lk_loss_graph *out)
 static lk_status graphs(void)
 {
     lk_loss_graph train = {NULL, NULL}, eval = {NULL, NULL};
+    lk_passes forward = {.compute = LK_F16};
     size_t arena;
     lk_params *params = lk_params_create();
     if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = training_graph(params, &train);
     if (status == LK_OK) status = lk_plan(train.graph, &arena);
     if (status == LK_OK)
-        status = lk_session_loss_graph(params, &model, &source, LK_F16, false, &eval);
+        status = lk_session_loss_graph(params, &model, &source, &forward, &eval);
     if (status == LK_OK) status = lk_plan(eval.graph, &arena);
     lk_graph_destroy(train.graph);
     lk_graph_destroy(eval.graph);

@@ -109,8 +109,10 @@ for model in alibi rope; do
         cp -R stopped stopped-1
         train stopped 8 $model $precision --resume
         equal "$what: stopped on 2 ranks, resumed on 8" "$one" stopped
-        train stopped-1 1 $model $precision --resume
-        equal "$what: stopped on 2 ranks, resumed on 1" "$one" stopped-1
+        train stopped-1 1 $model $precision --resume --set train.recompute=ffn
+        equal "$what: stopped on 2, resumed on 1 computing feed-forwards again" "$one" stopped-1
+        train block 2 $model $precision --set train.recompute=block
+        equal "$what: blocks computed again on 2 ranks" "$one" block
         train streaming 4 $model $precision --set data.resident=no
         equal "$what: streaming on 4 ranks as resident on 1" "$one" streaming
         [ "$DEVICE" = cpu ] && threads='2 3' || threads=

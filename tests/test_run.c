@@ -48,6 +48,7 @@ static const key keys[] = {
     {"train.precision", "fp32", "fp16", {"fp8", "FP32"}, "one of fp32|tf32|fp16|bf16", true},
     {"train.reduce", "exact", "fast", {"ring"}, "one of exact|fast", false},
     {"train.bucket_mib", "25", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false},
+    {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false},
     {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false},
     {"train.stop_after", "0", "20", {WHOLE, "-1"}, "a whole number from 0", false},
     {"optimizer.lr", "0.001", "0.002", {"x", "-1", "101"}, "a number from 0 to 100", false},

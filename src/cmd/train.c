@@ -1,4 +1,4 @@
-/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume] */
+/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume | --plan] */
 #include "cmd/cmd.h"
 #include "metric/progress.h"
 #include "train/train.h"
@@ -10,13 +10,15 @@ typedef struct options {
     const char *file;
     const char **set;
     int sets;
-    bool resume;
+    bool resume, plan;
     lk_progress progress;
 } options;
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
     {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"plan", 'p', NULL, 0,
+     "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
     {0},
 };
 
@@ -26,12 +28,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 's': o->set[o->sets++] = arg; break;
     case 'r': o->resume = true; break;
+    case 'p': o->plan = true; break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
         o->file = arg;
         break;
     case ARGP_KEY_END:
         if (!o->file) argp_error(state, "RUN.yaml is missing");
+        if (o->plan && o->resume) argp_error(state, "--plan and --resume exclude each other");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -72,15 +76,50 @@ static lk_status load(lk_comm *comm, const options *o, lk_run *run)
     return lk_comm_agree(comm, status);
 }
 
-static lk_status job(const lk_world *w, void *context)
+static void print_memory(const lk_step_plan *p)
 {
-    options *o = context;
-    lk_run run;
+    printf("%-24s %12s\n", "memory of a rank", "MiB");
+    for (int i = 0; i < LK_MEMORY_PINNED; i++)
+        printf("  %-22s %12.2f\n", lk_memory_name((lk_memory)i), p->memory[i] / 0x1p20);
+    printf("  %-22s %12.2f\n", "total on the device", p->device_bytes / 0x1p20);
+    printf("  %-22s %12.2f\n\n", lk_memory_name(LK_MEMORY_PINNED),
+           p->memory[LK_MEMORY_PINNED] / 0x1p20);
+}
+
+static void print_line(const lk_plan_line *l)
+{
+    printf("  %-22s %12d %12.3f %12.1f %12.3f\n", l->name, l->nodes, 1e-9 * l->flops,
+           l->bytes / 0x1p20, 1e3 * l->seconds);
+}
+
+static void print_plan(const lk_step_plan *p)
+{
+    printf("%lld parameters, %d nodes, %d rank%s, %d lea%s, on %s\n\n", (long long)p->parameters,
+           p->nodes, p->ranks, p->ranks == 1 ? "" : "s", p->leaves, p->leaves == 1 ? "f" : "ves",
+           p->device);
+    print_memory(p);
+    printf("%-24s %12s %12s %12s %12s\n", "step of a rank", "nodes", "GFLOP", "MiB moved",
+           "predicted ms");
+    for (int i = 0; i < p->lines; i++) print_line(&p->line[i]);
+    print_line(&p->total);
+    printf("\nmeasured here: %.1f GFLOP/s, %.1f GB/s\npredicted: %.3f ms a step\n",
+           1e-9 * p->rate, 1e-9 * p->bandwidth, 1e3 * p->total.seconds);
+}
+
+static lk_status plan(const lk_world *w, const lk_run *run)
+{
+    lk_step_plan p;
+    LK_TRY(lk_train_plan(w->comm, w->io, run, &p));
+    if (w->comm->rank == 0) print_plan(&p);
+    return LK_OK;
+}
+
+static lk_status train(const lk_world *w, options *o, const lk_run *run)
+{
     lk_train_result r;
-    LK_TRY(load(w->comm, o, &run));
-    lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run.log.every);
+    lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);
     lk_reporter reporter = {o, line, step, evaluated};
-    lk_status status = lk_train(w->comm, w->io, &run, o->resume, &reporter, &r);
+    lk_status status = lk_train(w->comm, w->io, run, o->resume, &reporter, &r);
     lk_progress_end(&o->progress);
     if (status == LK_OK && w->comm->rank == 0) {
         printf("%lld steps in %.1f s, loss %.4f", (long long)r.steps, r.seconds, r.loss);
@@ -89,6 +128,15 @@ static lk_status job(const lk_world *w, void *context)
         if (r.skipped) printf(", %lld steps skipped", (long long)r.skipped);
         printf("\n%s\n", r.checkpoint);
     }
+    return status;
+}
+
+static lk_status job(const lk_world *w, void *context)
+{
+    options *o = context;
+    lk_run run;
+    LK_TRY(load(w->comm, o, &run));
+    lk_status status = o->plan ? plan(w, &run) : train(w, o, &run);
     lk_run_clear(&run);
     return status;
 }
@@ -100,7 +148,9 @@ int lk_cmd_train(int argc, char **argv)
         "Train the model of a run file. Under mpirun every rank takes a part of each batch; the "
         "result has the same bits on 1, 2, 4 ... ranks up to train.leaves.\v"
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
-        "checkpoint.",
+        "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
+        "its libraries take; work as each op must do at least; time as if every node ran at the "
+        "speed of a large product or sum, measured here, and nothing ran beside it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;

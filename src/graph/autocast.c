@@ -42,8 +42,10 @@ lk_status lk_autocast(lk_graph *g, lk_dtype compute)
             if (n->in[0]->base) n->in[0]->dtype = lk_root(n->in[0])->dtype;
             type = n->in[0]->dtype;
         }
+        lk_scope_push(g, "%s", n->scope); /* a cast belongs to the node that wants it */
         for (int i = 0; i < n->inputs; i++)
             n->in[i] = as_type(g, n->in[i], stay >> i & 1 ? LK_F32 : type);
+        g->scope[0] = '\0';
         if (g->status != LK_OK) return g->status;
         for (int i = 0; i < n->outputs; i++)
             if (n->out[i] && !n->out[i]->fixed_type) n->out[i]->dtype = type;

@@ -75,6 +75,7 @@ lk_status lk_autodiff(lk_graph *g, lk_tensor *y, lk_tensor *dy, int wants,
     if (!order) return g->status = lk_fail(LK_E_SYSTEM, "out of memory in autodiff");
     count = 0;
     for (lk_node *n = g->first; n; n = n->next) order[count++] = n;
+    g->forward_end = g->last;
 
     if (lk_root(y)->dtype != dy->dtype) dy = lk_cast(g, dy, lk_root(y)->dtype);
     lk_contribute(g, y, dy);

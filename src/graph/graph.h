@@ -63,6 +63,7 @@ typedef struct lk_tensor {
     lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
     bool metric;             /* the leaf loss: lies in the tail of region GRAD */
     bool needs_gradient;     /* autodiff: a parameter or wanted tensor lies upstream */
+    bool unread;             /* recompute: no node reads it, its bytes are free after its node */
     struct lk_tensor *cotangent; /* autodiff: sum of the contributions so far */
     struct lk_tensor *shadow;    /* autocast: a parameter's half copy in this graph */
     const char *name;        /* for messages; owned by the graph */
@@ -186,6 +187,7 @@ struct lk_graph {
     char scope[256];
     struct lk_pool *pool; /* owned allocations */
     bool *gradient_written; /* autodiff: by parameter index */
+    lk_node *forward_end;   /* autodiff: the last node of the forward pass, until lk_fuse */
     lk_tensor *state; /* lk_step_state */
     lk_dtype compute; /* set by autocast; LK_F32 before */
 };
@@ -248,6 +250,17 @@ void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
 /* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
  * when an earlier node already wrote it. NULL param: a NULL output. */
 void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
+
+/* Which activations the backward pass computes again instead of keeping them: none, those of every
+ * feed-forward (scopes 'blocks.N.ffn' and its norm), or those of every block ('blocks.N'). After
+ * autodiff, before lk_fuse; changes no bits. Without a backward pass nothing happens.
+ * src/graph/recompute.c */
+typedef enum lk_recompute_policy {
+    LK_RECOMPUTE_NONE,
+    LK_RECOMPUTE_FFN,
+    LK_RECOMPUTE_BLOCK
+} lk_recompute_policy;
+lk_status lk_recompute(lk_graph *g, lk_recompute_policy policy);
 
 /* Join neighbouring nodes that would pass over the same memory; after autodiff. What the joined
  * nodes compute stays the same. src/graph/fuse.c */

@@ -37,5 +37,13 @@ lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_p
                                                     lk_cols(table)}));
 }
 
-const lk_rule lk_rule_embed = {.gradient = gradient, .in_place = -1};
+/* A row of the table for each token, but the whole table at most. */
+static void cost(const lk_node *n, double *flops, double *bytes)
+{
+    (void)flops;
+    double rows = (double)lk_bytes(n->out[0]), table = (double)lk_bytes(n->in[1]);
+    if (rows < table) *bytes -= table - rows;
+}
+
+const lk_rule lk_rule_embed = {.gradient = gradient, .cost = cost, .in_place = -1};
 const lk_rule lk_rule_embed_grad = {.in_place = -1};

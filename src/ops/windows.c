@@ -23,4 +23,12 @@ lk_status lk_windows(lk_graph *g, lk_tensor *data, int64_t batch, int64_t contex
     return g->status;
 }
 
-const lk_rule lk_rule_windows = {.in_place = -1};
+/* Of resident data only the samples are read. */
+static void cost(const lk_node *n, double *flops, double *bytes)
+{
+    (void)flops;
+    double tokens = (double)lk_count(n->out[0]);
+    *bytes = tokens * (double)(2 * sizeof(int32_t) + lk_dtype_size(n->in[0]->dtype));
+}
+
+const lk_rule lk_rule_windows = {.cost = cost, .in_place = -1};

@@ -7,6 +7,13 @@
 
 static size_t flat_bytes(const lk_store *s) { return (size_t)s->params->total * sizeof(float); }
 
+int lk_store_gradients(int local_leaves)
+{
+    int n = 1;
+    while (1 << (n - 1) < local_leaves) n++;
+    return n;
+}
+
 static lk_status allocate(lk_store *s, int local_leaves)
 {
     const lk_backend *b = s->device->backend;
@@ -14,8 +21,7 @@ static lk_status allocate(lk_store *s, int local_leaves)
     LK_TRY(b->alloc(s->device, sizeof(lk_step_state), &s->buffer[LK_REGION_STATE]));
     if (s->compute != LK_F32)
         LK_TRY(b->alloc(s->device, flat_bytes(s) / 2, &s->buffer[LK_REGION_SHADOW]));
-    s->gradients = 1;
-    while (1 << (s->gradients - 1) < local_leaves) s->gradients++;
+    s->gradients = lk_store_gradients(local_leaves);
     /* without training only the metrics behind the gradients are used: one buffer all the same,
      * so that the loss lies where every program expects it */
     size_t gradient = flat_bytes(s) + LK_METRIC_FLOATS * sizeof(float);

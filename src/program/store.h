@@ -17,6 +17,8 @@ typedef struct lk_store {
 
 lk_status lk_store_create(lk_device *d, const lk_params *params, lk_dtype compute, bool training,
                           int local_leaves, lk_store **store);
+/* Gradient buffers the tree over a rank's leaves needs. */
+int lk_store_gradients(int local_leaves);
 void lk_store_destroy(lk_store *s); /* takes NULL */
 /* Host to device: parameters (the shadow is made from them) and, if given, moments. */
 lk_status lk_store_set(lk_store *s, const float *param, const float *moment1,

@@ -83,6 +83,9 @@ static const key keys[] = {
     {"train.bucket_mib", REAL, AT(train.bucket_mib), "25", 0, 1e6, 0, NULL,
      "gradients are reduced over ranks in buckets of at least this many MiB, each as soon as the "
      "backward pass has written it; changes no bits"},
+    {"train.recompute", CHOICE, AT(train.recompute), "none", 0, 0, 0, "none|ffn|block",
+     "activations computed again in the backward pass instead of kept, to save memory: those of "
+     "feed-forwards (about half of them) or of whole blocks (nearly all); changes no bits"},
     {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, "auto|cpu|cuda",
      "auto: a GPU if there is one"},
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, NULL,

@@ -38,6 +38,7 @@ typedef struct lk_run {
         char *precision;      /* fp32 | tf32 | fp16 | bf16 */
         char *reduce;         /* exact | fast */
         double bucket_mib;    /* gradients reduced at a time, at least */
+        char *recompute;      /* none | ffn | block */
         char *device;         /* auto | cpu | cuda */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;

@@ -67,24 +67,37 @@ lk_dtype lk_session_compute(const lk_run *run)
     }
 }
 
-lk_source lk_session_source(const lk_loader *loader, const lk_loader_options *o, lk_dtype type)
+lk_source lk_session_source(const lk_loader_sizes *sizes, const lk_loader_options *o,
+                            lk_dtype type)
 {
     return (lk_source){
         .batch = o->batch,
         .context = o->context,
         .type = type,
-        .resident = lk_loader_resident(loader),
-        .shard_tokens = lk_loader_shard_tokens(loader),
+        .resident = sizes->resident,
+        .shard_tokens = sizes->shard_tokens,
         .purpose = o->purpose,
         .first_leaf = o->first_leaf,
         .local_leaves = o->local_leaves,
     };
 }
 
-lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *s,
-                                lk_dtype compute, bool training, lk_loss_graph *out)
+lk_passes lk_session_passes(const lk_run *run)
 {
-    lk_graph *g = lk_graph_create(params, training);
+    const char *recompute = run->train.recompute;
+    return (lk_passes){
+        .compute = lk_session_compute(run),
+        .training = true,
+        .recompute = strcmp(recompute, "ffn") == 0     ? LK_RECOMPUTE_FFN
+                     : strcmp(recompute, "block") == 0 ? LK_RECOMPUTE_BLOCK
+                                                       : LK_RECOMPUTE_NONE,
+    };
+}
+
+lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *s,
+                                const lk_passes *passes, lk_loss_graph *out)
+{
+    lk_graph *g = lk_graph_create(params, passes->training);
     if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
     int64_t dim[2] = {s->resident ? s->local_leaves : s->batch,
                       s->resident ? s->shard_tokens : s->context + 1};
@@ -96,16 +109,86 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, cons
     lk_tensor *loss = lk_cross_entropy(g, logits, targets, m->vocabulary);
     lk_scope_pop(g);
     lk_graph_loss(g, loss);
-    lk_status status = lk_autocast(g, compute);
-    if (status == LK_OK && training)
+    lk_status status = lk_autocast(g, passes->compute);
+    if (status == LK_OK && passes->training)
         status = lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
-    if (status == LK_OK) status = lk_fuse(g);
+    if (status == LK_OK) status = lk_recompute(g, passes->recompute);
+    if (status == LK_OK && !passes->unfused) status = lk_fuse(g);
     if (status != LK_OK) {
         lk_graph_destroy(g);
         return status;
     }
     *out = (lk_loss_graph){g, data};
     return LK_OK;
+}
+
+lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, int *out)
+{
+    int size = comm->size;
+    int leaves = saved ? saved : run->train.leaves ? (int)run->train.leaves : size;
+    if (saved && run->train.leaves && run->train.leaves != saved)
+        return lk_fail(LK_E_INPUT, "%s: train.leaves is %lld, the run was started with %d leaves",
+                       run->path, (long long)run->train.leaves, saved);
+    if (leaves & (leaves - 1))
+        return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
+                       "or start a power-of-two number of ranks", leaves);
+    if (leaves % size)
+        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start 1, 2, 4 ... %d ranks, "
+                       "or set train.leaves", size, leaves, leaves);
+    if (run->train.batch % leaves)
+        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
+                       run->path, (long long)run->train.batch, leaves);
+    *out = leaves;
+    return LK_OK;
+}
+
+lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int leaves,
+                                     lk_split split)
+{
+    int local = leaves / comm->size;
+    double gib = strcmp(run->data.resident, "yes") == 0  ? 1e6
+                 : strcmp(run->data.resident, "no") == 0 ? -1
+                                                         : run->data.resident_gib;
+    return (lk_loader_options){
+        .split = split,
+        .purpose = split == LK_TRAIN ? LK_PURPOSE_ORDER : LK_PURPOSE_EVAL,
+        .seed = (uint64_t)run->seed,
+        .leaves = leaves,
+        .first_leaf = comm->rank * local,
+        .local_leaves = local,
+        .batch = run->train.batch / leaves,
+        .context = run->model.context,
+        .resident_limit = (int64_t)(gib * 1073741824.0),
+    };
+}
+
+lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
+                                 const lk_transformer *m, const lk_source *source,
+                                 lk_params *params, lk_loss_graph *out)
+{
+    lk_passes passes = lk_session_passes(run);
+    lk_optimizer hyper = lk_session_optimizer(run, leaves);
+    lk_loss_graph built;
+    LK_TRY(lk_session_loss_graph(params, m, source, &passes, &built));
+    lk_params_layout(params);
+    lk_status status = LK_OK;
+    if (comm->size > 1)
+        status = lk_bucket(built.graph, (int64_t)(run->train.bucket_mib * 262144.0),
+                           strcmp(run->train.reduce, "exact") == 0);
+    if (status == LK_OK) status = lk_optimize(built.graph, &hyper);
+    if (status != LK_OK) {
+        lk_graph_destroy(built.graph);
+        return status;
+    }
+    *out = built;
+    return LK_OK;
+}
+
+lk_status lk_session_held_graph(const lk_run *run, const lk_transformer *m, const lk_source *source,
+                                lk_params *params, lk_loss_graph *out)
+{
+    lk_passes passes = {.compute = lk_session_compute(run)};
+    return lk_session_loss_graph(params, m, source, &passes, out);
 }
 
 lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)

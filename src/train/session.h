@@ -31,17 +31,39 @@ typedef struct lk_source {
     uint32_t purpose;
     int first_leaf, local_leaves;
 } lk_source;
-lk_source lk_session_source(const lk_loader *loader, const lk_loader_options *o, lk_dtype type);
+lk_source lk_session_source(const lk_loader_sizes *sizes, const lk_loader_options *o,
+                            lk_dtype type);
 
 /* A graph from token windows to the mean loss. `data` is the input tensor to bind. */
 typedef struct lk_loss_graph {
     lk_graph *graph;
     lk_tensor *data;
 } lk_loss_graph;
-/* Forward only, or with backward when `training` (call lk_params_layout, lk_bucket and lk_optimize
- * next). */
+/* How it is built. */
+typedef struct lk_passes {
+    lk_dtype compute;
+    bool training; /* with the backward pass */
+    lk_recompute_policy recompute;
+    bool unfused;  /* without lk_fuse: for comparison */
+} lk_passes;
+/* The passes of a run's training graph. */
+lk_passes lk_session_passes(const lk_run *run);
+/* After a training graph call lk_params_layout, lk_bucket and lk_optimize. */
 lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *source,
-                                lk_dtype compute, bool training, lk_loss_graph *out);
+                                const lk_passes *passes, lk_loss_graph *out);
+/* The leaves of a run on these ranks; `saved`: those it was started with, 0 for a new run.
+ * LK_E_INPUT: not a power of two, or ranks or batch do not fit. */
+lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, int *leaves);
+/* Which samples of a split this rank takes. */
+lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int leaves,
+                                     lk_split split);
+/* The graph of a run's whole step, ready for a program; lays out params. */
+lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
+                                 const lk_transformer *m, const lk_source *source,
+                                 lk_params *params, lk_loss_graph *out);
+/* The graph of its validation loss. */
+lk_status lk_session_held_graph(const lk_run *run, const lk_transformer *m, const lk_source *source,
+                                lk_params *params, lk_loss_graph *out);
 /* The optimizer's constants of a run file. */
 lk_optimizer lk_session_optimizer(const lk_run *run, int leaves);
 

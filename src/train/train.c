@@ -43,68 +43,29 @@ static void say(const trainer *t, const char *text)
     if (t->comm->rank == 0 && t->reporter->line) t->reporter->line(t->reporter->context, text);
 }
 
-static lk_status choose_leaves(trainer *t, int saved)
-{
-    int size = t->comm->size;
-    t->leaves = saved ? saved : t->run->train.leaves ? (int)t->run->train.leaves : size;
-    if (saved && t->run->train.leaves && t->run->train.leaves != saved)
-        return lk_fail(LK_E_INPUT, "%s: train.leaves is %lld, the run was started with %d leaves",
-                       t->run->path, (long long)t->run->train.leaves, saved);
-    if (t->leaves & (t->leaves - 1))
-        return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
-                       "or start a power-of-two number of ranks", t->leaves);
-    if (t->leaves % size)
-        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start 1, 2, 4 ... %d ranks, "
-                       "or set train.leaves", size, t->leaves, t->leaves);
-    if (t->run->train.batch % t->leaves)
-        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
-                       t->run->path, (long long)t->run->train.batch, t->leaves);
-    return LK_OK;
-}
-
 static lk_status open_data(trainer *t)
 {
-    const lk_run *run = t->run;
-    int local = t->leaves / t->comm->size;
-    double gib = strcmp(run->data.resident, "yes") == 0  ? 1e6
-                 : strcmp(run->data.resident, "no") == 0 ? -1
-                                                         : run->data.resident_gib;
-    t->order = (lk_loader_options){
-        .split = LK_TRAIN,
-        .purpose = LK_PURPOSE_ORDER,
-        .seed = (uint64_t)run->seed,
-        .leaves = t->leaves,
-        .first_leaf = t->comm->rank * local,
-        .local_leaves = local,
-        .batch = run->train.batch / t->leaves,
-        .context = run->model.context,
-        .resident_limit = (int64_t)(gib * 1073741824.0),
-    };
-    t->held = t->order;
-    t->held.split = LK_VALIDATION;
-    t->held.purpose = LK_PURPOSE_EVAL;
+    t->order = lk_session_samples(t->comm, t->run, t->leaves, LK_TRAIN);
+    t->held = lk_session_samples(t->comm, t->run, t->leaves, LK_VALIDATION);
     LK_TRY(lk_loader_open(t->data, t->device, &t->order, &t->loader));
-    if (run->eval.batches == 0) return LK_OK; /* the data may have no validation part */
+    if (t->run->eval.batches == 0) return LK_OK; /* the data may have no validation part */
     return lk_loader_open(t->data, t->device, &t->held, &t->held_loader);
 }
 
 static lk_status build_graphs(trainer *t)
 {
-    lk_dtype compute = lk_session_compute(t->run), type = t->data->dtype;
-    lk_optimizer hyper = lk_session_optimizer(t->run, t->leaves);
-    lk_source train = lk_session_source(t->loader, &t->order, type);
+    lk_loader_sizes sizes;
+    LK_TRY(lk_loader_measure(t->data, &t->order, &sizes));
+    lk_source train = lk_session_source(&sizes, &t->order, t->data->dtype);
     t->model = lk_session_model(t->run, t->data->vocabulary_size);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_loss_graph(t->params, &t->model, &train, compute, true, &t->train_graph));
-    lk_params_layout(t->params);
-    if (t->comm->size > 1)
-        LK_TRY(lk_bucket(t->train_graph.graph, (int64_t)(t->run->train.bucket_mib * 262144.0),
-                         strcmp(t->run->train.reduce, "exact") == 0));
-    LK_TRY(lk_optimize(t->train_graph.graph, &hyper));
+    LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, t->params,
+                                  &t->train_graph));
     if (!t->held_loader) return LK_OK;
-    lk_source held = lk_session_source(t->held_loader, &t->held, type);
-    return lk_session_loss_graph(t->params, &t->model, &held, compute, false, &t->eval_graph);
+    LK_TRY(lk_loader_measure(t->data, &t->held, &sizes));
+    lk_source held = lk_session_source(&sizes, &t->held, t->data->dtype);
+    return lk_session_held_graph(t->run, &t->model, &held, t->params, &t->eval_graph);
 }
 
 static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *loader,
@@ -381,7 +342,8 @@ static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved
 static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
 {
     lk_comm *c = t->comm;
-    LK_TRY(lk_comm_agree(c, choose_leaves(t, saved ? saved->leaves : 0)));
+    LK_TRY(lk_comm_agree(c, lk_session_leaves(c, t->run, saved ? saved->leaves : 0,
+                                              &t->leaves)));
     LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
                                               &t->device)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));

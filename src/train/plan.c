@@ -1,0 +1,303 @@
+/* A run planned and not trained: what memory it takes and how long a step should last, from the
+ * graphs a training run would build and two ceilings of the device measured here. */
+#include "train/session.h"
+
+#include "base/clock.h"
+#include "ops/ops.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *lk_memory_name(lk_memory kind)
+{
+    static const char *const name[LK_MEMORY_KINDS] = {
+        "parameters", "half shadow", "gradients",         "moments", "activations",
+        "scratch",    "validation",  "data",              "reduction staging",
+        "pinned on the host",
+    };
+    return name[kind];
+}
+
+typedef struct planner {
+    lk_comm *comm;
+    const lk_run *run;
+    lk_device *device;
+    lk_dataset *data;
+    int leaves, local;
+    lk_loader_sizes sizes, held_sizes;
+    lk_params *params;
+    lk_loss_graph train, held; /* held: empty without validation */
+    lk_step_plan plan;
+} planner;
+
+/* ---- the graphs, as a training run builds them ----------------------------------------------- */
+
+static lk_status build_graphs(planner *p)
+{
+    lk_transformer model = lk_session_model(p->run, p->data->vocabulary_size);
+    lk_loader_options order = lk_session_samples(p->comm, p->run, p->leaves, LK_TRAIN);
+    lk_loader_options held = lk_session_samples(p->comm, p->run, p->leaves, LK_VALIDATION);
+    p->local = order.local_leaves;
+    p->params = lk_params_create();
+    if (!p->params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(lk_loader_measure(p->data, &order, &p->sizes));
+    lk_source source = lk_session_source(&p->sizes, &order, p->data->dtype);
+    LK_TRY(lk_session_train_graph(p->comm, p->run, p->leaves, &model, &source, p->params,
+                                  &p->train));
+    if (p->run->eval.batches == 0) return LK_OK;
+    LK_TRY(lk_loader_measure(p->data, &held, &p->held_sizes));
+    source = lk_session_source(&p->held_sizes, &held, p->data->dtype);
+    return lk_session_held_graph(p->run, &model, &source, p->params, &p->held);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Arena and workspace of a graph's program. */
+static lk_status program_bytes(lk_device *d, lk_graph *g, double *arena, double *scratch)
+{
+    size_t planned = 0, most = 0;
+    LK_TRY(lk_plan(g, &planned));
+    d->compute = g->compute;
+    for (const lk_node *n = g->first; n; n = n->next) {
+        size_t bytes = 0;
+        LK_TRY(d->backend->prepare(d, n, &bytes));
+        if (bytes > most) most = bytes;
+    }
+    *arena = (double)planned;
+    *scratch = (double)most;
+    return LK_OK;
+}
+
+static lk_status plan_memory(planner *p)
+{
+    double flat = (double)p->params->total * sizeof(float), arena = 0, scratch = 0;
+    double gradient = flat + LK_METRIC_FLOATS * sizeof(float), *m = p->plan.memory;
+    if (p->held.graph) LK_TRY(program_bytes(p->device, p->held.graph, &arena, &scratch));
+    m[LK_MEMORY_VALIDATION] = arena + scratch;
+    LK_TRY(program_bytes(p->device, p->train.graph, &m[LK_MEMORY_ACTIVATIONS],
+                         &m[LK_MEMORY_SCRATCH]));
+    m[LK_MEMORY_PARAMETERS] = flat;
+    m[LK_MEMORY_SHADOW] = p->train.graph->compute == LK_F32 ? 0 : flat / 2;
+    m[LK_MEMORY_GRADIENTS] = lk_store_gradients(p->local) * gradient;
+    m[LK_MEMORY_MOMENTS] = 2 * flat;
+    m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
+    m[LK_MEMORY_STAGING] = p->comm->size > 1 ? gradient / 2 : 0;
+    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes);
+    for (int i = 0; i < LK_MEMORY_PINNED; i++) p->plan.device_bytes += m[i];
+    return LK_OK;
+}
+
+/* ---- the ceilings ---------------------------------------------------------------------------- */
+
+enum { REPEATS = 5, LARGEST = 4096, SUM_COLS = 4096, SUM_LARGEST = 8192 };
+static const double ENOUGH = 4e-3; /* seconds: a node that takes as long tells the ceiling */
+
+/* A graph of one node that reads a, b [rows, cols] of the working type. */
+typedef struct probe {
+    lk_op op; /* LINEAR or ADD */
+    int64_t rows, cols;
+    double seconds, flops, bytes;
+} probe;
+
+/* Random bits made values of 0.5 to 1 in size: what zeros need of power is no measure. */
+static lk_status fill(lk_device *d, lk_dtype type, size_t bytes, void *device)
+{
+    uint32_t *host = malloc(bytes), x = 1;
+    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory measuring the device");
+    uint32_t keep = 0x807fffffu, set = 0x3f000000u; /* sign and fraction; exponent */
+    if (type == LK_F16) keep = 0x83ff83ffu, set = 0x38003800u;
+    if (type == LK_BF16) keep = 0x807f807fu, set = 0x3f003f00u;
+    for (size_t i = 0; i < bytes / sizeof x; i++) {
+        x = x * 1664525u + 1013904223u; /* D. Knuth, TAOCP 2, 3.3.4: the upper bits will do */
+        host[i] = ((x ^ x >> 15) & keep) | set;
+    }
+    lk_status status = d->backend->upload(d, device, host, bytes);
+    if (status == LK_OK) status = d->backend->sync(d);
+    free(host);
+    return status;
+}
+
+static lk_status time_program(lk_device *d, lk_graph *g, lk_tensor *const input[2], lk_store *store,
+                              char *memory, probe *p)
+{
+    lk_program_options o = {.local_leaves = 1};
+    lk_program *program;
+    size_t bytes = lk_bytes(input[0]);
+    LK_TRY(lk_program_create(g, store, &o, &program));
+    lk_status status = fill(d, g->compute, 2 * bytes, memory);
+    if (status == LK_OK) status = lk_program_bind(program, input[0], 0, memory);
+    if (status == LK_OK) status = lk_program_bind(program, input[1], 0, memory + bytes);
+    if (status == LK_OK) status = lk_program_time_nodes(program, REPEATS, &p->seconds);
+    lk_program_destroy(program);
+    lk_op_cost(g->first, &p->flops, &p->bytes);
+    return status;
+}
+
+static lk_status time_graph(lk_device *d, lk_graph *g, lk_dtype type, const lk_params *params,
+                            probe *p)
+{
+    int64_t dim[2] = {p->rows, p->cols};
+    lk_tensor *in[2] = {lk_input(g, "a", type, 2, dim), lk_input(g, "b", type, 2, dim)};
+    if (p->op == LK_OP_LINEAR) lk_linear(g, in[0], in[1], NULL, LK_LINEAR);
+    else lk_add(g, in[0], in[1]);
+    LK_TRY(lk_autocast(g, type));
+    lk_store *store = NULL;
+    void *memory = NULL;
+    lk_status status = lk_store_create(d, params, type, false, 1, &store);
+    if (status == LK_OK) status = d->backend->alloc(d, 2 * lk_bytes(in[0]), &memory);
+    if (status == LK_OK) status = time_program(d, g, in, store, memory, p);
+    if (memory) d->backend->release(d, memory);
+    lk_store_destroy(store);
+    return status;
+}
+
+static lk_status time_probe(lk_device *d, lk_dtype type, probe *p)
+{
+    lk_params *params = lk_params_create();
+    lk_graph *g = params ? lk_graph_create(params, false) : NULL;
+    if (params) lk_params_layout(params); /* of no parameters: a store wants it */
+    lk_status status = g ? time_graph(d, g, type, params, p)
+                         : lk_fail(LK_E_SYSTEM, "out of memory measuring the device");
+    lk_graph_destroy(g);
+    lk_params_destroy(params);
+    return status;
+}
+
+/* Each probe grows until it takes long enough to be worth believing. */
+static lk_status find_ceilings(lk_device *d, lk_dtype type, lk_step_plan *plan)
+{
+    probe product = {.op = LK_OP_LINEAR}, sum = {.op = LK_OP_ADD, .cols = SUM_COLS};
+    for (int64_t n = 512; n <= LARGEST && product.seconds < ENOUGH; n *= 2) {
+        product.rows = product.cols = n;
+        LK_TRY(time_probe(d, type, &product));
+    }
+    for (int64_t n = 1024; n <= SUM_LARGEST && sum.seconds < ENOUGH; n *= 2) {
+        sum.rows = n;
+        LK_TRY(time_probe(d, type, &sum));
+    }
+    plan->rate = product.flops / product.seconds;
+    plan->bandwidth = sum.bytes / sum.seconds;
+    return LK_OK;
+}
+
+/* ---- time ------------------------------------------------------------------------------------ */
+
+enum { REDUCED = 1 << 22 }; /* floats of the reduction that is timed, at most */
+
+static lk_status time_reduce(planner *p, float *buffer, int64_t floats, double *seconds)
+{
+    bool exact = strcmp(p->run->train.reduce, "exact") == 0;
+    double begin = 0;
+    for (int i = -1; i < REPEATS; i++) { /* the first one connects the ranks */
+        if (i == 0) begin = lk_clock_seconds();
+        LK_TRY(lk_reduce(p->comm, p->device, buffer, floats, exact));
+        LK_TRY(p->device->backend->sync(p->device));
+    }
+    *seconds = (lk_clock_seconds() - begin) / REPEATS;
+    return LK_OK;
+}
+
+/* Seconds to sum the run's gradients over ranks: a part of them is timed. */
+static lk_status time_reduction(planner *p, double *seconds)
+{
+    const lk_backend *b = p->device->backend;
+    int64_t all = p->params->total + LK_METRIC_FLOATS, floats = all < REDUCED ? all : REDUCED;
+    void *buffer = NULL;
+    *seconds = 0;
+    if (p->comm->size == 1) return LK_OK;
+    lk_status status = b->alloc(p->device, (size_t)floats * sizeof(float), &buffer);
+    status = lk_comm_agree(p->comm, status);
+    if (status == LK_OK)
+        status = lk_comm_agree(p->comm, lk_comm_attach(p->comm, p->device, floats));
+    if (status == LK_OK)
+        status = lk_comm_agree(p->comm, time_reduce(p, buffer, floats, seconds));
+    lk_comm_detach(p->comm);
+    if (buffer) b->release(p->device, buffer);
+    *seconds *= (double)all / (double)floats;
+    return status;
+}
+
+static double node_seconds(const lk_step_plan *plan, double flops, double bytes)
+{
+    double computing = flops / plan->rate, moving = bytes / plan->bandwidth;
+    return computing > moving ? computing : moving;
+}
+
+static void count(lk_plan_line *line, int nodes, double times, double flops, double bytes,
+                  double seconds)
+{
+    line->nodes += nodes;
+    line->flops += times * flops;
+    line->bytes += times * bytes;
+    line->seconds += times * seconds;
+}
+
+static int by_seconds(const void *a, const void *b)
+{
+    double x = ((const lk_plan_line *)a)->seconds, y = ((const lk_plan_line *)b)->seconds;
+    return x > y ? -1 : x < y;
+}
+
+/* Nodes of a leaf count once for each leaf of this rank; leaves are added up pairwise besides. */
+static void predict(planner *p, double reduction)
+{
+    lk_step_plan *plan = &p->plan;
+    lk_plan_line kind[LK_OPS + 1] = {[LK_OPS] = {.name = "leaf_sums"}};
+    for (const lk_node *n = p->train.graph->first; n; n = n->next) {
+        double flops, bytes, times = n->section == LK_LEAF ? p->local : 1;
+        lk_op_cost(n, &flops, &bytes);
+        kind[n->op].name = lk_op_name(n->op);
+        count(&kind[n->op], 1, times, flops, bytes,
+              n->section == LK_LAST ? 0 : node_seconds(plan, flops, bytes));
+    }
+    kind[LK_OP_REDUCE].seconds = reduction;
+    double added = (double)(p->local - 1) * (double)(p->params->total + LK_METRIC_FLOATS);
+    count(&kind[LK_OPS], 0, 1, added, 3 * sizeof(float) * added,
+          node_seconds(plan, added, 3 * sizeof(float) * added));
+    for (int i = 0; i <= LK_OPS; i++) {
+        if (kind[i].nodes == 0 && kind[i].bytes == 0) continue;
+        count(&plan->total, kind[i].nodes, 1, kind[i].flops, kind[i].bytes, kind[i].seconds);
+        plan->line[plan->lines++] = kind[i];
+    }
+    plan->total.name = "total";
+    qsort(plan->line, (size_t)plan->lines, sizeof *plan->line, by_seconds);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+static lk_status work_out(planner *p)
+{
+    lk_comm *c = p->comm;
+    double reduction = 0;
+    LK_TRY(lk_comm_agree(c, build_graphs(p)));
+    LK_TRY(lk_comm_agree(c, plan_memory(p)));
+    LK_TRY(lk_comm_agree(c, find_ceilings(p->device, lk_session_compute(p->run), &p->plan)));
+    LK_TRY(time_reduction(p, &reduction));
+    predict(p, reduction);
+    p->device->backend->describe(p->device, p->plan.device, sizeof p->plan.device);
+    p->plan.ranks = c->size;
+    p->plan.leaves = p->leaves;
+    p->plan.nodes = p->plan.total.nodes;
+    for (int i = 0; i < p->params->count; i++) p->plan.parameters += p->params->item[i]->count;
+    return LK_OK;
+}
+
+lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_plan *plan)
+{
+    planner p = {.comm = comm, .run = run};
+    lk_status status = lk_comm_agree(comm, lk_session_leaves(comm, run, 0, &p.leaves));
+    if (status == LK_OK)
+        status = lk_comm_agree(comm, lk_session_device(comm, run->train.device,
+                                                       lk_run_precision(run), &p.device));
+    if (status == LK_OK) status = lk_dataset_open(io, comm->world, run->data.file, &p.data);
+    if (status == LK_OK) status = work_out(&p);
+    /* where the others are still at work, closing the data would wait for them */
+    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    lk_graph_destroy(p.train.graph);
+    lk_graph_destroy(p.held.graph);
+    lk_params_destroy(p.params);
+    lk_dataset_close(p.data);
+    lk_session_device_close(p.device);
+    if (status == LK_OK) *plan = p.plan;
+    return status;
+}
