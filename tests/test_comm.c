@@ -111,7 +111,7 @@ static void check_small(lk_comm *c)
     tap_ok(all(c, good), "too few devices are an error");
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
     static const int64_t lengths[] = {1, 2, 7, 8, 1000, 100003};
     lk_comm *c = NULL;
