@@ -33,7 +33,8 @@ lk_status lk_cpu_dropout(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
-lk_status lk_cpu_residual(lk_exec *x, const lk_node *n)
+/* out = in[0] + in[1], which is dropped first where `state` is given. */
+static lk_status sum(lk_exec *x, const lk_node *n, const lk_tensor *state)
 {
     const lk_tensor *t = n->in[0];
     const void *stream = lk_data(x, t), *branch = lk_data(x, n->in[1]);
@@ -45,27 +46,16 @@ lk_status lk_cpu_residual(lk_exec *x, const lk_node *n)
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
         lk_cpu_load(t->dtype, stream, i, m, a);
         lk_cpu_load(t->dtype, branch, i, m, b);
-        if (n->attr.dropout.p > 0) drop(x, n, n->in[2], i, m, b);
+        if (state) drop(x, n, state, i, m, b);
         for (int64_t k = 0; k < m; k++) a[k] += b[k];
         lk_cpu_store(t->dtype, to, i, m, a);
     }
     return LK_OK;
 }
 
-lk_status lk_cpu_add(lk_exec *x, const lk_node *n)
+lk_status lk_cpu_residual(lk_exec *x, const lk_node *n)
 {
-    const lk_tensor *t = n->in[0];
-    const void *p = lk_data(x, t), *q = lk_data(x, n->in[1]);
-    void *to = lk_data(x, n->out[0]);
-    int64_t count = lk_count(t);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
-        float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
-        int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
-        lk_cpu_load(t->dtype, p, i, m, a);
-        lk_cpu_load(t->dtype, q, i, m, b);
-        for (int64_t k = 0; k < m; k++) a[k] += b[k];
-        lk_cpu_store(t->dtype, to, i, m, a);
-    }
-    return LK_OK;
+    return sum(x, n, n->attr.dropout.p > 0 ? n->in[2] : NULL);
 }
+
+lk_status lk_cpu_add(lk_exec *x, const lk_node *n) { return sum(x, n, NULL); }
