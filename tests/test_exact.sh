@@ -25,7 +25,7 @@ data:
   file: a.h5
 model:
   layers: 2
-  width: 32
+  width: 64
   heads: 4
   context: 32
   position: alibi
