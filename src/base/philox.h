@@ -20,6 +20,7 @@
 #define LK_PURPOSE_EVAL 0x03000000u
 #define LK_PURPOSE_DROPOUT 0x04000000u
 #define LK_PURPOSE_GENERATE 0x05000000u
+#define LK_PURPOSE_AUGMENT 0x06000000u
 
 typedef struct lk_u32x4 {
     uint32_t v[4];

@@ -13,6 +13,7 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "ops/augment.h"
 #include "ops/step_state.h"
 
 #include <stdbool.h>
@@ -20,7 +21,7 @@
 
 #define LK_MAX_DIMS 4
 #define LK_MAX_INPUTS 7
-#define LK_MAX_OUTPUTS 4
+#define LK_MAX_OUTPUTS 5
 
 /* Where a tensor's bytes lie. A region is one allocation of a program or of the parameter store. */
 typedef enum lk_region {
@@ -31,12 +32,20 @@ typedef enum lk_region {
     LK_REGION_GRAD,    /* f32 gradients, same layout, then the leaf loss (LK_METRIC_FLOATS) */
     LK_REGION_MOMENT1, /* f32, same layout */
     LK_REGION_MOMENT2,
+    LK_REGION_EMA,     /* f32, same layout: moving average of the parameters */
     LK_REGION_STATE,   /* lk_step_state */
     LK_REGION_SCRATCH, /* workspace of the node that runs */
     LK_REGIONS
 } lk_region;
 
-#define LK_METRIC_FLOATS 64 /* tail of the gradient region; element 0: the leaf's mean loss */
+#define LK_METRIC_FLOATS 64 /* tail of the gradient region, one element for each lk_metric */
+
+/* Figures of a leaf that are summed over leaves like its gradients. */
+typedef enum lk_metric {
+    LK_METRIC_LOSS, /* mean loss of the leaf's samples */
+    LK_METRIC_HITS, /* share of them whose most likely class is the right one */
+    LK_METRICS
+} lk_metric;
 
 typedef enum lk_op {
 #define LK_OP(upper, lower, policy) LK_OP_##upper,
@@ -61,7 +70,7 @@ typedef struct lk_tensor {
     struct lk_tensor *base;  /* a reshape shares its base's bytes; NULL: own bytes */
     lk_node *producer;       /* NULL for inputs and parameters */
     lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
-    bool metric;             /* the leaf loss: lies in the tail of region GRAD */
+    int metric;              /* 1 + lk_metric: lies in the tail of region GRAD; 0: no metric */
     bool needs_gradient;     /* autodiff: a parameter or wanted tensor lies upstream */
     bool unread;             /* recompute: no node reads it, its bytes are free after its node */
     struct lk_tensor *cotangent; /* autodiff: sum of the contributions so far */
@@ -69,7 +78,16 @@ typedef struct lk_tensor {
     const char *name;        /* for messages; owned by the graph */
 } lk_tensor;
 
-typedef enum lk_activation { LK_LINEAR, LK_GELU } lk_activation; /* gelu: tanh form */
+/* gelu: tanh form. hard_swish(x) = x hard_sigmoid(x), hard_sigmoid(x) = min(max(x+3, 0), 6) / 6
+ * (A. Howard et al., "Searching for MobileNetV3", ICCV 2019, section 5.2). */
+typedef enum lk_activation {
+    LK_LINEAR,
+    LK_GELU,
+    LK_RELU,
+    LK_HARD_SWISH,
+    LK_HARD_SIGMOID,
+    LK_SIGMOID
+} lk_activation;
 typedef enum lk_norm_kind { LK_LAYERNORM, LK_RMSNORM } lk_norm_kind;
 typedef enum lk_embed_position { LK_POSITION_NONE, LK_POSITION_TABLE, LK_POSITION_SINUSOIDAL }
 lk_embed_position;
@@ -95,6 +113,7 @@ typedef union lk_attr {
     struct {
         float p;       /* probability of dropping, [0, 1) */
         uint32_t site; /* number of the dropout site in the model */
+        int64_t group; /* neighbouring elements dropped together: 1, or those of a sample */
     } dropout;         /* DROPOUT and RESIDUAL */
     struct {
         float p;
@@ -118,12 +137,34 @@ typedef union lk_attr {
         int64_t classes; /* columns beyond are headroom: as -inf, no gradient */
     } xent;
     struct {
+        bool resident;       /* input holds whole shards; else one row per sample of this leaf */
+        uint32_t purpose;    /* LK_PURPOSE_ORDER or LK_PURPOSE_EVAL */
+        int64_t shard_rows;  /* images of one leaf's shard */
+        int first_leaf;      /* global number of the leaf whose shard lies first in the input */
+        lk_augment augment;
+    } images;
+    struct {
+        int stride, pad; /* the same in both directions */
+    } conv;              /* CONV, DWCONV and their gradients */
+    struct {
+        int size, stride, pad;
+    } max_pool; /* MAX_POOL and its gradient */
+    struct {
+        float eps;
+        lk_activation activation; /* applied to the normalised value */
+    } batch_norm; /* and its gradient */
+    struct {
+        lk_activation kind;
+    } activate; /* and its gradient */
+    struct {
         bool exact;
     } reduce;
     struct {
         lk_optimizer hyper;
-        int64_t params, decayed; /* floats in the flat buffers; the first `decayed` get decay */
-    } optimizer;                 /* GRAD_NORM, ADAMW, STEP_END */
+        int64_t params;  /* floats in the flat buffers, of which */
+        int64_t decayed; /* the first `decayed` get weight decay, */
+        int64_t learned; /* the first `learned` are learned, the others are statistics */
+    } optimizer;         /* GRAD_NORM, ADAMW, STEP_END */
 } lk_attr;
 
 struct lk_node {
@@ -150,17 +191,20 @@ struct lk_param {
     lk_init init;
     float std;      /* LK_INIT_NORMAL */
     bool decay;     /* weight decay applies: weights, not biases and norms */
+    bool statistic; /* not learned: a running mean of what each step measures (lk_statistic) */
     int64_t offset; /* floats from the start of a flat buffer; set by lk_params_layout() */
     int64_t count;  /* floats */
 };
 
 /* The parameters of one model, shared by the graphs built from it (train, eval, decode). Laid out
- * flat: all decayed ones first, each starting at a multiple of 64 floats; gaps stay zero. */
+ * flat: all decayed ones first, then the other learned ones, then statistics, each starting at a
+ * multiple of 64 floats; gaps stay zero. */
 typedef struct lk_params {
     int count;
     lk_param **item;
     int64_t total;   /* floats of a flat buffer, padded to a multiple of 16384 */
     int64_t decayed; /* floats before the first parameter without decay */
+    int64_t learned; /* floats before the first statistic */
     bool frozen;     /* laid out: a further graph may only look parameters up */
 } lk_params;
 
@@ -205,10 +249,15 @@ lk_tensor *lk_input(lk_graph *g, const char *name, lk_dtype dtype, int dims, con
 /* The parameter `scope.name` (declared at first use, looked up later; shapes must agree). */
 lk_tensor *lk_parameter(lk_graph *g, const char *name, int dims, const int64_t *dim, lk_init init,
                         float std, bool decay);
+/* The statistic `scope.name` [count], a parameter that is not learned: the node of the training
+ * graph that measures it writes the leaf's value where a gradient would be (lk_statistic_output),
+ * which is summed over leaves in the same tree, and the optimizer moves the parameter towards the
+ * mean over leaves. `init`: ZERO or ONE. */
+lk_tensor *lk_statistic(lk_graph *g, const char *name, int64_t count, lk_init init);
 lk_tensor *lk_reshape(lk_graph *g, lk_tensor *x, int dims, const int64_t *dim);
 
-/* Mark a one-element f32 leaf tensor as the loss: it is reduced and reported with the gradients. */
-void lk_graph_loss(lk_graph *g, lk_tensor *loss);
+/* Mark a one-element f32 leaf tensor as a metric: it is reduced with the gradients. */
+void lk_graph_metric(lk_graph *g, lk_tensor *t, lk_metric metric);
 /* The dynamic loss scale (state.loss_scale) as a one-element tensor: the seed of autodiff. */
 lk_tensor *lk_loss_scale(lk_graph *g);
 
@@ -250,6 +299,8 @@ void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
 /* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
  * when an earlier node already wrote it. NULL param: a NULL output. */
 void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
+/* Append what node n measures of statistic `s` as its next output. */
+void lk_statistic_output(lk_graph *g, lk_node *n, const lk_tensor *s);
 
 /* Which activations the backward pass computes again instead of keeping them: none, those of every
  * feed-forward (scopes 'blocks.N.ffn' and its norm), or those of every block ('blocks.N'). After

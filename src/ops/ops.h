@@ -15,6 +15,16 @@
  *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) in that leaf's shard, where
  *   n = shard_tokens - T and pos = s*B + b. Else data [B, T+1], one row per sample of this leaf.
  *   tokens = window[0..T), targets = window[1..T].
+ * IMAGES          in  data u8 [R,Hs,Ws,C], labels u16 [R], scale f32 [2,C]; state
+ *                 out x X [B,H,W,C], targets f32 [B,K], labels i32 [B]
+ *   resident: data holds shards of shard_rows images; sample b of leaf l at step s is image
+ *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) of that leaf's shard, n = shard_rows,
+ *   pos = s*B + b. Else row b. Its pixels are sampled and mixed as lk_augment_draw (ops/augment.h)
+ *   says: x = lambda v(b) + (1-lambda) v(B-1-b), where v(i) is image i through its own crop, flip
+ *   and erasing, each value (u8/255 - scale[0,c]) scale[1,c] before interpolation and 0 in
+ *   the erased rectangle. targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing)
+ *   onehot + smoothing/K (C. Szegedy et al. 2016; H. Zhang et al., "mixup", ICLR 2018).
+ *   labels: as read, without mixing.
  * EMBED           in  tokens i32 [B,T], table X [V,C], positions X [P,C] or NULL   out y X [B,T,C]
  *   y = s table[token] + (TABLE: positions[t]; SINUSOIDAL: sin/cos(t / 10000^(2i/C)) at columns
  *   2i and 2i+1; NONE: 0), s = lk_embed_scale: sqrt(C) for SINUSOIDAL, else 1 (A. Vaswani et al.
@@ -28,6 +38,19 @@
  *   dx = dy w; with pre: dx = (dy w) * gelu'(pre).
  * LINEAR_DW       in  x X [N,K], dy X [N,M]       out dw f32 [M,K], db f32 [M] or NULL
  *   dw = dy^T x, db = column sums of dy.
+ * CONV            in  x X [B,H,W,Ci], w X [Co,kh,kw,Ci]      out y X [B,Ho,Wo,Co]
+ *   cross-correlation, zero padding; Ho = (H + 2 pad - kh) / stride + 1 (rounded down), Wo alike.
+ * CONV_DX         in  dy, w                       out dx X [B,H,W,Ci]
+ * CONV_DW         in  x, dy                       out dw f32 [Co,kh,kw,Ci]
+ * DWCONV          in  x X [B,H,W,C], w X [k,k,C]             out y X [B,Ho,Wo,C]
+ *   the same for each channel alone.
+ * DWCONV_GRAD     in  x, w, dy                    out dx X or NULL, dw f32 [k,k,C]
+ * CHANNEL_CONV    in  x X [B,C], w X [k], k odd   out y X [B,C]
+ *   cross-correlation along the channels, zero padding (Q. Wang et al., ECA-Net, CVPR 2020).
+ * CHANNEL_CONV_GRAD  in  x, w, dy                 out dx X, dw f32 [k]
+ * ACTIVATE        in  x X                         out y X = act(x)
+ * ACTIVATE_GRAD   in  x X, dy X                   out dx X = dy act'(x)
+ *   at the corners of the piecewise functions the derivative is that of the left piece.
  * GELU_GRAD       in  dy X, pre X                 out dpre X = dy * gelu'(pre)
  * SWIGLU          in  x X [N,2F]                  out y X [N,F]
  *   y = silu(x[:,0:F]) * x[:,F:2F] (N. Shazeer, "GLU variants improve transformer", 2020).
@@ -39,9 +62,29 @@
  * NORM_GRAD       in  x X, w f32, mean f32|NULL, rstd f32, dy X, more X|NULL
  *                 out dx X, dw f32, db f32|NULL
  *   `more` [N,C] is added to dx: the cotangent that reaches x past the norm.
+ * BATCH_NORM      in  x X [N,C], w f32 [C], b f32 [C], and either
+ *                     running_mean f32 [C], running_var f32 [C]      out y X [N,C]
+ *                 or nothing more (training)                          out y X [N,C], mean f32 [C],
+ *                     rstd f32 [C], and two statistics f32 [C]: mean and unbiased variance
+ *   y = act((x - mean) rstd w + b), rstd = 1/sqrt(var + eps), with the running figures or with mean
+ *   and biased variance over the leaf's N (S. Ioffe and C. Szegedy, ICML 2015). z, the value
+ *   before act, is not rounded to X.
+ * BATCH_NORM_GRAD in  x, w, b, mean, rstd, dy     out dx X, dw f32, db f32
+ *   dz = dy act'(z); db = sum dz, dw = sum dz xhat, dx = w rstd (dz - db/N - xhat dw/N),
+ *   xhat = (x - mean) rstd.
+ * POOL            in  x X [B,H,W,C]               out y X [B,C], the mean over H and W
+ * POOL_GRAD       in  dy X [B,C]                  out dx X [B,H,W,C] = dy / (H W)
+ * MAX_POOL        in  x X [B,H,W,C]               out y X [B,Ho,Wo,C], index u8 [B,Ho,Wo,C]
+ *   largest of a window of size x size, padding never wins; Ho as for CONV. index: number (row-major
+ *   in the window) of the first largest.
+ * MAX_POOL_GRAD   in  dy, index                   out dx X [B,H,W,C]
+ * GATE            in  x X [B,H,W,C], s X [B,C]    out y X = x s
+ * GATE_DS         in  x, dy                       out ds X [B,C], the sum over H and W of x dy
+ * GATE_DX         in  s, dy, dp X [B,C] or NULL   out dx X [B,H,W,C] = dy s (+ dp / (H W))
  * DROPOUT         in  x X, state                  out y X
- *   element i is kept when its word of lk_dropout_words(seed, site, leaf, state.step, i) is
+ *   element i is kept when its word of lk_dropout_words(seed, site, leaf, state.step, i / group) is
  *   >= lk_dropout_threshold(p), and then multiplied by 1/(1-p). Its own gradient (same site).
+ *   group 1: N. Srivastava et al. 2014; a whole sample: stochastic depth (G. Huang et al. 2016).
  * RESIDUAL        in  x X, branch X, state        out y X = x + dropout(branch); p may be 0
  * ADD             in  a X, b X                    out y X = a + b
  * ROPE            in  qkv X [B,T,(H+2K)D]         out y X: q and k heads rotated, v copied
@@ -59,6 +102,12 @@
  *   double in a fixed order.
  * XENT_GRAD       in  logits X, targets, lse, dloss f32 [1]       out dlogits X [N,V]
  *   (softmax - onehot) dloss / N; 0 in the headroom. May run in place.
+ * SOFT_XENT       in  logits X [N,K], targets f32 [N,K], labels i32 [N]
+ *                 out loss f32 [1], lse f32 [N], hits f32 [1]
+ *   loss = mean_n (lse_n - sum_k targets[n,k] logits[n,k]), targets sum to 1; hits = share of rows
+ *   whose largest logit (the first of equals) stands at the label. Sums in double in a fixed order.
+ * SOFT_XENT_GRAD  in  logits, targets, lse, dloss f32 [1]     out dlogits X [N,K]
+ *   (softmax - targets) dloss / N. May run in place.
  * CAST            in  x                           out y: same shape, another float type
  *
  * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
@@ -70,10 +119,11 @@
  * Step ops:
  * REDUCE          in/out a range of the gradients and metrics, f32: sum over ranks. exact: the
  *   fixed binary tree.
- * GRAD_NORM       in  grad, state                 square sum in double over `params` floats in a
+ * GRAD_NORM       in  grad, state                 square sum in double over `learned` floats in a
  *   fixed order, then lk_step_decide(state, hyper, sum, grad[params]).
- * ADAMW           in  grad, param, moment1, moment2, state, shadow|NULL: lk_adamw on every element
- *   when state.finite; decay = weight_decay for index < decayed, else 0; writes the shadow.
+ * ADAMW           in  grad, param, moment1, moment2, state, shadow|NULL, ema f32|NULL: when
+ *   state.finite, lk_adamw on every element < learned (decay = weight_decay for index < decayed,
+ *   else 0) and lk_running on the others; then the shadow is written, and ema by lk_ema.
  * STEP_END        in  state                       lk_step_advance(state, hyper) */
 #ifndef LK_OPS_OPS_H
 #define LK_OPS_OPS_H
@@ -114,6 +164,34 @@ lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_nor
 lk_tensor *lk_dropout(lk_graph *g, lk_tensor *x, float p); /* x itself when p = 0 or not training */
 lk_tensor *lk_residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p);
 lk_tensor *lk_add(lk_graph *g, lk_tensor *a, lk_tensor *b);
+lk_tensor *lk_stochastic_depth(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p); /* residual
+                                         whose branch is dropped for whole samples (first dim) */
+/* x [B,H,W,C]: the augmented images of out_height x out_width; attributes as in lk_attr.images. */
+typedef struct lk_image_source {
+    int64_t batch, height, width; /* of the output */
+    int64_t classes, shard_rows;
+    bool resident;
+    uint32_t purpose;
+    int first_leaf;
+    lk_augment augment;
+} lk_image_source;
+lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_tensor *labels,
+                    lk_tensor *scale, lk_tensor **x, lk_tensor **targets, lk_tensor **classes);
+/* A 1x1 convolution of stride 1 is lk_linear() on x [B,H,W,Ci]. */
+lk_tensor *lk_conv(lk_graph *g, lk_tensor *x, lk_tensor *w, int stride, int pad);
+lk_tensor *lk_dwconv(lk_graph *g, lk_tensor *x, lk_tensor *w, int stride, int pad);
+lk_tensor *lk_channel_conv(lk_graph *g, lk_tensor *x, lk_tensor *w);
+lk_tensor *lk_activate(lk_graph *g, lk_tensor *x, lk_activation kind); /* x itself for LK_LINEAR */
+/* g->training decides which form is built; running_mean and running_var are lk_statistic()s. */
+lk_tensor *lk_batch_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b,
+                         lk_tensor *running_mean, lk_tensor *running_var, float eps,
+                         lk_activation act);
+lk_tensor *lk_pool(lk_graph *g, lk_tensor *x);
+lk_tensor *lk_max_pool(lk_graph *g, lk_tensor *x, int size, int stride, int pad);
+lk_tensor *lk_gate(lk_graph *g, lk_tensor *x, lk_tensor *s);
+/* *hits, if wanted, gets the share of right rows. */
+lk_tensor *lk_soft_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets,
+                                 lk_tensor *labels, lk_tensor **hits);
 lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float theta, bool inverse);
 lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bool causal,
                         bool alibi, float p);

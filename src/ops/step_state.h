@@ -32,6 +32,8 @@ typedef struct lk_optimizer {
     uint64_t warmup, steps; /* linear warmup, then cosine until `steps` */
     float beta1, beta2, eps, weight_decay;
     float clip;             /* largest global norm; 0: no clipping */
+    float momentum;         /* share of a step's value in a running statistic */
+    float ema;              /* decay of the moving average of the parameters; 0: none is kept */
     int leaves;             /* gradients of this many leaves were summed; a power of two */
     int scaling;            /* dynamic loss scaling on */
     float growth, backoff;  /* factors, powers of two */
@@ -78,6 +80,22 @@ LK_HD float lk_adamw(const lk_step_state *s, const lk_optimizer *o, float decay,
     *moment2 = v;
     float update = m * s->correction1 / (sqrtf(v * s->correction2) + o->eps);
     return param - s->lr * (update + decay * param);
+}
+
+/* A running statistic after a step in which the leaves measured values that sum to `sum`
+ * (S. Ioffe and C. Szegedy, "Batch normalization", ICML 2015). */
+LK_HD float lk_running(const lk_optimizer *o, float statistic, float sum)
+{
+    return statistic + o->momentum * (sum / (float)o->leaves - statistic);
+}
+
+/* The moving average of a parameter after an update to `param`; the decay grows to its value over
+ * the first updates so that the start is forgotten (as in TensorFlow's ExponentialMovingAverage). */
+LK_HD float lk_ema(const lk_step_state *s, const lk_optimizer *o, float average, float param)
+{
+    float t = (float)s->updates, start = (1.0f + t) / (10.0f + t);
+    float decay = start < o->ema ? start : o->ema;
+    return average + (1.0f - decay) * (param - average);
 }
 
 /* End of a step: count it and adapt the loss scale (P. Micikevicius et al., "Mixed precision
