@@ -44,7 +44,7 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
     float *host = malloc((size_t)m->params->total * sizeof *host);
     if (!host) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_params_initialise(m->params, (uint64_t)m->run.seed, host);
-    lk_status status = lk_store_set(m->store, host, NULL, NULL);
+    lk_status status = lk_store_set(m->store, &(lk_flat){.param = host});
     free(host);
     LK_TRY(status);
     lk_step_state state = {.loss_scale = hyper->scaling ? (float)m->run.loss_scale.initial : 1.0f};
@@ -81,7 +81,10 @@ static lk_status open_model(const bench_arguments *a, bool capture, bool plain, 
     LK_TRY(lk_session_loss_graph(m->params, &model, &source, &passes, &m->graph));
     lk_params_layout(m->params);
     LK_TRY(lk_optimize(m->graph.graph, &hyper));
-    LK_TRY(lk_store_create(m->device, m->params, passes.compute, true, m->leaves, &m->store));
+    LK_TRY(lk_store_create(
+        m->device, m->params,
+        &(lk_store_options){.compute = passes.compute, .training = true, .local_leaves = m->leaves},
+        &m->store));
     LK_TRY(initial_values(m, &hyper));
     LK_TRY(random_tokens(m, m->leaves * (int64_t)SHARD, a->vocabulary));
     lk_program_options o = {.comm = m->comm, .local_leaves = m->leaves, .capture = capture};

@@ -168,7 +168,7 @@ extern "C" lk_status lk_cuda_residual_norm(lk_exec *x, const lk_node *n)
     LK_FLOAT_SWITCH(sum->dtype, E, {
         joined<E> r = {(const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
                        (E *)lk_data(x, sum), (const lk_step_state *)lk_data(x, n->in[2]),
-                       mask_of(x, p, n->attr.residual_norm.site)};
+                       mask_of(x, p, n->attr.residual_norm.site, 1)};
         auto kernel = p > 0 ? k_norm<E, 8, 32, 2> : k_norm<E, 8, 32, 1>;
         kernel<<<lk_blocks(rows, WARPS), THREADS, 0, lk_cuda_stream_of(x)>>>(
             NULL, w, b, (E *)lk_data(x, n->out[1]), mean, rstd, rows, cols,

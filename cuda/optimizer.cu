@@ -16,18 +16,18 @@ enum {
 
 static __device__ __forceinline__ double square(float x) { return (double)x * (double)x; }
 
-/* partial double [PARTIALS] = sums of squares of grad [params] */
-static __global__ void k_square_sums(const float *grad, int64_t params, double *partial)
+/* partial double [PARTIALS] = sums of squares of grad [learned] */
+static __global__ void k_square_sums(const float *grad, int64_t learned, double *partial)
 {
     __shared__ double shared[32];
-    int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x, vectors = params / 4;
+    int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x, vectors = learned / 4;
     double sum = 0;
 #pragma unroll 4
     for (int64_t i = first; i < vectors; i += (int64_t)PARTIALS * THREADS) {
         float4 g = ((const float4 *)grad)[i];
         sum += (square(g.x) + square(g.y)) + (square(g.z) + square(g.w));
     }
-    if (4 * vectors + first < params) sum += square(grad[4 * vectors + first]); /* at most 3 */
+    if (4 * vectors + first < learned) sum += square(grad[4 * vectors + first]); /* at most 3 */
     sum = lk_block_sum(sum, shared);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -53,7 +53,7 @@ extern "C" lk_status lk_cuda_grad_norm(lk_exec *x, const lk_node *n)
     int64_t params = n->attr.optimizer.params;
     double *partial = (double *)x->base[LK_REGION_SCRATCH];
     cudaStream_t stream = lk_cuda_stream_of(x);
-    k_square_sums<<<PARTIALS, THREADS, 0, stream>>>(grad, params, partial);
+    k_square_sums<<<PARTIALS, THREADS, 0, stream>>>(grad, n->attr.optimizer.learned, partial);
     k_decide<<<1, PARTIALS, 0, stream>>>(partial, grad + params,
                                          (lk_step_state *)lk_data(x, n->in[1]),
                                          n->attr.optimizer.hyper);
@@ -62,54 +62,70 @@ extern "C" lk_status lk_cuda_grad_norm(lk_exec *x, const lk_node *n)
 
 /* ---- adamw ---------------------------------------------------------------------------------- */
 
-/* Elements [i, i + V) of grad, param, m1, m2 f32 [params] and shadow X [params] (or NULL). */
+/* The buffers of adamw; shadow X and ema may be NULL. */
+template <typename E> struct buffers {
+    const float *grad;
+    float *param, *m1, *m2;
+    E *shadow;
+    float *ema;
+};
+
+/* Elements [i, i + V) of every buffer [params]. */
 template <int V, typename E>
 static __device__ __forceinline__ void update(const lk_step_state *s, const lk_optimizer *o,
-                                              int64_t i, int64_t decayed, const float *grad,
-                                              float *param, float *m1, float *m2, E *shadow)
+                                              int64_t i, int64_t decayed, int64_t learned,
+                                              const buffers<E> &f)
 {
     float g[V], p[V], a[V], b[V];
-    lk_get<V>(g, grad + i);
-    lk_get<V>(p, param + i);
-    lk_get<V>(a, m1 + i);
-    lk_get<V>(b, m2 + i);
+    lk_get<V>(g, f.grad + i);
+    lk_get<V>(p, f.param + i);
+    lk_get<V>(a, f.m1 + i);
+    lk_get<V>(b, f.m2 + i);
 #pragma unroll
     for (int k = 0; k < V; k++) {
         float decay = i + k < decayed ? o->weight_decay : 0.0f;
-        p[k] = lk_adamw(s, o, decay, p[k], g[k], &a[k], &b[k]);
+        if (i + k < learned) p[k] = lk_adamw(s, o, decay, p[k], g[k], &a[k], &b[k]);
+        else p[k] = lk_running(o, p[k], g[k]);
     }
-    lk_put<V>(param + i, p);
-    lk_put<V>(m1 + i, a);
-    lk_put<V>(m2 + i, b);
-    if (shadow) lk_put<V>(shadow + i, p);
+    lk_put<V>(f.param + i, p);
+    lk_put<V>(f.m1 + i, a);
+    lk_put<V>(f.m2 + i, b);
+    if (f.shadow) lk_put<V>(f.shadow + i, p);
+    if (!f.ema) return;
+    float e[V];
+    lk_get<V>(e, f.ema + i);
+#pragma unroll
+    for (int k = 0; k < V; k++) e[k] = lk_ema(s, o, e[k], p[k]);
+    lk_put<V>(f.ema + i, e);
 }
 
 template <typename E>
 static __global__ void k_adamw(const lk_step_state *state, lk_optimizer hyper, int64_t params,
-                               int64_t decayed, const float *grad, float *param, float *m1,
-                               float *m2, E *shadow)
+                               int64_t decayed, int64_t learned, buffers<E> f)
 {
     const lk_step_state s = *state;
     if (!s.finite) return;
     int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x, vectors = params / 4;
     for (int64_t i = first; i < vectors; i += (int64_t)gridDim.x * THREADS)
-        update<4>(&s, &hyper, 4 * i, decayed, grad, param, m1, m2, shadow);
+        update<4>(&s, &hyper, 4 * i, decayed, learned, f);
     if (4 * vectors + first < params) /* at most 3 elements */
-        update<1>(&s, &hyper, 4 * vectors + first, decayed, grad, param, m1, m2, shadow);
+        update<1>(&s, &hyper, 4 * vectors + first, decayed, learned, f);
 }
 
 extern "C" lk_status lk_cuda_adamw(lk_exec *x, const lk_node *n)
 {
-    int64_t params = n->attr.optimizer.params, decayed = n->attr.optimizer.decayed;
+    int64_t params = n->attr.optimizer.params;
     const lk_tensor *shadow = n->in[5];
     unsigned blocks = lk_blocks(lk_ceil(params, 4), THREADS);
     if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS;
-    LK_FLOAT_SWITCH(shadow ? shadow->dtype : LK_F32, E,
-                    k_adamw<E><<<blocks, THREADS, 0, lk_cuda_stream_of(x)>>>(
-                        (const lk_step_state *)lk_data(x, n->in[4]), n->attr.optimizer.hyper,
-                        params, decayed, (const float *)lk_data(x, n->in[0]),
-                        (float *)lk_data(x, n->in[1]), (float *)lk_data(x, n->in[2]),
-                        (float *)lk_data(x, n->in[3]), (E *)lk_data(x, shadow)));
+    LK_FLOAT_SWITCH(
+        shadow ? shadow->dtype : LK_F32, E,
+        k_adamw<E><<<blocks, THREADS, 0, lk_cuda_stream_of(x)>>>(
+            (const lk_step_state *)lk_data(x, n->in[4]), n->attr.optimizer.hyper, params,
+            n->attr.optimizer.decayed, n->attr.optimizer.learned,
+            buffers<E>{(const float *)lk_data(x, n->in[0]), (float *)lk_data(x, n->in[1]),
+                       (float *)lk_data(x, n->in[2]), (float *)lk_data(x, n->in[3]),
+                       (E *)lk_data(x, shadow), (float *)lk_data(x, n->in[6])}));
     return lk_cuda_launched(n);
 }
 

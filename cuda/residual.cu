@@ -30,18 +30,26 @@ static __device__ __forceinline__ void put_run(E *p, const float *v, int64_t lef
     }
 }
 
-/* y = (x, if X) + (DROP ? dropout(branch) : branch). */
-template <typename E, bool X, bool DROP>
+enum { KEEP, DROP, DROP_GROUP };
+
+/* y = (x, if X) + (HOW is KEEP ? branch : dropout(branch)). */
+template <typename E, bool X, int HOW>
 static __global__ void __launch_bounds__(THREADS)
-k_residual(const E *x /* [count] or NULL */, const E *branch /* [count] */,
-           const lk_step_state *state, E *y /* [count] */, int64_t count, mask m)
+    k_residual(const E *x /* [count] or NULL */, const E *branch /* [count] */,
+               const lk_step_state *state, E *y /* [count] */, int64_t count, mask m)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * RUN;
     if (i >= count) return;
     float a[RUN], v[RUN];
     get_run(v, branch + i, count - i);
     if constexpr (X) get_run(a, x + i, count - i);
-    if constexpr (DROP) drop(v, &m, state->step, i);
+    if constexpr (HOW == DROP) drop(v, &m, state->step, i);
+    if constexpr (HOW == DROP_GROUP) {
+        bool one = i / m.group == (i + RUN - 1) / m.group;
+        float factor = group_factor(&m, state->step, i);
+#pragma unroll
+        for (int k = 0; k < RUN; k++) v[k] *= one ? factor : group_factor(&m, state->step, i + k);
+    }
     if constexpr (X) {
 #pragma unroll
         for (int k = 0; k < RUN; k++) v[k] = a[k] + v[k];
@@ -53,11 +61,11 @@ extern "C" lk_status lk_cuda_dropout(lk_exec *x, const lk_node *n)
 {
     int64_t count = lk_count(n->out[0]);
     const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[1]);
-    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site);
+    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site, n->attr.dropout.group);
     LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
-        k_residual<E, false, true>
-            <<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
-                NULL, (const E *)lk_data(x, n->in[0]), state, (E *)lk_data(x, n->out[0]), count, m);
+        auto kernel = m.group > 1 ? k_residual<E, false, DROP_GROUP> : k_residual<E, false, DROP>;
+        kernel<<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
+            NULL, (const E *)lk_data(x, n->in[0]), state, (E *)lk_data(x, n->out[0]), count, m);
     });
     return lk_cuda_launched(n);
 }
@@ -66,10 +74,11 @@ extern "C" lk_status lk_cuda_residual(lk_exec *x, const lk_node *n)
 {
     int64_t count = lk_count(n->out[0]);
     const lk_step_state *state = (const lk_step_state *)lk_data(x, n->in[2]);
-    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site);
+    mask m = mask_of(x, n->attr.dropout.p, n->attr.dropout.site, n->attr.dropout.group);
     LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
-        auto kernel =
-            n->attr.dropout.p > 0 ? k_residual<E, true, true> : k_residual<E, true, false>;
+        auto kernel = n->attr.dropout.p <= 0 ? k_residual<E, true, KEEP>
+                      : m.group > 1          ? k_residual<E, true, DROP_GROUP>
+                                             : k_residual<E, true, DROP>;
         kernel<<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
             (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]), state,
             (E *)lk_data(x, n->out[0]), count, m);
@@ -82,7 +91,7 @@ extern "C" lk_status lk_cuda_add(lk_exec *x, const lk_node *n)
     int64_t count = lk_count(n->out[0]);
     mask none = {};
     LK_FLOAT_SWITCH(n->out[0]->dtype, E, {
-        k_residual<E, true, false>
+        k_residual<E, true, KEEP>
             <<<lk_blocks(count, THREADS * RUN), THREADS, 0, lk_cuda_stream_of(x)>>>(
                 (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]), NULL,
                 (E *)lk_data(x, n->out[0]), count, none);

@@ -153,7 +153,10 @@ static lk_status compile(lk_device *d)
     lk_params *params = lk_params_create();
     if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = training_graph(params, &train);
-    if (status == LK_OK) status = lk_store_create(d, params, LK_F16, true, 2, &store);
+    if (status == LK_OK)
+        status = lk_store_create(
+            d, params, &(lk_store_options){.compute = LK_F16, .training = true, .local_leaves = 2},
+            &store);
     if (status == LK_OK) status = lk_program_create(train.graph, store, &o, &program);
     lk_program_destroy(program);
     lk_store_destroy(store);

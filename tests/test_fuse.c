@@ -46,7 +46,7 @@ static lk_status run(const lk_transformer *m, lk_dtype type, bool fuse, outcome 
     lk_store *store;
     lk_program *p;
     void *memory[2];
-    lk_graph_loss(g, loss);
+    lk_graph_metric(g, loss, LK_METRIC_LOSS);
     LK_TRY(lk_autocast(g, type));
     LK_TRY(lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL));
     if (fuse) LK_TRY(lk_fuse(g));
@@ -54,10 +54,12 @@ static lk_status run(const lk_transformer *m, lk_dtype type, bool fuse, outcome 
     for (lk_node *n = g->first; n; n = n->next) o->count[n->op]++;
 
     LK_TRY(lk_backend_cpu.open(1, &d));
-    LK_TRY(lk_store_create(d, params, type, true, 1, &store));
+    LK_TRY(lk_store_create(
+        d, params, &(lk_store_options){.compute = type, .training = true, .local_leaves = 1},
+        &store));
     float *values = malloc((size_t)params->total * sizeof *values);
     lk_params_initialise(params, 5, values);
-    LK_TRY(lk_store_set(store, values, NULL, NULL));
+    LK_TRY(lk_store_set(store, &(lk_flat){.param = values}));
     free(values);
     lk_program_options options = {.seed = 9, .local_leaves = 1};
     LK_TRY(lk_program_create(g, store, &options, &p));

@@ -310,7 +310,7 @@ static void check_autocast(lk_dtype half)
     h = lk_add(g, h, h);
     h = lk_reshape(g, h, 2, (int64_t[]){8, 16});
     lk_tensor *loss = lk_cross_entropy(g, h, targets, 16), *dx = NULL;
-    lk_graph_loss(g, loss);
+    lk_graph_metric(g, loss, LK_METRIC_LOSS);
     lk_status status = lk_autocast(g, half);
     if (status == LK_OK) status = lk_autodiff(g, loss, lk_loss_scale(g), 1, &x, &dx);
     tap_ok(status == LK_OK, "%s graph builds %s", name, lk_error_text());
@@ -563,7 +563,7 @@ static void check_bucket(int64_t floats)
     }
     lk_tensor *targets = lk_input(g, "targets", LK_I32, 1, (int64_t[]){8});
     lk_tensor *loss = lk_cross_entropy(g, y, targets, 48);
-    lk_graph_loss(g, loss);
+    lk_graph_metric(g, loss, LK_METRIC_LOSS);
     lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
     lk_params_layout(p);
     lk_bucket(g, floats, true);

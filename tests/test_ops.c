@@ -166,7 +166,9 @@ static lk_status runner_open(runner *r, lk_device *d, const problem *q, lk_dtype
     r->graph = lk_graph_create(r->params, true);
     LK_TRY(build(r, q, type, backward));
     lk_params_layout(r->params);
-    LK_TRY(lk_store_create(d, r->params, type, true, 1, &r->store));
+    LK_TRY(lk_store_create(
+        d, r->params, &(lk_store_options){.compute = type, .training = true, .local_leaves = 1},
+        &r->store));
     LK_TRY(lk_store_set_state(r->store, &(lk_step_state){.step = CASE_STEP, .loss_scale = 1}));
     lk_program_options options = {.seed = CASE_SEED, .first_leaf = CASE_LEAF, .local_leaves = 1,
                                   .capture = capture};
@@ -176,7 +178,7 @@ static lk_status runner_open(runner *r, lk_device *d, const problem *q, lk_dtype
     for (int i = 0; i < q->count; i++)
         if (r->in[i]->param)
             encode(flat + r->in[i]->param->offset, LK_F32, q->n[i], q->value[i]);
-    lk_status status = lk_store_set(r->store, flat, NULL, NULL);
+    lk_status status = lk_store_set(r->store, &(lk_flat){.param = flat});
     free(flat);
     LK_TRY(status);
     for (int i = 0; i < q->count; i++)
@@ -481,7 +483,10 @@ static lk_status run_windows(lk_device *d, lk_dtype type, bool resident, uint64_
     encode(bytes, type, lk_count(in), data);
     lk_program_options options = {.seed = CASE_SEED, .first_leaf = WINDOW_FIRST,
                                   .local_leaves = WINDOW_LEAVES};
-    if (status == LK_OK) status = lk_store_create(d, params, LK_F32, false, WINDOW_LEAVES, &store);
+    if (status == LK_OK)
+        status = lk_store_create(
+            d, params, &(lk_store_options){.compute = LK_F32, .local_leaves = WINDOW_LEAVES},
+            &store);
     if (status == LK_OK)
         status = lk_store_set_state(store, &(lk_step_state){.step = step, .loss_scale = 1});
     if (status == LK_OK) status = lk_program_create(g, store, &options, &program);
@@ -547,7 +552,8 @@ static void check_conversion(lk_device *d, lk_dtype type)
     lk_params_layout(r.params);
     lk_program_options options = {.local_leaves = 1};
     uint16_t out[32] = {0};
-    lk_status status = lk_store_create(d, r.params, LK_F32, false, 1, &r.store);
+    lk_status status = lk_store_create(
+        d, r.params, &(lk_store_options){.compute = LK_F32, .local_leaves = 1}, &r.store);
     if (status == LK_OK) status = lk_program_create(r.graph, r.store, &options, &r.program);
     if (status == LK_OK) status = bind(&r, 0, x, special);
     if (status == LK_OK) status = lk_program_run(r.program);

@@ -44,7 +44,7 @@ static lk_status build(const lk_transformer *m, int64_t batch, lk_dtype type,
     b->targets = lk_input(g, "targets", LK_I32, 2, dim);
     b->loss = lk_cross_entropy(g, lk_transformer_logits(g, m, b->tokens), b->targets,
                                m->vocabulary);
-    lk_graph_loss(g, b->loss);
+    lk_graph_metric(g, b->loss, LK_METRIC_LOSS);
     LK_TRY(lk_autocast(g, type));
     LK_TRY(lk_autodiff(g, b->loss, lk_loss_scale(g), 0, NULL, NULL));
     LK_TRY(lk_recompute(g, policy));
@@ -73,11 +73,13 @@ static lk_status run(lk_device *d, const lk_transformer *m, lk_dtype type,
     void *memory[2];
     LK_TRY(build(m, BATCH, type, policy, fuse, &b));
     for (lk_node *n = b.graph->first; n; n = n->next) o->count[n->op]++;
-    LK_TRY(lk_store_create(d, b.params, type, true, 1, &store));
+    LK_TRY(lk_store_create(
+        d, b.params, &(lk_store_options){.compute = type, .training = true, .local_leaves = 1},
+        &store));
     size_t bytes = (size_t)b.params->total * sizeof(float);
     float *values = malloc(bytes);
     lk_params_initialise(b.params, 5, values);
-    LK_TRY(lk_store_set(store, values, NULL, NULL));
+    LK_TRY(lk_store_set(store, &(lk_flat){.param = values}));
     lk_program_options options = {.seed = 9, .local_leaves = 1};
     LK_TRY(lk_program_create(b.graph, store, &options, &p));
     LK_TRY(bind_tokens(p, d, b.tokens, 1, &memory[0]));

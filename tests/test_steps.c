@@ -83,11 +83,14 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
     lk_program_options options = {.local_leaves = 1, .capture = capture};
     lk_status status = lk_autocast(g, type);
     if (status == LK_OK) status = lk_optimize(g, &hyper);
-    if (status == LK_OK) status = lk_store_create(d, p, type, true, 1, &store);
+    if (status == LK_OK)
+        status = lk_store_create(
+            d, p, &(lk_store_options){.compute = type, .training = true, .local_leaves = 1},
+            &store);
     if (status == LK_OK) status = lk_program_create(g, store, &options, &program);
     if (status == LK_OK) {
         lk_params_initialise(p, 1, host);
-        status = lk_store_set(store, host, NULL, NULL);
+        status = lk_store_set(store, &(lk_flat){.param = host});
     }
     if (status == LK_OK)
         status = lk_store_set_state(store, &(lk_step_state){.loss_scale = 1024});
@@ -100,7 +103,9 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
         if (status == LK_OK) status = lk_program_run(program);
         flat_create(&after[s], p->total);
         if (status == LK_OK)
-            status = lk_store_get(store, after[s].param, after[s].moment1, after[s].moment2);
+            status = lk_store_get(store, &(lk_flat){.param = after[s].param,
+                                                    .moment1 = after[s].moment1,
+                                                    .moment2 = after[s].moment2});
         if (status == LK_OK) status = lk_store_get_state(store, &after[s].state);
         if (status == LK_OK && type != LK_F32)
             status = b->download(d, after[s].shadow, store->buffer[LK_REGION_SHADOW],

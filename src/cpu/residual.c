@@ -8,7 +8,16 @@ static void drop(const lk_exec *x, const lk_node *n, const lk_tensor *state_tens
     const lk_step_state *state = lk_data(x, state_tensor);
     float p = n->attr.dropout.p, scale = 1.0f / (1.0f - p);
     uint32_t threshold = lk_dropout_threshold(p);
-    for (int64_t i = 0; i < m; i += 4) {
+    int64_t group = n->attr.dropout.group;
+    for (int64_t i = 0, end; group > 1 && i < m; i = end) { /* one word for each group */
+        int64_t g = (first + i) / group;
+        lk_u32x4 w = lk_dropout_words(x->seed, n->attr.dropout.site, (uint32_t)x->leaf, state->step,
+                                      (uint64_t)g);
+        float factor = w.v[g & 3] >= threshold ? scale : 0.0f;
+        end = (g + 1) * group - first < m ? (g + 1) * group - first : m;
+        for (int64_t k = i; k < end; k++) block[k] *= factor;
+    }
+    for (int64_t i = 0; group <= 1 && i < m; i += 4) {
         lk_u32x4 w = lk_dropout_words(x->seed, n->attr.dropout.site, (uint32_t)x->leaf,
                                       state->step, (uint64_t)(first + i));
         for (int64_t k = 0; k < 4 && i + k < m; k++)

@@ -21,7 +21,8 @@ static lk_tensor *as_type(lk_graph *g, lk_tensor *t, lk_dtype want)
     if (!t || !lk_is_float(t->dtype)) return t;
     if (t->base) t->dtype = lk_root(t)->dtype;
     if (t->dtype == want) return t;
-    if (t->region == LK_REGION_PARAM && want == g->compute) return shadow_of(g, t);
+    bool shadow = t->region == LK_REGION_PARAM && want == g->compute && !g->cast_parameters;
+    if (shadow) return shadow_of(g, t);
     return lk_cast(g, t, want);
 }
 

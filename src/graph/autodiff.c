@@ -46,6 +46,11 @@ void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param)
     lk_node_output(g, n, lk_param_gradient(g, param));
 }
 
+void lk_statistic_output(lk_graph *g, lk_node *n, const lk_tensor *s)
+{
+    if (g->status == LK_OK && n) lk_node_output(g, n, lk_param_gradient(g, s));
+}
+
 static bool upstream(const lk_tensor *t)
 {
     if (!t) return false;

@@ -71,7 +71,7 @@ static bool norm(const fuser *f, lk_node *n)
 {
     lk_tensor *y = n->in[0];
     lk_node *p = y && !y->base ? y->producer : NULL;
-    if (!p || p->op != LK_OP_RESIDUAL) return false;
+    if (!p || p->op != LK_OP_RESIDUAL || p->attr.dropout.group > 1) return false;
     lk_attr attr = {.residual_norm = {p->attr.dropout.p, p->attr.dropout.site, n->attr.norm.kind,
                                       n->attr.norm.eps}};
     p->op = LK_OP_RESIDUAL_NORM;

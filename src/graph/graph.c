@@ -175,11 +175,11 @@ lk_tensor *lk_reshape(lk_graph *g, lk_tensor *x, int dims, const int64_t *dim)
     return t;
 }
 
-void lk_graph_loss(lk_graph *g, lk_tensor *loss)
+void lk_graph_metric(lk_graph *g, lk_tensor *t, lk_metric metric)
 {
-    if (g->status != LK_OK || !loss) return;
-    loss->region = LK_REGION_GRAD;
-    loss->metric = true;
+    if (g->status != LK_OK || !t) return;
+    t->region = LK_REGION_GRAD;
+    t->metric = 1 + (int)metric;
 }
 
 lk_tensor *lk_loss_scale(lk_graph *g)

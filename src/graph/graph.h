@@ -221,7 +221,8 @@ const lk_param *lk_params_find(const lk_params *p, const char *name);
 typedef struct lk_graph lk_graph;
 struct lk_graph {
     lk_params *params; /* not owned */
-    bool training;     /* dropout nodes are built */
+    bool training;     /* dropout nodes are built, batches measured */
+    bool cast_parameters; /* autocast: halves are made anew, not read from the shadow */
     lk_status status;  /* sticky */
     lk_section section;
     lk_node *first, *last;

@@ -93,6 +93,13 @@ lk_tensor *lk_parameter(lk_graph *g, const char *name, int dims, const int64_t *
     return parameter_tensor(g, q);
 }
 
+lk_tensor *lk_statistic(lk_graph *g, const char *name, int64_t count, lk_init init)
+{
+    lk_tensor *t = lk_parameter(g, name, 1, &count, init, 0, false);
+    if (t && !g->params->frozen) t->param->statistic = true;
+    return t;
+}
+
 lk_tensor *lk_param_gradient(lk_graph *g, const lk_tensor *param)
 {
     lk_tensor *t = lk_tensor_new(g, LK_F32, LK_REGION_GRAD, param->dims, param->dim);
@@ -105,15 +112,17 @@ lk_tensor *lk_param_gradient(lk_graph *g, const lk_tensor *param)
 
 void lk_params_layout(lk_params *p)
 {
+    enum { DECAYED, LEARNED, STATISTIC };
     int64_t at = 0;
-    for (int decay = 1; decay >= 0; decay--) {
+    for (int group = DECAYED; group <= STATISTIC; group++) {
         for (int i = 0; i < p->count; i++) {
             lk_param *q = p->item[i];
-            if (q->decay != (bool)decay) continue;
+            if (group != (q->statistic ? STATISTIC : q->decay ? DECAYED : LEARNED)) continue;
             q->offset = at;
             at = round_up(at + q->count, ALIGN);
         }
-        if (decay) p->decayed = at;
+        if (group == DECAYED) p->decayed = at;
+        if (group == LEARNED) p->learned = at;
     }
     p->total = round_up(at > 0 ? at : 1, PAD);
     p->frozen = true;

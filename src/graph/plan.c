@@ -81,7 +81,7 @@ lk_status lk_plan(lk_graph *g, size_t *arena_bytes)
         lk_tensor *t = g->tensor[i];
         all[i] = (span){.tensor = t, .first = -1, .last = -1, .bytes = lk_bytes(t)};
         if (t->metric) {
-            t->offset = (size_t)g->params->total * sizeof(float);
+            t->offset = (size_t)(g->params->total + t->metric - 1) * sizeof(float);
         } else if (t->param) {
             t->offset = (size_t)t->param->offset * lk_dtype_size(t->dtype);
         }

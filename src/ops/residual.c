@@ -1,26 +1,28 @@
 /* dropout, residual (x + dropout(branch)), add. */
 #include "ops/ops.h"
 
-static lk_tensor *dropout(lk_graph *g, lk_tensor *x, float p, uint32_t site)
+static lk_tensor *dropout(lk_graph *g, lk_tensor *x, float p, uint32_t site, int64_t group)
 {
     lk_node *n = lk_node_new(g, LK_OP_DROPOUT, 2, (lk_tensor *[]){x, g->state});
     if (!n) return NULL;
     n->attr.dropout.p = p;
     n->attr.dropout.site = site;
+    n->attr.dropout.group = group;
     return lk_node_output(g, n, lk_tensor_like(g, x));
 }
 
 static void dropout_gradient(lk_graph *g, lk_node *n)
 {
-    lk_contribute(g, n->in[0], dropout(g, lk_cotangent(g, n->out[0]), n->attr.dropout.p,
-                                       n->attr.dropout.site));
+    lk_contribute(g, n->in[0],
+                  dropout(g, lk_cotangent(g, n->out[0]), n->attr.dropout.p, n->attr.dropout.site,
+                          n->attr.dropout.group));
 }
 
 lk_tensor *lk_dropout(lk_graph *g, lk_tensor *x, float p)
 {
     if (g->status != LK_OK || !x) return NULL;
     if (p <= 0 || !g->training) return x;
-    return dropout(g, x, p, g->sites++);
+    return dropout(g, x, p, g->sites++, 1);
 }
 
 static void residual_gradient(lk_graph *g, lk_node *n)
@@ -28,7 +30,8 @@ static void residual_gradient(lk_graph *g, lk_node *n)
     lk_tensor *dy = lk_cotangent(g, n->out[0]);
     lk_contribute(g, n->in[0], dy);
     float p = n->attr.dropout.p;
-    lk_contribute(g, n->in[1], p > 0 ? dropout(g, dy, p, n->attr.dropout.site) : dy);
+    lk_contribute(g, n->in[1],
+                  p > 0 ? dropout(g, dy, p, n->attr.dropout.site, n->attr.dropout.group) : dy);
 }
 
 static bool same_shape(lk_graph *g, const char *what, const lk_tensor *a, const lk_tensor *b)
@@ -43,15 +46,26 @@ static bool same_shape(lk_graph *g, const char *what, const lk_tensor *a, const 
     return same;
 }
 
-lk_tensor *lk_residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p)
+static lk_tensor *residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p, int64_t group)
 {
     if (g->status != LK_OK || !x || !branch || !same_shape(g, "residual", x, branch)) return NULL;
     lk_node *n = lk_node_new(g, LK_OP_RESIDUAL, 3, (lk_tensor *[]){x, branch, g->state});
     if (!n) return NULL;
     n->attr.dropout.p = g->training ? p : 0;
     n->attr.dropout.site = g->sites;
+    n->attr.dropout.group = group;
     if (n->attr.dropout.p > 0) g->sites++;
     return lk_node_output(g, n, lk_tensor_like(g, x));
+}
+
+lk_tensor *lk_residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p)
+{
+    return residual(g, x, branch, p, 1);
+}
+
+lk_tensor *lk_stochastic_depth(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p)
+{
+    return residual(g, x, branch, p, x ? lk_count(x) / x->dim[0] : 1);
 }
 
 static void add_gradient(lk_graph *g, lk_node *n)

@@ -88,6 +88,11 @@ lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf,
 
 void lk_program_use_state(lk_program *p, void *state) { p->exec.base[LK_REGION_STATE] = state; }
 
+void lk_program_use_ema(lk_program *p)
+{
+    p->exec.base[LK_REGION_PARAM] = p->store->buffer[LK_REGION_EMA];
+}
+
 void *lk_program_data(lk_program *p, const lk_tensor *t)
 {
     p->exec.input = p->input[0];

@@ -31,6 +31,9 @@ size_t lk_program_arena_bytes(const lk_program *p);
 /* Time every node alone, uncaptured: seconds[i] of node i of the list is the mean of `repeats` runs
  * in a row after one more. What the nodes compute is garbage afterwards: for benchmarks. */
 lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds);
+/* Read the moving average of the parameters in their place; the graph must have been built with
+ * cast_parameters. Before the first run. */
+void lk_program_use_ema(lk_program *p);
 /* Use `state` (device) instead of the store's step state; for evaluation. Before the first run. */
 void lk_program_use_state(lk_program *p, void *state);
 

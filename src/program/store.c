@@ -27,22 +27,24 @@ static lk_status allocate(lk_store *s, int local_leaves)
     size_t gradient = flat_bytes(s) + LK_METRIC_FLOATS * sizeof(float);
     for (int i = 0; i < s->gradients; i++) LK_TRY(b->alloc(s->device, gradient, &s->gradient[i]));
     s->buffer[LK_REGION_GRAD] = s->gradient[0];
+    if (s->ema) LK_TRY(b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_EMA]));
     if (!s->training) return LK_OK;
     LK_TRY(b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_MOMENT1]));
     return b->alloc(s->device, flat_bytes(s), &s->buffer[LK_REGION_MOMENT2]);
 }
 
-lk_status lk_store_create(lk_device *d, const lk_params *params, lk_dtype compute, bool training,
-                          int local_leaves, lk_store **store)
+lk_status lk_store_create(lk_device *d, const lk_params *params, const lk_store_options *o,
+                          lk_store **store)
 {
     lk_store *s = calloc(1, sizeof *s);
     if (!s) return lk_fail(LK_E_SYSTEM, "out of memory");
     s->device = d;
     s->params = params;
-    s->compute = compute;
-    s->training = training;
+    s->compute = o->compute;
+    s->training = o->training;
+    s->ema = o->ema;
     lk_step_state zero = {.loss_scale = 1.0f};
-    lk_status status = allocate(s, local_leaves);
+    lk_status status = allocate(s, o->local_leaves);
     if (status == LK_OK) status = lk_store_set_state(s, &zero);
     if (status != LK_OK) {
         lk_store_destroy(s);
@@ -64,15 +66,24 @@ void lk_store_destroy(lk_store *s)
     free(s);
 }
 
-lk_status lk_store_set(lk_store *s, const float *param, const float *moment1, const float *moment2)
+/* The buffers of a store beside their host copies. */
+typedef struct pair {
+    lk_region region;
+    float *host;
+} pair;
+enum { PAIRS = 4 };
+
+static void pairs_of(const lk_flat *f, pair list[PAIRS])
+{
+    list[0] = (pair){LK_REGION_PARAM, f->param};
+    list[1] = (pair){LK_REGION_MOMENT1, f->moment1};
+    list[2] = (pair){LK_REGION_MOMENT2, f->moment2};
+    list[3] = (pair){LK_REGION_EMA, f->ema};
+}
+
+static lk_status set_shadow(lk_store *s, const float *param)
 {
     const lk_backend *b = s->device->backend;
-    LK_TRY(b->upload(s->device, s->buffer[LK_REGION_PARAM], param, flat_bytes(s)));
-    if (moment1)
-        LK_TRY(b->upload(s->device, s->buffer[LK_REGION_MOMENT1], moment1, flat_bytes(s)));
-    if (moment2)
-        LK_TRY(b->upload(s->device, s->buffer[LK_REGION_MOMENT2], moment2, flat_bytes(s)));
-    if (s->compute == LK_F32) return b->sync(s->device);
     uint16_t *half = malloc(flat_bytes(s) / 2);
     if (!half) return lk_fail(LK_E_SYSTEM, "out of memory for the half-precision parameters");
     for (int64_t i = 0; i < s->params->total; i++)
@@ -84,14 +95,25 @@ lk_status lk_store_set(lk_store *s, const float *param, const float *moment1, co
     return status;
 }
 
-lk_status lk_store_get(lk_store *s, float *param, float *moment1, float *moment2)
+lk_status lk_store_set(lk_store *s, const lk_flat *flat)
 {
     const lk_backend *b = s->device->backend;
-    if (param) LK_TRY(b->download(s->device, param, s->buffer[LK_REGION_PARAM], flat_bytes(s)));
-    if (moment1)
-        LK_TRY(b->download(s->device, moment1, s->buffer[LK_REGION_MOMENT1], flat_bytes(s)));
-    if (moment2)
-        LK_TRY(b->download(s->device, moment2, s->buffer[LK_REGION_MOMENT2], flat_bytes(s)));
+    pair list[PAIRS];
+    pairs_of(flat, list);
+    for (int i = 0; i < PAIRS; i++)
+        if (list[i].host)
+            LK_TRY(b->upload(s->device, s->buffer[list[i].region], list[i].host, flat_bytes(s)));
+    return s->compute == LK_F32 ? b->sync(s->device) : set_shadow(s, flat->param);
+}
+
+lk_status lk_store_get(lk_store *s, const lk_flat *flat)
+{
+    const lk_backend *b = s->device->backend;
+    pair list[PAIRS];
+    pairs_of(flat, list);
+    for (int i = 0; i < PAIRS; i++)
+        if (list[i].host)
+            LK_TRY(b->download(s->device, list[i].host, s->buffer[list[i].region], flat_bytes(s)));
     return b->sync(s->device);
 }
 

@@ -10,21 +10,32 @@ typedef struct lk_store {
     const lk_params *params;
     lk_dtype compute;    /* type of the shadow; LK_F32: none */
     bool training;       /* gradients and moments exist */
+    bool ema;            /* so does a moving average of the parameters */
     int gradients;       /* gradient buffers: log2(local leaves) + 1 */
     void *buffer[LK_REGIONS];
     void *gradient[32];
 } lk_store;
 
-lk_status lk_store_create(lk_device *d, const lk_params *params, lk_dtype compute, bool training,
-                          int local_leaves, lk_store **store);
+/* What a store holds. */
+typedef struct lk_store_options {
+    lk_dtype compute;
+    bool training, ema;
+    int local_leaves;
+} lk_store_options;
+/* Host copies of the flat buffers, params->total floats each; NULL members are left out. */
+typedef struct lk_flat {
+    float *param, *moment1, *moment2, *ema;
+} lk_flat;
+
+lk_status lk_store_create(lk_device *d, const lk_params *params, const lk_store_options *o,
+                          lk_store **store);
 /* Gradient buffers the tree over a rank's leaves needs. */
 int lk_store_gradients(int local_leaves);
 void lk_store_destroy(lk_store *s); /* takes NULL */
-/* Host to device: parameters (the shadow is made from them) and, if given, moments. */
-lk_status lk_store_set(lk_store *s, const float *param, const float *moment1,
-                       const float *moment2);
-/* Device to host, synchronised; NULL outputs are skipped. */
-lk_status lk_store_get(lk_store *s, float *param, float *moment1, float *moment2);
+/* Host to device; the shadow is made from flat->param, which must be there. */
+lk_status lk_store_set(lk_store *s, const lk_flat *flat);
+/* Device to host, synchronised. */
+lk_status lk_store_get(lk_store *s, const lk_flat *flat);
 lk_status lk_store_set_state(lk_store *s, const lk_step_state *state);
 lk_status lk_store_get_state(lk_store *s, lk_step_state *state);
 

@@ -143,7 +143,8 @@ static lk_status time_graph(lk_device *d, lk_graph *g, lk_dtype type, const lk_p
     LK_TRY(lk_autocast(g, type));
     lk_store *store = NULL;
     void *memory = NULL;
-    lk_status status = lk_store_create(d, params, type, false, 1, &store);
+    lk_status status =
+        lk_store_create(d, params, &(lk_store_options){.compute = type, .local_leaves = 1}, &store);
     if (status == LK_OK) status = d->backend->alloc(d, 2 * lk_bytes(in[0]), &memory);
     if (status == LK_OK) status = time_program(d, g, in, store, memory, p);
     if (memory) d->backend->release(d, memory);

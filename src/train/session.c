@@ -108,7 +108,7 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, cons
     lk_scope_push(g, "loss");
     lk_tensor *loss = lk_cross_entropy(g, logits, targets, m->vocabulary);
     lk_scope_pop(g);
-    lk_graph_loss(g, loss);
+    lk_graph_metric(g, loss, LK_METRIC_LOSS);
     lk_status status = lk_autocast(g, passes->compute);
     if (status == LK_OK && passes->training)
         status = lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL);
@@ -226,13 +226,14 @@ static lk_status read_model(lk_comm *comm, lk_io *io, lk_trained *t)
     lk_graph_destroy(g);
     LK_TRY(status);
     lk_params_layout(t->params);
-    LK_TRY(lk_store_create(t->device, t->params, lk_session_compute(&t->run), false, 1,
-                           &t->store));
+    LK_TRY(lk_store_create(
+        t->device, t->params,
+        &(lk_store_options){.compute = lk_session_compute(&t->run), .local_leaves = 1}, &t->store));
     float *host = malloc((size_t)t->params->total * sizeof *host);
     if (!host) return lk_fail(LK_E_SYSTEM, "out of memory for the parameters");
     lk_checkpoint_data data = {.param = host};
     status = lk_checkpoint_load(io, comm->world, t->info.path, t->params, &data);
-    if (status == LK_OK) status = lk_store_set(t->store, host, NULL, NULL);
+    if (status == LK_OK) status = lk_store_set(t->store, &(lk_flat){.param = host});
     free(host);
     return status;
 }

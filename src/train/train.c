@@ -95,8 +95,11 @@ static lk_status create_programs(trainer *t)
 static lk_status allocate(trainer *t)
 {
     const lk_backend *b = t->device->backend;
-    LK_TRY(lk_store_create(t->device, t->params, lk_session_compute(t->run), true,
-                           t->order.local_leaves, &t->store));
+    LK_TRY(lk_store_create(t->device, t->params,
+                           &(lk_store_options){.compute = lk_session_compute(t->run),
+                                               .training = true,
+                                               .local_leaves = t->order.local_leaves},
+                           &t->store));
     LK_TRY(b->alloc(t->device, sizeof(lk_step_state), &t->eval_state));
     return b->host_alloc(t->device, RING * sizeof *t->ring, (void **)&t->ring);
 }
@@ -169,7 +172,9 @@ static lk_status save(trainer *t)
         .vocabulary_size = t->data->vocabulary_size,
     };
     lk_status status = host_buffers(t, &d);
-    if (status == LK_OK) status = lk_store_get(t->store, d.param, d.moment1, d.moment2);
+    if (status == LK_OK)
+        status = lk_store_get(
+            t->store, &(lk_flat){.param = d.param, .moment1 = d.moment1, .moment2 = d.moment2});
     if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
     if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
     if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
@@ -204,7 +209,9 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         memset(d.moment1, 0, bytes);
         memset(d.moment2, 0, bytes);
     }
-    if (status == LK_OK) status = lk_store_set(t->store, d.param, d.moment1, d.moment2);
+    if (status == LK_OK)
+        status = lk_store_set(
+            t->store, &(lk_flat){.param = d.param, .moment1 = d.moment1, .moment2 = d.moment2});
     if (status == LK_OK) status = lk_store_set_state(t->store, &state);
     free_buffers(&d);
     t->start = t->drained = state.step;
