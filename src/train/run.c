@@ -1,131 +1,14 @@
 /* The run file: one table of keys; parsing, --set, help, and the resolved copy all come from it. */
-#include "train/run.h"
+#include "train/run_keys.h"
 
 #include "io/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
-
-typedef enum kind { TEXT, CHOICE, INTEGER, REAL, BOOLEAN } kind;
-
-enum { FIXED = 1 }; /* may not change when a run is resumed */
-
-typedef struct key {
-    const char *name;
-    kind kind;
-    size_t offset;        /* of the member in lk_run */
-    const char *standard; /* default; NULL: the key is required */
-    double low, high;     /* INTEGER, REAL: inclusive */
-    int flags;
-    const char *choices;  /* CHOICE: "a|b|c" */
-    const char *help;
-} key;
-
-#define AT(member) offsetof(lk_run, member)
-#define MANY 1e15
-
-static const key keys[] = {
-    {"directory", TEXT, AT(directory), NULL, 0, 0, 0, NULL,
-     "run directory: checkpoints, loss log; made by the run; from the working directory"},
-    {"seed", INTEGER, AT(seed), "1337", 0, MANY, FIXED, NULL,
-     "key of everything random: initial values, order of samples, dropout"},
-    {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, NULL,
-     "dataset file made by 'lockstep import'; from the working directory"},
-    {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, "auto|yes|no",
-     "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
-    {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, NULL,
-     "limit of data.resident auto, GiB a rank"},
-    {"model.kind", CHOICE, AT(model.kind), "transformer", 0, 0, FIXED, "transformer",
-     "family of the model"},
-    {"model.layers", INTEGER, AT(model.layers), "6", 1, 1000, FIXED, NULL, "blocks"},
-    {"model.width", INTEGER, AT(model.width), "384", 1, 65536, FIXED, NULL,
-     "size of the residual stream; a multiple of model.heads"},
-    {"model.heads", INTEGER, AT(model.heads), "6", 1, 1024, FIXED, NULL, "query heads"},
-    {"model.kv_heads", INTEGER, AT(model.kv_heads), "0", 0, 1024, FIXED, NULL,
-     "key and value heads (grouped-query attention), a divisor of model.heads; 0: as heads"},
-    {"model.context", INTEGER, AT(model.context), "256", 1, 1048576, FIXED, NULL,
-     "tokens of a sample"},
-    {"model.position", CHOICE, AT(model.position), "alibi", 0, 0, FIXED,
-     "alibi|rope|learned|sinusoidal", "how positions enter"},
-    {"model.norm", CHOICE, AT(model.norm), "layernorm", 0, 0, FIXED, "layernorm|rmsnorm",
-     "normalisation before attention, feed-forward and head"},
-    {"model.ffn", CHOICE, AT(model.ffn), "gelu", 0, 0, FIXED, "gelu|swiglu", "feed-forward"},
-    {"model.ffn_width", INTEGER, AT(model.ffn_width), "0", 0, 1048576, FIXED, NULL,
-     "hidden size of the feed-forward; 0: 4 width (gelu), 8/3 width rounded up to 64 (swiglu)"},
-    {"model.bias", BOOLEAN, AT(model.bias), "true", 0, 0, FIXED, NULL,
-     "biases in linear layers and layer norms"},
-    {"model.tied", BOOLEAN, AT(model.tied), "true", 0, 0, FIXED, NULL,
-     "the head uses the embedding's weight"},
-    {"model.dropout", REAL, AT(model.dropout), "0", 0, 0.99, 0, NULL,
-     "probability, after embedding, attention weights, attention and feed-forward"},
-    {"model.embedding_headroom", REAL, AT(model.embedding_headroom), "0.2", 0, 16, FIXED, NULL,
-     "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none"},
-    {"model.rope_theta", REAL, AT(model.rope_theta), "10000", 1, 1e9, FIXED, NULL,
-     "base of the rotary angles"},
-    {"model.norm_eps", REAL, AT(model.norm_eps), "1e-5", 1e-12, 1, FIXED, NULL,
-     "added to the variance"},
-    {"train.steps", INTEGER, AT(train.steps), "1000", 1, MANY, 0, NULL,
-     "optimizer steps of the whole run; length of the schedule"},
-    {"train.batch", INTEGER, AT(train.batch), "64", 1, 1e9, FIXED, NULL,
-     "samples in the global batch; a multiple of the leaves"},
-    {"train.leaves", INTEGER, AT(train.leaves), "0", 0, 65536, 0, NULL,
-     "parts of the global batch, a power of two: the most ranks the run can use; more than the "
-     "ranks is gradient accumulation; 0: the ranks of the first start"},
-    {"train.precision", CHOICE, AT(train.precision), "fp32", 0, 0, FIXED, "fp32|tf32|fp16|bf16",
-     "fp16, bf16: autocast with f32 master weights; fp16 also scales the loss"},
-    {"train.reduce", CHOICE, AT(train.reduce), "exact", 0, 0, 0, "exact|fast",
-     "exact: the same bits on any number of ranks; fast: the library's all-reduce"},
-    {"train.bucket_mib", REAL, AT(train.bucket_mib), "25", 0, 1e6, 0, NULL,
-     "gradients are reduced over ranks in buckets of at least this many MiB, each as soon as the "
-     "backward pass has written it; changes no bits"},
-    {"train.recompute", CHOICE, AT(train.recompute), "none", 0, 0, 0, "none|ffn|block",
-     "activations computed again in the backward pass instead of kept, to save memory: those of "
-     "feed-forwards (about half of them) or of whole blocks (nearly all); changes no bits"},
-    {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, "auto|cpu|cuda",
-     "auto: a GPU if there is one"},
-    {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, NULL,
-     "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
-    {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, NULL, "peak learning rate"},
-    {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, NULL,
-     "learning rate at the end of the cosine"},
-    {"optimizer.warmup", INTEGER, AT(optimizer.warmup), "100", 0, MANY, 0, NULL,
-     "steps of linear warmup"},
-    {"optimizer.beta1", REAL, AT(optimizer.beta1), "0.9", 0, 0.999999, 0, NULL,
-     "AdamW, decay of the first moment"},
-    {"optimizer.beta2", REAL, AT(optimizer.beta2), "0.99", 0, 0.999999, 0, NULL,
-     "AdamW, decay of the second moment"},
-    {"optimizer.eps", REAL, AT(optimizer.eps), "1e-8", 1e-20, 1, 0, NULL, "AdamW"},
-    {"optimizer.weight_decay", REAL, AT(optimizer.weight_decay), "0.1", 0, 100, 0, NULL,
-     "decoupled; not on biases and norms"},
-    {"optimizer.clip", REAL, AT(optimizer.clip), "1", 0, 1e9, 0, NULL,
-     "largest global norm of the gradient; 0: no clipping"},
-    {"loss_scale.initial", REAL, AT(loss_scale.initial), "65536", 1, 1e12, 0, NULL,
-     "fp16: first loss scale"},
-    {"loss_scale.growth", REAL, AT(loss_scale.growth), "2", 1, 16, 0, NULL,
-     "factor after loss_scale.interval finite steps"},
-    {"loss_scale.backoff", REAL, AT(loss_scale.backoff), "0.5", 0.0625, 1, 0, NULL,
-     "factor after a step that is not finite"},
-    {"loss_scale.max", REAL, AT(loss_scale.max), "16777216", 1, 1e12, 0, NULL,
-     "largest loss scale"},
-    {"loss_scale.interval", INTEGER, AT(loss_scale.interval), "1000", 1, 1e9, 0, NULL,
-     "finite steps between growths"},
-    {"eval.every", INTEGER, AT(eval.every), "250", 0, MANY, 0, NULL,
-     "steps between validations; 0: only at the end"},
-    {"eval.batches", INTEGER, AT(eval.batches), "20", 0, 1e6, 0, NULL,
-     "global batches of a validation, the same every time; 0: no validation"},
-    {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, NULL,
-     "steps between checkpoints; 0: only at the end"},
-    {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, NULL,
-     "also write the initial values"},
-    {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, NULL,
-     "steps between progress lines when the output is not a terminal"},
-};
-enum { KEYS = sizeof keys / sizeof *keys };
 
 /* Where each key's value came from, for messages; 0: default, < 0: --set. */
 typedef struct source {
@@ -377,6 +260,18 @@ static lk_status apply_set(lk_run *run, source *s, const char *text)
     return set(run, s, name, equals + 1, -1);
 }
 
+/* A bit of `only` for the model's kind. */
+static int bit_of_kind(const lk_run *r)
+{
+    if (strcmp(r->model.kind, "mobilenetv3") == 0) return MOBILENET;
+    return strcmp(r->model.kind, "resnet18") == 0 ? RESNET : TRANSFORMER;
+}
+
+static bool has_meaning(const lk_run *r, int k)
+{
+    return !keys[k].only || keys[k].only & bit_of_kind(r);
+}
+
 /* ---- checks across keys ---------------------------------------------------------------------- */
 
 static lk_status check(const lk_run *r, const source *s)
@@ -386,6 +281,13 @@ static lk_status check(const lk_run *r, const source *s)
         if (!keys[k].standard && !*(char **)member(r, k))
             return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing: %s", s->name, keys[k].name,
                            keys[k].help);
+    for (int k = 0; k < KEYS; k++)
+        if (s->line[k] && !has_meaning(r, k))
+            return lk_fail(LK_E_INPUT, "%s: '%s' has no meaning for model.kind %s; remove it",
+                           where(s, k, at), keys[k].name, r->model.kind);
+    if (!lk_run_vision(r) && strcmp(r->model.norm, "batchnorm") == 0)
+        return lk_fail(LK_E_INPUT, "%s: 'model.norm': expected layernorm or rmsnorm for a "
+                       "transformer, found batchnorm", where(s, find("model.norm"), at));
     int64_t kv = r->model.kv_heads ? r->model.kv_heads : r->model.heads;
     if (r->model.width % r->model.heads)
         return lk_fail(LK_E_INPUT, "%s: model.heads %lld does not divide model.width %lld; choose "
@@ -505,6 +407,7 @@ static void for_sections(FILE *f, const lk_run *run,
     for (int k = 0; k < KEYS; k++) {
         const char *dot = strchr(keys[k].name, '.');
         size_t n = dot ? (size_t)(dot - keys[k].name) : 0;
+        if (run && !has_meaning(run, k)) continue;
         if (dot && (strncmp(section, keys[k].name, n) != 0 || section[n])) {
             memcpy(section, keys[k].name, n);
             section[n] = '\0';
@@ -541,8 +444,12 @@ static void help_line(FILE *f, const lk_run *run, int k, const char *name)
 {
     (void)run;
     char what[256];
-    fprintf(f, "%s: %s\n      # %s; %s%s\n", name, keys[k].standard ? keys[k].standard : "REQUIRED",
+    fprintf(f, "%s: %s\n      # %s; %s%s%s\n", name, keys[k].standard ? keys[k].standard : "REQUIRED",
             keys[k].help, expected(&keys[k], what),
+            keys[k].only == TRANSFORMER ? "; transformer"
+            : keys[k].only == VISION    ? "; image models"
+            : keys[k].only              ? "; mobilenetv3"
+                                        : "",
             keys[k].flags & FIXED ? "; fixed for a run" : "");
 }
 
@@ -568,7 +475,7 @@ static bool same(const lk_run *a, const lk_run *b, int k)
 lk_status lk_run_check_resume(const lk_run *run, const lk_run *started)
 {
     for (int k = 0; k < KEYS; k++) {
-        if (!(keys[k].flags & FIXED) || same(run, started, k)) continue;
+        if (!(keys[k].flags & FIXED) || same(run, started, k) || !has_meaning(started, k)) continue;
         char text[2][200] = {"", ""};
         for (int i = 0; i < 2; i++) {
             FILE *f = fmemopen(text[i], sizeof text[i] - 1, "w");
@@ -590,6 +497,8 @@ void lk_run_clear(lk_run *run)
     free(run->path);
     memset(run, 0, sizeof *run);
 }
+
+bool lk_run_vision(const lk_run *run) { return bit_of_kind(run) & VISION; }
 
 lk_precision lk_run_precision(const lk_run *run)
 {

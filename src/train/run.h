@@ -22,16 +22,25 @@ typedef struct lk_run {
         double resident_gib; /* limit of auto */
     } data;
     struct {
-        char *kind;     /* transformer */
+        char *kind;     /* transformer | mobilenetv3 | resnet18 */
         int64_t layers, width, heads, kv_heads; /* kv_heads 0: as heads */
         int64_t context;
         char *position; /* alibi | rope | learned | sinusoidal */
-        char *norm;     /* layernorm | rmsnorm */
+        char *norm;     /* auto | layernorm | rmsnorm | batchnorm */
         char *ffn;      /* gelu | swiglu */
         int64_t ffn_width; /* 0: 4 width for gelu, 8/3 width rounded up to 64 for swiglu */
         bool bias, tied;
         double dropout, embedding_headroom, rope_theta, norm_eps;
+        char *size;      /* small | large */
+        char *attention; /* se | none | eca */
+        double width_multiplier, stochastic_depth, norm_momentum;
+        int64_t stem_stride, image_size; /* image_size 0: as stored */
     } model;
+    struct {
+        bool flip;
+        int64_t pad;
+        double crop, erase, mixup, smoothing;
+    } augment;
     struct {
         int64_t steps, batch; /* samples in the global batch */
         int64_t leaves;       /* 0: the number of ranks of the first start */
@@ -39,6 +48,7 @@ typedef struct lk_run {
         char *reduce;         /* exact | fast */
         double bucket_mib;    /* gradients reduced at a time, at least */
         char *recompute;      /* none | ffn | block */
+        double ema;           /* decay; 0: no moving average */
         char *device;         /* auto | cpu | cuda */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
@@ -74,5 +84,6 @@ lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */
 void lk_run_clear(lk_run *run);
 lk_precision lk_run_precision(const lk_run *run);
+bool lk_run_vision(const lk_run *run); /* a model of images, not of text */
 
 #endif

@@ -1,0 +1,159 @@
+/* The table of run-file keys, for run.c alone. */
+#ifndef LK_TRAIN_RUN_KEYS_H
+#define LK_TRAIN_RUN_KEYS_H
+
+#include "train/run.h"
+
+#include <stddef.h>
+
+typedef enum kind { TEXT, CHOICE, INTEGER, REAL, BOOLEAN } kind;
+
+enum { FIXED = 1 }; /* may not change when a run is resumed */
+
+/* Kinds of model, by bit, in the order of the choices of model.kind. */
+enum { TRANSFORMER = 1, MOBILENET = 2, RESNET = 4, VISION = MOBILENET | RESNET };
+
+typedef struct key {
+    const char *name;
+    kind kind;
+    size_t offset;        /* of the member in lk_run */
+    const char *standard; /* default; NULL: the key is required */
+    double low, high;     /* INTEGER, REAL: inclusive */
+    int flags;
+    int only;             /* kinds of model it has a meaning for; 0: all */
+    const char *choices;  /* CHOICE: "a|b|c" */
+    const char *help;
+} key;
+
+#define AT(member) offsetof(lk_run, member)
+#define MANY 1e15
+
+static const key keys[] = {
+    {"directory", TEXT, AT(directory), NULL, 0, 0, 0, 0, NULL,
+     "run directory: checkpoints, loss log; made by the run; from the working directory"},
+    {"seed", INTEGER, AT(seed), "1337", 0, MANY, FIXED, 0, NULL,
+     "key of everything random: initial values, order of samples, dropout"},
+    {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, 0, NULL,
+     "dataset file made by 'lockstep import'; from the working directory"},
+    {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
+     "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
+    {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,
+     "limit of data.resident auto, GiB a rank"},
+    {"model.kind", CHOICE, AT(model.kind), "transformer", 0, 0, FIXED, 0,
+     "transformer|mobilenetv3|resnet18", "family of the model: of text, or of images"},
+    {"model.layers", INTEGER, AT(model.layers), "6", 1, 1000, FIXED, TRANSFORMER, NULL, "blocks"},
+    {"model.width", INTEGER, AT(model.width), "384", 1, 65536, FIXED, TRANSFORMER, NULL,
+     "size of the residual stream; a multiple of model.heads"},
+    {"model.heads", INTEGER, AT(model.heads), "6", 1, 1024, FIXED, TRANSFORMER, NULL, "query heads"},
+    {"model.kv_heads", INTEGER, AT(model.kv_heads), "0", 0, 1024, FIXED, TRANSFORMER, NULL,
+     "key and value heads (grouped-query attention), a divisor of model.heads; 0: as heads"},
+    {"model.context", INTEGER, AT(model.context), "256", 1, 1048576, FIXED, TRANSFORMER, NULL,
+     "tokens of a sample"},
+    {"model.position", CHOICE, AT(model.position), "alibi", 0, 0, FIXED, TRANSFORMER,
+     "alibi|rope|learned|sinusoidal", "how positions enter"},
+    {"model.norm", CHOICE, AT(model.norm), "auto", 0, 0, FIXED, 0,
+     "auto|layernorm|rmsnorm|batchnorm",
+     "normalisation; auto: layernorm in transformers, batchnorm in image models"},
+    {"model.ffn", CHOICE, AT(model.ffn), "gelu", 0, 0, FIXED, TRANSFORMER, "gelu|swiglu", "feed-forward"},
+    {"model.ffn_width", INTEGER, AT(model.ffn_width), "0", 0, 1048576, FIXED, TRANSFORMER, NULL,
+     "hidden size of the feed-forward; 0: 4 width (gelu), 8/3 width rounded up to 64 (swiglu)"},
+    {"model.bias", BOOLEAN, AT(model.bias), "true", 0, 0, FIXED, TRANSFORMER, NULL,
+     "biases in linear layers and layer norms"},
+    {"model.tied", BOOLEAN, AT(model.tied), "true", 0, 0, FIXED, TRANSFORMER, NULL,
+     "the head uses the embedding's weight"},
+    {"model.dropout", REAL, AT(model.dropout), "0", 0, 0.99, 0, 0, NULL,
+     "probability; transformer: after embedding, attention weights, attention and feed-forward; "
+     "image models: before the classifier"},
+    {"model.embedding_headroom", REAL, AT(model.embedding_headroom), "0.2", 0, 16, FIXED, TRANSFORMER, NULL,
+     "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none"},
+    {"model.rope_theta", REAL, AT(model.rope_theta), "10000", 1, 1e9, FIXED, TRANSFORMER, NULL,
+     "base of the rotary angles"},
+    {"model.norm_eps", REAL, AT(model.norm_eps), "1e-5", 1e-12, 1, FIXED, 0, NULL,
+     "added to the variance"},
+    {"model.size", CHOICE, AT(model.size), "small", 0, 0, FIXED, MOBILENET, "small|large",
+     "the paper's small or large network"},
+    {"model.width_multiplier", REAL, AT(model.width_multiplier), "1", 0.05, 16, FIXED, VISION, NULL,
+     "factor of all widths"},
+    {"model.stem_stride", INTEGER, AT(model.stem_stride), "2", 1, 2, FIXED, VISION, NULL,
+     "stride of the first convolution; 1 for images of up to about 64 pixels"},
+    {"model.attention", CHOICE, AT(model.attention), "se", 0, 0, FIXED, MOBILENET, "se|none|eca",
+     "channel attention of the blocks that have one"},
+    {"model.stochastic_depth", REAL, AT(model.stochastic_depth), "0", 0, 0.99, 0, VISION, NULL,
+     "probability of leaving out the last residual block; the others less, in proportion"},
+    {"model.norm_momentum", REAL, AT(model.norm_momentum), "0.1", 0, 1, 0, VISION, NULL,
+     "batchnorm: share of each step in the running statistics"},
+    {"model.image_size", INTEGER, AT(model.image_size), "0", 0, 4096, FIXED, VISION, NULL,
+     "images are sampled to this height and width; 0: as stored"},
+    {"augment.flip", BOOLEAN, AT(augment.flip), "false", 0, 0, 0, VISION, NULL,
+     "mirror half of the training images"},
+    {"augment.pad", INTEGER, AT(augment.pad), "0", 0, 1024, 0, VISION, NULL,
+     "shift training images by up to this many pixels each way"},
+    {"augment.crop", REAL, AT(augment.crop), "1", 0.01, 1, 0, VISION, NULL,
+     "least share of the area in a random resized crop; 1: no crop"},
+    {"augment.erase", REAL, AT(augment.erase), "0", 0, 1, 0, VISION, NULL,
+     "probability of erasing a rectangle"},
+    {"augment.mixup", REAL, AT(augment.mixup), "0", 0, 1, 0, VISION, NULL,
+     "alpha of mixup's Beta(alpha, alpha); 0: no mixup"},
+    {"augment.smoothing", REAL, AT(augment.smoothing), "0", 0, 0.99, 0, VISION, NULL,
+     "label smoothing: share of a target spread over all classes"},
+    {"train.steps", INTEGER, AT(train.steps), "1000", 1, MANY, 0, 0, NULL,
+     "optimizer steps of the whole run; length of the schedule"},
+    {"train.batch", INTEGER, AT(train.batch), "64", 1, 1e9, FIXED, 0, NULL,
+     "samples in the global batch; a multiple of the leaves"},
+    {"train.leaves", INTEGER, AT(train.leaves), "0", 0, 65536, 0, 0, NULL,
+     "parts of the global batch, a power of two: the most ranks the run can use; more than the "
+     "ranks is gradient accumulation; 0: the ranks of the first start"},
+    {"train.precision", CHOICE, AT(train.precision), "fp32", 0, 0, FIXED, 0, "fp32|tf32|fp16|bf16",
+     "fp16, bf16: autocast with f32 master weights; fp16 also scales the loss"},
+    {"train.reduce", CHOICE, AT(train.reduce), "exact", 0, 0, 0, 0, "exact|fast",
+     "exact: the same bits on any number of ranks; fast: the library's all-reduce"},
+    {"train.bucket_mib", REAL, AT(train.bucket_mib), "25", 0, 1e6, 0, 0, NULL,
+     "gradients are reduced over ranks in buckets of at least this many MiB, each as soon as the "
+     "backward pass has written it; changes no bits"},
+    {"train.recompute", CHOICE, AT(train.recompute), "none", 0, 0, 0, TRANSFORMER, "none|ffn|block",
+     "activations computed again in the backward pass instead of kept, to save memory: those of "
+     "feed-forwards (about half of them) or of whole blocks (nearly all); changes no bits"},
+    {"train.ema", REAL, AT(train.ema), "0", 0, 0.9999999, FIXED, 0, NULL,
+     "decay of a moving average of the parameters, kept, evaluated and saved beside them; 0: none"},
+    {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, 0, "auto|cpu|cuda",
+     "auto: a GPU if there is one"},
+    {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, 0, NULL,
+     "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
+    {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, 0, NULL, "peak learning rate"},
+    {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, 0, NULL,
+     "learning rate at the end of the cosine"},
+    {"optimizer.warmup", INTEGER, AT(optimizer.warmup), "100", 0, MANY, 0, 0, NULL,
+     "steps of linear warmup"},
+    {"optimizer.beta1", REAL, AT(optimizer.beta1), "0.9", 0, 0.999999, 0, 0, NULL,
+     "AdamW, decay of the first moment"},
+    {"optimizer.beta2", REAL, AT(optimizer.beta2), "0.99", 0, 0.999999, 0, 0, NULL,
+     "AdamW, decay of the second moment"},
+    {"optimizer.eps", REAL, AT(optimizer.eps), "1e-8", 1e-20, 1, 0, 0, NULL, "AdamW"},
+    {"optimizer.weight_decay", REAL, AT(optimizer.weight_decay), "0.1", 0, 100, 0, 0, NULL,
+     "decoupled; not on biases and norms"},
+    {"optimizer.clip", REAL, AT(optimizer.clip), "1", 0, 1e9, 0, 0, NULL,
+     "largest global norm of the gradient; 0: no clipping"},
+    {"loss_scale.initial", REAL, AT(loss_scale.initial), "65536", 1, 1e12, 0, 0, NULL,
+     "fp16: first loss scale"},
+    {"loss_scale.growth", REAL, AT(loss_scale.growth), "2", 1, 16, 0, 0, NULL,
+     "factor after loss_scale.interval finite steps"},
+    {"loss_scale.backoff", REAL, AT(loss_scale.backoff), "0.5", 0.0625, 1, 0, 0, NULL,
+     "factor after a step that is not finite"},
+    {"loss_scale.max", REAL, AT(loss_scale.max), "16777216", 1, 1e12, 0, 0, NULL,
+     "largest loss scale"},
+    {"loss_scale.interval", INTEGER, AT(loss_scale.interval), "1000", 1, 1e9, 0, 0, NULL,
+     "finite steps between growths"},
+    {"eval.every", INTEGER, AT(eval.every), "250", 0, MANY, 0, 0, NULL,
+     "steps between validations; 0: only at the end"},
+    {"eval.batches", INTEGER, AT(eval.batches), "20", 0, 1e6, 0, 0, NULL,
+     "global batches of a validation, the same every time; 0: no validation"},
+    {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, 0, NULL,
+     "steps between checkpoints; 0: only at the end"},
+    {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
+     "also write the initial values"},
+    {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
+     "steps between progress lines when the output is not a terminal"},
+};
+enum { KEYS = sizeof keys / sizeof *keys };
+
+#endif
