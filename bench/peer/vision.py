@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Image models in PyTorch, beside lockstep's.
+
+  vision.py time --shape mnv3l|mnv3s32|resnet18     milliseconds per training step
+  vision.py layers DIRECTORY                        compare what bench/layers wrote with torchvision
+
+`time`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to norm 1
+and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs.
+`layers`: the same weights and images go through torchvision's model in fp32; outputs of every
+layer, gradients with respect to the output of every convolution and gradients of every parameter
+must agree to a relative error (L2) of 1e-4.
+"""
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+
+SHAPES = {  # name: (constructor, batch, size, channels, classes, stem stride)
+    "mnv3l": ("mobilenet_v3_large", 256, 224, 3, 1000, 2),
+    "mnv3s32": ("mobilenet_v3_small", 256, 32, 3, 10, 2),
+    "resnet18": ("resnet18", 256, 224, 3, 1000, 2),
+}
+
+
+def build(name, classes, channels=3, stride=2):
+    model = getattr(torchvision.models, name)(num_classes=classes)
+    stem = model.conv1 if name == "resnet18" else model.features[0][0]
+    if channels != 3 or stride != 2:
+        small = name == "resnet18" and stride == 1
+        conv = torch.nn.Conv2d(channels, stem.out_channels, 3 if small else stem.kernel_size,
+                               stride=stride, padding=1 if small else stem.padding, bias=False)
+        if name == "resnet18":
+            model.conv1 = conv
+            if stride == 1:
+                model.maxpool = torch.nn.Identity()
+        else:
+            model.features[0][0] = conv
+    return model
+
+
+# ---- time ----------------------------------------------------------------------------------------
+
+def time_steps(model, shape, warmup, steps):
+    """Milliseconds of every step."""
+    _, batch, size, channels, classes, _ = shape
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+    scaler = torch.amp.GradScaler("cuda")
+    x = torch.randn(batch, channels, size, size, device="cuda")
+    x = x.to(memory_format=torch.channels_last)
+    y = torch.randint(0, classes, (batch,), device="cuda")
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
+    for i in range(warmup + steps):
+        if i >= warmup:
+            marks[i - warmup].record()
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = F.cross_entropy(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+    marks[steps].record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
+
+
+def measure(a):
+    shape = SHAPES[a.shape]
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, "
+          f"batch {shape[1]}, fp16")
+    for name, mode in (("eager", None), ("compile", "default"),
+                       ("compile reduce-overhead", "reduce-overhead"),
+                       ("compile max-autotune", "max-autotune")):
+        if a.only and a.only != name:
+            continue
+        torch.manual_seed(0)
+        model = build(shape[0], shape[4], shape[3], shape[5]).cuda()
+        model = model.to(memory_format=torch.channels_last).train()
+        call = model if mode is None else torch.compile(model, mode=mode)
+        torch.cuda.reset_peak_memory_stats()
+        start = time.time()
+        try:
+            ms = time_steps(call, shape, a.warmup, a.steps)
+        except Exception as error:  # one mode that fails must not hide the others
+            print(f"{name:26s} failed: {str(error).splitlines()[0]}")
+            continue
+        median = statistics.median(ms)
+        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
+              f"  {1e3 * shape[1] / median:.0f} images/s"
+              f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+              f"  {time.time() - start:.0f} s in all", flush=True)
+        del model, call
+        torch._dynamo.reset()
+        torch.cuda.empty_cache()
+    return 0
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+class Dump:
+    """What bench/layers wrote: index.json lists name, kind, shape, offset of f32 data.bin."""
+
+    def __init__(self, directory):
+        with open(os.path.join(directory, "index.json")) as f:
+            index = json.load(f)
+        self.run = index["run"]
+        data = np.fromfile(os.path.join(directory, "data.bin"), dtype=np.float32)
+        self.items = {}
+        for t in index["tensors"]:
+            n = int(np.prod(t["shape"]))
+            array = data[t["offset"]:t["offset"] + n].reshape(t["shape"])
+            self.items.setdefault((t["kind"], t["name"]), array)
+
+    def get(self, kind, name):
+        return torch.from_numpy(self.items[(kind, name)].copy())
+
+
+def to_torch(w, like):
+    """A weight of lockstep in torch's layout."""
+    if like.dim() == 4 and w.dim() == 3:  # depthwise [k, k, C]
+        return w.permute(2, 0, 1).unsqueeze(1)
+    if like.dim() == 4 and w.dim() == 4:  # [Co, kh, kw, Ci]
+        return w.permute(0, 3, 1, 2)
+    return w.reshape(like.shape)
+
+
+def mobilenet_layers(model):
+    """(lockstep scope, torch module) of convolutions, norms, linear layers; gates apart."""
+    layers = [("stem", model.features[0])]
+    gates = []
+    for i, block in enumerate(model.features[1:-1]):
+        parts = list(block.block)
+        names = []
+        squeeze = [p for p in parts if isinstance(p, torchvision.ops.SqueezeExcitation)]
+        convs = [p for p in parts if not isinstance(p, torchvision.ops.SqueezeExcitation)]
+        names = ["expand", "depthwise", "project"] if len(convs) == 3 else ["depthwise", "project"]
+        layers += [(f"blocks.{i}.{n}", c) for n, c in zip(names, convs)]
+        gates += [(f"blocks.{i}.se", s) for s in squeeze]
+    layers.append(("head.conv", model.features[-1]))
+    return layers, gates, [("head.hidden", model.classifier[0]),
+                           ("head.classifier", model.classifier[3])]
+
+
+def parameters_of(layers, gates, dense):
+    for scope, m in layers:
+        yield f"{scope}.weight", m[0].weight
+        yield f"{scope}_norm.weight", m[1].weight
+        yield f"{scope}_norm.bias", m[1].bias
+    for scope, m in gates:
+        for ours, theirs in (("reduce", m.fc1), ("expand", m.fc2)):
+            yield f"{scope}.{ours}.weight", theirs.weight
+            yield f"{scope}.{ours}.bias", theirs.bias
+    for scope, m in dense:
+        yield f"{scope}.weight", m.weight
+        yield f"{scope}.bias", m.bias
+
+
+def relative(a, b):
+    return ((a - b).double().norm() / max(b.double().norm().item(), 1e-30)).item()
+
+
+def layers(a):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    dump = Dump(a.directory)
+    run = dump.run
+    model = build(f"mobilenet_v3_{run['size']}", run["classes"], run["channels"],
+                  run["stem_stride"])
+    model.train()
+    model.classifier[2].p = 0.0
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    convs, gates, dense = mobilenet_layers(model)
+    named = list(parameters_of(convs, gates, dense))
+    with torch.no_grad():
+        for name, p in named:
+            p.copy_(to_torch(dump.get("parameter", name), p))
+    model.to(device)
+    seen = {}
+
+    def keep(kind, scope):
+        def hook(_, __, out):
+            if out.requires_grad:
+                out.retain_grad()
+            seen[(kind, scope)] = out
+        return hook
+
+    for scope, m in convs:
+        m[0].register_forward_hook(keep("convolution", scope))
+        m[1].eps = run["norm_eps"]
+        m.register_forward_hook(keep("output", f"{scope}_norm"))
+        m[-1].inplace = False
+    for scope, m in gates:
+        m.register_forward_hook(keep("output", scope))
+    for scope, m in dense:
+        m.register_forward_hook(keep("output", scope))
+    x = dump.get("output", "images").permute(0, 3, 1, 2).to(device)
+    targets = dump.get("targets", "images").to(device)
+    loss = -(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()
+    loss.backward()
+
+    worst, compared = 0.0, 0
+
+    def compare(kind, name, ours, theirs):
+        nonlocal worst, compared
+        error = relative(ours.to(device), theirs)
+        worst, compared = max(worst, error), compared + 1
+        if error > a.limit or a.verbose:
+            print(f"{kind:12s} {name:32s} {error:.2e}")
+
+    def as_nhwc(t):
+        return t.permute(0, 2, 3, 1) if t.dim() == 4 else t
+
+    for (kind, scope), out in seen.items():
+        name = scope if kind == "output" else scope
+        key = ("output", name) if kind == "output" else ("convolution", name)
+        if key not in dump.items:
+            sys.exit(f"{a.directory} holds no {key}")
+        theirs = as_nhwc(out.detach())
+        compare(kind, name, dump.get(*key).reshape(theirs.shape), theirs)
+        if kind == "convolution":
+            theirs = as_nhwc(out.grad)
+            compare("gradient", name, dump.get("gradient", name).reshape(theirs.shape), theirs)
+    for name, p in named:
+        compare("parameter", name, to_torch(dump.get("parameter_gradient", name), p.grad), p.grad)
+    print(f"{compared} tensors compared, largest relative error {worst:.2e}")
+    return 0 if compared > 0 and worst <= a.limit else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    modes = parser.add_subparsers(dest="mode", required=True)
+    p = modes.add_parser("time", help="milliseconds per training step")
+    p.add_argument("--shape", choices=SHAPES, required=True)
+    p.add_argument("--warmup", type=int, default=12)
+    p.add_argument("--steps", type=int, default=30)
+    p.add_argument("--only", help="run only this mode")
+    p = modes.add_parser("layers", help="compare layer by layer with torchvision")
+    p.add_argument("directory")
+    p.add_argument("--limit", type=float, default=1e-4)
+    p.add_argument("--verbose", action="store_true")
+    a = parser.parse_args()
+    return layers(a) if a.mode == "layers" else measure(a)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
