@@ -1,34 +1,159 @@
 /* A dataset file opened by all ranks: everything is checked at the opening, so that later reads
  * can only fail for damage. */
 #include "io/dataset.h"
+#include "io/format.h"
 #include "io/hdf5.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE ((size_t)1 << 26) /* bytes: random windows of a large file hit some chunks again */
+#define CACHE ((size_t)1 << 26) /* bytes: random rows of a large file hit some chunks again */
 
-static const char *const token_path[2] = {"train/tokens", "validation/tokens"};
+enum { TEXT_DIMS = 1, IMAGE_DIMS = 4, TABLE_DIMS = 2, MAX_SIDE = 1 << 15 };
+static const char *const split_name[2] = {"train", "validation"};
+static const char *const kind_name[] = {"text", "images", "table"};
+enum { KINDS = sizeof kind_name / sizeof kind_name[0] };
 
 struct lk_dataset_handles {
     MPI_Comm comm;
     hid_t file;
-    lk_h5_dataset tokens[2];
+    lk_h5_dataset data[2][LK_DATASET_FIELDS];
 };
 
-/* The digest of the file covers the streams, so it must not be the only thing believed here. */
+const char *lk_dataset_kind_name(lk_dataset_kind kind) { return kind_name[kind]; }
+
+static const char *path_of(const lk_dataset *d, int split, int field, char path[64])
+{
+    snprintf(path, 64, "%s/%s", split_name[split], d->field[field].name);
+    return path;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* Field `f` of both splits: type, shape, sizes. */
+static lk_status open_field(lk_dataset *d, int f, const char *name, lk_h5_type type, int dims)
+{
+    static const lk_dtype dtype[LK_H5_TYPES] = {
+        [LK_H5_F32] = LK_F32, [LK_H5_U8] = LK_U8, [LK_H5_U16] = LK_U16};
+    struct lk_dataset_handles *h = d->handles;
+    char path[64];
+    d->field[f].name = name;
+    d->field[f].dtype = dtype[type];
+    for (int s = 0; s < 2; s++) {
+        lk_h5_dataset *x = &h->data[s][f];
+        path_of(d, s, f, path);
+        LK_TRY(lk_h5_dataset_open(h->file, d->path, path, CACHE, x));
+        LK_TRY(lk_h5_dataset_expect(x, d->path, path, type, dims));
+        if (f > 0 && (int64_t)x->dim[0] != d->rows[s])
+            return lk_fail(LK_E_INPUT, "%s: '%s': expected %lld rows, as '%s' has, found %llu; the "
+                           "file is damaged, import it again", d->path, path,
+                           (long long)d->rows[s], d->field[0].name, (unsigned long long)x->dim[0]);
+        d->rows[s] = (int64_t)x->dim[0];
+        d->field[f].row_bytes = x->row;
+    }
+    return LK_OK;
+}
+
+static lk_status open_text(lk_dataset *d)
+{
+    LK_TRY(lk_h5_vocabulary(d->handles->file, d->path, &d->characters, &d->vocabulary,
+                            &d->vocabulary_size));
+    return open_field(d, 0, "tokens", d->vocabulary_size <= 256 ? LK_H5_U8 : LK_H5_U16, TEXT_DIMS);
+}
+
+/* The inner dimensions of field 0 are the same in both splits and none is zero. */
+static lk_status check_inner(const lk_dataset *d)
+{
+    const lk_h5_dataset *t = &d->handles->data[LK_TRAIN][0], *v = &d->handles->data[1][0];
+    char a[96], b[96];
+    for (int i = 1; i < t->dims; i++)
+        if (t->dim[i] != v->dim[i] || t->dim[i] < 1)
+            return lk_fail(LK_E_INPUT, "%s: expected '%s' of one shape in both splits, found %s "
+                           "and %s; import it again", d->path, d->field[0].name,
+                           lk_h5_shape(t, a, sizeof a), lk_h5_shape(v, b, sizeof b));
+    return LK_OK;
+}
+
+/* Rows are read one by one at random: a chunk that holds many of them, or one that holds only a
+ * part of each, costs far more than its row. */
+static void note_chunks(lk_dataset *d)
+{
+    const lk_h5_dataset *x = &d->handles->data[LK_TRAIN][0];
+    bool split = false;
+    char chunk[96];
+    int n = 0;
+    if (x->chunk[0] == 0) return; /* contiguous */
+    size_t bytes = x->element;
+    for (int i = 0; i < x->dims; i++) {
+        bytes *= (size_t)x->chunk[i];
+        split |= i > 0 && x->chunk[i] < x->dim[i];
+    }
+    if (!split && (bytes <= (size_t)1 << 20 || x->chunk[0] <= 16)) return;
+    hsize_t rows = lk_h5_chunk_rows(x->row);
+    for (int i = 0; i < x->dims; i++)
+        n += snprintf(chunk + n, sizeof chunk - (size_t)n, "%s%llu", i ? "x" : "",
+                      (unsigned long long)(i ? x->dim[i] : rows));
+    snprintf(d->warning, sizeof d->warning, "%.200s: '%s' will be slow to read: its chunks of %zu "
+             "KiB %s; import it again, or h5repack -l train/%s,validation/%s:CHUNK=%s IN OUT",
+             d->path, d->field[0].name, bytes >> 10,
+             split ? "hold parts of rows" : "hold many rows", d->field[0].name, d->field[0].name,
+             chunk);
+}
+
+static lk_status open_images(lk_dataset *d)
+{
+    LK_TRY(open_field(d, 0, "images", LK_H5_U8, IMAGE_DIMS));
+    LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
+    LK_TRY(check_inner(d));
+    const hsize_t *dim = d->handles->data[LK_TRAIN][0].dim;
+    if (dim[1] > MAX_SIDE || dim[2] > MAX_SIDE || dim[3] > MAX_SIDE)
+        return lk_fail(LK_E_INPUT, "%s: expected images of at most %d pixels a side, found "
+                       "%llux%llux%llu", d->path, MAX_SIDE, (unsigned long long)dim[1],
+                       (unsigned long long)dim[2], (unsigned long long)dim[3]);
+    d->image.height = (int64_t)dim[1];
+    d->image.width = (int64_t)dim[2];
+    d->image.channels = (int64_t)dim[3];
+    LK_TRY(lk_format_read_images(d->handles->file, d->path, &d->image));
+    note_chunks(d);
+    return LK_OK;
+}
+
+static lk_status open_table(lk_dataset *d)
+{
+    LK_TRY(open_field(d, 0, "features", LK_H5_F32, TABLE_DIMS));
+    LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
+    LK_TRY(check_inner(d));
+    LK_TRY(lk_format_read_table(d->handles->file, d->path,
+                                (int64_t)d->handles->data[LK_TRAIN][0].dim[1], &d->table));
+    note_chunks(d);
+    return LK_OK;
+}
+
+static lk_status find_kind(lk_dataset *d)
+{
+    char *kind = NULL;
+    LK_TRY(lk_h5_get_text(d->handles->file, d->path, "kind", &kind));
+    int k = 0;
+    while (k < KINDS && strcmp(kind, kind_name[k]) != 0) k++;
+    lk_status status = LK_OK;
+    if (k == KINDS)
+        status = lk_fail(LK_E_INPUT, "%s: expected the kind 'text', 'images' or 'table', found "
+                         "'%.60s'; use the lockstep that wrote it", d->path, kind);
+    else
+        d->kind = (lk_dataset_kind)k;
+    free(kind);
+    return status;
+}
+
+/* The digest of the file covers the data, so it must not be the only thing believed here. */
 static lk_status check(lk_dataset *d)
 {
-    struct lk_dataset_handles *h = d->handles;
-    char *kind = NULL, *digest = NULL;
-    LK_TRY(lk_h5_get_text(h->file, d->path, "kind", &kind));
-    lk_status status = strcmp(kind, "text") == 0
-                           ? LK_OK
-                           : lk_fail(LK_E_INPUT, "%s: expected the kind 'text', found '%.60s'",
-                                     d->path, kind);
-    free(kind);
+    static lk_status (*const open_kind[KINDS])(lk_dataset *) = {open_text, open_images, open_table};
+    char *digest = NULL;
+    LK_TRY(find_kind(d));
+    lk_status status = lk_h5_get_text(d->handles->file, d->path, "digest", &digest);
     LK_TRY(status);
-    LK_TRY(lk_h5_get_text(h->file, d->path, "digest", &digest));
     if (strspn(digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1 || digest[LK_DIGEST_TEXT - 1])
         status = lk_fail(LK_E_INPUT, "%s: attribute 'digest': expected 32 hexadecimal digits, "
                          "found '%.60s'", d->path, digest);
@@ -36,16 +161,8 @@ static lk_status check(lk_dataset *d)
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);
     LK_TRY(status);
-    LK_TRY(lk_h5_vocabulary(h->file, d->path, &d->characters, &d->vocabulary,
-                            &d->vocabulary_size));
-    lk_h5_type type = d->vocabulary_size <= 256 ? LK_H5_U8 : LK_H5_U16;
-    for (int i = 0; i < 2; i++) {
-        LK_TRY(lk_h5_dataset_open(h->file, d->path, token_path[i], CACHE, &h->tokens[i]));
-        LK_TRY(lk_h5_dataset_expect(&h->tokens[i], d->path, token_path[i], type, 1));
-        d->tokens[i] = (int64_t)h->tokens[i].dim[0];
-    }
-    d->dtype = type == LK_H5_U8 ? LK_U8 : LK_U16;
-    return LK_OK;
+    d->fields = d->kind == LK_TEXT_DATA ? 1 : 2;
+    return open_kind[d->kind](d);
 }
 
 static lk_status open_job(void *argument)
@@ -59,7 +176,8 @@ static lk_status open_job(void *argument)
 static lk_status close_job(void *argument)
 {
     struct lk_dataset_handles *h = argument;
-    for (int i = 0; i < 2; i++) lk_h5_release(&h->tokens[i].id);
+    for (int i = 0; i < 2; i++)
+        for (int f = 0; f < LK_DATASET_FIELDS; f++) lk_h5_release(&h->data[i][f].id);
     if (h->file >= 0) H5Fclose(h->file); /* read only: nothing to lose */
     return LK_OK;
 }
@@ -79,7 +197,10 @@ lk_status lk_dataset_open(lk_io *io, MPI_Comm world, const char *path, lk_datase
         free(copy);
         return status;
     }
-    *h = (struct lk_dataset_handles){comm, -1, {{.id = -1}, {.id = -1}}};
+    h->comm = comm;
+    h->file = -1;
+    for (int i = 0; i < 2; i++)
+        for (int f = 0; f < LK_DATASET_FIELDS; f++) h->data[i][f].id = -1;
     d->path = copy;
     d->handles = h;
     d->io = io;
@@ -99,51 +220,91 @@ void lk_dataset_close(lk_dataset *d)
     MPI_Comm_free(&d->handles->comm);
     free(d->handles);
     free(d->vocabulary);
+    lk_image_format_clear(&d->image);
+    lk_table_format_clear(&d->table);
     free(d->path);
     free(d);
 }
 
+lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind)
+{
+    static const char *const article[KINDS] = {"a text", "images", "a table"};
+    if (d->kind == kind) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected a dataset of kind '%s', found '%s'; make one with "
+                   "'lockstep import' from %s, or use a model for the data there is", d->path,
+                   kind_name[kind], kind_name[d->kind], article[kind]);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
 typedef struct reading {
     lk_dataset *d;
     lk_split split;
+    int field;
     int64_t first, count;
     void *out;
 } reading;
 
-static lk_status bad_token(const reading *r, int64_t i, int token)
+/* Values of a field that index something are below this; 0: no such field. */
+static int64_t limit_of(const lk_dataset *d, int field)
 {
-    return lk_fail(LK_E_INPUT, "%s: '%s': token %d at %lld is not below the vocabulary size %lld; "
-                   "the file is damaged, import it again", r->d->path, token_path[r->split], token,
-                   (long long)(r->first + i), (long long)r->d->vocabulary_size);
+    if (d->kind == LK_TEXT_DATA) return d->vocabulary_size;
+    if (field == 0) return 0;
+    return d->kind == LK_IMAGE_DATA ? d->image.classes : d->table.classes;
+}
+
+static lk_status bad_value(const reading *r, int64_t i, int value)
+{
+    bool text = r->d->kind == LK_TEXT_DATA;
+    char path[64];
+    return lk_fail(LK_E_INPUT, "%s: '%s': %s %d at %lld is not below the %s %lld; the file is "
+                   "damaged, import it again", r->d->path,
+                   path_of(r->d, r->split, r->field, path), text ? "token" : "label", value,
+                   (long long)(r->first + i), text ? "vocabulary size" : "number of classes",
+                   (long long)limit_of(r->d, r->field));
+}
+
+static lk_status check_values(const reading *r)
+{
+    int64_t limit = limit_of(r->d, r->field);
+    bool narrow_type = r->d->field[r->field].dtype == LK_U8;
+    const uint8_t *narrow = r->out;
+    const uint16_t *wide = r->out;
+    unsigned largest = 0; /* first without branches: it vectorises */
+    if (limit == 0 || r->count == 0) return LK_OK;
+    if (narrow_type)
+        for (int64_t i = 0; i < r->count; i++) largest = narrow[i] > largest ? narrow[i] : largest;
+    else
+        for (int64_t i = 0; i < r->count; i++) largest = wide[i] > largest ? wide[i] : largest;
+    if ((int64_t)largest < limit) return LK_OK;
+    for (int64_t i = 0; i < r->count; i++) {
+        int value = narrow_type ? narrow[i] : wide[i];
+        if (value >= limit) return bad_value(r, i, value);
+    }
+    return LK_OK;
 }
 
 static lk_status read_job(void *argument)
 {
     const reading *r = argument;
-    const lk_h5_dataset *tokens = &r->d->handles->tokens[r->split];
-    LK_TRY(lk_h5_dataset_rows(tokens, r->d->path, token_path[r->split], (hsize_t)r->first,
+    char path[64];
+    LK_TRY(lk_h5_dataset_rows(&r->d->handles->data[r->split][r->field], r->d->path,
+                              path_of(r->d, r->split, r->field, path), (hsize_t)r->first,
                               (hsize_t)r->count, r->out));
-    const uint8_t *narrow = r->out;
-    const uint16_t *wide = r->out;
-    unsigned largest = 0; /* first without branches: it vectorises */
-    if (r->d->dtype == LK_U8)
-        for (int64_t i = 0; i < r->count; i++) largest = narrow[i] > largest ? narrow[i] : largest;
-    else
-        for (int64_t i = 0; i < r->count; i++) largest = wide[i] > largest ? wide[i] : largest;
-    if ((int64_t)largest < r->d->vocabulary_size) return LK_OK;
-    for (int64_t i = 0; i < r->count; i++) {
-        int token = r->d->dtype == LK_U8 ? narrow[i] : wide[i];
-        if (token >= r->d->vocabulary_size) return bad_token(r, i, token);
-    }
-    return LK_OK;
+    return check_values(r);
 }
 
-lk_status lk_dataset_read(lk_dataset *d, lk_split split, int64_t first, int64_t count, void *out)
+lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
+                          void *out)
 {
-    if (first < 0 || count < 0 || first > d->tokens[split] || count > d->tokens[split] - first)
-        return lk_fail(LK_E_INTERNAL, "%s: tokens %lld to %lld are outside '%s' of %lld", d->path,
-                       (long long)first, (long long)(first + count), token_path[split],
-                       (long long)d->tokens[split]);
-    reading r = {d, split, first, count, out};
+    char path[64];
+    int64_t rows = d->rows[split];
+    if (field < 0 || field >= d->fields)
+        return lk_fail(LK_E_INTERNAL, "%s: field %d of %d", d->path, field, d->fields);
+    if (first < 0 || count < 0 || first > rows || count > rows - first)
+        return lk_fail(LK_E_INTERNAL, "%s: rows %lld to %lld are outside '%s' of %lld", d->path,
+                       (long long)first, (long long)(first + count), path_of(d, split, field, path),
+                       (long long)rows);
+    reading r = {d, split, field, first, count, out};
     return lk_io_call(d->io, read_job, &r);
 }

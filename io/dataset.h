@@ -1,9 +1,17 @@
 /* An HDF5 dataset file of lockstep, opened for reading by all ranks.
  *
- * Kind "text", schema version 1: datasets `train/tokens` and `validation/tokens` (1-D, u8 or u16,
- * chunked), `vocabulary` (code points, u32 [V]; for bytes 0..255). Root attributes: schema
- * ("lockstep dataset"), version, kind, vocabulary ("byte" | "character"), source, digest (XXH3-128
- * over both token streams and the vocabulary, hexadecimal). */
+ * Schema "lockstep dataset", version 1. Two splits, the groups `train` and `validation`, each hold
+ * one HDF5 dataset for each field of the file's kind; row i of every field belongs to sample i (to
+ * token i for text). Root attributes: schema, version, kind, source, digest (XXH3-128,
+ * hexadecimal) and
+ *   "text": `tokens` [N], u8 or u16. Dataset `vocabulary` (code points, u32 [V]; for bytes 0..255),
+ *     attribute vocabulary ("byte" | "character"). The digest covers both token streams and the
+ *     vocabulary.
+ *   "images": `images` u8 [N,H,W,C], `labels` u16 [N]. Attributes classes (texts [K]), mean and std
+ *     (f64 [C], over the training images, of values in [0,1]).
+ *   "table": `features` f32 [N,F], `labels` u16 [N]. Attributes classes (texts [K]), columns
+ *     (texts [F]).
+ *   The digest of images and tables covers the digests of the datasets and the classes. */
 #ifndef LK_IO_DATASET_H
 #define LK_IO_DATASET_H
 
@@ -15,15 +23,47 @@
 #include <stdint.h>
 
 typedef enum lk_split { LK_TRAIN, LK_VALIDATION } lk_split;
+typedef enum lk_dataset_kind { LK_TEXT_DATA, LK_IMAGE_DATA, LK_TABLE_DATA } lk_dataset_kind;
+#define LK_DATASET_FIELDS 2   /* at most */
+#define LK_DATASET_CLASSES 65535 /* at most: labels are u16 */
+
+/* What images are and what their labels mean. */
+typedef struct lk_image_format {
+    int64_t height, width, channels, classes;
+    char **name;       /* [classes], UTF-8 */
+    float *mean, *std; /* [channels], of values in [0,1]; std > 0 */
+} lk_image_format;
+/* A copy with memory of its own; `to` is written on success only. */
+lk_status lk_image_format_copy(const lk_image_format *from, lk_image_format *to);
+void lk_image_format_clear(lk_image_format *f); /* frees, leaves zeros */
+
+typedef struct lk_table_format {
+    int64_t columns, classes;
+    char **column, **name; /* [columns], [classes], UTF-8 */
+} lk_table_format;
+
+typedef struct lk_dataset_field {
+    const char *name; /* "tokens"; "images", "labels"; "features", "labels" */
+    lk_dtype dtype;
+    size_t row_bytes; /* of a token, an image, a label ... */
+} lk_dataset_field;
 
 typedef struct lk_dataset {
     char *path;
-    bool characters;        /* character vocabulary; else bytes */
-    uint32_t *vocabulary;   /* code point of each token */
+    lk_dataset_kind kind;
+    int64_t rows[2];             /* by lk_split; tokens or samples */
+    int fields;
+    lk_dataset_field field[LK_DATASET_FIELDS];
+    /* text */
+    bool characters;             /* character vocabulary; else bytes */
+    uint32_t *vocabulary;        /* code point of each token */
     int64_t vocabulary_size;
-    lk_dtype dtype;         /* LK_U8 or LK_U16 */
-    int64_t tokens[2];      /* by lk_split */
+    /* images, table */
+    lk_image_format image;
+    lk_table_format table;
     char digest[33];
+    char warning[512];           /* one line for the user, "" when there is nothing to say: rows are
+                                    slow to read, and what to do about it */
     struct lk_dataset_handles *handles;
     lk_io *io;
 } lk_dataset;
@@ -33,9 +73,14 @@ typedef struct lk_dataset {
  * found. */
 lk_status lk_dataset_open(lk_io *io, MPI_Comm world, const char *path, lk_dataset **dataset);
 void lk_dataset_close(lk_dataset *d); /* collective; takes NULL */
-/* Read `count` tokens from `first` into out (count * dtype size bytes); independent. Checks that
- * every token is < vocabulary_size (LK_E_INPUT naming the position). */
-lk_status lk_dataset_read(lk_dataset *d, lk_split split, int64_t first, int64_t count, void *out);
+/* LK_E_INPUT unless the data is of this kind. */
+lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind);
+const char *lk_dataset_kind_name(lk_dataset_kind kind); /* "text", "images", "table" */
+/* Read `count` rows of a field from `first` into out (count * row_bytes bytes); independent. Checks
+ * that every token is < vocabulary_size and every label < classes (LK_E_INPUT naming the
+ * position). */
+lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
+                          void *out);
 
 /* UTF-8 text of tokens and back. encode: LK_E_INPUT for a character not in the vocabulary. */
 lk_status lk_text_decode(const uint32_t *vocabulary, int64_t size, bool characters,

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { VERSION = 1, MAX_DEPTH = 16, MAX_DATASETS = 1 << 20, MAX_ATTRIBUTE = 1 << 24 };
+enum { VERSION = 1, MAX_DEPTH = 16, MAX_DATASETS = 1 << 20 };
 #define MAX_CHUNK ((size_t)1 << 28) /* bytes of one chunk that a reader will allocate */
 #define DEFLATE_LIMIT 1100          /* deflate cannot shrink more than this many times */
 
@@ -84,7 +84,7 @@ lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm)
 static const char *advice(const char *schema)
 {
     if (schema && strcmp(schema, "lockstep dataset") == 0)
-        return "make one with 'lockstep import text'";
+        return "make one with 'lockstep import'";
     if (schema && strcmp(schema, "lockstep checkpoint") == 0)
         return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
     return "name a dataset or a checkpoint file";
@@ -250,105 +250,6 @@ lk_status lk_h5_publish(const char *part, const char *path)
     return status;
 }
 
-/* ---- attributes ---------------------------------------------------------------------------- */
-
-static lk_status set_attribute(hid_t object, const char *where, const char *name, hid_t type,
-                               const void *value)
-{
-    LK_H5_AUTO hid_t space = -1, a = -1;
-    LK_H5(LK_E_SYSTEM, space = H5Screate(H5S_SCALAR), "%s: attribute %s", where, name);
-    LK_H5(LK_E_SYSTEM, a = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT),
-          "%s: cannot create the attribute '%s'", where, name);
-    LK_H5(LK_E_SYSTEM, H5Awrite(a, type, value), "%s: cannot write the attribute '%s'", where,
-          name);
-    return LK_OK;
-}
-
-lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, const char *text)
-{
-    size_t size = strlen(text);
-    LK_H5_AUTO hid_t type = -1;
-    LK_H5(LK_E_SYSTEM, type = H5Tcopy(H5T_C_S1), "%s: attribute %s", where, name);
-    LK_H5(LK_E_SYSTEM, H5Tset_size(type, size + 1), "%s: attribute %s", where, name);
-    LK_H5(LK_E_SYSTEM, H5Tset_cset(type, H5T_CSET_UTF8), "%s: attribute %s", where, name);
-    return set_attribute(object, where, name, type, text);
-}
-
-lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint64_t value)
-{
-    return set_attribute(object, where, name, H5T_STD_U64LE, &value);
-}
-
-lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value)
-{
-    return set_attribute(object, where, name, H5T_IEEE_F64LE, &value);
-}
-
-/* Open attribute `name`, which must be one element of class `class`. */
-static lk_status open_attribute(hid_t object, const char *where, const char *name,
-                                H5T_class_t class, hid_t *attribute, hid_t *type)
-{
-    LK_H5_AUTO hid_t a = -1, t = -1, space = -1;
-    if (H5Aexists(object, name) <= 0) {
-        H5Eclear2(H5E_DEFAULT);
-        return lk_fail(LK_E_INPUT, "%s: expected the attribute '%s', found none; the file is "
-                       "damaged or was not written by lockstep", where, name);
-    }
-    LK_H5(LK_E_INPUT, a = H5Aopen(object, name, H5P_DEFAULT), "%s: attribute '%s'", where, name);
-    LK_H5(LK_E_INPUT, t = H5Aget_type(a), "%s: attribute '%s'", where, name);
-    LK_H5(LK_E_INPUT, space = H5Aget_space(a), "%s: attribute '%s'", where, name);
-    if (H5Tget_class(t) != class || H5Sget_simple_extent_npoints(space) != 1)
-        return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected one %s, found another type; the "
-                       "file was not written by lockstep", where, name,
-                       class == H5T_STRING ? "text" : "number");
-    *attribute = a;
-    *type = t;
-    a = t = -1;
-    return LK_OK;
-}
-
-static lk_status get_number(hid_t object, const char *where, const char *name, H5T_class_t class,
-                            hid_t memory, void *value)
-{
-    LK_H5_AUTO hid_t a = -1, type = -1;
-    LK_TRY(open_attribute(object, where, name, class, &a, &type));
-    LK_H5(LK_E_INPUT, H5Aread(a, memory, value), "%s: cannot read the attribute '%s'", where,
-          name);
-    return LK_OK;
-}
-
-lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value)
-{
-    return get_number(object, where, name, H5T_INTEGER, H5T_NATIVE_UINT64, value);
-}
-
-lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text)
-{
-    LK_H5_AUTO hid_t a = -1, type = -1;
-    LK_TRY(open_attribute(object, where, name, H5T_STRING, &a, &type));
-    char *copy = NULL;
-    if (H5Tis_variable_str(type) > 0) { /* as h5py writes them */
-        char *lent = NULL;
-        LK_H5(LK_E_INPUT, H5Aread(a, type, &lent), "%s: cannot read the attribute '%s'", where,
-              name);
-        copy = strdup(lent ? lent : "");
-        H5free_memory(lent);
-    } else {
-        size_t size = H5Tget_size(type);
-        if (size > MAX_ATTRIBUTE)
-            return lk_fail(LK_E_INPUT, "%s: attribute '%s': %zu bytes are too many", where, name,
-                           size);
-        copy = calloc(1, size + 1);
-        if (copy && H5Aread(a, type, copy) < 0) {
-            free(copy);
-            return lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
-        }
-    }
-    if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
-    *text = copy;
-    return LK_OK;
-}
-
 /* ---- datasets ------------------------------------------------------------------------------ */
 
 const char *lk_h5_type_name(lk_h5_type t)
@@ -429,8 +330,7 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
 }
 
 /* Layout and filters; then the size declared against the size stored. */
-static lk_status check_storage(hid_t id, const char *where, const char *path,
-                               const lk_h5_dataset *d)
+static lk_status check_storage(hid_t id, const char *where, const char *path, lk_h5_dataset *d)
 {
     LK_H5_AUTO hid_t list = -1;
     LK_H5(LK_E_INPUT, list = H5Dget_create_plist(id), "%s: '%s'", where, path);
@@ -459,6 +359,7 @@ static lk_status check_storage(hid_t id, const char *where, const char *path,
         if (bytes > MAX_CHUNK)
             return lk_fail(LK_E_INPUT, "%s: '%s': expected chunks of at most %zu MiB, found larger "
                            "ones; rewrite it with h5repack", where, path, MAX_CHUNK >> 20);
+        memcpy(d->chunk, chunk, (size_t)d->dims * sizeof *chunk);
     }
     hsize_t stored = H5Dget_storage_size(id);
     if (d->bytes / (deflate ? DEFLATE_LIMIT : 1) > stored)

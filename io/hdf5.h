@@ -75,13 +75,24 @@ lk_status lk_h5_check_target(const char *path);
 /* fsync PATH.part, rename it to PATH, fsync the directory. */
 lk_status lk_h5_publish(const char *part, const char *path);
 
-/* ---- attributes; `where` names the file in messages ---------------------------------------- */
+/* ---- attributes; `where` names the file in messages. io/hdf5_attribute.c ------------------- */
 
 lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, const char *text);
 lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint64_t value);
 lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value);
 lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text);
 lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value);
+/* Lists, of at most 65536 elements. Numbers: exactly `count` of them. Texts: free with
+ * lk_h5_free_texts (takes NULL). */
+lk_status lk_h5_set_texts(hid_t object, const char *where, const char *name, char *const *text,
+                          int64_t count);
+lk_status lk_h5_set_f64s(hid_t object, const char *where, const char *name, const double *value,
+                         int64_t count);
+lk_status lk_h5_get_f64s(hid_t object, const char *where, const char *name, double *value,
+                         int64_t count);
+lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, char ***text,
+                          int64_t *count);
+void lk_h5_free_texts(char **text, int64_t count);
 
 /* ---- datasets ------------------------------------------------------------------------------ */
 
@@ -89,7 +100,7 @@ typedef struct lk_h5_dataset {
     hid_t id;
     lk_h5_type type;
     int dims; /* 0: one element */
-    hsize_t dim[LK_H5_MAX_DIMS];
+    hsize_t dim[LK_H5_MAX_DIMS], chunk[LK_H5_MAX_DIMS]; /* chunk: zeros when contiguous */
     size_t element, row, bytes; /* bytes of an element, of a row (first dimension), of all */
     char digest[LK_DIGEST_TEXT]; /* attribute; "" when there is none */
 } lk_h5_dataset;
@@ -110,6 +121,12 @@ lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const ch
 /* The same without keeping the bytes. */
 lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
 const char *lk_h5_shape(const lk_h5_dataset *d, char *text, size_t size); /* "[2, 3]" */
+
+/* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
+static inline hsize_t lk_h5_chunk_rows(size_t row)
+{
+    return row > 0 && row < ((size_t)1 << 16) ? ((size_t)1 << 16) / row : 1;
+}
 
 /* A creation list: chunks of `rows` rows with Fletcher-32; an empty dataset is contiguous. */
 lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl);

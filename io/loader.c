@@ -1,8 +1,8 @@
-/* The loader: resident shards, or windows read one step ahead.
+/* The loader: resident shards, or samples read one step ahead.
  *
- * Streaming uses two pinned buffers, step s in buffer s mod 2, and one device buffer: uploads and
- * the step that reads them lie on one stream in order. A pinned buffer is refilled only after the
- * event that follows its upload, so the I/O thread never writes under a copy in flight. */
+ * Streaming uses two pinned buffers per field, step s in buffer s mod 2, and one device buffer:
+ * uploads and the step that reads them lie on one stream in order. A pinned buffer is refilled only
+ * after the event that follows its upload: the I/O thread never writes under a copy in flight. */
 #include "io/loader.h"
 #include "base/philox.h"
 
@@ -16,97 +16,122 @@ typedef struct prefetch {
     uint64_t step;
     long ticket;   /* NONE: not being read */
     bool uploaded; /* its event was recorded */
-    void *host;
+    void *host[LK_DATASET_FIELDS];
 } prefetch;
 
 struct lk_loader {
     lk_dataset *data;
     lk_device *device;
     lk_loader_options o;
-    bool resident;
-    int64_t shard; /* tokens of one leaf */
-    size_t token;  /* bytes */
-    size_t leaf_bytes, bytes; /* of the device buffer: one leaf (streaming), all */
-    void *memory;
+    lk_loader_sizes sizes;
+    void *memory[LK_DATASET_FIELDS];
     prefetch ahead[2];
 };
 
-static lk_status load_shards(lk_loader *l)
+/* The shards of one field. */
+static lk_status load_field(lk_loader *l, int f)
 {
     const lk_backend *b = l->device->backend;
-    int64_t first = (int64_t)l->o.first_leaf * l->shard, n = l->shard * l->o.local_leaves;
-    int64_t piece = STAGING / (int64_t)l->token < n ? STAGING / (int64_t)l->token : n;
+    int64_t shard = l->sizes.shard_rows, row = (int64_t)l->data->field[f].row_bytes;
+    int64_t first = (int64_t)l->o.first_leaf * shard, n = shard * l->o.local_leaves;
+    int64_t piece = row < STAGING ? STAGING / row : 1;
     void *host = NULL;
-    LK_TRY(b->host_alloc(l->device, (size_t)piece * l->token, &host));
+    if (piece > n) piece = n;
+    LK_TRY(b->host_alloc(l->device, (size_t)(piece * row), &host));
     lk_status status = LK_OK;
     for (int64_t at = 0; at < n && status == LK_OK; at += piece) {
         int64_t count = n - at < piece ? n - at : piece;
-        status = lk_dataset_read(l->data, l->o.split, first + at, count, host);
+        status = lk_dataset_read(l->data, l->o.split, f, first + at, count, host);
         if (status == LK_OK)
-            status = b->upload(l->device, (char *)l->memory + (size_t)at * l->token, host,
-                               (size_t)count * l->token);
+            status = b->upload(l->device, (char *)l->memory[f] + at * row, host,
+                               (size_t)(count * row));
         if (status == LK_OK) status = b->sync(l->device);
     }
     b->host_release(l->device, host);
     return status;
 }
 
-/* On the I/O thread: the windows of all samples of one step of the local leaves. */
-static lk_status read_windows(void *argument)
+/* On the I/O thread: all samples of one step of the local leaves. */
+static lk_status read_samples(void *argument)
 {
     const prefetch *p = argument;
     const lk_loader *l = p->loader;
     const lk_loader_options *o = &l->o;
-    uint64_t n = (uint64_t)(l->shard - o->context), batch = (uint64_t)o->batch;
-    char *out = p->host;
+    int64_t shard = l->sizes.shard_rows;
+    uint64_t n = (uint64_t)(shard - (o->span - 1)), batch = (uint64_t)o->batch;
+    char *out[LK_DATASET_FIELDS] = {NULL};
+    for (int f = 0; f < l->data->fields; f++) out[f] = p->host[f];
     for (int i = 0; i < o->local_leaves; i++) {
         uint32_t leaf = (uint32_t)(o->first_leaf + i);
         for (uint64_t b = 0; b < batch; b++) {
             uint64_t at = p->step * batch + b;
-            uint64_t window = lk_permute(at % n, n, o->seed, o->purpose, leaf, (uint32_t)(at / n));
-            LK_TRY(lk_dataset_read(l->data, o->split, (int64_t)leaf * l->shard + (int64_t)window,
-                                   o->context + 1, out));
-            out += (size_t)(o->context + 1) * l->token;
+            uint64_t start = lk_permute(at % n, n, o->seed, o->purpose, leaf, (uint32_t)(at / n));
+            for (int f = 0; f < l->data->fields; f++) {
+                LK_TRY(lk_dataset_read(l->data, o->split, f,
+                                       (int64_t)leaf * shard + (int64_t)start, o->span, out[f]));
+                out[f] += (size_t)o->span * l->data->field[f].row_bytes;
+            }
         }
     }
     return LK_OK;
 }
 
-static lk_status check(const lk_dataset *d, const lk_loader_options *o, int64_t shard)
+static lk_status too_short(const lk_dataset *d, const lk_loader_options *o, int64_t shard)
 {
     const char *split = o->split == LK_TRAIN ? "training" : "validation";
+    if (d->kind != LK_TEXT_DATA)
+        return lk_fail(LK_E_INPUT, "%s: expected at least %lld %s samples for each of %d leaves "
+                       "(the batch of a leaf), found %lld; use more data, fewer leaves or a "
+                       "smaller batch", d->path, (long long)(o->span - 1 + o->batch), split,
+                       o->leaves, (long long)shard);
+    return lk_fail(LK_E_INPUT, "%s: expected at least %lld %s tokens for each of %d leaves "
+                   "(context %lld, batch %lld of a leaf), found %lld; use more text, fewer "
+                   "leaves or a shorter context", d->path, (long long)(o->span - 1 + o->batch),
+                   split, o->leaves, (long long)o->span - 1, (long long)o->batch,
+                   (long long)shard);
+}
+
+static lk_status check(const lk_dataset *d, const lk_loader_options *o, int64_t shard)
+{
     if (o->leaves < 1 || o->local_leaves < 1 || o->first_leaf < 0 || o->batch < 1 ||
-        o->context < 1 || o->local_leaves > o->leaves - o->first_leaf)
-        return lk_fail(LK_E_INTERNAL, "loader: leaves %d+%d of %d, batch %lld, context %lld",
+        o->span < 1 || o->local_leaves > o->leaves - o->first_leaf)
+        return lk_fail(LK_E_INTERNAL, "loader: leaves %d+%d of %d, batch %lld, span %lld",
                        o->first_leaf, o->local_leaves, o->leaves, (long long)o->batch,
-                       (long long)o->context);
-    if (shard - o->context < o->batch)
-        return lk_fail(LK_E_INPUT, "%s: expected at least %lld %s tokens for each of %d leaves "
-                       "(context %lld, batch %lld of a leaf), found %lld; use more text, fewer "
-                       "leaves or a shorter context", d->path, (long long)(o->context + o->batch),
-                       split, o->leaves, (long long)o->context, (long long)o->batch,
-                       (long long)shard);
-    return LK_OK;
+                       (long long)o->span);
+    return shard - (o->span - 1) < o->batch ? too_short(d, o, shard) : LK_OK;
 }
 
 static lk_status set_up(lk_loader *l)
 {
     const lk_backend *b = l->device->backend;
-    LK_TRY(b->alloc(l->device, l->bytes, &l->memory));
-    if (l->resident) return load_shards(l);
-    for (int i = 0; i < 2; i++) LK_TRY(b->host_alloc(l->device, l->bytes, &l->ahead[i].host));
+    for (int f = 0; f < l->data->fields; f++) {
+        size_t bytes = l->sizes.field[f].device;
+        LK_TRY(b->alloc(l->device, bytes, &l->memory[f]));
+        if (l->sizes.resident) LK_TRY(load_field(l, f));
+        for (int i = 0; i < 2 && !l->sizes.resident; i++)
+            LK_TRY(b->host_alloc(l->device, bytes, &l->ahead[i].host[f]));
+    }
     return LK_OK;
 }
 
 lk_status lk_loader_measure(const lk_dataset *d, const lk_loader_options *o, lk_loader_sizes *s)
 {
-    int64_t shard = d->tokens[o->split] / (o->leaves > 0 ? o->leaves : 1);
+    int64_t shard = d->rows[o->split] / (o->leaves > 0 ? o->leaves : 1);
     LK_TRY(check(d, o, shard));
-    size_t token = lk_dtype_size(d->dtype), shards = (size_t)(shard * o->local_leaves) * token;
-    bool resident = o->resident_limit >= 0 && shards <= (size_t)o->resident_limit;
-    size_t leaf = resident ? 0 : (size_t)(o->batch * (o->context + 1)) * token;
-    size_t bytes = resident ? shards : leaf * (size_t)o->local_leaves;
-    *s = (lk_loader_sizes){resident, shard, leaf, bytes, resident ? 0 : 2 * bytes};
+    size_t shards = 0, rows = (size_t)(shard * o->local_leaves);
+    for (int f = 0; f < d->fields; f++) shards += rows * d->field[f].row_bytes;
+    lk_loader_sizes z = {
+        .resident = o->resident_limit >= 0 && shards <= (size_t)o->resident_limit,
+        .shard_rows = shard,
+    };
+    for (int f = 0; f < d->fields; f++) {
+        size_t row = d->field[f].row_bytes;
+        z.field[f].leaf = z.resident ? 0 : (size_t)(o->batch * o->span) * row;
+        z.field[f].device = z.resident ? rows * row : z.field[f].leaf * (size_t)o->local_leaves;
+        z.device_bytes += z.field[f].device;
+    }
+    z.pinned_bytes = z.resident ? 0 : 2 * z.device_bytes;
+    *s = z;
     return LK_OK;
 }
 
@@ -120,11 +145,7 @@ lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_optio
     l->data = d;
     l->device = device;
     l->o = *o;
-    l->resident = sizes.resident;
-    l->shard = sizes.shard_tokens;
-    l->token = lk_dtype_size(d->dtype);
-    l->leaf_bytes = sizes.leaf_bytes;
-    l->bytes = sizes.device_bytes;
+    l->sizes = sizes;
     for (int i = 0; i < 2; i++) l->ahead[i] = (prefetch){.loader = l, .ticket = NONE};
     lk_status status = set_up(l);
     if (status != LK_OK) {
@@ -151,15 +172,17 @@ void lk_loader_close(lk_loader *l)
     const lk_backend *b = l->device->backend;
     for (int i = 0; i < 2; i++) discard(l, &l->ahead[i]);
     b->sync(l->device); /* no copy may be in flight */
-    for (int i = 0; i < 2; i++)
-        if (l->ahead[i].host) b->host_release(l->device, l->ahead[i].host);
-    if (l->memory) b->release(l->device, l->memory);
+    for (int f = 0; f < LK_DATASET_FIELDS; f++) {
+        for (int i = 0; i < 2; i++)
+            if (l->ahead[i].host[f]) b->host_release(l->device, l->ahead[i].host[f]);
+        if (l->memory[f]) b->release(l->device, l->memory[f]);
+    }
     free(l);
 }
 
-void *lk_loader_input(lk_loader *l, int local_leaf)
+void *lk_loader_input(lk_loader *l, int field, int local_leaf)
 {
-    return (char *)l->memory + (size_t)local_leaf * l->leaf_bytes;
+    return (char *)l->memory[field] + (size_t)local_leaf * l->sizes.field[field].leaf;
 }
 
 /* Start reading `step` into its buffer. */
@@ -169,19 +192,20 @@ static lk_status start(lk_loader *l, uint64_t step)
     discard(l, p);
     if (p->uploaded) LK_TRY(l->device->backend->wait(l->device, EVENT + (int)(step % 2)));
     p->step = step;
-    return lk_io_submit(l->data->io, read_windows, p, &p->ticket);
+    return lk_io_submit(l->data->io, read_samples, p, &p->ticket);
 }
 
 lk_status lk_loader_feed(lk_loader *l, uint64_t step)
 {
-    if (l->resident) return LK_OK;
+    if (l->sizes.resident) return LK_OK;
     const lk_backend *b = l->device->backend;
     prefetch *p = &l->ahead[step % 2];
     if (p->ticket == NONE || p->step != step) LK_TRY(start(l, step));
     long ticket = p->ticket;
     p->ticket = NONE;
     LK_TRY(lk_io_wait(l->data->io, ticket));
-    LK_TRY(b->upload(l->device, l->memory, p->host, l->bytes));
+    for (int f = 0; f < l->data->fields; f++)
+        LK_TRY(b->upload(l->device, l->memory[f], p->host[f], l->sizes.field[f].device));
     LK_TRY(b->record(l->device, EVENT + (int)(step % 2)));
     p->uploaded = true;
     return start(l, step + 1);

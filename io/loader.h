@@ -1,11 +1,12 @@
 /* The loader: brings a rank's samples to its device.
  *
- * Tokens of a split are cut into `leaves` shards of equal length; leaf l draws windows of
- * context+1 tokens from shard l only. Small data: the shards of the rank's leaves are read once and
- * stay in one device buffer, and the windows op picks samples there. Large data: the I/O thread
- * reads the windows of the next step into a pinned buffer while this step runs. Both pick the same
- * samples: sample b of leaf l at step s is window lk_permute(pos % n, n, seed, purpose, l, pos / n)
- * of its shard, n = shard - context, pos = s*batch + b. */
+ * The rows of a split are cut into `leaves` shards of equal length; leaf l draws samples of `span`
+ * consecutive rows (text: context+1 tokens; images: one) from shard l only. Small data: the shards
+ * of the rank's leaves are read once and stay in one device buffer per field, and the graph picks
+ * samples there. Large data: the I/O thread reads the samples of the next step into a pinned
+ * buffer while this step runs. Both pick the same samples: sample b of leaf l at step s begins at
+ * row lk_permute(pos % n, n, seed, purpose, l, pos / n) of its shard, n = shard - (span - 1),
+ * pos = s*batch + b. */
 #ifndef LK_IO_LOADER_H
 #define LK_IO_LOADER_H
 
@@ -20,29 +21,33 @@ typedef struct lk_loader_options {
     uint64_t seed;
     int leaves, first_leaf, local_leaves;
     int64_t batch;          /* samples per leaf */
-    int64_t context;
+    int64_t span;           /* rows of a sample */
     int64_t resident_limit; /* keep resident when the rank's shards are at most this many bytes */
 } lk_loader_options;
 
-/* What a loader holds. */
+/* What a loader holds, in bytes. */
 typedef struct lk_loader_sizes {
     bool resident;
-    int64_t shard_tokens; /* of one leaf */
-    size_t leaf_bytes;    /* streaming: one leaf's windows of a step; resident: 0 */
-    size_t device_bytes;
+    int64_t shard_rows;   /* of one leaf */
+    struct {
+        size_t leaf;      /* streaming: one leaf's samples of a step; resident: 0 */
+        size_t device;    /* of the field's device buffer */
+    } field[LK_DATASET_FIELDS];
+    size_t device_bytes;  /* of all fields */
     size_t pinned_bytes;  /* streaming: two buffers of device_bytes */
 } lk_loader_sizes;
-/* LK_E_INPUT: a shard shorter than one batch of windows. Reads no tokens. */
+/* LK_E_INPUT: a shard shorter than one batch of samples. Reads no rows. */
 lk_status lk_loader_measure(const lk_dataset *d, const lk_loader_options *o, lk_loader_sizes *s);
 
-/* LK_E_INPUT: as lk_loader_measure, or tokens that cannot be read. Not collective after the
+/* LK_E_INPUT: as lk_loader_measure, or rows that cannot be read. Not collective after the
  * dataset. */
 lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_options *o,
                          lk_loader **loader);
 void lk_loader_close(lk_loader *l); /* takes NULL */
-/* Device address of the data input of local leaf `leaf` (resident: the same for all). */
-void *lk_loader_input(lk_loader *l, int local_leaf);
-/* Streaming: enqueue the upload of step `step`'s windows for all local leaves and start reading
+/* Device address of a field's input of local leaf `leaf` (resident: the same for all, the shards of
+ * the local leaves one after the other; streaming: [batch, span] rows). */
+void *lk_loader_input(lk_loader *l, int field, int local_leaf);
+/* Streaming: enqueue the upload of step `step`'s samples for all local leaves and start reading
  * those of step+1. Resident: nothing. Called before the step is replayed. */
 lk_status lk_loader_feed(lk_loader *l, uint64_t step);
 

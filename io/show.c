@@ -156,10 +156,11 @@ static lk_status show_dataset(const view *v)
     LK_TRY(lk_h5_get_text(v->file, v->path, "source", &source));
     lk_status status = lk_dataset_open(v->io, MPI_COMM_SELF, v->path, &d);
     if (status == LK_OK) {
-        put_line(v, "holds", "text");
-        put_count(v, "train", (uint64_t)d->tokens[LK_TRAIN], "tokens");
-        put_count(v, "validation", (uint64_t)d->tokens[LK_VALIDATION], "tokens");
-        put_vocabulary(v, d->vocabulary_size, d->characters);
+        const char *unit = d->kind == LK_TEXT_DATA ? "tokens" : "samples";
+        put_line(v, "holds", lk_dataset_kind_name(d->kind));
+        put_count(v, "train", (uint64_t)d->rows[LK_TRAIN], unit);
+        put_count(v, "validation", (uint64_t)d->rows[LK_VALIDATION], unit);
+        if (d->kind == LK_TEXT_DATA) put_vocabulary(v, d->vocabulary_size, d->characters);
         put_line(v, "source", source);
         put_line(v, "digest", d->digest);
         lk_dataset_close(d);

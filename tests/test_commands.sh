@@ -386,7 +386,7 @@ wrong "validation tokens of a wrong type" \
     "wrong.h5: 'validation/tokens'|f32" float validation/tokens
 wrong "no tokens" "wrong.h5: |train/tokens" remove train/tokens
 wrong "no vocabulary" "wrong.h5: |vocabulary" remove vocabulary
-wrong "another kind" "wrong.h5: |kind|'text'|'images'" text kind images
+wrong "another kind" "wrong.h5: |kind|'text'|'series'" text kind series
 wrong "another schema" "wrong.h5: |schema|'other dataset'" text schema 'other dataset'
 wrong "a token beyond the vocabulary" \
     "wrong.h5: 'train/tokens': token 35 at 7 is not below the vocabulary size 35" \

@@ -43,14 +43,14 @@ static int32_t *tokens_of(const char *path, lk_dataset **dataset)
 {
     lk_dataset *d = NULL;
     if (lk_dataset_open(io, MPI_COMM_SELF, path, &d) != LK_OK) return NULL;
-    int64_t n = d->tokens[0] + d->tokens[1], at = 0;
+    int64_t n = d->rows[0] + d->rows[1], at = 0;
     int32_t *all_tokens = malloc((size_t)(n + 1) * sizeof *all_tokens);
     uint16_t *raw = malloc((size_t)(n + 1) * sizeof *raw);
     bool good = true;
     for (int s = 0; s < 2; s++) {
-        good &= lk_dataset_read(d, (lk_split)s, 0, d->tokens[s], raw) == LK_OK;
-        for (int64_t i = 0; i < d->tokens[s] && good; i++)
-            all_tokens[at++] = d->dtype == LK_U8 ? ((uint8_t *)raw)[i] : raw[i];
+        good &= lk_dataset_read(d, (lk_split)s, 0, 0, d->rows[s], raw) == LK_OK;
+        for (int64_t i = 0; i < d->rows[s] && good; i++)
+            all_tokens[at++] = d->field[0].dtype == LK_U8 ? ((uint8_t *)raw)[i] : raw[i];
     }
     free(raw);
     *dataset = d;
@@ -72,7 +72,7 @@ static void check_import(const char *text, size_t size, bool characters, double 
     lk_status status = import(input, output, characters, validation, &r);
     int32_t *t = status == LK_OK ? tokens_of(output, &d) : NULL;
     int64_t n = r.train_tokens + r.validation_tokens;
-    bool good = t && d->tokens[0] == r.train_tokens && d->tokens[1] == r.validation_tokens &&
+    bool good = t && d->rows[0] == r.train_tokens && d->rows[1] == r.validation_tokens &&
                 r.train_tokens == (int64_t)floor((double)n * (1 - validation)) &&
                 d->characters == characters && d->vocabulary_size == r.vocabulary_size &&
                 strcmp(d->digest, r.digest) == 0 && strlen(r.digest) == 32 &&
@@ -104,9 +104,9 @@ static void check_buffer_edges(void)
             if (import(in_home("edge.txt"), in_home("edge.h5"), true, 0, &r) != LK_OK) continue;
             int32_t *t = tokens_of(in_home("edge.h5"), &d);
             int32_t x = length == 1 ? 1 : 0, other = 1 - x;
-            good += t && d->tokens[0] == (int64_t)(MIB + 20 - length + 1) &&
+            good += t && d->rows[0] == (int64_t)(MIB + 20 - length + 1) &&
                     t[MIB - before] == other && t[MIB - before - 1] == x &&
-                    t[d->tokens[0] - 1] == x;
+                    t[d->rows[0] - 1] == x;
             free(t);
             lk_dataset_close(d);
         }
@@ -197,7 +197,7 @@ static void check_import_errors(void)
     lk_dataset *d = NULL;
     worked(lk_import_text_run(io, &job, &r), "three files, overwriting");
     int32_t *t = tokens_of(out, &d);
-    tap_ok(t && d->tokens[0] == 23 && t[11] == 'a' && t[12] == 'h', "one file after the other");
+    tap_ok(t && d->rows[0] == 23 && t[11] == 'a' && t[12] == 'h', "one file after the other");
     tap_ok(!p.bad && p.last == 46 && p.total == 46, "progress: %lld of %lld", (long long)p.last,
            (long long)p.total);
     free(t);
@@ -236,19 +236,24 @@ static void check_reading(void)
     worked(status, "import 10 MiB");
     lk_dataset *d = NULL;
     worked(lk_dataset_open(io, MPI_COMM_WORLD, output, &d), "open by all ranks");
-    bool good = d->tokens[0] == TOKENS / 4 * 3 && d->tokens[1] == TOKENS / 4;
+    bool good = d->rows[0] == TOKENS / 4 * 3 && d->rows[1] == TOKENS / 4;
     for (uint32_t i = 0; i < 200u * (unsigned)(rank + 1) && good; i++) {
         lk_u32x4 u = lk_philox(3, i, (uint32_t)rank, 0, 0);
         lk_split s = u.v[0] % 4 ? LK_TRAIN : LK_VALIDATION;
-        int64_t first = u.v[1] % d->tokens[s], count = u.v[2] % (i % 20 ? 600 : 2 * MIB);
-        if (count > d->tokens[s] - first) count = d->tokens[s] - first;
-        good = lk_dataset_read(d, s, first, count, buffer) == LK_OK &&
-               memcmp(buffer, text + (s ? d->tokens[0] : 0) + first, (size_t)count) == 0;
+        int64_t first = u.v[1] % d->rows[s], count = u.v[2] % (i % 20 ? 600 : 2 * MIB);
+        if (count > d->rows[s] - first) count = d->rows[s] - first;
+        good = lk_dataset_read(d, s, 0, first, count, buffer) == LK_OK &&
+               memcmp(buffer, text + (s ? d->rows[0] : 0) + first, (size_t)count) == 0;
     }
     tap_ok(all(good), "every rank reads its own pieces %s", lk_error_text());
-    failed(lk_dataset_read(d, LK_TRAIN, d->tokens[0] - 1, 2, buffer), LK_E_INTERNAL, "are outside",
-           "beyond the end");
-    worked(lk_dataset_read(d, LK_TRAIN, d->tokens[0], 0, buffer), "nothing at the end");
+    failed(lk_dataset_read(d, LK_TRAIN, 0, d->rows[0] - 1, 2, buffer), LK_E_INTERNAL,
+           "are outside", "beyond the end");
+    failed(lk_dataset_read(d, LK_TRAIN, 1, 0, 1, buffer), LK_E_INTERNAL, "field 1 of 1",
+           "a field that is not there");
+    worked(lk_dataset_expect(d, LK_TEXT_DATA), "it is a text");
+    failed(lk_dataset_expect(d, LK_IMAGE_DATA), LK_E_INPUT,
+           "expected a dataset of kind 'images', found 'text'", "not images");
+    worked(lk_dataset_read(d, LK_TRAIN, 0, d->rows[0], 0, buffer), "nothing at the end");
     lk_dataset_close(d);
     lk_dataset_close(NULL);
     free(text);
@@ -264,7 +269,7 @@ static void check_one_bad_file(const craft_case *c)
     lk_status status = lk_io_call(io, craft_dataset, &make);
     if (!tap_ok(status == LK_OK, "craft: %s %s", c->what, lk_error_text())) return;
     status = lk_dataset_open(io, MPI_COMM_SELF, path, &d);
-    if (status == LK_OK) status = lk_dataset_read(d, LK_TRAIN, 0, d->tokens[0], tokens);
+    if (status == LK_OK) status = lk_dataset_read(d, LK_TRAIN, 0, 0, d->rows[0], tokens);
     if (c->words)
         failed(status, LK_E_INPUT, c->words, c->what);
     else
@@ -293,7 +298,7 @@ static bool refused_or_same(const char *path, const int32_t *tokens, int64_t n, 
 {
     lk_dataset *d = NULL;
     int32_t *t = tokens_of(path, &d);
-    bool good = t ? d->tokens[0] + d->tokens[1] == n && memcmp(t, tokens, (size_t)n * 4) == 0
+    bool good = t ? d->rows[0] + d->rows[1] == n && memcmp(t, tokens, (size_t)n * 4) == 0
                   : lk_error_text()[0] && !strchr(lk_error_text(), '\n');
     if (!t) ++*refused;
     lk_error_clear();
@@ -454,7 +459,8 @@ static void check_predictions(void)
         loss[i] = (float)i / 7;
         argmax[i] = i % 101;
     }
-    lk_predictions p = {path, false, "run/step-000050.h5", "a.h5", "0123", loss, argmax, N};
+    lk_predictions p = {.path = path, .checkpoint = "run/step-000050.h5", .dataset = "a.h5",
+                        .dataset_digest = "0123", .loss = loss, .argmax = argmax, .count = N};
     worked(lk_predictions_write(io, &p), "write predictions");
     craft_read read = {.path = path, .count = N, .loss = loss, .argmax = argmax};
     worked(lk_io_call(io, craft_read_predictions, &read), "they read as they were");

@@ -45,10 +45,10 @@ static lk_status own_windows(lk_comm *comm, evaluator *e)
 {
     int64_t span = e->context + 1;
     for (int64_t w = comm->rank; w < e->windows; w += comm->size) {
-        LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, w * e->context, span, e->raw));
+        LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 0, w * e->context, span, e->raw));
         for (int64_t t = 0; t < span; t++)
-            e->tokens[t] = e->data->dtype == LK_U8 ? ((uint8_t *)e->raw)[t]
-                                                   : ((uint16_t *)e->raw)[t];
+            e->tokens[t] = e->data->field[0].dtype == LK_U8 ? ((uint8_t *)e->raw)[t]
+                                                            : ((uint16_t *)e->raw)[t];
         LK_TRY(lk_session_forward(&e->model, &e->forward, e->tokens));
         score_window(e, w, e->tokens + 1);
     }
@@ -73,8 +73,9 @@ static lk_status check_vocabulary(const evaluator *e, const char *data)
 
 static lk_status prepare(evaluator *e, const char *data, bool predictions)
 {
+    LK_TRY(lk_dataset_expect(e->data, LK_TEXT_DATA));
     e->context = e->model.model.context;
-    int64_t tokens = e->data->tokens[LK_VALIDATION];
+    int64_t tokens = e->data->rows[LK_VALIDATION];
     e->windows = tokens > 0 ? (tokens - 1) / e->context : 0;
     if (e->windows < 1)
         return lk_fail(LK_E_INPUT, "%s: validation/tokens holds %lld tokens, one window of this "
@@ -104,8 +105,16 @@ static lk_status collect(lk_comm *comm, evaluator *e, const lk_scoring *job, lk_
     int64_t n = e->windows * e->context;
     LK_TRY(lk_comm_sum_floats(comm, e->token_loss, n));
     LK_TRY(lk_comm_sum_ints(comm, e->argmax, n));
-    lk_predictions p = {job->predictions, job->overwrite, e->model.info.path, e->data->path,
-                        e->data->digest, e->token_loss, e->argmax, n};
+    lk_predictions p = {
+        .path = job->predictions,
+        .overwrite = job->overwrite,
+        .checkpoint = e->model.info.path,
+        .dataset = e->data->path,
+        .dataset_digest = e->data->digest,
+        .loss = e->token_loss,
+        .argmax = e->argmax,
+        .count = n,
+    };
     return lk_comm_agree(comm, comm->rank == 0 ? lk_predictions_write(io, &p) : LK_OK);
 }
 

@@ -34,6 +34,7 @@ typedef struct planner {
 
 static lk_status build_graphs(planner *p)
 {
+    LK_TRY(lk_dataset_expect(p->data, LK_TEXT_DATA));
     lk_transformer model = lk_session_model(p->run, p->data->vocabulary_size);
     lk_loader_options order = lk_session_samples(p->comm, p->run, p->leaves, LK_TRAIN);
     lk_loader_options held = lk_session_samples(p->comm, p->run, p->leaves, LK_VALIDATION);
@@ -41,12 +42,12 @@ static lk_status build_graphs(planner *p)
     p->params = lk_params_create();
     if (!p->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_loader_measure(p->data, &order, &p->sizes));
-    lk_source source = lk_session_source(&p->sizes, &order, p->data->dtype);
+    lk_source source = lk_session_source(&p->sizes, &order, p->data->field[0].dtype);
     LK_TRY(lk_session_train_graph(p->comm, p->run, p->leaves, &model, &source, p->params,
                                   &p->train));
     if (p->run->eval.batches == 0) return LK_OK;
     LK_TRY(lk_loader_measure(p->data, &held, &p->held_sizes));
-    source = lk_session_source(&p->held_sizes, &held, p->data->dtype);
+    source = lk_session_source(&p->held_sizes, &held, p->data->field[0].dtype);
     return lk_session_held_graph(p->run, &model, &source, p->params, &p->held);
 }
 

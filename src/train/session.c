@@ -72,10 +72,10 @@ lk_source lk_session_source(const lk_loader_sizes *sizes, const lk_loader_option
 {
     return (lk_source){
         .batch = o->batch,
-        .context = o->context,
+        .context = o->span - 1,
         .type = type,
         .resident = sizes->resident,
-        .shard_tokens = sizes->shard_tokens,
+        .shard_tokens = sizes->shard_rows,
         .purpose = o->purpose,
         .first_leaf = o->first_leaf,
         .local_leaves = o->local_leaves,
@@ -157,7 +157,7 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
         .first_leaf = comm->rank * local,
         .local_leaves = local,
         .batch = run->train.batch / leaves,
-        .context = run->model.context,
+        .span = run->model.context + 1,
         .resident_limit = (int64_t)(gib * 1073741824.0),
     };
 }

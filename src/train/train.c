@@ -45,6 +45,8 @@ static void say(const trainer *t, const char *text)
 
 static lk_status open_data(trainer *t)
 {
+    LK_TRY(lk_dataset_expect(t->data, LK_TEXT_DATA));
+    if (t->data->warning[0]) say(t, t->data->warning);
     t->order = lk_session_samples(t->comm, t->run, t->leaves, LK_TRAIN);
     t->held = lk_session_samples(t->comm, t->run, t->leaves, LK_VALIDATION);
     LK_TRY(lk_loader_open(t->data, t->device, &t->order, &t->loader));
@@ -56,7 +58,7 @@ static lk_status build_graphs(trainer *t)
 {
     lk_loader_sizes sizes;
     LK_TRY(lk_loader_measure(t->data, &t->order, &sizes));
-    lk_source train = lk_session_source(&sizes, &t->order, t->data->dtype);
+    lk_source train = lk_session_source(&sizes, &t->order, t->data->field[0].dtype);
     t->model = lk_session_model(t->run, t->data->vocabulary_size);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -64,7 +66,7 @@ static lk_status build_graphs(trainer *t)
                                   &t->train_graph));
     if (!t->held_loader) return LK_OK;
     LK_TRY(lk_loader_measure(t->data, &t->held, &sizes));
-    lk_source held = lk_session_source(&sizes, &t->held, t->data->dtype);
+    lk_source held = lk_session_source(&sizes, &t->held, t->data->field[0].dtype);
     return lk_session_held_graph(t->run, &t->model, &held, t->params, &t->eval_graph);
 }
 
@@ -79,7 +81,7 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
                             .capture = true};
     LK_TRY(lk_program_create(g->graph, t->store, &o, program));
     for (int i = 0; i < local; i++)
-        LK_TRY(lk_program_bind(*program, g->data, i, lk_loader_input(loader, i)));
+        LK_TRY(lk_program_bind(*program, g->data, i, lk_loader_input(loader, 0, i)));
     return LK_OK;
 }
 

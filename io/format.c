@@ -1,0 +1,117 @@
+/* What images and tables are: the description that goes with the data into datasets and, so that a
+ * model can be used without them, into checkpoints. */
+#include "io/format.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static lk_status copy_texts(char *const *from, int64_t count, char ***to)
+{
+    char **copy = calloc((size_t)count + 1, sizeof *copy);
+    bool good = copy != NULL;
+    for (int64_t i = 0; i < count && good; i++) good = (copy[i] = strdup(from[i])) != NULL;
+    if (!good) {
+        lk_h5_free_texts(copy, count);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    *to = copy;
+    return LK_OK;
+}
+
+lk_status lk_image_format_copy(const lk_image_format *from, lk_image_format *to)
+{
+    lk_image_format f = *from;
+    size_t bytes = (size_t)f.channels * sizeof *f.mean;
+    f.name = NULL;
+    f.mean = malloc(bytes + 1);
+    f.std = malloc(bytes + 1);
+    lk_status status = f.mean && f.std ? copy_texts(from->name, f.classes, &f.name)
+                                       : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status != LK_OK) {
+        lk_image_format_clear(&f);
+        return status;
+    }
+    memcpy(f.mean, from->mean, bytes);
+    memcpy(f.std, from->std, bytes);
+    *to = f;
+    return LK_OK;
+}
+
+void lk_image_format_clear(lk_image_format *f)
+{
+    lk_h5_free_texts(f->name, f->classes);
+    free(f->mean);
+    free(f->std);
+    memset(f, 0, sizeof *f);
+}
+
+void lk_table_format_clear(lk_table_format *f)
+{
+    lk_h5_free_texts(f->column, f->columns);
+    lk_h5_free_texts(f->name, f->classes);
+    memset(f, 0, sizeof *f);
+}
+
+static lk_status read_classes(hid_t file, const char *where, char ***name, int64_t *classes)
+{
+    LK_TRY(lk_h5_get_texts(file, where, "classes", name, classes));
+    if (*classes > LK_DATASET_CLASSES)
+        return lk_fail(LK_E_INPUT, "%s: attribute 'classes': expected at most %d, found %lld",
+                       where, LK_DATASET_CLASSES, (long long)*classes);
+    return LK_OK;
+}
+
+static lk_status read_figures(hid_t file, const char *where, lk_image_format *f, double *figure)
+{
+    int64_t n = f->channels;
+    LK_TRY(lk_h5_get_f64s(file, where, "mean", figure, n));
+    LK_TRY(lk_h5_get_f64s(file, where, "std", figure + n, n));
+    for (int64_t c = 0; c < n; c++) {
+        f->mean[c] = (float)figure[c];
+        f->std[c] = (float)figure[n + c];
+        if (!(isfinite(f->mean[c]) && isfinite(f->std[c]) && f->std[c] > 0))
+            return lk_fail(LK_E_INPUT, "%s: expected a mean and a positive std of channel %lld, "
+                           "found %g and %g", where, (long long)c, figure[c], figure[n + c]);
+    }
+    return LK_OK;
+}
+
+lk_status lk_format_read_images(hid_t file, const char *where, lk_image_format *f)
+{
+    size_t n = (size_t)f->channels;
+    LK_TRY(read_classes(file, where, &f->name, &f->classes));
+    double *figure = malloc(2 * n * sizeof *figure);
+    f->mean = malloc(n * sizeof *f->mean);
+    f->std = malloc(n * sizeof *f->std);
+    lk_status status = figure && f->mean && f->std ? read_figures(file, where, f, figure)
+                                                   : lk_fail(LK_E_SYSTEM, "out of memory");
+    free(figure);
+    return status;
+}
+
+lk_status lk_format_write_images(hid_t file, const char *where, const lk_image_format *f)
+{
+    size_t n = (size_t)f->channels;
+    double *figure = malloc(2 * n * sizeof *figure);
+    if (!figure) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (size_t c = 0; c < n; c++) {
+        figure[c] = (double)f->mean[c];
+        figure[n + c] = (double)f->std[c];
+    }
+    lk_status status = lk_h5_set_texts(file, where, "classes", f->name, f->classes);
+    if (status == LK_OK) status = lk_h5_set_f64s(file, where, "mean", figure, f->channels);
+    if (status == LK_OK) status = lk_h5_set_f64s(file, where, "std", figure + n, f->channels);
+    free(figure);
+    return status;
+}
+
+lk_status lk_format_read_table(hid_t file, const char *where, int64_t columns, lk_table_format *f)
+{
+    LK_TRY(read_classes(file, where, &f->name, &f->classes));
+    LK_TRY(lk_h5_get_texts(file, where, "columns", &f->column, &f->columns));
+    if (f->columns != columns)
+        return lk_fail(LK_E_INPUT, "%s: attribute 'columns': expected %lld names, found %lld",
+                       where, (long long)columns, (long long)f->columns);
+    return LK_OK;
+}

@@ -1,0 +1,18 @@
+/* Private: formats of images and tables in a file, shared by datasets and checkpoints.
+ * io/format.c. Called on the I/O thread. */
+#ifndef LK_IO_FORMAT_H
+#define LK_IO_FORMAT_H
+
+#include "io/dataset.h"
+#include "io/hdf5.h"
+
+/* Read classes, mean and std of f->channels channels from the attributes of `file`. On failure some
+ * of it may be filled in; lk_image_format_clear frees it. */
+lk_status lk_format_read_images(hid_t file, const char *where, lk_image_format *f);
+/* Write the attributes that it reads. */
+lk_status lk_format_write_images(hid_t file, const char *where, const lk_image_format *f);
+/* The same for a table of `columns` columns. */
+lk_status lk_format_read_table(hid_t file, const char *where, int64_t columns, lk_table_format *f);
+void lk_table_format_clear(lk_table_format *f);
+
+#endif

@@ -1,0 +1,230 @@
+/* Attributes of files and datasets: numbers, texts, and lists of both. */
+#include "io/hdf5.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ATTRIBUTE = 1 << 24, MAX_LIST = 1 << 16 }; /* bytes, elements */
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/* `count` 0: one value; else a list. */
+static lk_status set_attribute(hid_t object, const char *where, const char *name, hid_t type,
+                               int64_t count, const void *value)
+{
+    LK_H5_AUTO hid_t space = -1, a = -1;
+    hsize_t dim = (hsize_t)count;
+    LK_H5(LK_E_SYSTEM,
+          space = count > 0 ? H5Screate_simple(1, &dim, NULL) : H5Screate(H5S_SCALAR),
+          "%s: attribute %s", where, name);
+    LK_H5(LK_E_SYSTEM, a = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT),
+          "%s: cannot create the attribute '%s'", where, name);
+    LK_H5(LK_E_SYSTEM, H5Awrite(a, type, value), "%s: cannot write the attribute '%s'", where,
+          name);
+    return LK_OK;
+}
+
+/* Of fixed length, so that no heap is needed to read it. */
+static lk_status text_type(const char *where, const char *name, size_t size, hid_t *result)
+{
+    LK_H5_AUTO hid_t type = -1;
+    LK_H5(LK_E_SYSTEM, type = H5Tcopy(H5T_C_S1), "%s: attribute %s", where, name);
+    LK_H5(LK_E_SYSTEM, H5Tset_size(type, size), "%s: attribute %s", where, name);
+    LK_H5(LK_E_SYSTEM, H5Tset_cset(type, H5T_CSET_UTF8), "%s: attribute %s", where, name);
+    *result = type;
+    type = -1;
+    return LK_OK;
+}
+
+lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, const char *text)
+{
+    LK_H5_AUTO hid_t type = -1;
+    LK_TRY(text_type(where, name, strlen(text) + 1, &type));
+    return set_attribute(object, where, name, type, 0, text);
+}
+
+lk_status lk_h5_set_texts(hid_t object, const char *where, const char *name, char *const *text,
+                          int64_t count)
+{
+    LK_H5_AUTO hid_t type = -1;
+    size_t size = 1;
+    for (int64_t i = 0; i < count; i++)
+        if (strlen(text[i]) + 1 > size) size = strlen(text[i]) + 1;
+    LK_TRY(text_type(where, name, size, &type));
+    char *all = calloc((size_t)count, size);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int64_t i = 0; i < count; i++) strcpy(all + (size_t)i * size, text[i]);
+    lk_status status = set_attribute(object, where, name, type, count, all);
+    free(all);
+    return status;
+}
+
+lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint64_t value)
+{
+    return set_attribute(object, where, name, H5T_STD_U64LE, 0, &value);
+}
+
+lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value)
+{
+    return set_attribute(object, where, name, H5T_IEEE_F64LE, 0, &value);
+}
+
+lk_status lk_h5_set_f64s(hid_t object, const char *where, const char *name, const double *value,
+                         int64_t count)
+{
+    return set_attribute(object, where, name, H5T_IEEE_F64LE, count, value);
+}
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+static const char *class_name(H5T_class_t class, bool list)
+{
+    if (class == H5T_STRING) return list ? "a list of texts" : "one text";
+    return list ? "a list of numbers" : "one number";
+}
+
+/* Open attribute `name`, which must be of class `class`: one element, or a list if `count` is
+ * given, which gets its length. */
+static lk_status open_attribute(hid_t object, const char *where, const char *name,
+                                H5T_class_t class, int64_t *count, hid_t *attribute, hid_t *type)
+{
+    LK_H5_AUTO hid_t a = -1, t = -1, space = -1;
+    if (H5Aexists(object, name) <= 0) {
+        H5Eclear2(H5E_DEFAULT);
+        return lk_fail(LK_E_INPUT, "%s: expected the attribute '%s', found none; the file is "
+                       "damaged or was not written by lockstep", where, name);
+    }
+    LK_H5(LK_E_INPUT, a = H5Aopen(object, name, H5P_DEFAULT), "%s: attribute '%s'", where, name);
+    LK_H5(LK_E_INPUT, t = H5Aget_type(a), "%s: attribute '%s'", where, name);
+    LK_H5(LK_E_INPUT, space = H5Aget_space(a), "%s: attribute '%s'", where, name);
+    hssize_t n = H5Sget_simple_extent_npoints(space);
+    bool fits = count ? H5Sget_simple_extent_ndims(space) == 1 && n >= 1 && n <= MAX_LIST : n == 1;
+    if (H5Tget_class(t) != class || !fits)
+        return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected %s, found another type; the "
+                       "file was not written by lockstep", where, name,
+                       class_name(class, count != NULL));
+    if (count) *count = n;
+    *attribute = a;
+    *type = t;
+    a = t = -1;
+    return LK_OK;
+}
+
+static lk_status get_number(hid_t object, const char *where, const char *name, H5T_class_t class,
+                            hid_t memory, void *value)
+{
+    LK_H5_AUTO hid_t a = -1, type = -1;
+    LK_TRY(open_attribute(object, where, name, class, NULL, &a, &type));
+    LK_H5(LK_E_INPUT, H5Aread(a, memory, value), "%s: cannot read the attribute '%s'", where,
+          name);
+    return LK_OK;
+}
+
+lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value)
+{
+    return get_number(object, where, name, H5T_INTEGER, H5T_NATIVE_UINT64, value);
+}
+
+lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char **text)
+{
+    LK_H5_AUTO hid_t a = -1, type = -1;
+    LK_TRY(open_attribute(object, where, name, H5T_STRING, NULL, &a, &type));
+    char *copy = NULL;
+    if (H5Tis_variable_str(type) > 0) { /* as h5py writes them */
+        char *lent = NULL;
+        LK_H5(LK_E_INPUT, H5Aread(a, type, &lent), "%s: cannot read the attribute '%s'", where,
+              name);
+        copy = strdup(lent ? lent : "");
+        H5free_memory(lent);
+    } else {
+        size_t size = H5Tget_size(type);
+        if (size > MAX_ATTRIBUTE)
+            return lk_fail(LK_E_INPUT, "%s: attribute '%s': %zu bytes are too many", where, name,
+                           size);
+        copy = calloc(1, size + 1);
+        if (copy && H5Aread(a, type, copy) < 0) {
+            free(copy);
+            return lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+        }
+    }
+    if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
+    *text = copy;
+    return LK_OK;
+}
+
+lk_status lk_h5_get_f64s(hid_t object, const char *where, const char *name, double *value,
+                         int64_t count)
+{
+    LK_H5_AUTO hid_t a = -1, type = -1;
+    int64_t found = 0;
+    LK_TRY(open_attribute(object, where, name, H5T_FLOAT, &found, &a, &type));
+    if (found != count)
+        return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected %lld numbers, found %lld", where,
+                       name, (long long)count, (long long)found);
+    LK_H5(LK_E_INPUT, H5Aread(a, H5T_NATIVE_DOUBLE, value), "%s: cannot read the attribute '%s'",
+          where, name);
+    return LK_OK;
+}
+
+/* Fill text[0..count), each its own allocation; on failure some may be filled. */
+static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const char *name,
+                                 char **text, int64_t count)
+{
+    char **lent = calloc((size_t)count, sizeof *lent);
+    if (!lent) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = LK_OK;
+    if (H5Aread(a, type, lent) < 0)
+        status = lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+    for (int64_t i = 0; i < count && status == LK_OK; i++) {
+        text[i] = strdup(lent[i] ? lent[i] : "");
+        if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
+        H5free_memory(lent[i]);
+    }
+    free(lent);
+    return status;
+}
+
+static lk_status read_fixed_texts(hid_t a, hid_t type, const char *where, const char *name,
+                                  char **text, int64_t count)
+{
+    size_t size = H5Tget_size(type);
+    if (size > MAX_ATTRIBUTE / (size_t)count)
+        return lk_fail(LK_E_INPUT, "%s: attribute '%s': %lld texts of %zu bytes are too many",
+                       where, name, (long long)count, size);
+    char *all = calloc((size_t)count, size);
+    lk_status status = all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK && H5Aread(a, type, all) < 0)
+        status = lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+    for (int64_t i = 0; i < count && status == LK_OK; i++) {
+        text[i] = strndup(all + (size_t)i * size, size);
+        if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    free(all);
+    return status;
+}
+
+lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, char ***text,
+                          int64_t *count)
+{
+    LK_H5_AUTO hid_t a = -1, type = -1;
+    int64_t n = 0;
+    LK_TRY(open_attribute(object, where, name, H5T_STRING, &n, &a, &type));
+    char **all = calloc((size_t)n, sizeof *all);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = H5Tis_variable_str(type) > 0 /* as h5py writes them */
+                           ? read_lent_texts(a, type, where, name, all, n)
+                           : read_fixed_texts(a, type, where, name, all, n);
+    if (status != LK_OK) {
+        lk_h5_free_texts(all, n);
+        return status;
+    }
+    *text = all;
+    *count = n;
+    return LK_OK;
+}
+
+void lk_h5_free_texts(char **text, int64_t count)
+{
+    for (int64_t i = 0; i < count && text; i++) free(text[i]);
+    free(text);
+}
