@@ -38,7 +38,10 @@ static void device_close(lk_device *d)
     lk_cuda_matmuls_close(c);
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
         if (c->event[i]) cudaEventDestroy(c->event[i]);
-    if (c->stream) cudaStreamDestroy(c->stream);
+    if (c->fork) cudaEventDestroy(c->fork);
+    if (c->join) cudaEventDestroy(c->join);
+    if (c->branch) cudaStreamDestroy(c->branch);
+    if (c->main) cudaStreamDestroy(c->main);
     free(c);
 }
 
@@ -54,7 +57,13 @@ static lk_status fill(lk_cuda *c)
     c->memory = p.totalGlobalMem;
     c->shared = p.sharedMemPerBlockOptin;
     snprintf(c->model, sizeof c->model, "%.127s", p.name);
-    LK_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    int least, greatest; /* the branch goes first: others wait for what it reduces */
+    LK_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    LK_CUDA(cudaStreamCreateWithPriority(&c->main, cudaStreamNonBlocking, least));
+    LK_CUDA(cudaStreamCreateWithPriority(&c->branch, cudaStreamNonBlocking, greatest));
+    c->stream = c->main;
+    LK_CUDA(cudaEventCreateWithFlags(&c->fork, cudaEventDisableTiming));
+    LK_CUDA(cudaEventCreateWithFlags(&c->join, cudaEventDisableTiming));
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
         LK_CUDA(cudaEventCreateWithFlags(&c->event[i], cudaEventDisableTiming));
     return lk_cuda_matmuls_open(c);
@@ -183,6 +192,31 @@ static lk_status wait_event(lk_device *d, int slot)
     return LK_OK;
 }
 
+static lk_status branch_begin(lk_device *d)
+{
+    lk_cuda *c = of(d);
+    LK_TRY(use(d));
+    LK_CUDA(cudaEventRecord(c->fork, c->main));
+    LK_CUDA(cudaStreamWaitEvent(c->branch, c->fork, 0));
+    c->stream = c->branch;
+    return LK_OK;
+}
+
+static lk_status branch_end(lk_device *d)
+{
+    of(d)->stream = of(d)->main;
+    return LK_OK;
+}
+
+static lk_status branch_join(lk_device *d)
+{
+    lk_cuda *c = of(d);
+    LK_TRY(use(d));
+    LK_CUDA(cudaEventRecord(c->join, c->branch));
+    LK_CUDA(cudaStreamWaitEvent(c->main, c->join, 0));
+    return LK_OK;
+}
+
 static lk_status capture_begin(lk_device *d)
 {
     LK_TRY(use(d));
@@ -259,6 +293,9 @@ extern "C" const lk_backend lk_backend_cuda = {
     device_add,
     record,
     wait_event,
+    branch_begin,
+    branch_end,
+    branch_join,
     prepare,
     {
 #define LK_OP(upper, lower, policy) lk_cuda_##lower,

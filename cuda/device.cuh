@@ -35,7 +35,9 @@ typedef struct lk_cuda {
     char model[128];
     size_t memory;
     size_t shared; /* most bytes of shared memory a block can have */
-    cudaStream_t stream;
+    cudaStream_t stream; /* what is enqueued goes here: main, or within branch_begin/end branch */
+    cudaStream_t main, branch;
+    cudaEvent_t fork, join;
     cudaEvent_t event[LK_CUDA_EVENTS];
     lk_cuda_matmuls *matmuls;
 } lk_cuda;

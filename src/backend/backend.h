@@ -1,7 +1,8 @@
 /* lk_backend: what a program needs of a machine to run nodes. Implementations: cpu, cuda, null.
  *
- * All device work is enqueued on one stream of the device and runs in order; host functions that
- * read results call sync() first. The CPU backend runs everything at the call. */
+ * Device work is enqueued on one stream of the device and runs in order, but for what is put on its
+ * branch; host functions that read results call sync() first. The CPU backend runs everything at
+ * the call. */
 #ifndef LK_BACKEND_BACKEND_H
 #define LK_BACKEND_BACKEND_H
 
@@ -58,6 +59,13 @@ struct lk_backend {
     /* Event: mark a point of the stream, then wait for it on the host. `slot` 0..7. */
     lk_status (*record)(lk_device *d, int slot);
     lk_status (*wait)(lk_device *d, int slot);
+
+    /* A second stream, for work beside the main one: what is enqueued between begin and end waits
+     * for all that was enqueued on the main stream before, join makes the main stream wait for the
+     * branch. Nothing on the branch may use the scratch region. NULL functions: there is none. */
+    lk_status (*branch_begin)(lk_device *d);
+    lk_status (*branch_end)(lk_device *d);
+    lk_status (*branch_join)(lk_device *d);
 
     /* Workspace bytes a node needs (may also prepare: choose a library algorithm). */
     lk_status (*prepare)(lk_device *d, const lk_node *n, size_t *scratch);

@@ -111,15 +111,19 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
     return LK_OK;
 }
 
-/* A LAST node, within the last leaf: the range it reads is first summed over the leaves. */
+/* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing
+ * else touches that range until the step nodes, so it runs beside the rest of the leaf. */
 static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
 {
+    const lk_backend *b = p->store->device->backend;
+    if (b->branch_begin) LK_TRY(b->branch_begin(p->store->device));
     const lk_tensor *t = n->in[0];
     void *mine = p->exec.base[LK_REGION_GRAD];
     LK_TRY(merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth));
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
-    lk_status status = p->store->device->backend->kernel[n->op](&p->exec, n);
+    lk_status status = b->kernel[n->op](&p->exec, n);
     p->exec.base[LK_REGION_GRAD] = mine;
+    if (status == LK_OK && b->branch_end) status = b->branch_end(p->store->device);
     return status;
 }
 
@@ -154,7 +158,8 @@ static lk_status run_leaves(lk_program *p)
         if (!bucketed) LK_TRY(merge(p, i, skip, floats, &depth));
     }
     p->exec.base[LK_REGION_GRAD] = s->gradient[0];
-    return LK_OK;
+    const lk_backend *b = s->device->backend;
+    return bucketed && b->branch_join ? b->branch_join(s->device) : LK_OK;
 }
 
 static lk_status run_direct(lk_program *p)
