@@ -22,6 +22,7 @@ typedef struct lk_augment {
     float mixup;      /* alpha of mixup's Beta(alpha, alpha), (0, 1]; 0: no mixup */
     float smoothing;  /* share of a target spread over all classes */
 } lk_augment;
+#define LK_AUGMENT_NONE ((lk_augment){.crop = 1})
 
 typedef struct lk_augment_sample {
     float top, left, rows, columns; /* of the stored image; the whole: 0, 0, Hs, Ws */

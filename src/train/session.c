@@ -1,7 +1,6 @@
-/* Device, model and graphs from a run file or a checkpoint. */
+/* Device, model and graphs of a run file. */
 #include "train/session.h"
 
-#include "base/half.h"
 #ifdef LK_HAVE_CUDA
 #include "cuda/device.h"
 #endif
@@ -36,7 +35,13 @@ void lk_session_device_close(lk_device *d)
     if (d) d->backend->close(d);
 }
 
-lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary)
+static const char *norm_of(const lk_run *run)
+{
+    if (strcmp(run->model.norm, "auto") != 0) return run->model.norm;
+    return lk_run_vision(run) ? "batchnorm" : "layernorm";
+}
+
+static lk_transformer transformer_of(const lk_run *run, int64_t vocabulary)
 {
     return (lk_transformer){
         .layers = run->model.layers,
@@ -46,7 +51,7 @@ lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary)
         .kv_heads = (int)(run->model.kv_heads ? run->model.kv_heads : run->model.heads),
         .ffn_width = run->model.ffn_width,
         .position = run->model.position,
-        .norm = run->model.norm,
+        .norm = norm_of(run),
         .ffn = run->model.ffn,
         .bias = run->model.bias,
         .tied = run->model.tied,
@@ -58,6 +63,41 @@ lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary)
     };
 }
 
+static lk_vision vision_of(const lk_run *run, int64_t classes)
+{
+    return (lk_vision){
+        .kind = run->model.kind,
+        .size = run->model.size,
+        .multiplier = run->model.width_multiplier,
+        .stem_stride = (int)run->model.stem_stride,
+        .attention = run->model.attention,
+        .norm = norm_of(run),
+        .norm_eps = (float)run->model.norm_eps,
+        .dropout = (float)run->model.dropout,
+        .stochastic_depth = (float)run->model.stochastic_depth,
+        .classes = classes,
+    };
+}
+
+lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_format *format)
+{
+    lk_model m = {.vision = lk_run_vision(run)};
+    if (!m.vision) {
+        m.text = transformer_of(run, vocabulary);
+        return m;
+    }
+    m.image = vision_of(run, format->classes);
+    m.format = format;
+    m.height = run->model.image_size ? run->model.image_size : format->height;
+    m.width = run->model.image_size ? run->model.image_size : format->width;
+    return m;
+}
+
+lk_dataset_kind lk_session_data_kind(const lk_run *run)
+{
+    return lk_run_vision(run) ? LK_IMAGE_DATA : LK_TEXT_DATA;
+}
+
 lk_dtype lk_session_compute(const lk_run *run)
 {
     switch (lk_run_precision(run)) {
@@ -67,15 +107,28 @@ lk_dtype lk_session_compute(const lk_run *run)
     }
 }
 
-lk_source lk_session_source(const lk_loader_sizes *sizes, const lk_loader_options *o,
-                            lk_dtype type)
+static lk_augment augment_of(const lk_run *run)
+{
+    return (lk_augment){
+        .flip = run->augment.flip,
+        .pad = (int)run->augment.pad,
+        .crop = (float)run->augment.crop,
+        .erase = (float)run->augment.erase,
+        .mixup = (float)run->augment.mixup,
+        .smoothing = (float)run->augment.smoothing,
+    };
+}
+
+lk_source lk_session_source(const lk_run *run, const lk_dataset *data,
+                            const lk_loader_sizes *sizes, const lk_loader_options *o)
 {
     return (lk_source){
         .batch = o->batch,
         .context = o->span - 1,
-        .type = type,
+        .type = data->field[0].dtype,
+        .augment = o->split == LK_TRAIN ? augment_of(run) : LK_AUGMENT_NONE,
         .resident = sizes->resident,
-        .shard_tokens = sizes->shard_rows,
+        .shard_rows = sizes->shard_rows,
         .purpose = o->purpose,
         .first_leaf = o->first_leaf,
         .local_leaves = o->local_leaves,
@@ -94,20 +147,63 @@ lk_passes lk_session_passes(const lk_run *run)
     };
 }
 
-lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *s,
-                                const lk_passes *passes, lk_loss_graph *out)
+/* Token windows to the mean loss. */
+static lk_tensor *text_loss(lk_graph *g, const lk_transformer *m, const lk_source *s,
+                            lk_loss_graph *out)
 {
-    lk_graph *g = lk_graph_create(params, passes->training);
-    if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
     int64_t dim[2] = {s->resident ? s->local_leaves : s->batch,
-                      s->resident ? s->shard_tokens : s->context + 1};
-    lk_tensor *data = lk_input(g, "data", s->type, 2, dim), *tokens = NULL, *targets = NULL;
-    lk_windows(g, data, s->batch, s->context, s->resident, s->purpose, s->shard_tokens,
+                      s->resident ? s->shard_rows : s->context + 1};
+    lk_tensor *tokens = NULL, *targets = NULL;
+    out->field[0] = lk_input(g, "tokens", s->type, 2, dim);
+    lk_windows(g, out->field[0], s->batch, s->context, s->resident, s->purpose, s->shard_rows,
                s->first_leaf, &tokens, &targets);
     lk_tensor *logits = lk_transformer_logits(g, m, tokens);
     lk_scope_push(g, "loss");
     lk_tensor *loss = lk_cross_entropy(g, logits, targets, m->vocabulary);
     lk_scope_pop(g);
+    return loss;
+}
+
+void lk_session_images(lk_graph *g, const lk_model *m, const lk_source *s, lk_loss_graph *out,
+                       lk_tensor **x, lk_tensor **targets, lk_tensor **labels)
+{
+    const lk_image_format *f = m->format;
+    int64_t rows = s->resident ? s->local_leaves * s->shard_rows : s->batch;
+    out->field[0] = lk_input(g, "images", LK_U8, 4,
+                             (int64_t[]){rows, f->height, f->width, f->channels});
+    out->field[1] = lk_input(g, "labels", LK_U16, 1, &rows);
+    out->scale = lk_input(g, "scale", LK_F32, 2, (int64_t[]){2, f->channels});
+    lk_image_source source = {.batch = s->batch, .height = m->height, .width = m->width,
+                              .classes = f->classes, .shard_rows = s->shard_rows,
+                              .resident = s->resident, .purpose = s->purpose,
+                              .first_leaf = s->first_leaf, .augment = s->augment};
+    lk_scope_push(g, "images");
+    lk_images(g, &source, out->field[0], out->field[1], out->scale, x, targets, labels);
+    lk_scope_pop(g);
+}
+
+/* Images to the mean loss and the share of hits. */
+static lk_tensor *image_loss(lk_graph *g, const lk_model *m, const lk_source *s,
+                             lk_loss_graph *out)
+{
+    lk_tensor *x = NULL, *targets = NULL, *labels = NULL, *hits = NULL;
+    lk_session_images(g, m, s, out, &x, &targets, &labels);
+    lk_tensor *logits = lk_vision_logits(g, &m->image, x);
+    lk_scope_push(g, "loss");
+    lk_tensor *loss = lk_soft_cross_entropy(g, logits, targets, labels, &hits);
+    lk_scope_pop(g);
+    lk_graph_metric(g, hits, LK_METRIC_HITS);
+    return loss;
+}
+
+lk_status lk_session_loss_graph(lk_params *params, const lk_model *m, const lk_source *s,
+                                const lk_passes *passes, lk_loss_graph *out)
+{
+    lk_graph *g = lk_graph_create(params, passes->training);
+    if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
+    g->cast_parameters = passes->cast_parameters;
+    lk_loss_graph built = {.graph = g};
+    lk_tensor *loss = m->vision ? image_loss(g, m, s, &built) : text_loss(g, &m->text, s, &built);
     lk_graph_metric(g, loss, LK_METRIC_LOSS);
     lk_status status = lk_autocast(g, passes->compute);
     if (status == LK_OK && passes->training)
@@ -118,8 +214,28 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, cons
         lk_graph_destroy(g);
         return status;
     }
-    *out = (lk_loss_graph){g, data};
+    *out = built;
     return LK_OK;
+}
+
+lk_status lk_session_scale(lk_device *d, const lk_image_format *f, void **memory)
+{
+    const lk_backend *b = d->backend;
+    size_t bytes = 2 * (size_t)f->channels * sizeof(float);
+    float *host = malloc(bytes);
+    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int64_t c = 0; c < f->channels; c++) {
+        host[c] = f->mean[c];
+        host[f->channels + c] = 1.0f / f->std[c];
+    }
+    void *scale = NULL;
+    lk_status status = b->alloc(d, bytes, &scale);
+    if (status == LK_OK) status = b->upload(d, scale, host, bytes);
+    if (status == LK_OK) status = b->sync(d);
+    free(host);
+    if (status != LK_OK && scale) b->release(d, scale);
+    if (status == LK_OK) *memory = scale;
+    return status;
 }
 
 lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, int *out)
@@ -157,13 +273,13 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
         .first_leaf = comm->rank * local,
         .local_leaves = local,
         .batch = run->train.batch / leaves,
-        .span = run->model.context + 1,
+        .span = lk_run_vision(run) ? 1 : run->model.context + 1,
         .resident_limit = (int64_t)(gib * 1073741824.0),
     };
 }
 
 lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
-                                 const lk_transformer *m, const lk_source *source,
+                                 const lk_model *m, const lk_source *source,
                                  lk_params *params, lk_loss_graph *out)
 {
     lk_passes passes = lk_session_passes(run);
@@ -184,10 +300,10 @@ lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int lea
     return LK_OK;
 }
 
-lk_status lk_session_held_graph(const lk_run *run, const lk_transformer *m, const lk_source *source,
-                                lk_params *params, lk_loss_graph *out)
+lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_source *source,
+                                bool ema, lk_params *params, lk_loss_graph *out)
 {
-    lk_passes passes = {.compute = lk_session_compute(run)};
+    lk_passes passes = {.compute = lk_session_compute(run), .cast_parameters = ema};
     return lk_session_loss_graph(params, m, source, &passes, out);
 }
 
@@ -203,6 +319,8 @@ lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)
         .eps = (float)r->optimizer.eps,
         .weight_decay = (float)r->optimizer.weight_decay,
         .clip = (float)r->optimizer.clip,
+        .momentum = (float)r->model.norm_momentum,
+        .ema = (float)r->train.ema,
         .leaves = leaves,
         .scaling = lk_run_precision(r) == LK_FP16,
         .growth = (float)r->loss_scale.growth,
@@ -210,117 +328,4 @@ lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)
         .growth_interval = (uint32_t)r->loss_scale.interval,
         .max_scale = (float)r->loss_scale.max,
     };
-}
-
-/* Everything of lk_session_open that comes after the device is there. */
-static lk_status read_model(lk_comm *comm, lk_io *io, lk_trained *t)
-{
-    t->params = lk_params_create();
-    if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    /* a throw-away graph declares the parameters */
-    lk_graph *g = lk_graph_create(t->params, false);
-    if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
-    int64_t dim[2] = {1, 8 < t->model.context ? 8 : t->model.context};
-    lk_transformer_logits(g, &t->model, lk_input(g, "tokens", LK_I32, 2, dim));
-    lk_status status = lk_graph_status(g);
-    lk_graph_destroy(g);
-    LK_TRY(status);
-    lk_params_layout(t->params);
-    LK_TRY(lk_store_create(
-        t->device, t->params,
-        &(lk_store_options){.compute = lk_session_compute(&t->run), .local_leaves = 1}, &t->store));
-    float *host = malloc((size_t)t->params->total * sizeof *host);
-    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory for the parameters");
-    lk_checkpoint_data data = {.param = host};
-    status = lk_checkpoint_load(io, comm->world, t->info.path, t->params, &data);
-    if (status == LK_OK) status = lk_store_set(t->store, &(lk_flat){.param = host});
-    free(host);
-    return status;
-}
-
-lk_status lk_session_open(lk_comm *comm, lk_io *io, const char *checkpoint, const char *device,
-                          lk_trained *t)
-{
-    memset(t, 0, sizeof *t);
-    lk_status status = lk_checkpoint_open(io, comm->world, checkpoint, &t->info);
-    LK_TRY(lk_comm_agree(comm, status));
-    status = lk_run_parse(checkpoint, t->info.run_file, 0, NULL, &t->run);
-    if (status == LK_OK) {
-        t->model = lk_session_model(&t->run, t->info.vocabulary_size);
-        status = lk_session_device(comm, device, lk_run_precision(&t->run), &t->device);
-    }
-    status = lk_comm_agree(comm, status);
-    if (status == LK_OK) status = lk_comm_agree(comm, read_model(comm, io, t));
-    if (status != LK_OK) lk_session_close(t);
-    return status;
-}
-
-void lk_session_close(lk_trained *t)
-{
-    lk_store_destroy(t->store);
-    lk_params_destroy(t->params);
-    lk_session_device_close(t->device);
-    lk_run_clear(&t->run);
-    lk_checkpoint_info_clear(&t->info);
-    memset(t, 0, sizeof *t);
-}
-
-static lk_status forward_open(lk_trained *t, lk_forward *f)
-{
-    const lk_backend *b = t->device->backend;
-    f->graph = lk_graph_create(t->params, false);
-    if (!f->graph) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_tensor *input = lk_input(f->graph, "tokens", LK_I32, 2, (int64_t[]){f->batch, f->time});
-    f->logits = lk_transformer_logits(f->graph, &t->model, input);
-    LK_TRY(lk_autocast(f->graph, lk_session_compute(&t->run)));
-    LK_TRY(lk_fuse(f->graph));
-    f->rows = lk_cols(f->logits);
-    lk_program_options o = {.seed = 0, .local_leaves = 1, .capture = true};
-    LK_TRY(lk_program_create(f->graph, t->store, &o, &f->program));
-    LK_TRY(b->alloc(t->device, (size_t)(f->batch * f->time) * sizeof(int32_t), &f->tokens));
-    LK_TRY(lk_program_bind(f->program, input, 0, f->tokens));
-    f->host = malloc((size_t)lk_count(f->logits) * sizeof(float));
-    f->raw = malloc(lk_bytes(f->logits));
-    return f->host && f->raw ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for the logits");
-}
-
-lk_status lk_session_forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward *f)
-{
-    *f = (lk_forward){.batch = batch, .time = time};
-    lk_status status = forward_open(t, f);
-    if (status != LK_OK) lk_session_forward_close(t, f);
-    return status;
-}
-
-lk_status lk_session_forward(lk_trained *t, lk_forward *f, const int32_t *tokens)
-{
-    const lk_backend *b = t->device->backend;
-    LK_TRY(b->upload(t->device, f->tokens, tokens,
-                     (size_t)(f->batch * f->time) * sizeof *tokens));
-    LK_TRY(lk_program_run(f->program));
-    LK_TRY(b->download(t->device, f->raw, lk_program_data(f->program, f->logits),
-                       lk_bytes(f->logits)));
-    LK_TRY(b->sync(t->device));
-    int64_t n = lk_count(f->logits);
-    const uint16_t *half = f->raw;
-    switch (f->logits->dtype) {
-    case LK_F16:
-        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_f16(half[i]);
-        break;
-    case LK_BF16:
-        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_bf16(half[i]);
-        break;
-    default: memcpy(f->host, f->raw, (size_t)n * sizeof *f->host);
-    }
-    return LK_OK;
-}
-
-void lk_session_forward_close(lk_trained *t, lk_forward *f)
-{
-    lk_program_destroy(f->program);
-    lk_graph_destroy(f->graph);
-    if (f->tokens) t->device->backend->release(t->device, f->tokens);
-    free(f->host);
-    free(f->raw);
-    memset(f, 0, sizeof *f);
 }

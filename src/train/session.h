@@ -1,12 +1,12 @@
-/* What training, evaluation and generation share: the device, the model of a run file, and the
- * graphs built from it. */
+/* What training, planning, evaluation and generation share: the device, the model of a run file,
+ * and the graphs built from it. */
 #ifndef LK_TRAIN_SESSION_H
 #define LK_TRAIN_SESSION_H
 
-#include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/loader.h"
 #include "model/transformer.h"
+#include "model/vision.h"
 #include "program/program.h"
 #include "train/run.h"
 #include "train/train.h"
@@ -17,40 +17,59 @@ lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision 
                             lk_device **device);
 void lk_session_device_close(lk_device *d); /* takes NULL */
 
-/* The model a run file describes for data of `vocabulary` tokens; strings stay owned by run. */
-lk_transformer lk_session_model(const lk_run *run, int64_t vocabulary);
+/* The model of a run on its data. */
+typedef struct lk_model {
+    bool vision;
+    lk_transformer text;
+    lk_vision image;
+    const lk_image_format *format; /* of the stored images; not owned */
+    int64_t height, width;         /* to which images are sampled */
+} lk_model;
+/* vocabulary: tokens of the text. Strings stay owned by run, the format by the caller. */
+lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_format *format);
+lk_dataset_kind lk_session_data_kind(const lk_run *run); /* what a run's model learns from */
 /* Working type of the run's precision. */
 lk_dtype lk_session_compute(const lk_run *run);
 
-/* Where a graph's token windows come from; see lk_windows. */
+/* Where a graph's samples come from; see lk_windows and lk_images. */
 typedef struct lk_source {
-    int64_t batch, context; /* samples per leaf, tokens per sample */
-    lk_dtype type;
+    int64_t batch, context; /* samples per leaf; tokens per sample */
+    lk_dtype type;          /* of tokens */
     bool resident;
-    int64_t shard_tokens;
+    int64_t shard_rows;
     uint32_t purpose;
     int first_leaf, local_leaves;
+    lk_augment augment;
 } lk_source;
-lk_source lk_session_source(const lk_loader_sizes *sizes, const lk_loader_options *o,
-                            lk_dtype type);
+lk_source lk_session_source(const lk_run *run, const lk_dataset *data,
+                            const lk_loader_sizes *sizes, const lk_loader_options *o);
 
-/* A graph from token windows to the mean loss. `data` is the input tensor to bind. */
+/* A graph from samples to the mean loss, with the inputs to bind. */
 typedef struct lk_loss_graph {
     lk_graph *graph;
-    lk_tensor *data;
+    lk_tensor *field[LK_DATASET_FIELDS]; /* tokens; or images and labels */
+    lk_tensor *scale;                    /* of images: lk_session_scale(); NULL for text */
 } lk_loss_graph;
 /* How it is built. */
 typedef struct lk_passes {
     lk_dtype compute;
-    bool training; /* with the backward pass */
+    bool training;        /* with the backward pass */
+    bool cast_parameters; /* for lk_program_use_ema */
     lk_recompute_policy recompute;
-    bool unfused;  /* without lk_fuse: for comparison */
+    bool unfused;         /* without lk_fuse: for comparison */
 } lk_passes;
 /* The passes of a run's training graph. */
 lk_passes lk_session_passes(const lk_run *run);
 /* After a training graph call lk_params_layout, lk_bucket and lk_optimize. */
-lk_status lk_session_loss_graph(lk_params *params, const lk_transformer *m, const lk_source *source,
+lk_status lk_session_loss_graph(lk_params *params, const lk_model *m, const lk_source *source,
                                 const lk_passes *passes, lk_loss_graph *out);
+/* Its first part for images: inputs (in `out`) to normalised images, targets and labels. */
+void lk_session_images(lk_graph *g, const lk_model *m, const lk_source *source,
+                       lk_loss_graph *out, lk_tensor **x, lk_tensor **targets,
+                       lk_tensor **labels);
+/* Mean and reciprocal standard deviation of every channel, f32 [2,C] on the device; the caller
+ * releases it. */
+lk_status lk_session_scale(lk_device *d, const lk_image_format *f, void **memory);
 /* The leaves of a run on these ranks; `saved`: those it was started with, 0 for a new run.
  * LK_E_INPUT: not a power of two, or ranks or batch do not fit. */
 lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, int *leaves);
@@ -59,41 +78,12 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
                                      lk_split split);
 /* The graph of a run's whole step, ready for a program; lays out params. */
 lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
-                                 const lk_transformer *m, const lk_source *source,
+                                 const lk_model *m, const lk_source *source,
                                  lk_params *params, lk_loss_graph *out);
-/* The graph of its validation loss. */
-lk_status lk_session_held_graph(const lk_run *run, const lk_transformer *m, const lk_source *source,
-                                lk_params *params, lk_loss_graph *out);
+/* The graph of its validation loss; `ema`: of the moving average of the parameters. */
+lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_source *source,
+                                bool ema, lk_params *params, lk_loss_graph *out);
 /* The optimizer's constants of a run file. */
 lk_optimizer lk_session_optimizer(const lk_run *run, int leaves);
-
-/* A trained model read from a checkpoint, ready to compute logits. */
-typedef struct lk_trained {
-    lk_checkpoint_info info;
-    lk_run run;
-    lk_transformer model;
-    lk_device *device;
-    lk_params *params;
-    lk_store *store;
-} lk_trained;
-/* Collective. Close with lk_session_close (takes a zeroed struct too). */
-lk_status lk_session_open(lk_comm *comm, lk_io *io, const char *checkpoint, const char *device,
-                          lk_trained *t);
-void lk_session_close(lk_trained *t);
-
-/* A forward program from tokens [batch, time] to logits on the host. */
-typedef struct lk_forward {
-    lk_graph *graph;
-    lk_program *program;
-    lk_tensor *logits;
-    void *tokens;      /* device, i32 [batch, time] */
-    float *host;       /* logits, f32 [batch, time, rows] */
-    void *raw;         /* logits as downloaded */
-    int64_t batch, time, rows;
-} lk_forward;
-lk_status lk_session_forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward *f);
-/* Fill f->host from tokens (host, i32 [batch, time]). */
-lk_status lk_session_forward(lk_trained *t, lk_forward *f, const int32_t *tokens);
-void lk_session_forward_close(lk_trained *t, lk_forward *f);
 
 #endif
