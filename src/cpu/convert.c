@@ -69,6 +69,18 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in)
         lk_cpu_store(t->dtype, p, i, count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK, in + i);
 }
 
+size_t lk_cpu_copy_bytes(const lk_tensor *t)
+{
+    return t && t->dtype != LK_F32 ? ((size_t)lk_count(t) * sizeof(float) + 63) / 64 * 64 : 0;
+}
+
+float *lk_cpu_take(char **at, const lk_tensor *t)
+{
+    float *p = (float *)*at;
+    *at += lk_cpu_copy_bytes(t);
+    return p;
+}
+
 lk_status lk_cpu_cast(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0], *out = n->out[0];

@@ -99,6 +99,16 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     case LK_OP_LINEAR: bytes = lk_cpu_linear_scratch(n); break;
     case LK_OP_LINEAR_DX: bytes = lk_cpu_linear_dx_scratch(n); break;
     case LK_OP_LINEAR_DW: bytes = lk_cpu_linear_dw_scratch(n); break;
+    case LK_OP_CONV: bytes = lk_cpu_conv_scratch(n); break;
+    case LK_OP_CONV_DX: bytes = lk_cpu_conv_dx_scratch(n); break;
+    case LK_OP_CONV_DW: bytes = lk_cpu_conv_dw_scratch(n); break;
+    case LK_OP_DWCONV: bytes = lk_cpu_dwconv_scratch(n); break;
+    case LK_OP_DWCONV_GRAD: bytes = lk_cpu_dwconv_grad_scratch(n); break;
+    case LK_OP_CHANNEL_CONV: bytes = lk_cpu_channel_conv_scratch(n); break;
+    case LK_OP_CHANNEL_CONV_GRAD: bytes = lk_cpu_channel_conv_grad_scratch(n); break;
+    case LK_OP_BATCH_NORM: bytes = lk_cpu_batch_norm_scratch(n); break;
+    case LK_OP_BATCH_NORM_GRAD: bytes = lk_cpu_batch_norm_grad_scratch(n); break;
+    case LK_OP_SOFT_XENT: bytes = lk_cpu_soft_xent_scratch(n); break;
     case LK_OP_NORM_GRAD: bytes = lk_cpu_norm_grad_scratch(n); break;
     case LK_OP_XENT:
     case LK_OP_XENT_FUSED: bytes = lk_cpu_xent_scratch(n); break;

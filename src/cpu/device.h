@@ -16,7 +16,11 @@ typedef struct lk_cpu {
     int threads;      /* for information */
 } lk_cpu;
 
-enum { LK_CPU_BLOCK = 1024 }; /* elements of a piece of an elementwise op; a multiple of 16 */
+enum {
+    LK_CPU_BLOCK = 1024,  /* elements of a piece of an elementwise op; a multiple of 16 */
+    LK_CPU_SMALL = 32768, /* elements up to which waking other threads takes longer than the work */
+    LK_CPU_CHUNK = 16384  /* elements whose partial sums of each channel are one piece */
+};
 
 /* ---- convert.c ------------------------------------------------------------------------------ */
 
@@ -27,6 +31,31 @@ void lk_cpu_store(lk_dtype type, void *p, int64_t first, int64_t count, const fl
 const float *lk_cpu_as_f32(const lk_exec *x, const lk_tensor *t, float *buffer);
 /* All threads: tensor [count] = in. */
 void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
+/* Scratch bytes of an f32 copy of t, 0 if it is f32 (or NULL) and needs none; the next such piece of
+ * scratch, 64-byte aligned. */
+size_t lk_cpu_copy_bytes(const lk_tensor *t);
+float *lk_cpu_take(char **at, const lk_tensor *t);
+
+/* Elements [first, first + count) to read: in place where they are f32, else in buffer [count]. */
+static inline const float *lk_cpu_view(lk_dtype type, const void *p, int64_t first, int64_t count,
+                                       float *buffer)
+{
+    if (type == LK_F32) return (const float *)p + first;
+    lk_cpu_load(type, p, first, count, buffer);
+    return buffer;
+}
+
+/* Where to compute elements from `first`: in place or in `buffer`, which lk_cpu_settle() stores. */
+static inline float *lk_cpu_place(lk_dtype type, void *p, int64_t first, float *buffer)
+{
+    return type == LK_F32 ? (float *)p + first : buffer;
+}
+
+static inline void lk_cpu_settle(lk_dtype type, void *p, int64_t first, int64_t count,
+                                 const float *buffer)
+{
+    if (type != LK_F32) lk_cpu_store(type, p, first, count, buffer);
+}
 
 /* ---- matmul.c ------------------------------------------------------------------------------- */
 
@@ -47,12 +76,37 @@ int64_t lk_cpu_column_chunks(int64_t rows);
 void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool accumulate,
                        float *out);
 
+/* ---- batch_norm.c: channels innermost --------------------------------------------------------
+ *
+ * Values v [C] of the channels are repeated to a pattern as long as a block, so that short rows
+ * run as one loop over whole rows. */
+
+int64_t lk_cpu_pattern(int64_t channels); /* its length, a multiple of channels */
+void lk_cpu_repeat(const float *v, int64_t channels, float *pattern); /* v may be pattern */
+void lk_cpu_fold(float *pattern, int64_t channels); /* the reverse: sums to the first [C] */
+
+/* ---- activate.c ----------------------------------------------------------------------------- */
+
+void lk_cpu_apply(lk_activation kind, int64_t n, float *v); /* v [n] = act(v) */
+/* d [n] *= act'(z [n]) */
+void lk_cpu_apply_slope(lk_activation kind, int64_t n, const float *z, float *d);
+
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cpu_linear_scratch(const lk_node *n);
 size_t lk_cpu_linear_dx_scratch(const lk_node *n);
 size_t lk_cpu_linear_dw_scratch(const lk_node *n);
+size_t lk_cpu_conv_scratch(const lk_node *n);
+size_t lk_cpu_conv_dx_scratch(const lk_node *n);
+size_t lk_cpu_conv_dw_scratch(const lk_node *n);
+size_t lk_cpu_dwconv_scratch(const lk_node *n);
+size_t lk_cpu_dwconv_grad_scratch(const lk_node *n);
+size_t lk_cpu_channel_conv_scratch(const lk_node *n);
+size_t lk_cpu_channel_conv_grad_scratch(const lk_node *n);
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_batch_norm_scratch(const lk_node *n);
+size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_soft_xent_scratch(const lk_node *n);
 size_t lk_cpu_xent_scratch(const lk_node *n);
 size_t lk_cpu_grad_norm_scratch(const lk_node *n);
 
@@ -84,6 +138,21 @@ static inline float lk_cpu_exp(float x)
 }
 
 static inline float lk_cpu_sigmoid(float x) { return 1.0f / (1.0f + lk_cpu_exp(-x)); }
+
+static inline float lk_cpu_gelu(float x)
+{
+    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    return x * lk_cpu_sigmoid(2.0f * u);
+}
+
+/* d/dx [x s(2u)] = s + 2 x s (1-s) u' */
+static inline float lk_cpu_gelu_slope(float x)
+{
+    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
+    float slope = 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
+    float s = lk_cpu_sigmoid(2.0f * u);
+    return s + 2.0f * x * s * (1.0f - s) * slope;
+}
 
 /* Sum in 16 lanes, then the lanes pairwise. */
 static inline float lk_cpu_lanes(const float lane[16])

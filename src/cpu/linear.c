@@ -39,53 +39,26 @@ static void column_sums(const float *x, int64_t rows, int64_t cols, float *scrat
 
 /* ---- scratch: f32 copies of half operands ---------------------------------------------------- */
 
-static size_t copy_bytes(const lk_tensor *t)
-{
-    return t && t->dtype != LK_F32 ? (size_t)lk_count(t) * sizeof(float) : 0;
-}
-
 size_t lk_cpu_linear_scratch(const lk_node *n)
 {
-    return copy_bytes(n->in[0]) + copy_bytes(n->in[1]) + copy_bytes(n->in[2]) +
-           copy_bytes(n->out[0]) + 1024;
+    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) + lk_cpu_copy_bytes(n->in[2]) +
+           lk_cpu_copy_bytes(n->out[0]) + 1024;
 }
 
 size_t lk_cpu_linear_dx_scratch(const lk_node *n)
 {
-    return copy_bytes(n->in[0]) + copy_bytes(n->in[1]) + copy_bytes(n->out[0]) + 1024;
+    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
+           lk_cpu_copy_bytes(n->out[0]) + 1024;
 }
 
 size_t lk_cpu_linear_dw_scratch(const lk_node *n)
 {
     const lk_tensor *dy = n->in[1];
-    return copy_bytes(n->in[0]) + copy_bytes(dy) + 1024 +
+    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(dy) + 1024 +
            (size_t)(lk_cpu_column_chunks(lk_rows(dy)) * lk_cols(dy)) * sizeof(float);
 }
 
-/* The next piece of scratch, as long as tensor t; 64-byte aligned. */
-static float *take(char **at, const lk_tensor *t)
-{
-    float *p = (float *)*at;
-    *at += (copy_bytes(t) + 63) / 64 * 64;
-    return p;
-}
-
 /* ---- linear --------------------------------------------------------------------------------- */
-
-static float gelu(float x)
-{
-    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
-    return x * lk_cpu_sigmoid(2.0f * u);
-}
-
-/* d/dx [x s(2u)] = s + 2 x s (1-s) u' */
-static float gelu_slope(float x)
-{
-    float u = 0.7978845608f * (x + 0.044715f * x * x * x);
-    float slope = 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
-    float s = lk_cpu_sigmoid(2.0f * u);
-    return s + 2.0f * x * s * (1.0f - s) * slope;
-}
 
 /* Rows of y += bias; the sum to `pre`, its activation to y. */
 static void finish(const lk_node *n, const float *y, const float *bias, void *out, void *pre)
@@ -104,7 +77,7 @@ static void finish(const lk_node *n, const float *y, const float *bias, void *ou
                 lk_cpu_load(t->dtype, pre, at, m, block); /* backward sees the rounded value */
             }
             if (act)
-                for (int64_t k = 0; k < m; k++) block[k] = gelu(block[k]);
+                for (int64_t k = 0; k < m; k++) block[k] = lk_cpu_gelu(block[k]);
             lk_cpu_store(t->dtype, out, at, m, block);
         }
 }
@@ -113,10 +86,10 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0], *w = n->in[1], *b = n->in[2], *out = n->out[0];
     char *scratch = lk_cpu_scratch(x);
-    const float *xs = lk_cpu_as_f32(x, in, take(&scratch, in));
-    const float *ws = lk_cpu_as_f32(x, w, take(&scratch, w));
-    const float *bs = b ? lk_cpu_as_f32(x, b, take(&scratch, b)) : NULL;
-    float *y = out->dtype == LK_F32 ? lk_data(x, out) : take(&scratch, out);
+    const float *xs = lk_cpu_as_f32(x, in, lk_cpu_take(&scratch, in));
+    const float *ws = lk_cpu_as_f32(x, w, lk_cpu_take(&scratch, w));
+    const float *bs = b ? lk_cpu_as_f32(x, b, lk_cpu_take(&scratch, b)) : NULL;
+    float *y = out->dtype == LK_F32 ? lk_data(x, out) : lk_cpu_take(&scratch, out);
     LK_TRY(lk_cpu_matmul(false, true, lk_rows(in), w->dim[0], w->dim[1], xs, ws, 0.0f, y));
     if (b || n->attr.linear.activation != LK_LINEAR || out->dtype != LK_F32)
         finish(n, y, bs, lk_data(x, out), lk_data(x, n->out[1]));
@@ -131,7 +104,7 @@ static void times_slope(lk_dtype type, float *dx, const void *pre, int64_t count
         float block[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
         lk_cpu_load(type, pre, i, m, block);
-        for (int64_t k = 0; k < m; k++) dx[i + k] *= gelu_slope(block[k]);
+        for (int64_t k = 0; k < m; k++) dx[i + k] *= lk_cpu_gelu_slope(block[k]);
     }
 }
 
@@ -139,9 +112,9 @@ lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *dy = n->in[0], *w = n->in[1], *out = n->out[0];
     char *scratch = lk_cpu_scratch(x);
-    const float *dys = lk_cpu_as_f32(x, dy, take(&scratch, dy));
-    const float *ws = lk_cpu_as_f32(x, w, take(&scratch, w));
-    float *dx = out->dtype == LK_F32 ? lk_data(x, out) : take(&scratch, out);
+    const float *dys = lk_cpu_as_f32(x, dy, lk_cpu_take(&scratch, dy));
+    const float *ws = lk_cpu_as_f32(x, w, lk_cpu_take(&scratch, w));
+    float *dx = out->dtype == LK_F32 ? lk_data(x, out) : lk_cpu_take(&scratch, out);
     LK_TRY(lk_cpu_matmul(false, false, lk_rows(dy), w->dim[1], w->dim[0], dys, ws, 0.0f, dx));
     if (n->attr.linear.activation == LK_GELU)
         times_slope(out->dtype, dx, lk_data(x, n->in[2]), lk_count(out));
@@ -153,8 +126,8 @@ lk_status lk_cpu_linear_dw(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0], *dy = n->in[1], *dw = n->out[0], *db = n->out[1];
     char *scratch = lk_cpu_scratch(x);
-    const float *xs = lk_cpu_as_f32(x, in, take(&scratch, in));
-    const float *dys = lk_cpu_as_f32(x, dy, take(&scratch, dy));
+    const float *xs = lk_cpu_as_f32(x, in, lk_cpu_take(&scratch, in));
+    const float *dys = lk_cpu_as_f32(x, dy, lk_cpu_take(&scratch, dy));
     LK_TRY(lk_cpu_matmul(true, false, lk_cols(dy), lk_cols(in), lk_rows(dy), dys, xs,
                          n->accumulate & 1 ? 1.0f : 0.0f, lk_data(x, dw)));
     if (db)
@@ -175,7 +148,7 @@ lk_status lk_cpu_gelu_grad(lk_exec *x, const lk_node *n)
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
         lk_cpu_load(t->dtype, dy, i, m, a);
         lk_cpu_load(t->dtype, pre, i, m, b);
-        for (int64_t k = 0; k < m; k++) a[k] *= gelu_slope(b[k]);
+        for (int64_t k = 0; k < m; k++) a[k] *= lk_cpu_gelu_slope(b[k]);
         lk_cpu_store(t->dtype, out, i, m, a);
     }
     return LK_OK;

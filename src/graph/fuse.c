@@ -1,13 +1,15 @@
-/* Fusion: patterns of two nodes, the first's result read by the second alone (or nearly), become
- * one node that spares a pass over memory.
+/* Fusion: patterns of nodes, each result read by the next alone (or nearly), become one node that
+ * spares a pass over memory.
  *
  *   LINEAR_DX, GELU_GRAD     -> LINEAR_DX with gelu' in its epilogue
  *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent
  *   RESIDUAL, NORM           -> RESIDUAL_NORM
  *   XENT, XENT_GRAD          -> XENT_FUSED
+ *   GATE_DX, POOL_GRAD, ADD  -> GATE_DX that adds the pool's cotangent
  *
  * A fused node stands where the first of the two stood; everything the second read besides must
- * exist by then. */
+ * exist by then. The last pattern stands where the ADD stood: the pool's cotangent is made of the
+ * gate's. */
 #include "graph/graph.h"
 #include "ops/ops.h"
 
@@ -52,8 +54,42 @@ static bool gelu_grad(const fuser *f, lk_node *n)
     return true;
 }
 
+/* The image that a gate scales by factors made from its mean: n adds its two cotangents. The nodes
+ * joined into n are left without inputs and outputs, for sweep(). */
+static bool gate_and_pool(const fuser *f, lk_node *n)
+{
+    for (int i = 0; i < 2; i++) {
+        lk_node *gate = maker(f, n->in[i], LK_OP_GATE_DX, 1);
+        lk_node *pool = maker(f, n->in[1 - i], LK_OP_POOL_GRAD, 1);
+        if (!gate || !pool || gate->inputs > 2) continue;
+        n->op = LK_OP_GATE_DX;
+        n->in[0] = gate->in[0];
+        n->in[1] = gate->in[1];
+        n->in[2] = pool->in[0];
+        n->inputs = 3;
+        gate->inputs = gate->outputs = pool->inputs = pool->outputs = 0;
+        return true;
+    }
+    return false;
+}
+
+/* Take out the nodes that were joined into a later one. */
+static void sweep(lk_graph *g)
+{
+    lk_node *last = NULL;
+    for (lk_node *n = g->first; n; n = n->next) {
+        if (n->outputs == 0) {
+            *(last ? &last->next : &g->first) = n->next;
+        } else {
+            last = n;
+        }
+    }
+    g->last = last;
+}
+
 static bool add(const fuser *f, lk_node *n)
 {
+    if (gate_and_pool(f, n)) return false; /* n stays */
     for (int i = 0; i < 2; i++) {
         lk_node *p = maker(f, n->in[i], LK_OP_NORM_GRAD, 1);
         if (!p || p->inputs > 5 || !before(f, n->in[1 - i], p)) continue;
@@ -135,6 +171,7 @@ lk_status lk_fuse(lk_graph *g)
             last = n;
         }
     }
+    if (g->status == LK_OK) sweep(g);
     free(f.uses);
     free(f.ready);
     return g->status;

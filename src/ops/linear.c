@@ -49,6 +49,10 @@ lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_a
                     lk_shape_text(w, ws, sizeof ws));
         return NULL;
     }
+    if (act != LK_LINEAR && act != LK_GELU) {
+        lk_error_at(g, "linear: this activation is an op of its own (lk_activate)");
+        return NULL;
+    }
     lk_node *n = lk_node_new(g, LK_OP_LINEAR, 3, (lk_tensor *[]){x, w, b});
     if (!n) return NULL;
     n->attr.linear.activation = act;

@@ -1,0 +1,77 @@
+/* images: augmented images, mixed targets and labels of this leaf's samples. */
+#include "ops/ops.h"
+
+static bool fits(lk_graph *g, const lk_image_source *s, const lk_tensor *data,
+                 const lk_tensor *labels, const lk_tensor *scale)
+{
+    char a[96], b[96], c[96];
+    if (data->dims != 4 || data->dtype != LK_U8 || labels->dtype != LK_U16 ||
+        lk_count(labels) != data->dim[0] || scale->dims != 2 || scale->dim[0] != 2 ||
+        scale->dim[1] != data->dim[3]) {
+        lk_error_at(g, "images: data %s %s, labels %s %s, scale %s",
+                    lk_dtype_name(data->dtype), lk_shape_text(data, a, sizeof a),
+                    lk_dtype_name(labels->dtype), lk_shape_text(labels, b, sizeof b),
+                    lk_shape_text(scale, c, sizeof c));
+        return false;
+    }
+    if (s->batch < 1 || s->height < 1 || s->width < 1 || s->classes < 1) {
+        lk_error_at(g, "images: %lld images of %lld x %lld, %lld classes", (long long)s->batch,
+                    (long long)s->height, (long long)s->width, (long long)s->classes);
+        return false;
+    }
+    if (s->resident ? s->shard_rows < 1 || data->dim[0] % s->shard_rows
+                    : data->dim[0] != s->batch) {
+        lk_error_at(g, "images: data %s does not hold %s %lld", lk_shape_text(data, a, sizeof a),
+                    s->resident ? "shards of" : "a batch of",
+                    (long long)(s->resident ? s->shard_rows : s->batch));
+        return false;
+    }
+    return true;
+}
+
+static bool augment_valid(lk_graph *g, const lk_augment *a)
+{
+    bool good = a->pad >= 0 && a->crop > 0 && a->crop <= 1 && a->erase >= 0 && a->erase <= 1 &&
+                a->mixup >= 0 && a->mixup <= 1 && a->smoothing >= 0 && a->smoothing < 1;
+    if (!good)
+        lk_error_at(g, "images: pad %d, crop %g, erase %g, mixup %g or smoothing %g is outside its "
+                    "range", a->pad, (double)a->crop, (double)a->erase, (double)a->mixup,
+                    (double)a->smoothing);
+    return good;
+}
+
+lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_tensor *labels,
+                    lk_tensor *scale, lk_tensor **x, lk_tensor **targets, lk_tensor **classes)
+{
+    if (g->status != LK_OK || !data || !labels || !scale) return g->status;
+    if (!fits(g, s, data, labels, scale) || !augment_valid(g, &s->augment)) return g->status;
+    lk_node *n = lk_node_new(g, LK_OP_IMAGES, 4, (lk_tensor *[]){data, labels, scale, g->state});
+    if (!n) return g->status;
+    n->attr.images.resident = s->resident;
+    n->attr.images.purpose = s->purpose;
+    n->attr.images.shard_rows = s->shard_rows;
+    n->attr.images.first_leaf = s->first_leaf;
+    n->attr.images.augment = s->augment;
+    int64_t image[4] = {s->batch, s->height, s->width, data->dim[3]};
+    int64_t share[2] = {s->batch, s->classes};
+    lk_tensor *out = lk_node_output(g, n, lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 4, image));
+    lk_tensor *t = lk_node_output(g, n, lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 2, share));
+    lk_tensor *l = lk_node_output(g, n, lk_tensor_new(g, LK_I32, LK_REGION_ARENA, 1, share));
+    if (g->status != LK_OK) return g->status;
+    t->fixed_type = true;
+    *x = out;
+    *targets = t;
+    *classes = l;
+    return LK_OK;
+}
+
+/* Of resident data only the samples are read. */
+static void cost(const lk_node *n, double *flops, double *bytes)
+{
+    const lk_tensor *data = n->in[0], *x = n->out[0];
+    *flops = 10.0 * (double)lk_count(x) * (n->attr.images.augment.mixup > 0 ? 2 : 1);
+    *bytes = (double)lk_bytes(x) + (double)lk_bytes(n->out[1]) + (double)lk_bytes(n->out[2]) +
+             (double)lk_bytes(data) / (double)data->dim[0] * (double)x->dim[0];
+}
+
+const lk_rule lk_rule_images = {.cost = cost, .in_place = -1, .float_inputs = 1u << 2};
