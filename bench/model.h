@@ -1,4 +1,5 @@
-/* The training program of a run file on random tokens, for the benchmarks; no data file is read. */
+/* The training program of a run file on random tokens or images, for the benchmarks; no data file
+ * is read. */
 #ifndef LK_BENCH_MODEL_H
 #define LK_BENCH_MODEL_H
 
@@ -14,17 +15,21 @@ typedef struct bench_model {
     lk_loss_graph graph;
     lk_store *store;
     lk_program *program;
-    void *tokens; /* device */
+    void *field[LK_DATASET_FIELDS], *scale; /* device: random samples; see lk_loss_graph */
+    lk_image_format format;
+    lk_model model;
+    lk_source source;
     int leaves;
 } bench_model;
 
 /* What the benchmarks share of their command lines: RUN.yaml [--vocabulary N] [--set a.b=c]...
- * [--baseline] and one number of their own. */
+ * [--image-size N] [--channels N] [--classes N] [--baseline] and one number of their own. */
 typedef struct bench_arguments {
     const char *file, *set[BENCH_MAX_SETS];
     int sets, number;
     bool baseline;
-    int64_t vocabulary;
+    int64_t vocabulary;              /* of a transformer */
+    int64_t size, channels, classes; /* of images */
 } bench_arguments;
 
 /* `name` of the number ("--steps") and its default. LK_E_INPUT with the usage. */

@@ -40,10 +40,11 @@ static void print(const bench_model *m, const char *what, const double *ms, int 
     char device[200];
     m->device->backend->describe(m->device, device, sizeof device);
     double median = ms[rounds / 2];
-    double tokens = (double)(m->run.train.batch * m->run.model.context);
-    printf("%s on %s: median %.3f ms, p95 %.3f ms, %.0f tokens/s; loss %.4f, skipped %llu\n", what,
-           device, median, ms[rounds * 95 / 100], 1e3 * tokens / median, (double)state->loss,
-           (unsigned long long)state->skipped);
+    bool images = m->model.vision;
+    double samples = (double)(m->run.train.batch * (images ? 1 : m->run.model.context));
+    printf("%s on %s: median %.3f ms, p95 %.3f ms, %.0f %s/s; loss %.4f, skipped %llu\n", what,
+           device, median, ms[rounds * 95 / 100], 1e3 * samples / median,
+           images ? "images" : "tokens", (double)state->loss, (unsigned long long)state->skipped);
     printf("memory, MiB: activations %.1f, parameters, gradients, moments and shadow %.1f\n",
            (double)lk_program_arena_bytes(m->program) / 0x1p20,
            (double)m->params->total * (m->store->compute == LK_F32 ? 16 : 18) / 0x1p20);

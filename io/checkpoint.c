@@ -310,7 +310,7 @@ lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
 }
 
 lk_status lk_checkpoint_load(lk_io *io, MPI_Comm world, const char *path, const lk_params *params,
-                             const lk_checkpoint_data *data)
+                             const lk_flat *data)
 {
     job j = {.given = path, .params = params, .data = data};
     return lk_checkpoint_run(io, world, load_job, &j);

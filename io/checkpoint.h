@@ -10,8 +10,9 @@
 #ifndef LK_IO_CHECKPOINT_H
 #define LK_IO_CHECKPOINT_H
 
-#include "graph/graph.h"
-#include "io/io.h"
+#include "io/dataset.h"
+
+#include "program/store.h"
 
 #include <mpi.h>
 
@@ -22,30 +23,27 @@ typedef struct lk_checkpoint_info {
     uint64_t seed;
     int leaves;
     char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
+    lk_dataset_kind kind;
+    lk_image_format image;
     bool characters;
     uint32_t *vocabulary;
     int64_t vocabulary_size;
     char *path; /* of the file that was read, `latest` resolved; not used when saving */
 } lk_checkpoint_info;
 
-/* Host copies of the flat buffers, params->total floats each; moments NULL: parameters only. */
-typedef struct lk_checkpoint_data {
-    float *param, *moment1, *moment2;
-} lk_checkpoint_data;
-
 /* Write DIRECTORY/step-NNNNNN.h5: to .part, flushed and fsynced, read back and its digests
  * compared, renamed, directory synced; then the symbolic link `latest` is replaced atomically.
  * Collective. On failure the earlier files and `latest` are untouched. */
 lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
                              const lk_params *params, const lk_checkpoint_info *info,
-                             const lk_checkpoint_data *data);
+                             const lk_flat *data);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);
 /* Read every parameter into data (gaps zero); names and shapes must be exactly those of params
  * (LK_E_INPUT names the first that differs); digests are verified. Every rank gets all. */
 lk_status lk_checkpoint_load(lk_io *io, MPI_Comm world, const char *path, const lk_params *params,
-                             const lk_checkpoint_data *data);
+                             const lk_flat *data);
 void lk_checkpoint_info_clear(lk_checkpoint_info *info);
 
 #endif

@@ -27,7 +27,7 @@ typedef struct lk_checkpoint_job {
     int rank, ranks;
     const char *given; /* the caller's path: a directory to save into, a file to read */
     const lk_params *params;
-    const lk_checkpoint_data *data;
+    const lk_flat *data;
     lk_checkpoint_info info; /* save: that of rank 0, lying in `shared` */
     char *shared;
     lk_checkpoint_item *item; /* params->count of each group, then (save) state and vocabulary */

@@ -352,7 +352,7 @@ static lk_status save_job(void *j) { return save(j); }
 
 lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
                              const lk_params *params, const lk_checkpoint_info *info,
-                             const lk_checkpoint_data *data)
+                             const lk_flat *data)
 {
     job j = {.given = directory, .params = params, .data = data, .info = *info};
     return lk_checkpoint_run(io, world, save_job, &j);

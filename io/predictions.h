@@ -15,6 +15,8 @@ typedef struct lk_predictions {
     /* In the order of the validation tokens: nats, and the most likely token. */
     const float *loss;
     const int32_t *argmax;
+    const int32_t *label;
+    const float *probability;
     int64_t count;
 } lk_predictions;
 

@@ -51,18 +51,17 @@ static lk_params *model(const tensor *t)
 
 /* ---- contents -------------------------------------------------------------------------------- */
 
-static lk_checkpoint_data buffers(const lk_params *p, bool moments)
+static lk_flat buffers(const lk_params *p, bool moments)
 {
     size_t bytes = (size_t)p->total * sizeof(float);
-    lk_checkpoint_data d = {malloc(bytes), moments ? malloc(bytes) : NULL,
-                            moments ? malloc(bytes) : NULL};
+    lk_flat d = {malloc(bytes), moments ? malloc(bytes) : NULL, moments ? malloc(bytes) : NULL};
     float *flat[3] = {d.param, d.moment1, d.moment2};
     for (int g = 0; g < 3; g++)
         if (flat[g]) memset(flat[g], 0xA5, bytes); /* what was there must not be seen again */
     return d;
 }
 
-static void release(lk_checkpoint_data *d)
+static void release(lk_flat *d)
 {
     free(d->param);
     free(d->moment1);
@@ -70,7 +69,7 @@ static void release(lk_checkpoint_data *d)
 }
 
 /* All bit patterns: NaNs with payloads, infinities, denormals, both zeros. */
-static void fill(const lk_params *p, lk_checkpoint_data *d, uint64_t seed)
+static void fill(const lk_params *p, lk_flat *d, uint64_t seed)
 {
     float *flat[3] = {d->param, d->moment1, d->moment2};
     for (uint32_t g = 0; g < 3; g++)
@@ -96,7 +95,7 @@ static bool same_flat(const lk_params *p, const float *a, const float *b)
     return good;
 }
 
-static bool same_data(const lk_params *p, const lk_checkpoint_data *a, const lk_checkpoint_data *b)
+static bool same_data(const lk_params *p, const lk_flat *a, const lk_flat *b)
 {
     return same_flat(p, a->param, b->param) && same_flat(p, a->moment1, b->moment1) &&
            same_flat(p, a->moment2, b->moment2);
@@ -150,10 +149,10 @@ static bool latest_is(const char *directory, const char *name)
 
 /* ---- round trips ----------------------------------------------------------------------------- */
 
-static void check_load(MPI_Comm comm, const char *path, const lk_params *p,
-                       const lk_checkpoint_data *saved, const char *what)
+static void check_load(MPI_Comm comm, const char *path, const lk_params *p, const lk_flat *saved,
+                       const char *what)
 {
-    lk_checkpoint_data d = buffers(p, saved->moment1 != NULL);
+    lk_flat d = buffers(p, saved->moment1 != NULL);
     lk_status status = lk_checkpoint_load(io, comm, path, p, &d);
     bool same = status == LK_OK && same_data(p, &d, saved);
     tap_ok(all(same), "%s: every bit is back, gaps are zero %s", what, lk_error_text());
@@ -175,8 +174,8 @@ static void check_open(MPI_Comm comm, const char *path, const lk_checkpoint_info
 static void check_round_trips(void)
 {
     lk_params *p = model(large);
-    lk_checkpoint_data first = buffers(p, true), second = buffers(p, true);
-    lk_checkpoint_data none = buffers(p, false);
+    lk_flat first = buffers(p, true), second = buffers(p, true);
+    lk_flat none = buffers(p, false);
     lk_checkpoint_info info = some_info(500), later = some_info(1234567);
     char run[512], directory[512];
     snprintf(run, sizeof run, "%s", in_home("run"));
@@ -234,15 +233,15 @@ static void check_other_model(const char *path, const tensor *t, const char *wor
                               const char *what)
 {
     lk_params *p = model(t);
-    lk_checkpoint_data d = buffers(p, true);
+    lk_flat d = buffers(p, true);
     failed(lk_checkpoint_load(io, MPI_COMM_WORLD, path, p, &d), LK_E_INPUT, words, what);
     release(&d);
     lk_params_destroy(p);
 }
 
 /* Save into a directory that holds the good checkpoint of step 7; it must survive. */
-static void check_survival(const char *directory, const lk_params *p,
-                           const lk_checkpoint_data *good, const char *what)
+static void check_survival(const char *directory, const lk_params *p, const lk_flat *good,
+                           const char *what)
 {
     char part[600];
     snprintf(part, sizeof part, "%s/step-000008.h5.part", directory);
@@ -251,7 +250,7 @@ static void check_survival(const char *directory, const lk_params *p,
 }
 
 /* The k-th write to the disk fails, and all after it, for every k. */
-static void check_full_disk(const char *directory, const lk_params *p, lk_checkpoint_data *d)
+static void check_full_disk(const char *directory, const lk_params *p, lk_flat *d)
 {
     lk_checkpoint_info info = some_info(8);
     int refused = 0, k = 0;
@@ -269,7 +268,7 @@ static void check_full_disk(const char *directory, const lk_params *p, lk_checkp
     check_load(MPI_COMM_SELF, in_home("small/step-000008.h5"), p, d, "with room again");
 }
 
-static void check_room(const char *directory, const lk_params *p, lk_checkpoint_data *d)
+static void check_room(const char *directory, const lk_params *p, lk_flat *d)
 {
     lk_params *huge = lk_params_create();
     lk_checkpoint_info info = some_info(8);
@@ -294,7 +293,7 @@ static void check_room(const char *directory, const lk_params *p, lk_checkpoint_
 static void check_refusals(void)
 {
     lk_params *p = model(small);
-    lk_checkpoint_data d = buffers(p, true), other = buffers(p, true);
+    lk_flat d = buffers(p, true), other = buffers(p, true);
     lk_checkpoint_info info = some_info(7), bad = some_info(8);
     char directory[512];
     snprintf(directory, sizeof directory, "%s", in_home("small"));
@@ -364,7 +363,7 @@ static void check_refusals(void)
 
 /* Open and load: good and equal, or LK_E_INPUT with one line. */
 static bool refused_or_equal(const char *path, const lk_params *p, const lk_checkpoint_info *info,
-                             const lk_checkpoint_data *saved, lk_checkpoint_data *d, int *refused)
+                             const lk_flat *saved, lk_flat *d, int *refused)
 {
     lk_checkpoint_info got;
     lk_status opened = lk_checkpoint_open(io, MPI_COMM_SELF, path, &got);
@@ -386,7 +385,7 @@ static bool refused_or_equal(const char *path, const lk_params *p, const lk_chec
 static void check_damage(void)
 {
     lk_params *p = model(small);
-    lk_checkpoint_data saved = buffers(p, true), d = buffers(p, true);
+    lk_flat saved = buffers(p, true), d = buffers(p, true);
     lk_checkpoint_info info = some_info(7);
     const char *path = in_home("damaged.h5");
     size_t size;

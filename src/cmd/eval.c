@@ -2,12 +2,16 @@
 #include "cmd/cmd.h"
 #include "train/train.h"
 
+#include <math.h>
 #include <stdio.h>
 
 enum { FORCE = 1000 };
 
 static const struct argp_option table[] = {
-    {"predictions", 'p', "FILE", 0, "Write loss and most likely token of every position (HDF5)", 0},
+    {"predictions", 'p', "FILE", 0,
+     "Write loss and most likely token or class of every sample (HDF5)", 0},
+    {"weights", 'w', "NAME", 0,
+     "raw, ema (the moving average) or auto (default: ema where there is one)", 0},
     {"force", FORCE, NULL, 0, "Replace an earlier file of predictions", 0},
     {"device", 'd', "NAME", 0, "auto (default), cpu or cuda", 0},
     {0},
@@ -20,6 +24,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'p': o->predictions = arg; break;
     case FORCE: o->overwrite = true; break;
     case 'd': o->device = arg; break;
+    case 'w': o->weights = arg; break;
     case ARGP_KEY_ARG:
         if (state->arg_num > 1) argp_error(state, "too many arguments at '%s'", arg);
         *(state->arg_num == 0 ? &o->checkpoint : &o->data) = arg;
@@ -32,23 +37,64 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
+enum { WIDEST = 20 }; /* classes whose whole table fits a terminal */
+
+/* Share of each class that was recognised, and for few classes what was taken for what. */
+static void print_classes(const lk_evaluation *e)
+{
+    int64_t n = e->classes;
+    bool table = n <= WIDEST;
+    printf("\n%-16s %8s %8s%s\n", "class", "images", "right",
+           table ? "  taken for class number" : "");
+    if (table) {
+        printf("%34s", "");
+        for (int64_t p = 0; p < n; p++) printf(" %5lld", (long long)p);
+        printf("\n");
+    }
+    for (int64_t l = 0; l < n; l++) {
+        const int64_t *row = e->confusion + l * n;
+        int64_t all = 0;
+        for (int64_t p = 0; p < n; p++) all += row[p];
+        printf("%3lld %-12.12s %8lld %7.2f%%", (long long)l, e->name[l], (long long)all,
+               all ? 100.0 * (double)row[l] / (double)all : 0.0);
+        for (int64_t p = 0; table && p < n; p++) printf(" %5lld", (long long)row[p]);
+        printf("\n");
+    }
+}
+
+static void print(const lk_evaluation *e)
+{
+    if (e->kind == LK_TEXT_DATA) {
+        printf("loss %.6f  perplexity %.4f  accuracy %.4f  tokens %lld%s\n", e->loss, exp(e->loss),
+               e->accuracy, (long long)e->samples, e->ema ? "  (ema)" : "");
+        return;
+    }
+    printf("loss %.6f  accuracy %.4f  images %lld%s\n", e->loss, e->accuracy, (long long)e->samples,
+           e->ema ? "  (ema)" : "");
+    print_classes(e);
+}
+
 static lk_status job(const lk_world *w, void *context)
 {
     lk_evaluation e;
     LK_TRY(lk_evaluate(w->comm, w->io, context, &e));
-    if (w->comm->rank == 0)
-        printf("loss %.6f  perplexity %.4f  accuracy %.4f  tokens %lld\n", e.loss, e.perplexity,
-               e.accuracy, (long long)e.tokens);
+    if (w->comm->rank == 0) print(&e);
+    lk_evaluation_clear(&e);
     return LK_OK;
 }
 
 int lk_cmd_eval(int argc, char **argv)
 {
     static const struct argp argp = {
-        table, parse, "CHECKPOINT DATA",
-        "Loss (nats a token), perplexity and accuracy over every non-overlapping window of the "
-        "validation split of DATA. CHECKPOINT: a file, or a run directory for its newest one.",
-        NULL, NULL, NULL};
+        table,
+        parse,
+        "CHECKPOINT DATA",
+        "Loss (nats), accuracy and, for text, perplexity over the whole validation split of DATA: "
+        "every non-overlapping window of a text; every image, with a table of the classes. "
+        "CHECKPOINT: a file, or a run directory for its newest one.",
+        NULL,
+        NULL,
+        NULL};
     lk_scoring o = {.device = "auto"};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     return lk_cmd_run("lockstep eval", false, job, &o);

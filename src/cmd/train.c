@@ -53,11 +53,23 @@ static void step(void *context, int64_t done, int64_t total, double loss, double
     lk_progress_step(&((options *)context)->progress, done, total, loss, rate, step_seconds);
 }
 
-static void evaluated(void *context, int64_t at, double loss, double best)
+static int add_figures(char *text, int size, double loss, double accuracy)
 {
-    char text[128];
-    snprintf(text, sizeof text, "step %lld  validation loss %.4f  best %.4f", (long long)at, loss,
-             best);
+    int n = snprintf(text, (size_t)size, " loss %.4f", loss);
+    if (!isnan(accuracy)) n += snprintf(text + n, (size_t)(size - n), " accuracy %.4f", accuracy);
+    return n;
+}
+
+static void evaluated(void *context, int64_t at, const lk_validation *v, double best)
+{
+    char text[256];
+    int size = sizeof text, n = snprintf(text, sizeof text, "step %lld  validation", (long long)at);
+    n += add_figures(text + n, size - n, v->loss, v->accuracy);
+    if (!isnan(v->ema_loss)) {
+        n += snprintf(text + n, (size_t)(size - n), "  ema");
+        n += add_figures(text + n, size - n, v->ema_loss, v->ema_accuracy);
+    }
+    snprintf(text + n, (size_t)(size - n), "  best %.4f", best);
     line(context, text);
 }
 
@@ -125,6 +137,8 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
         printf("%lld steps in %.1f s, loss %.4f", (long long)r.steps, r.seconds, r.loss);
         if (isfinite(r.best_validation_loss))
             printf(", best validation loss %.4f", r.best_validation_loss);
+        if (!isnan(r.validation.accuracy)) printf(", accuracy %.4f", r.validation.accuracy);
+        if (!isnan(r.validation.ema_accuracy)) printf(" (ema %.4f)", r.validation.ema_accuracy);
         if (r.skipped) printf(", %lld steps skipped", (long long)r.skipped);
         printf("\n%s\n", r.checkpoint);
     }

@@ -4,7 +4,8 @@
  * not pay for a long one; later positions are padding that causal attention never looks at. */
 #include "base/philox.h"
 #include "io/dataset.h"
-#include "train/session.h"
+#include "train/train.h"
+#include "train/trained.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,19 +54,19 @@ typedef struct generator {
 
 static lk_status next_token(generator *s, const lk_generation *job, int32_t *token)
 {
-    int64_t context = s->model.model.context;
+    int64_t context = s->model.model.text.context;
     int64_t used = s->count < context ? s->count : context;
     int k = 3;
     while (((int64_t)1 << k) < used) k++;
     int64_t time = (int64_t)1 << k < context ? (int64_t)1 << k : context;
     lk_forward *f = &s->forward[k];
-    if (!f->program) LK_TRY(lk_session_forward_open(&s->model, 1, time, f));
+    if (!f->program) LK_TRY(lk_forward_open(&s->model, 1, time, f));
     memset(s->window, 0, (size_t)time * sizeof *s->window);
     memcpy(s->window, s->tokens + s->count - used, (size_t)used * sizeof *s->window);
-    LK_TRY(lk_session_forward(&s->model, f, s->window));
+    LK_TRY(lk_forward_run(&s->model, f, s->window));
     uint32_t word =
         lk_philox(job->seed, (uint32_t)s->count, LK_PURPOSE_GENERATE, 0, 0).v[0];
-    *token = draw(f->host + (used - 1) * f->rows, s->model.info.vocabulary_size, job, word,
+    *token = draw(f->host + (used - 1) * f->columns, s->model.info.vocabulary_size, job, word,
                   s->candidates);
     return LK_OK;
 }
@@ -80,7 +81,7 @@ static lk_status generate(generator *s, const lk_generation *job,
                           &prompt, &s->count));
     s->room = s->count + job->tokens;
     s->tokens = realloc(prompt, (size_t)(s->room + 1) * sizeof *s->tokens);
-    s->window = malloc((size_t)s->model.model.context * sizeof *s->window);
+    s->window = malloc((size_t)s->model.model.text.context * sizeof *s->window);
     s->candidates = malloc((size_t)info->vocabulary_size * sizeof *s->candidates);
     if (!s->tokens || !s->window || !s->candidates) {
         if (!s->tokens) free(prompt);
@@ -107,11 +108,12 @@ lk_status lk_generate(lk_comm *comm, lk_io *io, const char *checkpoint, const lk
                       void (*emit)(void *context, const char *piece), void *context, char **text)
 {
     generator s = {.tokens = NULL};
-    LK_TRY(lk_session_open(comm, io, checkpoint, job->device, &s.model));
-    lk_status status = generate(&s, job, emit, context, text);
+    LK_TRY(lk_trained_open(comm, io, checkpoint, job->device, LK_WEIGHTS_AUTO, &s.model));
+    lk_status status = lk_trained_expect(&s.model, LK_TEXT_DATA);
+    if (status == LK_OK) status = generate(&s, job, emit, context, text);
     for (int i = 0; i < LENGTHS; i++)
-        if (s.forward[i].program) lk_session_forward_close(&s.model, &s.forward[i]);
-    lk_session_close(&s.model);
+        if (s.forward[i].program) lk_forward_close(&s.model, &s.forward[i]);
+    lk_trained_close(&s.model);
     free(s.tokens);
     free(s.window);
     free(s.candidates);

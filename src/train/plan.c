@@ -11,9 +11,17 @@
 const char *lk_memory_name(lk_memory kind)
 {
     static const char *const name[LK_MEMORY_KINDS] = {
-        "parameters", "half shadow", "gradients",         "moments", "activations",
-        "scratch",    "validation",  "data",              "reduction staging",
-        "pinned on the host",
+        [LK_MEMORY_PARAMETERS] = "parameters",
+        [LK_MEMORY_SHADOW] = "half shadow",
+        [LK_MEMORY_GRADIENTS] = "gradients",
+        [LK_MEMORY_MOMENTS] = "moments",
+        [LK_MEMORY_EMA] = "moving average",
+        [LK_MEMORY_ACTIVATIONS] = "activations",
+        [LK_MEMORY_SCRATCH] = "scratch",
+        [LK_MEMORY_VALIDATION] = "validation",
+        [LK_MEMORY_DATA] = "data",
+        [LK_MEMORY_STAGING] = "reduction staging",
+        [LK_MEMORY_PINNED] = "pinned on the host",
     };
     return name[kind];
 }
@@ -34,21 +42,21 @@ typedef struct planner {
 
 static lk_status build_graphs(planner *p)
 {
-    LK_TRY(lk_dataset_expect(p->data, LK_TEXT_DATA));
-    lk_transformer model = lk_session_model(p->run, p->data->vocabulary_size);
+    LK_TRY(lk_dataset_expect(p->data, lk_session_data_kind(p->run)));
+    lk_model model = lk_session_model(p->run, p->data->vocabulary_size, &p->data->image);
     lk_loader_options order = lk_session_samples(p->comm, p->run, p->leaves, LK_TRAIN);
     lk_loader_options held = lk_session_samples(p->comm, p->run, p->leaves, LK_VALIDATION);
     p->local = order.local_leaves;
     p->params = lk_params_create();
     if (!p->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_loader_measure(p->data, &order, &p->sizes));
-    lk_source source = lk_session_source(&p->sizes, &order, p->data->field[0].dtype);
+    lk_source source = lk_session_source(p->run, p->data, &p->sizes, &order);
     LK_TRY(lk_session_train_graph(p->comm, p->run, p->leaves, &model, &source, p->params,
                                   &p->train));
     if (p->run->eval.batches == 0) return LK_OK;
     LK_TRY(lk_loader_measure(p->data, &held, &p->held_sizes));
-    source = lk_session_source(&p->held_sizes, &held, p->data->field[0].dtype);
-    return lk_session_held_graph(p->run, &model, &source, p->params, &p->held);
+    source = lk_session_source(p->run, p->data, &p->held_sizes, &held);
+    return lk_session_held_graph(p->run, &model, &source, false, p->params, &p->held);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -81,6 +89,7 @@ static lk_status plan_memory(planner *p)
     m[LK_MEMORY_SHADOW] = p->train.graph->compute == LK_F32 ? 0 : flat / 2;
     m[LK_MEMORY_GRADIENTS] = lk_store_gradients(p->local) * gradient;
     m[LK_MEMORY_MOMENTS] = 2 * flat;
+    m[LK_MEMORY_EMA] = p->run->train.ema > 0 ? flat : 0;
     m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
     m[LK_MEMORY_STAGING] = p->comm->size > 1 ? gradient / 2 : 0;
     m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes);
@@ -280,7 +289,8 @@ static lk_status work_out(planner *p)
     p->plan.ranks = c->size;
     p->plan.leaves = p->leaves;
     p->plan.nodes = p->plan.total.nodes;
-    for (int i = 0; i < p->params->count; i++) p->plan.parameters += p->params->item[i]->count;
+    for (int i = 0; i < p->params->count; i++)
+        if (!p->params->item[i]->statistic) p->plan.parameters += p->params->item[i]->count;
     return LK_OK;
 }
 

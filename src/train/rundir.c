@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -210,11 +211,15 @@ lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s)
                                     (unsigned long long)s->skipped));
 }
 
-lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, double loss)
+lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v)
 {
     if (!d->validation) return LK_OK;
-    return written(d->validation,
-                   fprintf(d->validation, "%llu %.17g\n", (unsigned long long)step, loss));
+    char text[160];
+    int n = snprintf(text, sizeof text, "%llu %.17g", (unsigned long long)step, v->loss);
+    const double more[] = {v->accuracy, v->ema_loss, v->ema_accuracy};
+    for (int i = 0; i < 3; i++)
+        if (!isnan(more[i])) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", more[i]);
+    return written(d->validation, fprintf(d->validation, "%s\n", text));
 }
 
 lk_status lk_rundir_sync(lk_rundir *d)

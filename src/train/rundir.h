@@ -2,7 +2,8 @@
  *
  *   DIR/run.yaml         the resolved run file
  *   DIR/loss.log         one line a step: step loss learning-rate loss-scale gradient-norm skipped
- *   DIR/validation.log   one line an evaluation: step loss
+ *   DIR/validation.log   one line an evaluation: step loss, then accuracy of image models, then
+ *                        both again for the moving average of the parameters where it is kept
  *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
  *   DIR/lock             held (flock) by the process that works on the run
  *
@@ -13,6 +14,7 @@
 
 #include "ops/step_state.h"
 #include "train/run.h"
+#include "train/train.h"
 
 typedef struct lk_rundir lk_rundir;
 
@@ -28,7 +30,7 @@ lk_status lk_rundir_latest(const lk_rundir *d, char **path);
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);
-lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, double loss);
+lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v);
 lk_status lk_rundir_sync(lk_rundir *d); /* logs to disk */
 
 #endif

@@ -3,6 +3,7 @@
  * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
+#include "io/checkpoint.h"
 #include "train/rundir.h"
 #include "train/session.h"
 #include "version.h"
@@ -21,20 +22,22 @@ typedef struct trainer {
     lk_rundir *rundir;
     lk_device *device;
     lk_dataset *data;
-    lk_transformer model;
+    lk_model model;
     lk_params *params;
     lk_loader_options order, held; /* of training and of validation samples */
     lk_loader *loader, *held_loader;
-    lk_loss_graph train_graph, eval_graph;
+    lk_loss_graph train_graph, eval_graph, ema_graph; /* ema: eval of the moving average */
     lk_store *store;
-    lk_program *train, *eval;
-    void *eval_state; /* device */
+    lk_program *train, *eval, *ema;
+    int64_t eval_batches;     /* of a validation */
+    void *eval_state, *scale; /* device; scale: of images */
     lk_step_state *ring; /* pinned, RING slots */
     int leaves;
     uint64_t start, last; /* steps done at the start; stop here */
     uint64_t drained;     /* steps whose state was read */
     uint64_t skipped_in_row;
     double begun, best;
+    double pace, paused; /* when the first step was done; seconds in validations and saves since */
     lk_train_result result;
 } trainer;
 
@@ -45,7 +48,6 @@ static void say(const trainer *t, const char *text)
 
 static lk_status open_data(trainer *t)
 {
-    LK_TRY(lk_dataset_expect(t->data, LK_TEXT_DATA));
     if (t->data->warning[0]) say(t, t->data->warning);
     t->order = lk_session_samples(t->comm, t->run, t->leaves, LK_TRAIN);
     t->held = lk_session_samples(t->comm, t->run, t->leaves, LK_VALIDATION);
@@ -58,16 +60,21 @@ static lk_status build_graphs(trainer *t)
 {
     lk_loader_sizes sizes;
     LK_TRY(lk_loader_measure(t->data, &t->order, &sizes));
-    lk_source train = lk_session_source(&sizes, &t->order, t->data->field[0].dtype);
-    t->model = lk_session_model(t->run, t->data->vocabulary_size);
+    lk_source train = lk_session_source(t->run, t->data, &sizes, &t->order);
+    t->model = lk_session_model(t->run, t->data->vocabulary_size, &t->data->image);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, t->params,
                                   &t->train_graph));
     if (!t->held_loader) return LK_OK;
     LK_TRY(lk_loader_measure(t->data, &t->held, &sizes));
-    lk_source held = lk_session_source(&sizes, &t->held, t->data->field[0].dtype);
-    return lk_session_held_graph(t->run, &t->model, &held, t->params, &t->eval_graph);
+    lk_source held = lk_session_source(t->run, t->data, &sizes, &t->held);
+    int64_t whole = sizes.shard_rows / t->held.batch;
+    t->eval_batches = t->run->eval.batches;
+    if (t->model.vision && t->eval_batches > whole) t->eval_batches = whole;
+    LK_TRY(lk_session_held_graph(t->run, &t->model, &held, false, t->params, &t->eval_graph));
+    if (t->run->train.ema <= 0) return LK_OK;
+    return lk_session_held_graph(t->run, &t->model, &held, true, t->params, &t->ema_graph);
 }
 
 static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *loader,
@@ -80,8 +87,11 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
                             .local_leaves = local,
                             .capture = true};
     LK_TRY(lk_program_create(g->graph, t->store, &o, program));
-    for (int i = 0; i < local; i++)
-        LK_TRY(lk_program_bind(*program, g->data, i, lk_loader_input(loader, 0, i)));
+    for (int i = 0; i < local; i++) {
+        for (int k = 0; k < t->data->fields; k++)
+            LK_TRY(lk_program_bind(*program, g->field[k], i, lk_loader_input(loader, k, i)));
+        if (g->scale) LK_TRY(lk_program_bind(*program, g->scale, i, t->scale));
+    }
     return LK_OK;
 }
 
@@ -91,6 +101,10 @@ static lk_status create_programs(trainer *t)
     if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
     lk_program_use_state(t->eval, t->eval_state);
+    if (!t->ema_graph.graph) return LK_OK;
+    LK_TRY(create_program(t, &t->ema_graph, t->held_loader, &t->ema));
+    lk_program_use_state(t->ema, t->eval_state);
+    lk_program_use_ema(t->ema);
     return LK_OK;
 }
 
@@ -100,9 +114,11 @@ static lk_status allocate(trainer *t)
     LK_TRY(lk_store_create(t->device, t->params,
                            &(lk_store_options){.compute = lk_session_compute(t->run),
                                                .training = true,
+                                               .ema = t->run->train.ema > 0,
                                                .local_leaves = t->order.local_leaves},
                            &t->store));
     LK_TRY(b->alloc(t->device, sizeof(lk_step_state), &t->eval_state));
+    if (t->model.vision) LK_TRY(lk_session_scale(t->device, &t->data->image, &t->scale));
     return b->host_alloc(t->device, RING * sizeof *t->ring, (void **)&t->ring);
 }
 
@@ -141,27 +157,30 @@ static lk_status prepare_programs(trainer *t, const char *saved)
 
 /* ---- state of a run: fresh or from a checkpoint ------------------------------------------- */
 
-static lk_status host_buffers(const trainer *t, lk_checkpoint_data *d)
+static lk_status host_buffers(const trainer *t, lk_flat *d)
 {
     size_t bytes = (size_t)t->params->total * sizeof(float);
     d->param = malloc(bytes);
     d->moment1 = malloc(bytes);
     d->moment2 = malloc(bytes);
-    return d->param && d->moment1 && d->moment2
+    bool ema = t->run->train.ema > 0;
+    d->ema = ema ? malloc(bytes) : NULL;
+    return d->param && d->moment1 && d->moment2 && (d->ema || !ema)
                ? LK_OK
                : lk_fail(LK_E_SYSTEM, "out of memory for a host copy of the parameters");
 }
 
-static void free_buffers(lk_checkpoint_data *d)
+static void free_buffers(lk_flat *d)
 {
     free(d->param);
     free(d->moment1);
     free(d->moment2);
+    free(d->ema);
 }
 
 static lk_status save(trainer *t)
 {
-    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_flat d = {NULL};
     lk_checkpoint_info info = {
         .seed = (uint64_t)t->run->seed,
         .leaves = t->leaves,
@@ -174,9 +193,7 @@ static lk_status save(trainer *t)
         .vocabulary_size = t->data->vocabulary_size,
     };
     lk_status status = host_buffers(t, &d);
-    if (status == LK_OK)
-        status = lk_store_get(
-            t->store, &(lk_flat){.param = d.param, .moment1 = d.moment1, .moment2 = d.moment2});
+    if (status == LK_OK) status = lk_store_get(t->store, &d);
     if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
     if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
     if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
@@ -195,7 +212,7 @@ static lk_status save(trainer *t)
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
 {
-    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_flat d = {NULL};
     lk_step_state state = {.loss_scale = 1.0f};
     if (lk_run_precision(t->run) == LK_FP16) state.loss_scale = (float)t->run->loss_scale.initial;
     lk_status status = lk_comm_agree(t->comm, host_buffers(t, &d));
@@ -210,10 +227,9 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         lk_params_initialise(t->params, (uint64_t)t->run->seed, d.param);
         memset(d.moment1, 0, bytes);
         memset(d.moment2, 0, bytes);
+        if (d.ema) memcpy(d.ema, d.param, bytes);
     }
-    if (status == LK_OK)
-        status = lk_store_set(
-            t->store, &(lk_flat){.param = d.param, .moment1 = d.moment1, .moment2 = d.moment2});
+    if (status == LK_OK) status = lk_store_set(t->store, &d);
     if (status == LK_OK) status = lk_store_set_state(t->store, &state);
     free_buffers(&d);
     t->start = t->drained = state.step;
@@ -229,52 +245,77 @@ static float tree_sum(float *x, int n) /* n a power of two */
     return x[0];
 }
 
-/* Mean validation loss over eval.batches global batches, the same ones every time. */
-static lk_status evaluate(trainer *t, double *loss)
+/* One batch: its metrics, summed over this rank's leaves. */
+static lk_status evaluate_batch(trainer *t, lk_program *program, int64_t batch,
+                                float sum[LK_METRICS])
 {
     const lk_backend *b = t->device->backend;
-    int n = (int)t->run->eval.batches, size = t->comm->size;
-    double *mine = calloc((size_t)n * (size_t)(size + 1), sizeof *mine), *all = mine + n;
+    lk_step_state state = {.step = (uint64_t)batch, .loss_scale = 1.0f};
+    LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
+    LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
+    LK_TRY(lk_program_run(program));
+    LK_TRY(b->download(t->device, sum, (float *)t->store->gradient[0] + t->params->total,
+                       LK_METRICS * sizeof *sum));
+    return b->sync(t->device);
+}
+
+/* Means over the validation batches, the same ones every time, summed over ranks in the tree. */
+static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRICS])
+{
+    int n = (int)t->eval_batches, size = t->comm->size, count = n * LK_METRICS;
+    double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
     float *sums = calloc((size_t)size, sizeof *sums);
     lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
     for (int i = 0; i < n && status == LK_OK; i++) {
-        lk_step_state state = {.step = (uint64_t)i, .loss_scale = 1.0f};
-        float sum = 0;
-        status = b->upload(t->device, t->eval_state, &state, sizeof state);
-        if (status == LK_OK) status = lk_loader_feed(t->held_loader, (uint64_t)i);
-        if (status == LK_OK) status = lk_program_run(t->eval);
-        if (status == LK_OK)
-            status = b->download(t->device, &sum,
-                                 (float *)t->store->gradient[0] + t->params->total, sizeof sum);
-        if (status == LK_OK) status = b->sync(t->device);
-        if (mine) mine[i] = (double)sum;
+        float sum[LK_METRICS] = {0};
+        status = evaluate_batch(t, program, i, sum);
+        for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
     }
     status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, n, all);
-    double total = 0;
-    for (int i = 0; i < n && status == LK_OK; i++) {
-        for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * n + i];
-        total += (double)tree_sum(sums, size) / t->leaves;
+    if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
+    double total[LK_METRICS] = {0};
+    for (int i = 0; i < count && status == LK_OK; i++) {
+        for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * count + i];
+        total[i % LK_METRICS] += (double)tree_sum(sums, size) / t->leaves;
     }
     free(mine);
     free(sums);
-    *loss = total / (n > 0 ? n : 1);
+    for (int k = 0; k < LK_METRICS; k++) mean[k] = total[k] / (n > 0 ? n : 1);
     return status;
 }
 
 static lk_status validate(trainer *t, uint64_t step)
 {
-    double loss;
-    LK_TRY(evaluate(t, &loss));
-    if (loss < t->best) t->best = loss;
-    t->result.validation_loss = loss;
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, loss)));
+    double raw[LK_METRICS], ema[LK_METRICS];
+    LK_TRY(evaluate(t, t->eval, raw));
+    if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
+    bool vision = t->model.vision;
+    lk_validation *v = &t->result.validation;
+    *v = (lk_validation){
+        .loss = raw[LK_METRIC_LOSS],
+        .accuracy = vision ? raw[LK_METRIC_HITS] : NAN,
+        .ema_loss = t->ema ? ema[LK_METRIC_LOSS] : NAN,
+        .ema_accuracy = t->ema && vision ? ema[LK_METRIC_HITS] : NAN,
+    };
+    if (v->loss < t->best) t->best = v->loss;
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
     if (t->comm->rank == 0 && t->reporter->evaluated)
-        t->reporter->evaluated(t->reporter->context, (int64_t)step, loss, t->best);
+        t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
     return LK_OK;
 }
 
 /* ---- the loop ------------------------------------------------------------------------------ */
+
+/* Mean time of a step, without validations, saves and the first step, which prepares the others. */
+static double step_seconds(trainer *t)
+{
+    double now = lk_clock_seconds();
+    if (t->drained == t->start + 1) {
+        t->pace = now;
+        return now - t->begun;
+    }
+    return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
+}
 
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
 static lk_status drain(trainer *t)
@@ -291,7 +332,7 @@ static lk_status drain(trainer *t)
         return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
                        "checkpoint is kept; lower optimizer.lr or check the data",
                        (unsigned long long)t->drained, (double)s.loss);
-    double each = (lk_clock_seconds() - t->begun) / (double)(t->drained - t->start);
+    double each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
                           (double)s.loss, (double)t->run->train.batch / each, each);
@@ -324,11 +365,13 @@ static lk_status loop(trainer *t)
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
         if (!evaluation && !saving) continue;
         while (t->drained < step) LK_TRY(drain(t));
+        double pause = lk_clock_seconds();
         if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
         if (saving) {
             LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
             LK_TRY(save(t));
         }
+        t->paused += lk_clock_seconds() - pause;
     }
     t->result.steps = (int64_t)t->last;
     t->result.best_validation_loss = t->best;
@@ -356,6 +399,8 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
     LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
                                               &t->device)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
+    LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
+    if (t->data->warning[0]) say(t, t->data->warning);
     if (saved) LK_TRY(lk_comm_agree(c, check_resumed(t, saved)));
     LK_TRY(lk_comm_agree(c, open_data(t)));
     LK_TRY(lk_comm_agree(c, build_graphs(t)));
@@ -368,7 +413,8 @@ static void report_start(const trainer *t)
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
     int64_t parameters = 0;
-    for (int i = 0; i < t->params->count; i++) parameters += t->params->item[i]->count;
+    for (int i = 0; i < t->params->count; i++)
+        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
              (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
@@ -418,20 +464,28 @@ static lk_status run(trainer *t, bool resume)
 lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume,
                    const lk_reporter *reporter, lk_train_result *result)
 {
-    trainer t = {.comm = comm, .io = io, .run = run_file, .reporter = reporter, .best = INFINITY};
+    trainer t = {.comm = comm,
+                 .io = io,
+                 .run = run_file,
+                 .reporter = reporter,
+                 .best = INFINITY,
+                 .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = run(&t, resume);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
+    lk_program_destroy(t.ema);
     lk_comm_detach(comm);
     if (t.device) {
         if (t.eval_state) t.device->backend->release(t.device, t.eval_state);
+        if (t.scale) t.device->backend->release(t.device, t.scale);
         if (t.ring) t.device->backend->host_release(t.device, t.ring);
     }
     lk_store_destroy(t.store);
     lk_graph_destroy(t.train_graph.graph);
     lk_graph_destroy(t.eval_graph.graph);
+    lk_graph_destroy(t.ema_graph.graph);
     lk_loader_close(t.loader);
     lk_loader_close(t.held_loader);
     lk_params_destroy(t.params);

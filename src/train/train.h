@@ -3,8 +3,14 @@
 #define LK_TRAIN_TRAIN_H
 
 #include "comm/comm.h"
-#include "io/io.h"
+#include "io/dataset.h"
 #include "train/run.h"
+
+/* What an evaluation during training found, means over its samples. */
+typedef struct lk_validation {
+    double loss, accuracy;         /* accuracy: share of right classes; NAN for text */
+    double ema_loss, ema_accuracy; /* of the moving average of the parameters; NAN without one */
+} lk_validation;
 
 /* Where a job reports to; all members may be NULL. Called on rank 0 only. */
 typedef struct lk_reporter {
@@ -13,13 +19,14 @@ typedef struct lk_reporter {
     /* After a step: done of total, training loss, samples (sequences) a second, seconds a step. */
     void (*step)(void *context, int64_t done, int64_t total, double loss, double rate,
                  double step_seconds);
-    /* After an evaluation at `step`: mean validation loss, best so far. */
-    void (*evaluated)(void *context, int64_t step, double loss, double best);
+    /* After an evaluation at `step`; best: lowest validation loss so far. */
+    void (*evaluated)(void *context, int64_t step, const struct lk_validation *v, double best);
 } lk_reporter;
 
 typedef struct lk_train_result {
     int64_t steps, skipped;
-    double loss, validation_loss, best_validation_loss;
+    double loss, best_validation_loss;
+    lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
     char checkpoint[4096]; /* the last one written */
 } lk_train_result;
@@ -31,13 +38,14 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
 /* Memory a rank holds while it trains. All but the last are on the device. */
 typedef enum lk_memory {
     LK_MEMORY_PARAMETERS,
-    LK_MEMORY_SHADOW,      /* the same in half precision */
-    LK_MEMORY_GRADIENTS,   /* one buffer, and one for each level of the leaf tree */
+    LK_MEMORY_SHADOW,    /* the same in half precision */
+    LK_MEMORY_GRADIENTS, /* one buffer, and one for each level of the leaf tree */
     LK_MEMORY_MOMENTS,
+    LK_MEMORY_EMA,         /* moving average of the parameters */
     LK_MEMORY_ACTIVATIONS, /* arena of the training step */
     LK_MEMORY_SCRATCH,     /* workspace of its kernels, without what libraries keep themselves */
     LK_MEMORY_VALIDATION,  /* arena and workspace of the validation loss */
-    LK_MEMORY_DATA,        /* resident shards, or the windows of a step */
+    LK_MEMORY_DATA,        /* resident shards, or the samples of a step */
     LK_MEMORY_STAGING,     /* of the exact reduction */
     LK_MEMORY_PINNED,      /* host: windows read ahead */
     LK_MEMORY_KINDS
@@ -68,17 +76,26 @@ typedef struct lk_step_plan {
 lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_plan *plan);
 
 typedef struct lk_evaluation {
-    double loss, perplexity, accuracy; /* per token: nats, exp(loss), share of argmax hits */
-    int64_t tokens;
+    lk_dataset_kind kind;
+    double loss, accuracy; /* mean of the samples (tokens or images): nats, share of argmax hits */
+    int64_t samples;
+    bool ema; /* of the moving average of the parameters */
+    /* images only: count of label l predicted as p at [l * classes + p], and names of classes; free
+     * with lk_evaluation_clear() */
+    int64_t classes, *confusion;
+    char **name;
 } lk_evaluation;
+void lk_evaluation_clear(lk_evaluation *e); /* takes a zeroed struct too */
 typedef struct lk_scoring {
     const char *checkpoint; /* a file or a run directory */
     const char *data;
-    const char *predictions; /* file to write loss and argmax of every token to, or NULL */
+    const char *predictions; /* file to write loss and argmax of every sample to, or NULL */
     bool overwrite;          /* of an earlier predictions file */
     const char *device;      /* auto | cpu | cuda */
+    const char *weights; /* auto | raw | ema: auto takes the moving average where there is one */
 } lk_scoring;
-/* Loss over every non-overlapping window of the validation split. Collective. */
+/* Loss and accuracy over the whole validation split: every non-overlapping window of a text, every
+ * image. Collective. */
 lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evaluation *result);
 
 typedef struct lk_generation {

@@ -1,0 +1,143 @@
+/* Scoring of every image of a validation split.
+ *
+ * Images go through the model in batches of BATCH rows in file order, batch i on rank i % size; a
+ * row's logits do not depend on the other rows, and sums are taken in file order, so the figures do
+ * not depend on the ranks. */
+#include "train/evaluate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 64 };
+
+typedef struct images {
+    int64_t count, classes;
+    float *loss, *probability;  /* by row; zero where another rank computes it */
+    int32_t *label, *predicted;
+    uint8_t *pixels;            /* of a batch */
+    uint16_t *batch_label;
+} images;
+
+/* Batch `i`; the last one may be short, what follows in it is not looked at. */
+static lk_status score_batch(lk_evaluator *e, images *s, int64_t i)
+{
+    int64_t first = i * BATCH, n = s->count - first < BATCH ? s->count - first : BATCH;
+    LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 0, first, n, s->pixels));
+    LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 1, first, n, s->batch_label));
+    LK_TRY(lk_forward_run(&e->model, &e->forward, s->pixels));
+    for (int64_t b = 0; b < n; b++) {
+        int64_t best;
+        double probability;
+        s->loss[first + b] =
+            (float)lk_evaluate_row(e->forward.host + b * e->forward.columns, s->classes,
+                                   s->batch_label[b], &best, &probability);
+        s->label[first + b] = s->batch_label[b];
+        s->predicted[first + b] = (int32_t)best;
+        s->probability[first + b] = (float)probability;
+    }
+    return LK_OK;
+}
+
+static lk_status own_batches(lk_evaluator *e, images *s)
+{
+    for (int64_t i = e->comm->rank; i * BATCH < s->count; i += e->comm->size)
+        LK_TRY(score_batch(e, s, i));
+    return LK_OK;
+}
+
+/* Images and labels must mean what they meant in training. */
+static lk_status check_format(const lk_evaluator *e)
+{
+    const lk_image_format *d = &e->data->image, *m = &e->model.info.image;
+    if (d->height != m->height || d->width != m->width || d->channels != m->channels)
+        return lk_fail(LK_E_INPUT, "%s: expected images of %lld x %lld x %lld as the checkpoint's, "
+                       "found %lld x %lld x %lld; import them again in this size", e->data->path,
+                       (long long)m->height, (long long)m->width, (long long)m->channels,
+                       (long long)d->height, (long long)d->width, (long long)d->channels);
+    int64_t same = 0;
+    while (same < m->classes && same < d->classes && strcmp(m->name[same], d->name[same]) == 0)
+        same++;
+    if (same == d->classes) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: class %lld is '%.60s', the checkpoint's is '%.60s'; evaluate on "
+                   "data with the classes of the training data", e->data->path, (long long)same,
+                   d->name[same], same < m->classes ? m->name[same] : "(none)");
+}
+
+static lk_status prepare(lk_evaluator *e, images *s)
+{
+    s->count = e->data->rows[LK_VALIDATION];
+    s->classes = e->model.info.image.classes;
+    if (s->count < 1)
+        return lk_fail(LK_E_INPUT, "%s: holds no validation images", e->data->path);
+    LK_TRY(check_format(e));
+    size_t n = (size_t)s->count;
+    s->loss = calloc(n, sizeof *s->loss);
+    s->probability = calloc(n, sizeof *s->probability);
+    s->label = calloc(n, sizeof *s->label);
+    s->predicted = calloc(n, sizeof *s->predicted);
+    s->pixels = calloc(BATCH, e->data->field[0].row_bytes);
+    s->batch_label = calloc(BATCH, sizeof *s->batch_label);
+    if (!s->loss || !s->probability || !s->label || !s->predicted || !s->pixels || !s->batch_label)
+        return lk_fail(LK_E_SYSTEM, "out of memory for %lld images", (long long)s->count);
+    return lk_forward_open(&e->model, BATCH, 0, &e->forward);
+}
+
+/* Each row is non-zero on one rank only, so the sum over ranks copies it. */
+static lk_status collect(lk_evaluator *e, images *s)
+{
+    LK_TRY(lk_comm_sum_floats(e->comm, s->loss, s->count));
+    LK_TRY(lk_comm_sum_floats(e->comm, s->probability, s->count));
+    LK_TRY(lk_comm_sum_ints(e->comm, s->label, s->count));
+    LK_TRY(lk_comm_sum_ints(e->comm, s->predicted, s->count));
+    if (!e->job->predictions) return LK_OK;
+    lk_predictions p = {.loss = s->loss,
+                        .argmax = s->predicted,
+                        .label = s->label,
+                        .probability = s->probability,
+                        .count = s->count};
+    return lk_evaluate_write(e, &p);
+}
+
+/* The table of labels and predictions, with names of its own. */
+static lk_status confusion(const lk_evaluator *e, const images *s, lk_evaluation *result)
+{
+    result->classes = s->classes;
+    result->confusion = calloc((size_t)(s->classes * s->classes), sizeof *result->confusion);
+    result->name = calloc((size_t)s->classes, sizeof *result->name);
+    if (!result->confusion || !result->name) return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int64_t i = 0; i < s->classes; i++)
+        if (!(result->name[i] = strdup(e->model.info.image.name[i])))
+            return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int64_t i = 0; i < s->count; i++)
+        result->confusion[s->label[i] * s->classes + s->predicted[i]]++;
+    return LK_OK;
+}
+
+static lk_status score(lk_evaluator *e, images *s, lk_evaluation *result)
+{
+    LK_TRY(lk_comm_agree(e->comm, prepare(e, s)));
+    LK_TRY(lk_comm_agree(e->comm, own_batches(e, s)));
+    LK_TRY(collect(e, s));
+    double loss = 0, hits = 0;
+    for (int64_t i = 0; i < s->count; i++) {
+        loss += (double)s->loss[i];
+        hits += s->label[i] == s->predicted[i];
+    }
+    result->samples = s->count;
+    result->loss = loss / (double)s->count;
+    result->accuracy = hits / (double)s->count;
+    return lk_comm_agree(e->comm, confusion(e, s, result));
+}
+
+lk_status lk_evaluate_images(lk_evaluator *e, lk_evaluation *result)
+{
+    images s = {.count = 0};
+    lk_status status = score(e, &s, result);
+    free(s.loss);
+    free(s.probability);
+    free(s.label);
+    free(s.predicted);
+    free(s.pixels);
+    free(s.batch_label);
+    return status;
+}
