@@ -139,6 +139,7 @@ static lk_status open_model(const bench_arguments *a, bool capture, bool plain, 
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_session_loss_graph(m->params, &m->model, &source, &passes, &m->graph));
+    m->graph.graph->keep = a->keep;
     lk_params_layout(m->params);
     LK_TRY(lk_optimize(m->graph.graph, &hyper));
     LK_TRY(lk_store_create(m->device, m->params,

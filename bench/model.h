@@ -28,6 +28,7 @@ typedef struct bench_arguments {
     const char *file, *set[BENCH_MAX_SETS];
     int sets, number;
     bool baseline;
+    bool keep;                       /* every tensor of the step stays in memory */
     int64_t vocabulary;              /* of a transformer */
     int64_t size, channels, classes; /* of images */
 } bench_arguments;

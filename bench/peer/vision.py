@@ -6,9 +6,11 @@
 
 `time`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to norm 1
 and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs.
-`layers`: the same weights and images go through torchvision's model in fp32; outputs of every
-layer, gradients with respect to the output of every convolution and gradients of every parameter
-must agree to a relative error (L2) of 1e-4.
+`layers`: the same weights and images go through torchvision's model in double precision and in
+fp32; outputs of every layer, gradients with respect to the output of every convolution and
+gradients of every parameter must be within a relative error (L2) of 1e-4 of the double values, or
+no further away than torchvision's own fp32: a gradient that is zero but for rounding, as that of a
+norm's bias before another norm, has no relative error to speak of.
 """
 import argparse
 import json
@@ -168,75 +170,76 @@ def parameters_of(layers, gates, dense):
         yield f"{scope}.bias", m.bias
 
 
-def relative(a, b):
-    return ((a - b).double().norm() / max(b.double().norm().item(), 1e-30)).item()
+def relative(a, b, least=1e-30):
+    return ((a - b).double().norm() / max(b.double().norm().item(), least)).item()
 
 
-def layers(a):
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    dump = Dump(a.directory)
+def torchvision_step(dump, precision, device):
+    """What torchvision computes: (kind, name) -> tensor in lockstep's layout, on the CPU."""
     run = dump.run
     model = build(f"mobilenet_v3_{run['size']}", run["classes"], run["channels"],
                   run["stem_stride"])
     model.train()
     model.classifier[2].p = 0.0
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     convs, gates, dense = mobilenet_layers(model)
     named = list(parameters_of(convs, gates, dense))
     with torch.no_grad():
         for name, p in named:
             p.copy_(to_torch(dump.get("parameter", name), p))
-    model.to(device)
-    seen = {}
+    model.to(device).to(precision)
+    seen, raw = {}, {}
+
+    def as_nhwc(t):
+        t = t.detach().permute(0, 2, 3, 1) if t.dim() == 4 else t.detach()
+        return t.double().cpu().clone()
 
     def keep(kind, scope):
         def hook(_, __, out):
-            if out.requires_grad:
+            seen[(kind, scope)] = as_nhwc(out)  # a copy: what follows may work in place
+            if kind == "convolution":
                 out.retain_grad()
-            seen[(kind, scope)] = out
+                raw[scope] = out
         return hook
 
     for scope, m in convs:
         m[0].register_forward_hook(keep("convolution", scope))
         m[1].eps = run["norm_eps"]
         m.register_forward_hook(keep("output", f"{scope}_norm"))
-        m[-1].inplace = False
-    for scope, m in gates:
+    for scope, m in gates + dense:
         m.register_forward_hook(keep("output", scope))
-    for scope, m in dense:
-        m.register_forward_hook(keep("output", scope))
-    x = dump.get("output", "images").permute(0, 3, 1, 2).to(device)
-    targets = dump.get("targets", "images").to(device)
-    loss = -(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()
-    loss.backward()
-
-    worst, compared = 0.0, 0
-
-    def compare(kind, name, ours, theirs):
-        nonlocal worst, compared
-        error = relative(ours.to(device), theirs)
-        worst, compared = max(worst, error), compared + 1
-        if error > a.limit or a.verbose:
-            print(f"{kind:12s} {name:32s} {error:.2e}")
-
-    def as_nhwc(t):
-        return t.permute(0, 2, 3, 1) if t.dim() == 4 else t
-
-    for (kind, scope), out in seen.items():
-        name = scope if kind == "output" else scope
-        key = ("output", name) if kind == "output" else ("convolution", name)
-        if key not in dump.items:
-            sys.exit(f"{a.directory} holds no {key}")
-        theirs = as_nhwc(out.detach())
-        compare(kind, name, dump.get(*key).reshape(theirs.shape), theirs)
-        if kind == "convolution":
-            theirs = as_nhwc(out.grad)
-            compare("gradient", name, dump.get("gradient", name).reshape(theirs.shape), theirs)
+    x = dump.get("output", "images").permute(0, 3, 1, 2).to(device).to(precision)
+    targets = dump.get("targets", "images").to(device).to(precision)
+    (-(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()).backward()
+    for scope, out in raw.items():
+        seen[("gradient", scope)] = as_nhwc(out.grad)
     for name, p in named:
-        compare("parameter", name, to_torch(dump.get("parameter_gradient", name), p.grad), p.grad)
-    print(f"{compared} tensors compared, largest relative error {worst:.2e}")
-    return 0 if compared > 0 and worst <= a.limit else 1
+        seen[("parameter_gradient", name)] = p.grad.double().cpu()
+    return seen
+
+
+def layers(a):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dump = Dump(a.directory)
+    exact = torchvision_step(dump, torch.float64, device)
+    single = torchvision_step(dump, torch.float32, device)
+    worst, beyond, failed = 0.0, 0, 0
+    for (kind, name), theirs in exact.items():
+        ours = dump.get(kind, name)
+        ours = to_torch(ours, theirs) if kind == "parameter_gradient" else ours.reshape(theirs.shape)
+        error, their_error = relative(ours, theirs), relative(single[(kind, name)], theirs)
+        bad = error > a.limit and error > their_error
+        beyond, failed = beyond + (error > a.limit), failed + bad
+        if their_error < 0.1:  # else it is nothing but rounding
+            worst = max(worst, error)
+        if error > a.limit or a.verbose:
+            print(f"{kind:18s} {name:28s} lockstep {error:.1e}  torch {their_error:.1e}"
+                  f"{'  BAD' if bad else ''}")
+    print(f"{len(exact)} tensors compared: {len(exact) - beyond} within {a.limit:.0e}, {beyond} not, "
+          f"{failed} of them further from the exact value than torchvision's fp32; "
+          f"largest error {worst:.1e}")
+    return 0 if exact and not failed else 1
 
 
 def main():

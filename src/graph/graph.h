@@ -222,6 +222,7 @@ typedef struct lk_graph lk_graph;
 struct lk_graph {
     lk_params *params; /* not owned */
     bool training;     /* dropout nodes are built, batches measured */
+    bool keep;         /* the planner lets every tensor live to the end, to be looked at */
     bool cast_parameters; /* autocast: halves are made anew, not read from the shadow */
     lk_status status;  /* sticky */
     lk_section section;

@@ -45,7 +45,8 @@ static void lifetimes(lk_graph *g, span *all)
             if (n->out[i]) all[n->out[i]->id].first = at;
     }
     for (int i = 0; i < g->tensors; i++) /* never read by a node: an output, alive to the end */
-        if (all[i].last < 0) all[i].last = g->tensor[i]->unread ? all[i].first : at;
+        if (all[i].last < 0 || g->keep)
+            all[i].last = g->tensor[i]->unread && !g->keep ? all[i].first : at;
 }
 
 /* Let output 0 of an in-place op take over the bytes of the input that dies there. */
