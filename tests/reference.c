@@ -59,8 +59,7 @@ void ref_embed(int64_t batch, int64_t time, int64_t c, lk_embed_position kind,
         }
 }
 
-/* 0, or 1/(1-p): what element `index` is multiplied by. */
-static double keep(ref_draw d, uint64_t index)
+double ref_keep(ref_draw d, uint64_t index)
 {
     if (d.p <= 0) return 1;
     lk_u32x4 words = lk_dropout_words(d.seed, d.site, d.leaf, d.step, index);
@@ -69,7 +68,7 @@ static double keep(ref_draw d, uint64_t index)
 
 void ref_dropout(int64_t n, ref_draw draw, const double *x, double *y)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * keep(draw, (uint64_t)i);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * ref_keep(draw, (uint64_t)i);
 }
 
 void ref_rope(int64_t batch, int64_t time, int heads, int kv, int dim, float theta, bool inverse,
@@ -117,7 +116,7 @@ void ref_attention(int64_t batch, int64_t time, int heads, int kv, int dim, bool
                 for (int l = 0; l < dim; l++) out[l] = 0;
                 for (int64_t j = 0; j < end; j++) {
                     uint64_t element = (uint64_t)(((b * heads + h) * time + i) * time + j);
-                    double weight = s[j] / sum * keep(draw, element);
+                    double weight = s[j] / sum * ref_keep(draw, element);
                     for (int l = 0; l < dim; l++) out[l] += weight * v[j * width + l];
                 }
             }
