@@ -68,8 +68,10 @@ void ref_gate(int64_t n, int64_t pixels, int64_t c, const double *x, const doubl
 double ref_soft_xent(int64_t n, int64_t k, const double *logits, const double *targets);
 double ref_hits(int64_t n, int64_t k, const double *logits, const double *labels);
 
-/* One optimizer step on `n` elements in double: decision, AdamW, end of step. `grad` holds the
- * sum over leaves, times the loss scale; loss_sum the sum of the leaf losses. */
+/* One optimizer step on `n` elements in double: decision, AdamW on the first `learned` (of which
+ * the first `decayed` decay), running statistics on the others, moving average, end of step. `grad`
+ * holds the sum over leaves, of the learned times the loss scale; loss_sum the sum of the leaf
+ * losses; `ema` may be NULL. */
 typedef struct ref_optimizer_state {
     uint64_t step, updates, skipped;
     uint32_t good_steps;
@@ -77,8 +79,8 @@ typedef struct ref_optimizer_state {
     bool finite;
 } ref_optimizer_state;
 
-void ref_step(ref_optimizer_state *s, const lk_optimizer *o, int64_t n, int64_t decayed,
-              const double *grad, double loss_sum, double *param, double *moment1,
-              double *moment2);
+void ref_step(ref_optimizer_state *s, const lk_optimizer *o, const lk_params *p,
+              const double *grad, double loss_sum, double *param, double *moment1, double *moment2,
+              double *ema);
 
 #endif
