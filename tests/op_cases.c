@@ -38,7 +38,7 @@ static int64_t linear_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * c->out;
 }
 
-static const case_kind linear = {"linear", linear_tensors, linear_build, linear_reference};
+static const case_kind linear = CASE_KIND("linear", linear_tensors, linear_build, linear_reference);
 
 /* The same weights twice: their gradients must accumulate. in == out. */
 static lk_tensor *linear_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
@@ -58,8 +58,8 @@ static int64_t linear_twice_reference(const op_case *c, double *const *in, doubl
     return n;
 }
 
-static const case_kind linear_twice = {"linear twice", linear_tensors, linear_twice_build,
-                                       linear_twice_reference};
+static const case_kind linear_twice =
+    CASE_KIND("linear twice", linear_tensors, linear_twice_build, linear_twice_reference);
 
 /* ---- swiglu -------------------------------------------------------------------------------- */
 
@@ -83,7 +83,7 @@ static int64_t swiglu_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * c->out;
 }
 
-static const case_kind swiglu = {"swiglu", swiglu_tensors, swiglu_build, swiglu_reference};
+static const case_kind swiglu = CASE_KIND("swiglu", swiglu_tensors, swiglu_build, swiglu_reference);
 
 /* ---- norm ---------------------------------------------------------------------------------- */
 
@@ -108,7 +108,7 @@ static int64_t norm_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * c->in;
 }
 
-static const case_kind norm = {"norm", norm_tensors, norm_build, norm_reference};
+static const case_kind norm = CASE_KIND("norm", norm_tensors, norm_build, norm_reference);
 
 static lk_tensor *norm_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
                                    lk_tensor *const *in)
@@ -127,8 +127,8 @@ static int64_t norm_twice_reference(const op_case *c, double *const *in, double 
     return n;
 }
 
-static const case_kind norm_twice = {"norm twice", norm_tensors, norm_twice_build,
-                                     norm_twice_reference};
+static const case_kind norm_twice =
+    CASE_KIND("norm twice", norm_tensors, norm_twice_build, norm_twice_reference);
 
 /* ---- embed --------------------------------------------------------------------------------- */
 
@@ -155,7 +155,7 @@ static int64_t embed_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * c->in;
 }
 
-static const case_kind embed = {"embed", embed_tensors, embed_build, embed_reference};
+static const case_kind embed = CASE_KIND("embed", embed_tensors, embed_build, embed_reference);
 
 /* A tied head: the table is read by embed and by linear. */
 static lk_tensor *tied_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
@@ -172,7 +172,7 @@ static int64_t tied_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * c->out;
 }
 
-static const case_kind tied = {"embed tied", embed_tensors, tied_build, tied_reference};
+static const case_kind tied = CASE_KIND("embed tied", embed_tensors, tied_build, tied_reference);
 
 /* ---- dropout, residual, add, cast ---------------------------------------------------------- */
 
@@ -204,7 +204,8 @@ static int64_t dropout_reference(const op_case *c, double *const *in, double *y)
     return n;
 }
 
-static const case_kind dropout = {"dropout", unary_tensors, dropout_build, dropout_reference};
+static const case_kind dropout =
+    CASE_KIND("dropout", unary_tensors, dropout_build, dropout_reference);
 
 static lk_tensor *residual_build(lk_graph *g, const op_case *c, lk_dtype type,
                                  lk_tensor *const *in)
@@ -221,7 +222,28 @@ static int64_t residual_reference(const op_case *c, double *const *in, double *y
     return n;
 }
 
-static const case_kind residual = {"residual", binary_tensors, residual_build, residual_reference};
+static const case_kind residual =
+    CASE_KIND("residual", binary_tensors, residual_build, residual_reference);
+
+/* The branch is dropped for whole samples. */
+static lk_tensor *depth_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)type;
+    return lk_stochastic_depth(g, in[0], in[1], c->p);
+}
+
+static int64_t depth_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t group = c->time * c->in;
+    for (int64_t b = 0; b < c->batch; b++) {
+        double kept = ref_keep(draw(c, 0), (uint64_t)b);
+        for (int64_t i = b * group; i < (b + 1) * group; i++)
+            y[i] = in[0][i] + in[1][i] * kept;
+    }
+    return c->batch * group;
+}
+
+static const case_kind depth = CASE_KIND("depth", binary_tensors, depth_build, depth_reference);
 
 static lk_tensor *add_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
 {
@@ -237,7 +259,7 @@ static int64_t add_reference(const op_case *c, double *const *in, double *y)
     return n;
 }
 
-static const case_kind add = {"add", binary_tensors, add_build, add_reference};
+static const case_kind add = CASE_KIND("add", binary_tensors, add_build, add_reference);
 
 /* To half and back; the inputs are representable, so the result is exact. */
 static lk_tensor *cast_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
@@ -253,7 +275,7 @@ static int64_t cast_reference(const op_case *c, double *const *in, double *y)
     return n;
 }
 
-static const case_kind cast = {"cast", unary_tensors, cast_build, cast_reference};
+static const case_kind cast = CASE_KIND("cast", unary_tensors, cast_build, cast_reference);
 
 /* ---- rope, attention ----------------------------------------------------------------------- */
 
@@ -277,7 +299,7 @@ static int64_t rope_reference(const op_case *c, double *const *in, double *y)
     return rows(c) * (c->heads + 2 * c->kv_heads) * c->head_dim;
 }
 
-static const case_kind rope = {"rope", qkv_tensors, rope_build, rope_reference};
+static const case_kind rope = CASE_KIND("rope", qkv_tensors, rope_build, rope_reference);
 
 static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
                                   lk_tensor *const *in)
@@ -293,8 +315,8 @@ static int64_t attention_reference(const op_case *c, double *const *in, double *
     return rows(c) * c->heads * c->head_dim;
 }
 
-static const case_kind attention = {"attention", qkv_tensors, attention_build,
-                                    attention_reference};
+static const case_kind attention =
+    CASE_KIND("attention", qkv_tensors, attention_build, attention_reference);
 
 /* ---- cross-entropy ------------------------------------------------------------------------- */
 
@@ -319,7 +341,7 @@ static int64_t xent_reference(const op_case *c, double *const *in, double *y)
     return 1;
 }
 
-static const case_kind xent = {"xent", xent_tensors, xent_build, xent_reference};
+static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_reference);
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
@@ -361,6 +383,8 @@ const op_case op_cases[] = {
     {.kind = &tied, .batch = 3, .time = 17, .in = 24, .out = 56, .position = LK_POSITION_TABLE},
     WIDE(dropout, 3, 7, 13, .p = 0.2f),
     WIDE(dropout, 4, 64, 128, .p = 0.2f),
+    WIDE(depth, 7, 3, 13, .p = 0.4f),
+    WIDE(depth, 12, 64, 128, .p = 0.2f),
     WIDE(residual, 3, 7, 13),
     WIDE(residual, 3, 7, 13, .p = 0.1f),
     WIDE(residual, 4, 64, 128, .p = 0.1f),
@@ -409,7 +433,15 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->heads) APPEND(" heads %d/%d of %d", c->heads, c->kv_heads, c->head_dim);
     if (c->classes) APPEND(" classes %lld", (long long)c->classes);
     if (c->bias) APPEND(" bias");
-    if (c->activation) APPEND(" gelu");
+    static const char *const activation[] = {"", "gelu", "relu", "hard_swish", "hard_sigmoid",
+                                             "sigmoid"};
+    if (c->activation) APPEND(" %s", activation[c->activation]);
+    if (c->height) APPEND(" of %lldx%lld", (long long)c->height, (long long)c->width);
+    if (c->kernel) APPEND(" kernel %d", c->kernel);
+    if (c->kernel_width) APPEND("x%d", c->kernel_width);
+    if (c->stride) APPEND(" stride %d pad %d", c->stride, c->pad);
+    if (c->running) APPEND(" running");
+    if (c->fixed) APPEND(" fixed");
     if (c->norm) APPEND(" rms");
     if (c->position)
         APPEND(" %s", c->position == LK_POSITION_TABLE ? "table" : "sinusoidal");

@@ -6,14 +6,21 @@
 
 #include "tests/reference.h"
 
-#define CASE_MAX_TENSORS 4
+#define CASE_MAX_TENSORS 5
+#define CASE_MAX_MORE 2
 #define CASE_SEED 20240607u
 #define CASE_LEAF 3
 #define CASE_STEP 11
 
 typedef struct op_case op_case;
 
-typedef enum case_role { CASE_INPUT, CASE_PARAM, CASE_INDEX } case_role;
+typedef enum case_role {
+    CASE_INPUT,     /* its gradient is wanted */
+    CASE_DATA,      /* it is not */
+    CASE_PARAM,
+    CASE_STATISTIC, /* lk_statistic */
+    CASE_INDEX
+} case_role;
 
 typedef struct case_tensor {
     const char *name;
@@ -31,6 +38,12 @@ typedef struct case_kind {
     int (*tensors)(const op_case *c, case_tensor *t); /* returns their number */
     lk_tensor *(*build)(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in);
     int64_t (*reference)(const op_case *c, double *const *in, double *y); /* elements of y */
+    /* Optional: make the drawn values valid, before they are rounded to the type. */
+    void (*prepare)(const op_case *c, double *const *value);
+    /* Optional: further outputs of the node that makes y, by number (0: none), and what they should
+     * be; returns their elements. */
+    int more[CASE_MAX_MORE];
+    int64_t (*more_reference)(const op_case *c, double *const *in, int which, double *out);
 } case_kind;
 
 struct op_case {
@@ -45,10 +58,17 @@ struct op_case {
     bool causal, alibi, inverse;
     int64_t classes;
     float p;
+    int64_t height, width; /* images: batch x height x width x in, time 1 */
+    int kernel, kernel_width, stride, pad;
+    bool running; /* batch_norm in evaluation: no gradient */
+    bool fixed;   /* no gradient of the image is wanted */
 };
 
-extern const op_case op_cases[];
-extern const int op_case_count;
+#define CASE_KIND(name_, tensors_, build_, reference_, ...)                                        \
+    {.name = name_, .tensors = tensors_, .build = build_, .reference = reference_, ##__VA_ARGS__}
+
+extern const op_case op_cases[], vision_cases[];
+extern const int op_case_count, vision_case_count;
 void op_case_name(const op_case *c, char *text, size_t size);
 
 #endif

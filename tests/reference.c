@@ -59,8 +59,7 @@ void ref_embed(int64_t batch, int64_t time, int64_t c, lk_embed_position kind,
         }
 }
 
-/* 0, or 1/(1-p): what element `index` is multiplied by. */
-static double keep(ref_draw d, uint64_t index)
+double ref_keep(ref_draw d, uint64_t index)
 {
     if (d.p <= 0) return 1;
     lk_u32x4 words = lk_dropout_words(d.seed, d.site, d.leaf, d.step, index);
@@ -69,7 +68,7 @@ static double keep(ref_draw d, uint64_t index)
 
 void ref_dropout(int64_t n, ref_draw draw, const double *x, double *y)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * keep(draw, (uint64_t)i);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * ref_keep(draw, (uint64_t)i);
 }
 
 void ref_rope(int64_t batch, int64_t time, int heads, int kv, int dim, float theta, bool inverse,
@@ -117,7 +116,7 @@ void ref_attention(int64_t batch, int64_t time, int heads, int kv, int dim, bool
                 for (int l = 0; l < dim; l++) out[l] = 0;
                 for (int64_t j = 0; j < end; j++) {
                     uint64_t element = (uint64_t)(((b * heads + h) * time + i) * time + j);
-                    double weight = s[j] / sum * keep(draw, element);
+                    double weight = s[j] / sum * ref_keep(draw, element);
                     for (int l = 0; l < dim; l++) out[l] += weight * v[j * width + l];
                 }
             }
@@ -146,11 +145,19 @@ static double learning_rate(const lk_optimizer *o, uint64_t t)
            ((double)o->lr - (double)o->min_lr) * (1 + cos(3.14159265358979323846 * x)) / 2;
 }
 
-void ref_step(ref_optimizer_state *s, const lk_optimizer *o, int64_t n, int64_t decayed,
-              const double *grad, double loss_sum, double *param, double *moment1, double *moment2)
+static void ref_average(const ref_optimizer_state *s, const lk_optimizer *o, int64_t n,
+                        const double *param, double *ema)
+{
+    double t = (double)s->updates, decay = fmin((1 + t) / (10 + t), (double)o->ema);
+    for (int64_t i = 0; i < n; i++) ema[i] = decay * ema[i] + (1 - decay) * param[i];
+}
+
+void ref_step(ref_optimizer_state *s, const lk_optimizer *o, const lk_params *p,
+              const double *grad, double loss_sum, double *param, double *moment1, double *moment2,
+              double *ema)
 {
     double square = 0;
-    for (int64_t i = 0; i < n; i++) square += grad[i] * grad[i];
+    for (int64_t i = 0; i < p->learned; i++) square += grad[i] * grad[i];
     double factor = 1 / (s->loss_scale * o->leaves);
     s->loss = loss_sum / o->leaves;
     s->grad_norm = sqrt(square) * factor;
@@ -165,16 +172,21 @@ void ref_step(ref_optimizer_state *s, const lk_optimizer *o, int64_t n, int64_t 
         return;
     }
     if (o->clip > 0 && s->grad_norm > (double)o->clip) factor *= (double)o->clip / s->grad_norm;
-    double b1 = (double)o->beta1, b2 = (double)o->beta2, t = (double)++s->updates;
-    for (int64_t i = 0; i < n; i++) {
+    double b1 = (double)o->beta1, b2 = (double)o->beta2, t = (double)s->updates + 1;
+    for (int64_t i = 0; i < p->learned; i++) {
         double g = grad[i] * factor;
         moment1[i] = b1 * moment1[i] + (1 - b1) * g;
         moment2[i] = b2 * moment2[i] + (1 - b2) * g * g;
         double update = moment1[i] / (1 - pow(b1, t)) /
                         (sqrt(moment2[i] / (1 - pow(b2, t))) + (double)o->eps);
-        double decay = i < decayed ? (double)o->weight_decay : 0;
+        double decay = i < p->decayed ? (double)o->weight_decay : 0;
         param[i] -= s->lr * (update + decay * param[i]);
     }
+    double momentum = (double)o->momentum;
+    for (int64_t i = p->learned; i < p->total; i++)
+        param[i] = (1 - momentum) * param[i] + momentum * grad[i] / o->leaves;
+    if (ema) ref_average(s, o, p->total, param, ema);
+    s->updates++;
     if (o->scaling && ++s->good_steps >= o->growth_interval) {
         s->good_steps = 0;
         if (s->loss_scale * (double)o->growth <= (double)o->max_scale)

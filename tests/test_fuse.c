@@ -2,13 +2,13 @@
  * types it stays within rounding. */
 #include "model/transformer.h"
 #include "program/program.h"
-#include "tests/tap.h"
+#include "tests/ops_help.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 2, CONTEXT = 24, VOCABULARY = 37 };
+enum { BATCH = 2, CONTEXT = 24, VOCABULARY = 37, WIDTH = 24, MAX_INPUTS = 4 };
 
 typedef struct outcome {
     int count[LK_OPS]; /* nodes by kind */
@@ -16,36 +16,73 @@ typedef struct outcome {
     int64_t total;
 } outcome;
 
-static lk_tensor *loss_of(lk_graph *g, const lk_transformer *m, lk_tensor **tokens,
-                          lk_tensor **targets)
+static lk_tensor *token_loss(lk_graph *g, const lk_transformer *m)
 {
     int64_t dim[2] = {BATCH, CONTEXT};
-    *tokens = lk_input(g, "tokens", LK_I32, 2, dim);
-    *targets = lk_input(g, "targets", LK_I32, 2, dim);
-    lk_tensor *logits = lk_transformer_logits(g, m, *tokens);
-    return lk_cross_entropy(g, logits, *targets, VOCABULARY);
+    lk_tensor *tokens = lk_input(g, "tokens", LK_I32, 2, dim);
+    lk_tensor *targets = lk_input(g, "targets", LK_I32, 2, dim);
+    lk_tensor *logits = lk_transformer_logits(g, m, tokens);
+    return lk_cross_entropy(g, logits, targets, VOCABULARY);
 }
 
-static lk_status bind_tokens(lk_program *p, lk_device *d, const lk_tensor *t, uint32_t stream,
-                             void **memory)
+static lk_tensor *weight(lk_graph *g, const char *name, int dims, const int64_t *dim)
 {
-    int32_t token[BATCH * CONTEXT];
-    for (uint32_t i = 0; i < BATCH * CONTEXT; i++)
-        token[i] = (int32_t)(lk_philox(3, i, stream, 0, 0).v[0] % VOCABULARY);
-    LK_TRY(d->backend->alloc(d, sizeof token, memory));
-    LK_TRY(d->backend->upload(d, *memory, token, sizeof token));
-    return lk_program_bind(p, t, 0, *memory);
+    return lk_parameter(g, name, dims, dim, LK_INIT_NORMAL, 0.3f, true);
 }
 
+/* A stem and a block in which the image is scaled by what is made of its mean. */
+static lk_tensor *image_loss(lk_graph *g)
+{
+    int64_t c = WIDTH, square[2] = {c, c}, targets[2] = {BATCH, VOCABULARY};
+    lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
+    x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){c, 3, 3, 3}), 2, 1);
+    x = lk_batch_norm(g, x, lk_parameter(g, "w", 1, &c, LK_INIT_ONE, 0, false),
+                      lk_parameter(g, "b", 1, &c, LK_INIT_ZERO, 0, false),
+                      lk_statistic(g, "mean", c, LK_INIT_ZERO),
+                      lk_statistic(g, "var", c, LK_INIT_ONE), 1e-5f, LK_RELU);
+    lk_tensor *s = lk_linear(g, lk_pool(g, x), weight(g, "squeeze", 2, square), NULL, LK_LINEAR);
+    x = lk_gate(g, x, lk_activate(g, s, LK_HARD_SIGMOID));
+    x = lk_dwconv(g, x, weight(g, "dw", 3, (int64_t[]){3, 3, c}), 1, 1);
+    lk_tensor *logits = lk_linear(g, lk_pool(g, x), weight(g, "head", 2,
+                                                           (int64_t[]){VOCABULARY, c}),
+                                  NULL, LK_LINEAR);
+    return lk_soft_cross_entropy(g, logits, lk_input(g, "targets", LK_F32, 2, targets),
+                                 lk_input(g, "labels", LK_I32, 1, targets), NULL);
+}
+
+static lk_status bind_inputs(lk_program *p, lk_device *d, const lk_graph *g, void **memory)
+{
+    int count = 0;
+    for (int i = 0; i < g->tensors; i++) {
+        const lk_tensor *t = g->tensor[i];
+        if (t->region != LK_REGION_INPUT || t->base) continue;
+        double *value = allocate((size_t)lk_count(t) * sizeof *value);
+        void *bytes = allocate(lk_bytes(t));
+        for (int64_t k = 0; k < lk_count(t); k++)
+            value[k] = t->dtype == LK_F32
+                           ? normal((uint32_t)i, k)
+                           : lk_philox(3, (uint32_t)k, (uint32_t)i, 0, 0).v[0] % VOCABULARY;
+        encode(bytes, t->dtype, lk_count(t), value);
+        lk_status status = d->backend->alloc(d, lk_bytes(t), &memory[count]);
+        if (status == LK_OK) status = d->backend->upload(d, memory[count], bytes, lk_bytes(t));
+        if (status == LK_OK) status = lk_program_bind(p, t, 0, memory[count++]);
+        free(value);
+        free(bytes);
+        LK_TRY(status);
+    }
+    return LK_OK;
+}
+
+/* m NULL: the image model. */
 static lk_status run(const lk_transformer *m, lk_dtype type, bool fuse, outcome *o)
 {
     lk_params *params = lk_params_create();
     lk_graph *g = lk_graph_create(params, true);
-    lk_tensor *tokens, *targets, *loss = loss_of(g, m, &tokens, &targets);
+    lk_tensor *loss = m ? token_loss(g, m) : image_loss(g);
     lk_device *d;
     lk_store *store;
     lk_program *p;
-    void *memory[2];
+    void *memory[MAX_INPUTS] = {NULL};
     lk_graph_metric(g, loss, LK_METRIC_LOSS);
     LK_TRY(lk_autocast(g, type));
     LK_TRY(lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL));
@@ -63,8 +100,7 @@ static lk_status run(const lk_transformer *m, lk_dtype type, bool fuse, outcome 
     free(values);
     lk_program_options options = {.seed = 9, .local_leaves = 1};
     LK_TRY(lk_program_create(g, store, &options, &p));
-    LK_TRY(bind_tokens(p, d, tokens, 1, &memory[0]));
-    LK_TRY(bind_tokens(p, d, targets, 2, &memory[1]));
+    LK_TRY(bind_inputs(p, d, g, memory));
     LK_TRY(lk_program_run(p));
     o->total = params->total;
     o->gradient = malloc((size_t)params->total * sizeof *o->gradient);
@@ -73,14 +109,14 @@ static lk_status run(const lk_transformer *m, lk_dtype type, bool fuse, outcome 
     LK_TRY(d->backend->download(d, &o->loss, lk_program_data(p, loss), sizeof o->loss));
     lk_program_destroy(p);
     lk_store_destroy(store);
-    for (int i = 0; i < 2; i++) d->backend->release(d, memory[i]);
+    for (int i = 0; i < MAX_INPUTS && memory[i]; i++) d->backend->release(d, memory[i]);
     lk_graph_destroy(g);
     lk_params_destroy(params);
     d->backend->close(d);
     return LK_OK;
 }
 
-static double distance(const outcome *a, const outcome *b)
+static double error_of(const outcome *a, const outcome *b)
 {
     double difference = 0, norm = 0;
     for (int64_t i = 0; i < a->total; i++) {
@@ -89,6 +125,20 @@ static double distance(const outcome *a, const outcome *b)
         norm += v * v;
     }
     return sqrt(difference / norm);
+}
+
+/* Frees both. */
+static void check_same(outcome *fused, outcome *plain, lk_dtype type)
+{
+    if (type == LK_F32)
+        tap_ok(plain->loss == fused->loss && memcmp(plain->gradient, fused->gradient,
+                                                    (size_t)plain->total * sizeof(float)) == 0,
+               "the bits stay the same");
+    else
+        tap_ok(error_of(fused, plain) < (type == LK_F16 ? 3e-3 : 2.5e-2),
+               "gradients stay within rounding: %.1e", error_of(fused, plain));
+    free(plain->gradient);
+    free(fused->gradient);
 }
 
 static void check(const lk_transformer *m, lk_dtype type)
@@ -109,15 +159,22 @@ static void check(const lk_transformer *m, lk_dtype type)
            "gelu' goes into the product before it");
     tap_ok(c[LK_OP_ADD] == 0 && plain.count[LK_OP_ADD] == 2 * layers,
            "norm gradients add the other cotangent");
-    if (type == LK_F32)
-        tap_ok(plain.loss == fused.loss && memcmp(plain.gradient, fused.gradient,
-                                                  (size_t)plain.total * sizeof(float)) == 0,
-               "the bits stay the same");
-    else
-        tap_ok(distance(&fused, &plain) < (type == LK_F16 ? 3e-3 : 2.5e-2),
-               "gradients stay within rounding: %.1e", distance(&fused, &plain));
-    free(plain.gradient);
-    free(fused.gradient);
+    check_same(&fused, &plain, type);
+}
+
+static void check_images(lk_dtype type)
+{
+    outcome plain = {.loss = NAN}, fused = {.loss = NAN};
+    lk_status status = run(NULL, type, false, &plain);
+    if (status == LK_OK) status = run(NULL, type, true, &fused);
+    if (!tap_ok(status == LK_OK, "images %s run %s", lk_dtype_name(type), lk_error_text())) return;
+    const int *c = fused.count, *before = plain.count;
+    tap_ok(before[LK_OP_ADD] == 1 && before[LK_OP_POOL_GRAD] == 2 && c[LK_OP_ADD] == 0 &&
+               c[LK_OP_POOL_GRAD] == 1 && c[LK_OP_GATE_DX] == 1 && c[LK_OP_GATE_DS] == 1,
+           "the gate's cotangent takes in the pool's");
+    tap_ok(c[LK_OP_CONV_DW] == 1 && c[LK_OP_CONV_DX] == 0,
+           "a convolution of the input has no gradient by it");
+    check_same(&fused, &plain, type);
 }
 
 int main(void)
@@ -132,5 +189,6 @@ int main(void)
         m.norm = variant & 2 ? "rmsnorm" : "layernorm";
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check(&m, type);
     }
+    for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_images(type);
     return tap_done();
 }

@@ -125,6 +125,92 @@ static lk_tensor *bad_windows(lk_graph *g)
     return a;
 }
 
+/* ---- on images */
+
+static lk_tensor *image(lk_graph *g)
+{
+    return lk_input(g, "x", LK_F32, 4, (int64_t[]){2, 9, 7, 16});
+}
+
+static lk_tensor *zeros(lk_graph *g, int dims, const int64_t *dim)
+{
+    return lk_parameter(g, "weight", dims, dim, LK_INIT_ZERO, 0, true);
+}
+
+static lk_tensor *bad_conv(lk_graph *g)
+{
+    return lk_conv(g, image(g), zeros(g, 4, (int64_t[]){8, 3, 3, 15}), 1, 1);
+}
+
+static lk_tensor *bad_window(lk_graph *g)
+{
+    return lk_conv(g, image(g), zeros(g, 4, (int64_t[]){8, 3, 11, 16}), 1, 1);
+}
+
+static lk_tensor *bad_dwconv(lk_graph *g)
+{
+    return lk_dwconv(g, image(g), zeros(g, 3, (int64_t[]){3, 5, 16}), 1, 1);
+}
+
+static lk_tensor *bad_channel_conv(lk_graph *g)
+{
+    return lk_channel_conv(g, lk_pool(g, image(g)), zeros(g, 1, (int64_t[]){4}));
+}
+
+static lk_tensor *bad_linear_activation(lk_graph *g)
+{
+    return lk_linear(g, image(g), zeros(g, 2, (int64_t[]){8, 16}), NULL, LK_RELU);
+}
+
+static lk_tensor *batch_norm(lk_graph *g, lk_tensor *x, int64_t mean, bool statistic)
+{
+    int64_t c = lk_cols(x);
+    lk_tensor *w = lk_parameter(g, "w", 1, &c, LK_INIT_ONE, 0, false);
+    lk_tensor *var = statistic ? lk_statistic(g, "var", c, LK_INIT_ONE) : w;
+    return lk_batch_norm(g, x, w, w, lk_statistic(g, "mean", mean, LK_INIT_ZERO), var, 1e-5f,
+                         LK_RELU);
+}
+
+static lk_tensor *bad_batch_norm(lk_graph *g) { return batch_norm(g, image(g), 17, true); }
+static lk_tensor *bad_statistic(lk_graph *g) { return batch_norm(g, image(g), 16, false); }
+static lk_tensor *bad_rows(lk_graph *g)
+{
+    return batch_norm(g, lk_input(g, "x", LK_F32, 2, (int64_t[]){1, 4}), 4, true);
+}
+
+static lk_tensor *bad_pool(lk_graph *g)
+{
+    return lk_pool(g, lk_input(g, "x", LK_F32, 3, (int64_t[]){2, 9, 7}));
+}
+
+static lk_tensor *bad_max_pool(lk_graph *g) { return lk_max_pool(g, image(g), 3, 2, 3); }
+
+static lk_tensor *bad_gate(lk_graph *g)
+{
+    return lk_gate(g, image(g), lk_input(g, "s", LK_F32, 2, (int64_t[]){2, 15}));
+}
+
+static lk_tensor *bad_soft(lk_graph *g)
+{
+    lk_tensor *x = lk_input(g, "logits", LK_F32, 2, (int64_t[]){6, 10});
+    lk_tensor *t = lk_input(g, "targets", LK_F32, 2, (int64_t[]){6, 11});
+    return lk_soft_cross_entropy(g, x, t, lk_input(g, "l", LK_I32, 1, (int64_t[]){6}), NULL);
+}
+
+static lk_tensor *images(lk_graph *g, int64_t labels, int64_t shard, float crop)
+{
+    lk_tensor *x = NULL, *t = NULL, *l = NULL;
+    lk_image_source s = {2, 9, 7, 5, shard, true, LK_PURPOSE_ORDER, 0, {.crop = crop}};
+    lk_images(g, &s, lk_input(g, "data", LK_U8, 4, (int64_t[]){12, 9, 7, 3}),
+              lk_input(g, "labels", LK_U16, 1, &labels),
+              lk_input(g, "scale", LK_F32, 2, (int64_t[]){2, 3}), &x, &t, &l);
+    return x;
+}
+
+static lk_tensor *bad_labels(lk_graph *g) { return images(g, 11, 12, 1); }
+static lk_tensor *bad_shards(lk_graph *g) { return images(g, 12, 5, 1); }
+static lk_tensor *bad_crop(lk_graph *g) { return images(g, 12, 6, 0); }
+
 static const struct {
     const char *what;
     lk_tensor *(*build)(lk_graph *g);
@@ -146,6 +232,21 @@ static const struct {
     {"reshape", bad_reshape, {"[6, 7]", "41"}},
     {"parameter, other shape", bad_parameter, {"weight"}},
     {"windows", bad_windows, {"8"}},
+    {"linear, activation", bad_linear_activation, {"activation"}},
+    {"conv, channels", bad_conv, {"[2, 9, 7, 16]", "[8, 3, 3, 15]"}},
+    {"conv, window", bad_window, {"[2, 9, 7, 16]", "3 x 11"}},
+    {"dwconv, not square", bad_dwconv, {"[2, 9, 7, 16]", "[3, 5, 16]"}},
+    {"channel_conv, even", bad_channel_conv, {"[2, 16]", "[4]"}},
+    {"batch_norm, channels", bad_batch_norm, {"[2, 9, 7, 16]", "mean [17]"}},
+    {"batch_norm, no statistic", bad_statistic, {"running variance"}},
+    {"batch_norm, one row", bad_rows, {"two values"}},
+    {"pool, dimensions", bad_pool, {"[2, 9, 7]"}},
+    {"max_pool, padding", bad_max_pool, {"[2, 9, 7, 16]", "window 3", "padding 3"}},
+    {"gate", bad_gate, {"[2, 9, 7, 16]", "[2, 15]"}},
+    {"soft_cross_entropy", bad_soft, {"[6, 10]", "[6, 11]"}},
+    {"images, labels", bad_labels, {"[12, 9, 7, 3]", "[11]"}},
+    {"images, shards", bad_shards, {"[12, 9, 7, 3]", "5"}},
+    {"images, crop", bad_crop, {"crop 0"}},
 };
 
 static void check_mistakes(void)

@@ -4,7 +4,7 @@
  *   the CUDA backend against the CPU backend, forward and every gradient;
  *   the same bits with 1, 2 and 3 threads, and in repeated runs.
  * Memory is filled with NaN before a run, so that an element never written shows.
- * Then windows and conversion of special values; test_steps has the optimizer.
+ * Then windows and conversion of special values; test_images has images, test_steps the optimizer.
  * `test_ops --time` prints the milliseconds of every row instead; an argument that is no option
  * selects the rows whose name contains it. */
 #include "program/program.h"
@@ -23,7 +23,8 @@ static const double backward_limit[] = {[LK_F32] = 2e-5, [LK_F16] = 5e-3, [LK_BF
 
 /* ---- running a case ------------------------------------------------------------------------ */
 
-typedef struct outcome { /* y, or the gradients of the tensors (value NULL: none) */
+/* y and the node's further outputs, or the gradients of the tensors (value NULL: none) */
+typedef struct outcome {
     int count;
     int64_t n[CASE_MAX_TENSORS];
     double *value[CASE_MAX_TENSORS];
@@ -53,6 +54,9 @@ typedef struct problem {
     double *value[CASE_MAX_TENSORS];
     int64_t outputs;
     double *cotangent, *reference;
+    int more;
+    int64_t more_n[CASE_MAX_MORE];
+    double *more_reference[CASE_MAX_MORE];
 } problem;
 
 static int64_t elements(const case_tensor *t)
@@ -63,31 +67,44 @@ static int64_t elements(const case_tensor *t)
 }
 
 /* Values representable in `type`. */
+static void draw_values(problem *q, lk_dtype type)
+{
+    for (int i = 0; i < q->count; i++) {
+        const case_tensor *t = &q->tensor[i];
+        int64_t n = q->n[i] = elements(t);
+        q->value[i] = allocate((size_t)n * sizeof(double));
+        for (int64_t k = 0; k < n; k++) {
+            double z = normal((uint32_t)i + 1, k);
+            if (t->role == CASE_PARAM || t->role == CASE_STATISTIC) z *= 0.3;
+            q->value[i][k] = t->role == CASE_INDEX
+                                 ? (double)(lk_philox(7, (uint32_t)k, (uint32_t)i, 0, 0).v[0] %
+                                            (uint64_t)t->below)
+                                 : z + t->centre;
+        }
+    }
+    if (q->c->kind->prepare) q->c->kind->prepare(q->c, q->value);
+    for (int i = 0; i < q->count; i++)
+        for (int64_t k = 0; k < q->n[i]; k++)
+            q->value[i][k] = rounded(q->value[i][k], q->tensor[i].full ? LK_F32 : type);
+}
+
 static void problem_create(problem *q, const op_case *c, lk_dtype type)
 {
     memset(q, 0, sizeof *q);
     q->c = c;
     op_case_name(c, q->name, sizeof q->name);
     q->count = c->kind->tensors(c, q->tensor);
-    int64_t most = 0;
-    for (int i = 0; i < q->count; i++) {
-        const case_tensor *t = &q->tensor[i];
-        int64_t n = q->n[i] = elements(t);
-        most = n > most ? n : most;
-        q->value[i] = allocate((size_t)n * sizeof(double));
-        for (int64_t k = 0; k < n; k++) {
-            double z = normal((uint32_t)i + 1, k);
-            if (t->role == CASE_PARAM) z *= 0.3;
-            q->value[i][k] = t->role == CASE_INDEX
-                                 ? (double)(lk_philox(7, (uint32_t)k, (uint32_t)i, 0, 0).v[0] %
-                                            (uint64_t)t->below)
-                                 : rounded(z + t->centre, t->full ? LK_F32 : type);
-        }
-    }
+    draw_values(q, type);
+    int64_t room = c->batch * c->time * (c->in + c->out);
     /* no op's output is longer than the largest of its inputs, times this */
-    int64_t room = c->batch * c->time * (c->in + c->out) + most;
+    for (int i = 0; i < q->count; i++) room += q->n[i];
+    room += c->batch * (c->height + 2 * c->pad) * (c->width + 2 * c->pad) * (c->in + c->out);
     q->reference = allocate((size_t)room * sizeof(double));
     q->outputs = c->kind->reference(c, q->value, q->reference);
+    for (int i = 0; i < CASE_MAX_MORE && c->kind->more[i]; i++) {
+        q->more_reference[q->more] = allocate((size_t)room * sizeof(double));
+        q->more_n[i] = c->kind->more_reference(c, q->value, i, q->more_reference[q->more++]);
+    }
     q->cotangent = allocate((size_t)q->outputs * sizeof(double));
     for (int64_t k = 0; k < q->outputs; k++) q->cotangent[k] = rounded(normal(50, k), type);
 }
@@ -95,6 +112,7 @@ static void problem_create(problem *q, const op_case *c, lk_dtype type)
 static void problem_clear(problem *q)
 {
     for (int i = 0; i < q->count; i++) free(q->value[i]);
+    for (int i = 0; i < q->more; i++) free(q->more_reference[i]);
     free(q->cotangent);
     free(q->reference);
 }
@@ -142,6 +160,8 @@ static lk_status build(runner *r, const problem *q, lk_dtype type, bool backward
         const case_tensor *t = &q->tensor[i];
         if (t->role == CASE_PARAM) {
             r->in[i] = lk_parameter(g, t->name, t->dims, t->dim, LK_INIT_ZERO, 0, t->dims > 1);
+        } else if (t->role == CASE_STATISTIC) {
+            r->in[i] = lk_statistic(g, t->name, t->dim[0], LK_INIT_ZERO);
         } else {
             lk_dtype of = t->role == CASE_INDEX ? LK_I32 : LK_F32;
             r->in[i] = lk_input(g, t->name, of, t->dims, t->dim);
@@ -163,7 +183,7 @@ static lk_status runner_open(runner *r, lk_device *d, const problem *q, lk_dtype
     memset(r, 0, sizeof *r);
     r->device = d;
     r->params = lk_params_create();
-    r->graph = lk_graph_create(r->params, true);
+    r->graph = lk_graph_create(r->params, !q->c->running);
     LK_TRY(build(r, q, type, backward));
     lk_params_layout(r->params);
     LK_TRY(lk_store_create(
@@ -226,13 +246,18 @@ static lk_status runner_run(runner *r, const problem *q, outcome *o)
     LK_TRY(poison(r));
     LK_TRY(lk_program_run(r->program));
     if (!r->dy) {
-        o->count = 1;
-        o->n[0] = q->outputs;
-        return fetch(r, r->y->dtype, o->n[0], lk_program_data(r->program, r->y), &o->value[0]);
+        o->count = 1 + q->more;
+        for (int i = 0; i < o->count; i++) {
+            const lk_tensor *t = i ? r->y->producer->out[q->c->kind->more[i - 1]] : r->y;
+            o->n[i] = i ? q->more_n[i - 1] : q->outputs;
+            LK_TRY(fetch(r, t->dtype, o->n[i], lk_program_data(r->program, t), &o->value[i]));
+        }
+        return LK_OK;
     }
     o->count = q->count;
     for (int i = 0; i < q->count; i++) {
         o->n[i] = q->n[i];
+        if (q->tensor[i].role == CASE_STATISTIC) continue;
         if (r->in[i]->param) {
             const float *flat = r->store->gradient[0];
             LK_TRY(fetch(r, LK_F32, o->n[i], flat + r->in[i]->param->offset, &o->value[i]));
@@ -311,7 +336,7 @@ static double difference_error(problem *q, int i, const double *gradient, int pr
 static void check_differences(lk_device *d, problem *q, const outcome *o)
 {
     for (int i = 0; i < q->count; i++) {
-        if (q->tensor[i].role == CASE_INDEX) continue;
+        if (q->tensor[i].role != CASE_INPUT && q->tensor[i].role != CASE_PARAM) continue;
         bool large = q->n[i] > 20000;
         double error = o->value[i] ? difference_error(q, i, o->value[i], large ? 2 : 12) : INFINITY;
         tap_ok(error <= DIFFERENCE_LIMIT, "%s %s gradient of %s against differences: %.2e",
@@ -332,7 +357,7 @@ static void check_close(const problem *q, const char *what, lk_dtype type, doubl
                                               : INFINITY;
         if (e > worst) {
             worst = e;
-            where = gradient ? q->tensor[i].name : "y";
+            where = gradient ? q->tensor[i].name : i ? "another output" : "y";
         }
     }
     tap_ok(worst <= limit, "%s %s %s: %.2e %s", q->name, lk_dtype_name(type), what, worst, where);
@@ -341,7 +366,7 @@ static void check_close(const problem *q, const char *what, lk_dtype type, doubl
 static void check_threads(lk_device *d, const problem *q, lk_dtype type)
 {
     int before = omp_get_max_threads();
-    for (int backward = 0; backward < 2; backward++) {
+    for (int backward = 0; backward < (q->c->running ? 1 : 2); backward++) {
         static const int threads[] = {1, 2, 3, 1};
         outcome first = {0}, o = {0};
         bool same = true;
@@ -389,13 +414,15 @@ static void check_case(lk_device *cpu, lk_device *cuda, const op_case *c)
         problem q;
         outcome y = {0}, gradient = {0}, other = {0};
         problem_create(&q, c, castable && type == LK_F32 ? LK_BF16 : type);
-        outcome reference = {1, {q.outputs}, {q.reference}};
+        outcome reference = {1 + q.more, {q.outputs, q.more_n[0], q.more_n[1]},
+                             {q.reference, q.more_reference[0], q.more_reference[1]}};
+        bool backward = !c->running;
         if (evaluate(cpu, &q, type, false, &y)) {
-            lk_dtype limit = strcmp(c->kind->name, "xent") == 0 ? LK_F32 : type;
+            lk_dtype limit = strstr(c->kind->name, "xent") ? LK_F32 : type;
             check_close(&q, "forward against the reference", type, forward_limit[limit], &y,
                         &reference, false);
         }
-        if (evaluate(cpu, &q, type, true, &gradient)) {
+        if (backward && evaluate(cpu, &q, type, true, &gradient)) {
             if (type == LK_F32) {
                 check_differences(cpu, &q, &gradient);
             } else if (evaluate(cpu, &q, LK_F32, true, &other)) {
@@ -411,7 +438,7 @@ static void check_case(lk_device *cpu, lk_device *cuda, const op_case *c)
                             false);
                 outcome_clear(&other);
             }
-            if (evaluate(cuda, &q, type, true, &other)) {
+            if (backward && evaluate(cuda, &q, type, true, &other)) {
                 check_close(&q, "gradient, CUDA against CPU", type, backward_limit[type], &other,
                             &gradient, true);
                 check_capture(cuda, &q, type, &other);
@@ -438,7 +465,7 @@ static void time_case(lk_device *d, const op_case *c, lk_dtype type)
     double ms[2] = {0, 0};
     problem q;
     problem_create(&q, c, type);
-    for (int backward = 0; backward < 2; backward++) {
+    for (int backward = 0; backward < (c->running ? 1 : 2); backward++) {
         runner r;
         lk_status status = runner_open(&r, d, &q, type, backward, true);
         for (int i = 0; i < 3 && status == LK_OK; i++) status = lk_program_run(r.program);
@@ -588,16 +615,17 @@ int main(int argc, char **argv)
                 lk_error_text()))
         return tap_done();
     if (timing) printf("# milliseconds: forward, forward and backward\n");
-    for (int i = 0; i < op_case_count; i++) {
+    for (int i = 0; i < op_case_count + vision_case_count; i++) {
+        const op_case *c = i < op_case_count ? &op_cases[i] : &vision_cases[i - op_case_count];
         char name[128];
-        op_case_name(&op_cases[i], name, sizeof name);
+        op_case_name(c, name, sizeof name);
         if (only && !strstr(name, only)) continue;
         if (!timing) {
-            check_case(cpu, cuda, &op_cases[i]);
+            check_case(cpu, cuda, c);
             continue;
         }
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++)
-            time_case(cuda ? cuda : cpu, &op_cases[i], type);
+            time_case(cuda ? cuda : cpu, c, type);
     }
     device[0] = cpu;
     device[1] = cuda;

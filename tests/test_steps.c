@@ -1,6 +1,7 @@
 /* Sequences of optimizer steps, on every backend of this build: clipping, warmup and cosine, loss
- * scaling with an overflow, weight decay and the half shadow, against the reference in double;
- * the same bits with 1, 2 and 3 threads and in repeated runs. */
+ * scaling with an overflow, weight decay, running statistics, the moving average of the parameters
+ * and the half shadow, against the reference in double; the same bits with 1, 2 and 3 threads and
+ * in repeated runs. */
 #include "program/program.h"
 #include "tests/ops_help.h"
 #include "tests/reference.h"
@@ -11,7 +12,7 @@ enum { STEPS = 6 };
 
 typedef struct flat { /* the whole optimizer state on the host */
     int64_t n;
-    float *param, *moment1, *moment2;
+    float *param, *moment1, *moment2, *ema;
     uint16_t *shadow;
     lk_step_state state;
 } flat;
@@ -22,6 +23,7 @@ static void flat_create(flat *f, int64_t n)
     f->param = allocate((size_t)n * sizeof(float));
     f->moment1 = allocate((size_t)n * sizeof(float));
     f->moment2 = allocate((size_t)n * sizeof(float));
+    f->ema = allocate((size_t)n * sizeof(float));
     f->shadow = allocate((size_t)n * sizeof(uint16_t));
 }
 
@@ -30,6 +32,7 @@ static void flat_clear(flat *f)
     free(f->param);
     free(f->moment1);
     free(f->moment2);
+    free(f->ema);
     free(f->shadow);
 }
 
@@ -37,29 +40,33 @@ static bool flat_same(const flat *a, const flat *b, bool state)
 {
     size_t bytes = (size_t)a->n * sizeof(float);
     return memcmp(a->param, b->param, bytes) == 0 && memcmp(a->moment1, b->moment1, bytes) == 0 &&
-           memcmp(a->moment2, b->moment2, bytes) == 0 &&
+           memcmp(a->moment2, b->moment2, bytes) == 0 && memcmp(a->ema, b->ema, bytes) == 0 &&
            memcmp(a->shadow, b->shadow, bytes / 2) == 0 &&
            (!state || memcmp(&a->state, &b->state, sizeof a->state) == 0);
 }
 
 static const lk_optimizer hyper = {.lr = 1e-2f, .min_lr = 1e-3f, .warmup = 2, .steps = 5,
                                    .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f,
-                                   .weight_decay = 0.1f, .clip = 1.0f, .leaves = 2, .scaling = 1,
+                                   .weight_decay = 0.1f, .clip = 1.0f, .momentum = 0.1f,
+                                   .ema = 0.3f, .leaves = 2, .scaling = 1,
                                    .growth = 2, .backoff = 0.5f, .growth_interval = 2,
                                    .max_scale = 65536};
 
-static lk_params *two_params(void)
+static lk_params *some_params(void)
 {
     lk_params *p = lk_params_create();
     lk_graph *g = lk_graph_create(p, true);
     lk_parameter(g, "bias", 1, (int64_t[]){1237}, LK_INIT_ZERO, 0, false);
     lk_parameter(g, "weight", 2, (int64_t[]){301, 117}, LK_INIT_NORMAL, 0.5f, true);
+    lk_statistic(g, "mean", 83, LK_INIT_ZERO);
+    lk_statistic(g, "var", 83, LK_INIT_ONE);
     lk_graph_destroy(g);
     lk_params_layout(p);
     return p;
 }
 
-/* Scaled gradients of step s, summed over leaves; step 2 overflows, step 3 is clipped hard. */
+/* Scaled gradients of step s, and what statistics were measured, summed over leaves; step 2
+ * overflows, step 3 is clipped hard. */
 static void step_gradient(const lk_params *p, int s, double scale, float *grad)
 {
     memset(grad, 0, (size_t)(p->total + LK_METRIC_FLOATS) * sizeof *grad);
@@ -67,7 +74,8 @@ static void step_gradient(const lk_params *p, int s, double scale, float *grad)
     for (int i = 0; i < p->count; i++)
         for (int64_t k = 0; k < p->item[i]->count; k++)
             grad[p->item[i]->offset + k] =
-                (float)(scale * size * normal((uint32_t)(70 + 10 * s + i), k));
+                (float)((p->item[i]->statistic ? 3 : scale * size) *
+                        normal((uint32_t)(70 + 10 * s + i), k));
     if (s == 2) grad[p->item[1]->offset + 20011] = INFINITY;
     grad[p->total] = 2.5f + (float)s;
 }
@@ -85,12 +93,14 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
     if (status == LK_OK) status = lk_optimize(g, &hyper);
     if (status == LK_OK)
         status = lk_store_create(
-            d, p, &(lk_store_options){.compute = type, .training = true, .local_leaves = 1},
+            d, p,
+            &(lk_store_options){
+                .compute = type, .training = true, .ema = true, .local_leaves = 1},
             &store);
     if (status == LK_OK) status = lk_program_create(g, store, &options, &program);
     if (status == LK_OK) {
         lk_params_initialise(p, 1, host);
-        status = lk_store_set(store, &(lk_flat){.param = host});
+        status = lk_store_set(store, &(lk_flat){.param = host, .ema = host});
     }
     if (status == LK_OK)
         status = lk_store_set_state(store, &(lk_step_state){.loss_scale = 1024});
@@ -105,7 +115,8 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
         if (status == LK_OK)
             status = lk_store_get(store, &(lk_flat){.param = after[s].param,
                                                     .moment1 = after[s].moment1,
-                                                    .moment2 = after[s].moment2});
+                                                    .moment2 = after[s].moment2,
+                                                    .ema = after[s].ema});
         if (status == LK_OK) status = lk_store_get_state(store, &after[s].state);
         if (status == LK_OK && type != LK_F32)
             status = b->download(d, after[s].shadow, store->buffer[LK_REGION_SHADOW],
@@ -127,16 +138,17 @@ static void check_against_reference(const char *name, const lk_params *p, lk_dty
 {
     size_t bytes = (size_t)p->total * sizeof(double);
     double *param = allocate(bytes), *m1 = allocate(bytes), *m2 = allocate(bytes);
-    double *grad = allocate(bytes), *got = allocate(bytes);
+    double *grad = allocate(bytes), *got = allocate(bytes), *ema = allocate(bytes);
     float *host = allocate((size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
     lk_params_initialise(p, 1, host);
     decode(param, LK_F32, p->total, host);
+    decode(ema, LK_F32, p->total, host);
     ref_optimizer_state r = {.loss_scale = 1024};
     for (int s = 0; s < STEPS; s++) {
         const lk_step_state *state = &after[s].state;
         step_gradient(p, s, r.loss_scale, host);
         decode(grad, LK_F32, p->total, host);
-        ref_step(&r, &hyper, p->total, p->decayed, grad, (double)host[p->total], param, m1, m2);
+        ref_step(&r, &hyper, p, grad, (double)host[p->total], param, m1, m2, ema);
         bool good = state->step == r.step && state->updates == r.updates &&
                     state->skipped == r.skipped && state->good_steps == r.good_steps &&
                     (state->finite != 0) == r.finite && (double)state->loss_scale == r.loss_scale;
@@ -151,8 +163,13 @@ static void check_against_reference(const char *name, const lk_params *p, lk_dty
         if ((e = distance(p->total, got, m1)) > worst) worst = e;
         decode(got, LK_F32, p->total, after[s].moment2);
         if ((e = distance(p->total, got, m2)) > worst) worst = e;
-        tap_ok(worst <= 2e-6, "%s step %d: parameters and moments as the reference: %.2e", name, s,
-               worst);
+        decode(got, LK_F32, p->total, after[s].ema);
+        if ((e = distance(p->total, got, ema)) > worst) worst = e;
+        decode(got, LK_F32, p->total, after[s].param);
+        int64_t rest = p->total - p->learned;
+        if ((e = distance(rest, got + p->learned, param + p->learned)) > worst) worst = e;
+        tap_ok(worst <= 2e-6, "%s step %d: parameters, average and moments as the reference: %.2e",
+               name, s, worst);
         if (!r.finite)
             tap_ok(flat_same(&after[s - 1], &after[s], false),
                    "%s step %d: a step that is not finite leaves everything as it was", name, s);
@@ -167,6 +184,7 @@ static void check_against_reference(const char *name, const lk_params *p, lk_dty
     free(m2);
     free(grad);
     free(got);
+    free(ema);
     free(host);
 }
 
@@ -174,7 +192,7 @@ static void check_steps(lk_device *d, lk_dtype type)
 {
     char name[64];
     snprintf(name, sizeof name, "optimizer %s %s", d->backend->name, lk_dtype_name(type));
-    lk_params *p = two_params();
+    lk_params *p = some_params();
     flat after[STEPS] = {{0}}, again[STEPS] = {{0}};
     int before = omp_get_max_threads();
     lk_status status = device_steps(d, p, type, false, after);

@@ -43,7 +43,7 @@ static int64_t chunk_end(const cut *k, int64_t chunk)
     return end < k->elements ? end : k->elements;
 }
 
-/* The next block from element `at`, which is element *in of its pattern: at most a pattern's rest. */
+/* The next block from element `at`, which is element *in of its pattern; within the pattern. */
 static int64_t block_length(const cut *k, int64_t at, int64_t end, int64_t *in)
 {
     *in = at % k->pattern;

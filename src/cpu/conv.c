@@ -165,7 +165,7 @@ lk_status lk_cpu_conv_dx(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
-/* ---- weight gradient: one for each chunk of images, then their sum ---------------------------- */
+/* ---- weight gradient: one for each chunk of images, then their sum --------------------------- */
 
 static int64_t chunks_of(const shape *s)
 {
@@ -222,7 +222,7 @@ lk_status lk_cpu_conv_dw(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
-/* ---- channel_conv: rows of a few hundred values, k of 3 to 9 ---------------------------------- */
+/* ---- channel_conv: rows of a few hundred values, k of 3 to 9 --------------------------------- */
 
 size_t lk_cpu_channel_conv_scratch(const lk_node *n)
 {

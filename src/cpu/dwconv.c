@@ -1,5 +1,5 @@
-/* dwconv and its gradients: channels innermost, a few vectors of them in registers while the taps of
- * the kernel are added up in order. */
+/* dwconv and its gradients: channels innermost, a few vectors of them in registers while the taps
+ * of the kernel are added up in order. */
 #include "cpu/device.h"
 
 enum {
@@ -26,7 +26,7 @@ static shape shape_of(const lk_node *n, const lk_tensor *x, const lk_tensor *w, 
                    n->attr.conv.stride, n->attr.conv.pad};
 }
 
-/* ---- forward, and the gradient by x: a sum of products with the taps of a pixel --------------- */
+/* ---- forward, and the gradient by x: a sum of products with the taps of a pixel -------------- */
 
 typedef struct taps {
     int count;
@@ -90,7 +90,8 @@ static void all_pixels(const shape *s, bool turned, const float *x, const float 
 {
     int64_t height = turned ? s->height : s->rows, width = turned ? s->width : s->columns;
     int64_t image = (turned ? s->rows * s->columns : s->height * s->width) * s->channels;
-#pragma omp parallel for schedule(static) if (s->batch * height * width * s->channels > LK_CPU_SMALL)
+    bool large = s->batch * height * width * s->channels > LK_CPU_SMALL;
+#pragma omp parallel for schedule(static) if (large)
     for (int64_t r = 0; r < s->batch * height; r++)
         for (int64_t c = 0; c < width; c++)
             pixel(s, turned, x + r / height * image, w, r % height, c,
@@ -115,7 +116,7 @@ lk_status lk_cpu_dwconv(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
-/* ---- the gradient by w: for each tap a sum over the pixels that it meets ---------------------- */
+/* ---- the gradient by w: for each tap a sum over the pixels that it meets --------------------- */
 
 static int64_t chunks_of(const shape *s)
 {

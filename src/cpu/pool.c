@@ -72,7 +72,7 @@ lk_status lk_cpu_pool_grad(lk_exec *x, const lk_node *n)
 
 /* ---- max_pool ------------------------------------------------------------------------------- */
 
-/* best [m], index [m]: of the window whose first pixel is (top, left) of image b, channels from c. */
+/* best [m], index [m]: of the window that begins at (top, left) of image b, channels from c. */
 static void window_max(const lk_node *n, const void *from, int64_t b, int64_t top, int64_t left,
                        int64_t c, int64_t m, float *best, uint8_t *index)
 {

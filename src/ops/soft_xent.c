@@ -1,4 +1,4 @@
-/* soft_xent: mean softmax cross-entropy with targets that are distributions; share of right rows. */
+/* soft_xent: mean softmax cross-entropy with distributions as targets; share of right rows. */
 #include "ops/ops.h"
 
 static void gradient(lk_graph *g, lk_node *n)

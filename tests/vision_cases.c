@@ -1,0 +1,491 @@
+/* The cases of the ops on images, and how each kind is built; see op_cases.h. */
+#include "tests/op_cases.h"
+
+#include <stdlib.h>
+
+#define TENSOR(name_, role_, dims_, ...)                                                           \
+    t[n++] = (case_tensor){.name = name_, .role = role_, .dims = dims_, .dim = __VA_ARGS__}
+#define EPS 1e-3f
+
+static ref_window window(const op_case *c)
+{
+    return (ref_window){c->batch, c->height, c->width, c->in, c->kernel,
+                        c->kernel_width ? c->kernel_width : c->kernel, c->stride, c->pad};
+}
+
+static int64_t pixels(const op_case *c) { return c->height * c->width; }
+
+static double *reserve(int64_t n)
+{
+    double *p = malloc((size_t)n * sizeof *p);
+    if (!p) abort();
+    return p;
+}
+
+static int image_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", c->fixed ? CASE_DATA : CASE_INPUT, 4, {c->batch, c->height, c->width, c->in});
+    return n;
+}
+
+/* ---- convolutions ---------------------------------------------------------------------------- */
+
+static int conv_tensors(const op_case *c, case_tensor *t)
+{
+    int n = image_tensors(c, t);
+    ref_window s = window(c);
+    TENSOR("w", CASE_PARAM, 4, {c->out, s.kh, s.kw, c->in});
+    return n;
+}
+
+static lk_tensor *conv_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)type;
+    return lk_conv(g, in[0], in[1], c->stride, c->pad);
+}
+
+static int64_t conv_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_window s = window(c);
+    ref_conv(&s, c->out, in[0], in[1], y);
+    return c->batch * ref_rows(&s) * ref_columns(&s) * c->out;
+}
+
+static const case_kind conv = CASE_KIND("conv", conv_tensors, conv_build, conv_reference);
+
+static int dwconv_tensors(const op_case *c, case_tensor *t)
+{
+    int n = image_tensors(c, t);
+    TENSOR("w", CASE_PARAM, 3, {c->kernel, c->kernel, c->in});
+    return n;
+}
+
+static lk_tensor *dwconv_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)type;
+    return lk_dwconv(g, in[0], in[1], c->stride, c->pad);
+}
+
+static int64_t dwconv_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_window s = window(c);
+    ref_dwconv(&s, in[0], in[1], y);
+    return c->batch * ref_rows(&s) * ref_columns(&s) * c->in;
+}
+
+static const case_kind dwconv = CASE_KIND("dwconv", dwconv_tensors, dwconv_build, dwconv_reference);
+
+/* The same weights twice: their gradients must accumulate. The shape stays. */
+static lk_tensor *conv_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                   lk_tensor *const *in)
+{
+    return lk_conv(g, conv_build(g, c, type, in), in[1], c->stride, c->pad);
+}
+
+static int64_t conv_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = reserve(c->batch * pixels(c) * c->out);
+    conv_reference(c, in, h);
+    int64_t n = conv_reference(c, (double *[]){h, in[1]}, y);
+    free(h);
+    return n;
+}
+
+static const case_kind conv_twice =
+    CASE_KIND("conv twice", conv_tensors, conv_twice_build, conv_twice_reference);
+
+static lk_tensor *dwconv_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                     lk_tensor *const *in)
+{
+    return lk_dwconv(g, dwconv_build(g, c, type, in), in[1], c->stride, c->pad);
+}
+
+static int64_t dwconv_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = reserve(c->batch * pixels(c) * c->in);
+    dwconv_reference(c, in, h);
+    int64_t n = dwconv_reference(c, (double *[]){h, in[1]}, y);
+    free(h);
+    return n;
+}
+
+static const case_kind dwconv_twice =
+    CASE_KIND("dwconv twice", dwconv_tensors, dwconv_twice_build, dwconv_twice_reference);
+
+static int channel_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", CASE_INPUT, 2, {c->batch, c->in});
+    TENSOR("w", CASE_PARAM, 1, {c->kernel});
+    return n;
+}
+
+static lk_tensor *channel_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_channel_conv(g, in[0], in[1]);
+}
+
+static int64_t channel_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_channel_conv(c->batch, c->in, c->kernel, in[0], in[1], y);
+    return c->batch * c->in;
+}
+
+static const case_kind channel_conv =
+    CASE_KIND("channel conv", channel_tensors, channel_build, channel_reference);
+
+static lk_tensor *channel_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                      lk_tensor *const *in)
+{
+    return lk_channel_conv(g, channel_build(g, c, type, in), in[1]);
+}
+
+static int64_t channel_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = reserve(c->batch * c->in);
+    channel_reference(c, in, h);
+    int64_t n = channel_reference(c, (double *[]){h, in[1]}, y);
+    free(h);
+    return n;
+}
+
+static const case_kind channel_twice =
+    CASE_KIND("channel conv twice", channel_tensors, channel_twice_build, channel_twice_reference);
+
+/* ---- activate ------------------------------------------------------------------------------ */
+
+/* Away from the corners of the piecewise functions, where differences mean nothing; a few values
+ * far out. */
+static void activate_prepare(const op_case *c, double *const *value)
+{
+    static const double corner[] = {-3, 0, 3};
+    double *x = value[0];
+    for (int64_t i = 0; i < c->batch * pixels(c) * c->in; i++) {
+        x[i] *= i % 7 == 0 ? 4 : 2;
+        for (int k = 0; k < 3; k++)
+            if (fabs(x[i] - corner[k]) < 0.02) x[i] = corner[k] + (i % 2 ? 0.1 : -0.1);
+    }
+}
+
+static lk_tensor *activate_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                 lk_tensor *const *in)
+{
+    lk_tensor *x = type == LK_F32 ? in[0] : lk_cast(g, in[0], type); /* KEEP, as for xent */
+    return lk_activate(g, x, c->activation);
+}
+
+static int64_t activate_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t n = c->batch * pixels(c) * c->in;
+    for (int64_t i = 0; i < n; i++) y[i] = ref_activate(c->activation, in[0][i]);
+    return n;
+}
+
+static const case_kind activate =
+    CASE_KIND("activate", image_tensors, activate_build, activate_reference,
+              .prepare = activate_prepare);
+
+/* ---- batch_norm ---------------------------------------------------------------------------- */
+
+static int batch_norm_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", CASE_INPUT, 4, {c->batch, c->height, c->width, c->in}, .centre = 0.5);
+    TENSOR("w", CASE_PARAM, 1, {c->in}, .full = true, .centre = 1);
+    TENSOR("b", CASE_PARAM, 1, {c->in}, .full = true);
+    TENSOR("mean", CASE_STATISTIC, 1, {c->in}, .full = true, .centre = 0.5);
+    TENSOR("var", CASE_STATISTIC, 1, {c->in}, .full = true, .centre = 1);
+    return n;
+}
+
+static void batch_norm_prepare(const op_case *c, double *const *value)
+{
+    for (int64_t i = 0; i < c->in; i++) value[4][i] = 0.1 + fabs(value[4][i]);
+}
+
+static lk_tensor *batch_norm_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                   lk_tensor *const *in)
+{
+    (void)type;
+    return lk_batch_norm(g, in[0], in[1], in[2], in[3], in[4], EPS, c->activation);
+}
+
+static int64_t batch_norm_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t n = c->batch * pixels(c);
+    double *mean = reserve(c->in), *var = reserve(c->in);
+    ref_moments(n, c->in, in[0], mean, var);
+    ref_batch_norm(n, c->in, EPS, c->activation, in[0], in[1], in[2], c->running ? in[3] : mean,
+                   c->running ? in[4] : var, y);
+    free(mean);
+    free(var);
+    return n * c->in;
+}
+
+/* The two statistics: mean, unbiased variance. */
+static int64_t batch_norm_more(const op_case *c, double *const *in, int which, double *out)
+{
+    double n = (double)(c->batch * pixels(c)), *other = reserve(c->in);
+    ref_moments(c->batch * pixels(c), c->in, in[0], which ? other : out, which ? out : other);
+    for (int64_t i = 0; which && i < c->in; i++) out[i] *= n / (n - 1);
+    free(other);
+    return c->in;
+}
+
+static const case_kind batch_norm =
+    CASE_KIND("batch norm", batch_norm_tensors, batch_norm_build, batch_norm_reference,
+              .prepare = batch_norm_prepare, .more = {3, 4}, .more_reference = batch_norm_more);
+static const case_kind batch_norm_running =
+    CASE_KIND("batch norm", batch_norm_tensors, batch_norm_build, batch_norm_reference,
+              .prepare = batch_norm_prepare);
+
+/* ---- pools, gate --------------------------------------------------------------------------- */
+
+static lk_tensor *pool_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_pool(g, in[0]);
+}
+
+static int64_t pool_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_pool(c->batch, pixels(c), c->in, in[0], y);
+    return c->batch * c->in;
+}
+
+static const case_kind pool = CASE_KIND("pool", image_tensors, pool_build, pool_reference);
+
+/* No two values are closer than a difference moves them; in a half type there are equals. */
+static void max_prepare(const op_case *c, double *const *value)
+{
+    int64_t n = c->batch * pixels(c) * c->in;
+    for (int64_t i = 0; i < n; i++)
+        value[0][i] = 4 * ((double)lk_permute((uint64_t)i, (uint64_t)n, 1, 2, 3, 4) + 0.5) /
+                          (double)n - 2;
+}
+
+static lk_tensor *max_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)type;
+    return lk_max_pool(g, in[0], c->kernel, c->stride, c->pad);
+}
+
+static int64_t max_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_window s = window(c);
+    ref_max_pool(&s, in[0], y, NULL);
+    return c->batch * ref_rows(&s) * ref_columns(&s) * c->in;
+}
+
+static int64_t max_more(const op_case *c, double *const *in, int which, double *out)
+{
+    (void)which;
+    ref_window s = window(c);
+    ref_max_pool(&s, in[0], NULL, out);
+    return c->batch * ref_rows(&s) * ref_columns(&s) * c->in;
+}
+
+static const case_kind max_pool =
+    CASE_KIND("max pool", image_tensors, max_build, max_reference, .prepare = max_prepare,
+              .more = {1}, .more_reference = max_more);
+
+static int gate_tensors(const op_case *c, case_tensor *t)
+{
+    int n = image_tensors(c, t);
+    TENSOR("s", CASE_INPUT, 2, {c->batch, c->in});
+    return n;
+}
+
+static lk_tensor *gate_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_gate(g, in[0], in[1]);
+}
+
+static int64_t gate_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_gate(c->batch, pixels(c), c->in, in[0], in[1], y);
+    return c->batch * pixels(c) * c->in;
+}
+
+static const case_kind gate = CASE_KIND("gate", gate_tensors, gate_build, gate_reference);
+
+/* An image scaled by what a convolution makes of its mean: two cotangents, which the fuse pass adds
+ * in one node. */
+static int attention_tensors(const op_case *c, case_tensor *t)
+{
+    int n = image_tensors(c, t);
+    TENSOR("w", CASE_PARAM, 1, {c->kernel});
+    return n;
+}
+
+static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                  lk_tensor *const *in)
+{
+    (void)type;
+    lk_tensor *s = lk_channel_conv(g, lk_pool(g, in[0]), in[1]);
+    return lk_gate(g, in[0], lk_activate(g, s, c->activation));
+}
+
+static int64_t attention_reference(const op_case *c, double *const *in, double *y)
+{
+    double *p = reserve(c->batch * c->in), *s = reserve(c->batch * c->in);
+    ref_pool(c->batch, pixels(c), c->in, in[0], p);
+    ref_channel_conv(c->batch, c->in, c->kernel, p, in[1], s);
+    for (int64_t i = 0; i < c->batch * c->in; i++) s[i] = ref_activate(c->activation, s[i]);
+    ref_gate(c->batch, pixels(c), c->in, in[0], s, y);
+    free(p);
+    free(s);
+    return c->batch * pixels(c) * c->in;
+}
+
+static const case_kind attention =
+    CASE_KIND("channel attention", attention_tensors, attention_build, attention_reference);
+
+/* ---- soft_xent ----------------------------------------------------------------------------- */
+
+static int soft_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("logits", CASE_INPUT, 2, {c->batch, c->out});
+    TENSOR("targets", CASE_DATA, 2, {c->batch, c->out}, .full = true);
+    TENSOR("labels", CASE_INDEX, 1, {c->batch}, .below = c->out);
+    return n;
+}
+
+/* Targets become distributions; every third label that of the largest logit, and there is a row
+ * whose largest stands twice. */
+static void soft_prepare(const op_case *c, double *const *value)
+{
+    int64_t k = c->out;
+    for (int64_t i = 0; i < c->batch; i++) {
+        double sum = 0, *target = value[1] + i * k, *logit = value[0] + i * k;
+        int64_t best = 0;
+        for (int64_t j = 0; j < k; j++) {
+            sum += target[j] = exp(2 * target[j]);
+            if (logit[j] > logit[best]) best = j;
+        }
+        for (int64_t j = 0; j < k; j++) target[j] /= sum;
+        if (i % 3 == 0) value[2][i] = (double)best;
+        if (i == 1 && best + 1 < k) logit[k - 1] = logit[best];
+    }
+}
+
+static lk_tensor *soft_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    lk_tensor *logits = type == LK_F32 ? in[0] : lk_cast(g, in[0], type);
+    return lk_soft_cross_entropy(g, logits, in[1], in[2], NULL);
+}
+
+static int64_t soft_reference(const op_case *c, double *const *in, double *y)
+{
+    y[0] = ref_soft_xent(c->batch, c->out, in[0], in[1]);
+    return 1;
+}
+
+static int64_t soft_more(const op_case *c, double *const *in, int which, double *out)
+{
+    (void)which;
+    out[0] = ref_hits(c->batch, c->out, in[0], in[2]);
+    return 1;
+}
+
+static const case_kind soft_xent =
+    CASE_KIND("soft xent", soft_tensors, soft_build, soft_reference, .prepare = soft_prepare,
+              .more = {2}, .more_reference = soft_more);
+
+/* ---- the rows ------------------------------------------------------------------------------ */
+
+#define IMAGE(what, b, h, w, c, ...)                                                               \
+    {.kind = &what, .batch = b, .time = 1, .height = h, .width = w, .in = c, __VA_ARGS__}
+#define CONV(what, b, h, w, c, o, k, s, p, ...)                                                    \
+    IMAGE(what, b, h, w, c, .out = o, .kernel = k, .stride = s, .pad = p, ##__VA_ARGS__)
+#define DW(b, h, w, c, k, s, p, ...) CONV(dwconv, b, h, w, c, 0, k, s, p, ##__VA_ARGS__)
+#define NORM(b, h, w, c, ...) IMAGE(batch_norm, b, h, w, c, __VA_ARGS__)
+#define RUNNING(b, h, w, c, ...)                                                                   \
+    IMAGE(batch_norm_running, b, h, w, c, .running = true, __VA_ARGS__)
+#define SOFT(n, k) {.kind = &soft_xent, .batch = n, .time = 1, .out = k}
+
+const op_case vision_cases[] = {
+    CONV(conv, 3, 9, 7, 3, 16, 3, 2, 1),
+    CONV(conv, 3, 9, 7, 3, 16, 3, 2, 1, .fixed = true),
+    CONV(conv, 2, 6, 8, 8, 24, 3, 1, 1),
+    CONV(conv, 1, 5, 11, 13, 9, 5, 1, 2),
+    CONV(conv, 2, 8, 6, 16, 8, 1, 2, 0),
+    CONV(conv, 2, 7, 5, 12, 10, 1, 1, 0),
+    CONV(conv, 2, 2, 3, 5, 6, 5, 1, 2), /* the kernel is larger than the image */
+    CONV(conv, 1, 1, 1, 4, 3, 3, 2, 1),
+    CONV(conv, 2, 7, 8, 6, 5, 3, 3, 0),
+    CONV(conv, 2, 6, 9, 4, 7, 3, 1, 2, .kernel_width = 5),
+    CONV(conv, 5, 32, 32, 3, 16, 3, 2, 1),
+    CONV(conv, 20, 14, 14, 32, 48, 3, 1, 1), /* several tiles to an image */
+    CONV(conv_twice, 2, 5, 6, 8, 8, 3, 1, 1),
+    DW(2, 9, 7, 16, 3, 1, 1),
+    DW(2, 9, 7, 16, 3, 2, 1),
+    DW(3, 8, 10, 24, 5, 1, 2),
+    DW(3, 8, 10, 40, 5, 2, 2),
+    DW(1, 6, 5, 13, 3, 1, 1),
+    DW(1, 6, 5, 45, 5, 2, 2),
+    DW(2, 2, 3, 72, 5, 1, 2), /* the kernel is larger than the image */
+    DW(2, 1, 1, 96, 5, 1, 2),
+    DW(2, 4, 4, 3, 3, 1, 0),
+    DW(2, 9, 8, 8, 9, 1, 4), /* more taps than are listed at once */
+    DW(2, 7, 7, 32, 2, 2, 0),
+    DW(2, 9, 7, 16, 3, 2, 1, .fixed = true),
+    DW(19, 8, 8, 88, 3, 1, 1),
+    DW(17, 4, 4, 576, 5, 1, 2),
+    CONV(dwconv_twice, 3, 5, 6, 24, 0, 3, 1, 1),
+    {.kind = &channel_conv, .batch = 5, .time = 1, .in = 24, .kernel = 3},
+    {.kind = &channel_conv, .batch = 3, .time = 1, .in = 3, .kernel = 5},
+    {.kind = &channel_conv, .batch = 2, .time = 1, .in = 1, .kernel = 7},
+    {.kind = &channel_conv, .batch = 70, .time = 1, .in = 187, .kernel = 5},
+    {.kind = &channel_twice, .batch = 4, .time = 1, .in = 40, .kernel = 3},
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_GELU),
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_RELU),
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_HARD_SWISH),
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_HARD_SIGMOID),
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_SIGMOID),
+    IMAGE(activate, 4, 16, 16, 40, .activation = LK_HARD_SWISH),
+    NORM(3, 5, 7, 16),
+    NORM(3, 5, 7, 16, .activation = LK_GELU),
+    NORM(3, 5, 7, 16, .activation = LK_RELU),
+    NORM(3, 5, 7, 16, .activation = LK_HARD_SWISH),
+    NORM(3, 5, 7, 16, .activation = LK_HARD_SIGMOID),
+    NORM(3, 5, 7, 16, .activation = LK_SIGMOID),
+    NORM(1, 3, 5, 13, .activation = LK_RELU),
+    NORM(2, 1, 1, 7),
+    NORM(7, 3, 3, 1031, .activation = LK_HARD_SWISH), /* more channels than a block has */
+    NORM(8, 16, 16, 24, .activation = LK_RELU),
+    NORM(16, 4, 4, 576),
+    RUNNING(3, 5, 7, 16),
+    RUNNING(3, 5, 7, 13, .activation = LK_HARD_SWISH),
+    RUNNING(1, 1, 1, 40, .activation = LK_RELU),
+    RUNNING(2, 3, 3, 1031, .activation = LK_SIGMOID),
+    IMAGE(pool, 3, 5, 7, 24),
+    IMAGE(pool, 1, 1, 1, 13),
+    IMAGE(pool, 5, 4, 4, 1100),
+    IMAGE(pool, 9, 16, 16, 16),
+    CONV(max_pool, 2, 8, 10, 16, 0, 2, 2, 0),
+    CONV(max_pool, 2, 9, 7, 13, 0, 3, 2, 1),
+    CONV(max_pool, 1, 5, 6, 3, 0, 3, 1, 1), /* windows overlap */
+    CONV(max_pool, 1, 2, 2, 8, 0, 5, 1, 3), /* the window is larger than the image */
+    CONV(max_pool, 8, 16, 16, 24, 0, 3, 2, 1),
+    IMAGE(gate, 3, 5, 7, 24),
+    IMAGE(gate, 1, 1, 1, 13),
+    IMAGE(gate, 5, 4, 4, 1100),
+    IMAGE(gate, 9, 16, 16, 16),
+    IMAGE(attention, 3, 5, 7, 24, .kernel = 3, .activation = LK_SIGMOID),
+    IMAGE(attention, 2, 4, 4, 13, .kernel = 5, .activation = LK_HARD_SIGMOID),
+    IMAGE(attention, 9, 16, 16, 16, .kernel = 3, .activation = LK_SIGMOID),
+    SOFT(37, 10),
+    SOFT(1, 1),
+    SOFT(100, 1000),
+    SOFT(5, 1031),
+};
+const int vision_case_count = (int)(sizeof vision_cases / sizeof *vision_cases);
