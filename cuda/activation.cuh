@@ -83,6 +83,23 @@ static __device__ __forceinline__ float lk_act_slope_of(lk_activation kind, floa
     }
 }
 
+/* For kernels compiled for the few kinds that matter to them: A is one of these, or LK_ACT_ANY and
+ * then `kind` says which. */
+enum { LK_ACT_ANY = -1 };
+
+template <int A> static __device__ __forceinline__ float lk_act_value(lk_activation kind, float x)
+{
+    if constexpr (A == LK_ACT_ANY) return lk_act_of(kind, x);
+    else return lk_act<(lk_activation)A>(x);
+}
+
+template <int A>
+static __device__ __forceinline__ float lk_act_derivative(lk_activation kind, float x)
+{
+    if constexpr (A == LK_ACT_ANY) return lk_act_slope_of(kind, x);
+    else return lk_act_slope<(lk_activation)A>(x);
+}
+
 /* Run the statements with the constant A of the activation. */
 #define LK_ACT_SWITCH(kind, A, ...)                                                                \
     do {                                                                                           \
