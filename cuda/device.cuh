@@ -199,6 +199,9 @@ lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 
 size_t lk_cuda_linear_dw_scratch(const lk_node *n);
 size_t lk_cuda_norm_grad_scratch(const lk_node *n);
+size_t lk_cuda_batch_norm_scratch(const lk_node *n);
+size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);
+size_t lk_cuda_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cuda_embed_grad_scratch(const lk_node *n);
 size_t lk_cuda_attention_grad_scratch(const lk_node *n);
 size_t lk_cuda_xent_scratch(const lk_node *n);
