@@ -2,32 +2,13 @@
  *
  * x [N,K], w [M,K], y and dy [N,M]. Elementwise kernels take 8 elements a thread. Column sums have
  * two stages: partial sums of chunks of rows into scratch, then the sum over the chunks; the cut
- * depends on N alone. gelu is computed as x s with s = (1 + tanh u)/2 = 1/(1 + exp(-2u)),
- * u = sqrt(2/pi) (x + 0.044715 x^3), which loses nothing for negative x. */
-#include "cuda/device.cuh"
+ * depends on N alone. */
+#include "cuda/activation.cuh"
 
 enum {
     THREADS = 256,
     SUM_LANES = 8 /* rows (or chunks) summed side by side in a block of column sums */
 };
-
-#define GELU_C 0.7978845608028654f
-#define GELU_A 0.044715f
-
-static __device__ __forceinline__ float gelu_sigmoid(float x)
-{
-    float u = GELU_C * (x + GELU_A * x * x * x);
-    return __fdividef(1.0f, 1.0f + expf(-2.0f * u));
-}
-
-static __device__ __forceinline__ float gelu(float x) { return x * gelu_sigmoid(x); }
-
-/* d/dx x s = s + x 2 s (1-s) u' */
-static __device__ __forceinline__ float gelu_slope(float x)
-{
-    float s = gelu_sigmoid(x);
-    return s + 2.0f * x * s * (1.0f - s) * GELU_C * (1.0f + 3.0f * GELU_A * x * x);
-}
 
 /* ---- elementwise ---------------------------------------------------------------------------- */
 
@@ -39,10 +20,10 @@ template <typename E> static __global__ void k_gelu(const E *pre, E *y, int64_t 
         float v[8];
         lk_get<8>(v, pre + i);
 #pragma unroll
-        for (int k = 0; k < 8; k++) v[k] = gelu(v[k]);
+        for (int k = 0; k < 8; k++) v[k] = lk_act<LK_GELU>(v[k]);
         lk_put<8>(y + i, v);
     } else {
-        for (; i < count; i++) y[i] = lk_store<E>(gelu(lk_float(pre[i])));
+        for (; i < count; i++) y[i] = lk_store<E>(lk_act<LK_GELU>(lk_float(pre[i])));
     }
 }
 
@@ -63,11 +44,11 @@ static __global__ void k_gelu_grad(const E *dy, const E *pre, E *dpre, int64_t c
         lk_get<8>(g, dy + i);
         lk_get<8>(v, pre + i);
 #pragma unroll
-        for (int k = 0; k < 8; k++) g[k] *= gelu_slope(v[k]);
+        for (int k = 0; k < 8; k++) g[k] *= lk_act_slope<LK_GELU>(v[k]);
         lk_put<8>(dpre + i, g);
     } else {
         for (; i < count; i++)
-            dpre[i] = lk_store<E>(lk_float(dy[i]) * gelu_slope(lk_float(pre[i])));
+            dpre[i] = lk_store<E>(lk_float(dy[i]) * lk_act_slope<LK_GELU>(lk_float(pre[i])));
     }
 }
 
