@@ -272,6 +272,9 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
         LK_TRY(lk_cuda_attention_check(n));
         bytes = lk_cuda_attention_grad_scratch(n);
         break;
+    case LK_OP_CONV_DW: bytes = lk_cuda_conv_dw_scratch(n); break;
+    case LK_OP_CHANNEL_CONV_GRAD: bytes = lk_cuda_channel_conv_grad_scratch(n); break;
+    case LK_OP_SOFT_XENT: bytes = lk_cuda_soft_xent_scratch(n); break;
     case LK_OP_XENT:
     case LK_OP_XENT_FUSED: bytes = lk_cuda_xent_scratch(n); break;
     case LK_OP_GRAD_NORM: bytes = lk_cuda_grad_norm_scratch(n); break;
