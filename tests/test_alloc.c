@@ -84,26 +84,26 @@ static void exhaust(const char *name, lk_status (*job)(void))
 
 /* ---- what is built --------------------------------------------------------------------------- */
 
-static lk_transformer model = {.layers = 2,
-                               .width = 16,
-                               .context = 8,
-                               .heads = 2,
-                               .kv_heads = 1,
-                               .position = "learned",
-                               .norm = "layernorm",
-                               .ffn = "gelu",
-                               .bias = true,
-                               .tied = true,
-                               .dropout = 0.1f,
-                               .rope_theta = 10000,
-                               .norm_eps = 1e-5f,
-                               .vocabulary = 20,
-                               .headroom = 0.2};
+static const lk_model model = {.text = {.layers = 2,
+                                        .width = 16,
+                                        .context = 8,
+                                        .heads = 2,
+                                        .kv_heads = 1,
+                                        .position = "learned",
+                                        .norm = "layernorm",
+                                        .ffn = "gelu",
+                                        .bias = true,
+                                        .tied = true,
+                                        .dropout = 0.1f,
+                                        .rope_theta = 10000,
+                                        .norm_eps = 1e-5f,
+                                        .vocabulary = 20,
+                                        .headroom = 0.2}};
 static const lk_source source = {.batch = 2,
                                  .context = 8,
                                  .type = LK_U8,
                                  .resident = true,
-                                 .shard_tokens = 100,
+                                 .shard_rows = 100,
                                  .purpose = LK_PURPOSE_ORDER,
                                  .local_leaves = 2};
 static const lk_optimizer hyper = {.lr = 1e-3f, .steps = 10, .beta1 = 0.9f, .beta2 = 0.99f,
@@ -113,7 +113,7 @@ static const lk_optimizer hyper = {.lr = 1e-3f, .steps = 10, .beta1 = 0.9f, .bet
 
 static lk_status training_graph(lk_params *params, lk_loss_graph *out)
 {
-    lk_passes passes = {LK_F16, true, LK_RECOMPUTE_BLOCK, false};
+    lk_passes passes = {.compute = LK_F16, .training = true, .recompute = LK_RECOMPUTE_BLOCK};
     lk_status status = lk_session_loss_graph(params, &model, &source, &passes, out);
     if (status != LK_OK) return status;
     lk_params_layout(params);
@@ -128,7 +128,7 @@ static lk_status training_graph(lk_params *params, lk_loss_graph *out)
 
 static lk_status graphs(void)
 {
-    lk_loss_graph train = {NULL, NULL}, eval = {NULL, NULL};
+    lk_loss_graph train = {.graph = NULL}, eval = {.graph = NULL};
     lk_passes forward = {.compute = LK_F16};
     size_t arena;
     lk_params *params = lk_params_create();
@@ -146,7 +146,7 @@ static lk_status graphs(void)
 
 static lk_status compile(lk_device *d)
 {
-    lk_loss_graph train = {NULL, NULL};
+    lk_loss_graph train = {.graph = NULL};
     lk_store *store = NULL;
     lk_program *program = NULL;
     lk_program_options o = {.seed = 1, .local_leaves = 2};
