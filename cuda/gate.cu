@@ -133,8 +133,10 @@ static __global__ void __launch_bounds__(THREADS, sizeof(E) == 4 ? 2 : 4)
         float v[V];
         if constexpr (X) held[u].get(v);
 #pragma unroll
-        for (int j = 0; j < V; j++)
-            v[j] = X ? (EVEN ? fmaf(v[j], factor[j], term[j]) : v[j] * factor[j]) : term[j];
+        for (int j = 0; j < V; j++) { /* rounded after the product, as in a node of its own */
+            if constexpr (X) v[j] = __fmul_rn(v[j], factor[j]);
+            if constexpr (EVEN) v[j] = X ? __fadd_rn(v[j], term[j]) : term[j];
+        }
         lk_put<V>(y + at + u * step, v);
     }
 }
