@@ -10,6 +10,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,15 +310,24 @@ static int by_order(const void *a, const void *b, void *paths)
     return strcmp((char *)paths + x->path, (char *)paths + y->path);
 }
 
-/* The low bits decide the split, all bits the order, so that neither tells of the other. */
-static void set_file(const finder *f, const found *from, const uint16_t *class_of,
-                     lk_image_file *to)
+/* By the low bits of the hash, which the order that is sorted by all bits does not show. */
+static int by_low_bits(const void *a, const void *b, void *paths)
 {
-    uint64_t hash = hash_of(f->paths + from->path);
-    double low = (double)(hash & 0xFFFFFFFF) * 0x1p-32;
-    int split = from->split;
-    if (split < 0) split = low < lk_import_fraction(&f->job->to) ? LK_VALIDATION : LK_TRAIN;
-    *to = (lk_image_file){from->path, hash, class_of[from->label], (uint8_t)split};
+    const lk_image_file *x = a, *y = b;
+    uint32_t p = (uint32_t)x->order, q = (uint32_t)y->order;
+    if (p != q) return p < q ? -1 : 1;
+    return strcmp((char *)paths + x->path, (char *)paths + y->path);
+}
+
+/* Those of the smallest hashes are for validation: which ones depends on the names alone, and their
+ * number is exact. */
+static void choose_splits(const finder *f, lk_image_list *l)
+{
+    int64_t held = (int64_t)floor((double)f->count * lk_import_fraction(&f->job->to));
+    if (f->held) return; /* folders have chosen */
+    qsort_r(l->file, (size_t)f->count, sizeof *l->file, by_low_bits, f->paths);
+    for (int64_t i = 0; i < f->count; i++)
+        l->file[i].split = i < held ? LK_VALIDATION : LK_TRAIN;
 }
 
 static lk_status check_twice(const finder *f, const lk_image_list *l)
@@ -354,11 +364,13 @@ static lk_status make_list(finder *f, lk_image_list *l)
     lk_status status = l->file ? digest_list(f, class_of, l)
                                : lk_fail(LK_E_SYSTEM, "out of memory for names");
     for (int64_t i = 0; i < f->count && status == LK_OK; i++) {
-        set_file(f, &f->file[i], class_of, &l->file[i]);
-        l->rows[l->file[i].split]++;
+        const found *x = &f->file[i];
+        l->file[i] = (lk_image_file){x->path, hash_of(f->paths + x->path), class_of[x->label],
+                                     (uint8_t)(x->split > 0)};
     }
     free(class_of);
     LK_TRY(status);
+    choose_splits(f, l);
     l->count = f->count;
     qsort_r(l->file, (size_t)l->count, sizeof *l->file, by_order, f->paths);
     l->paths = f->paths;

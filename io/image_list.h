@@ -15,7 +15,7 @@ typedef struct lk_image_file {
 
 /* The files in the order of the dataset: by split, then by hash. */
 typedef struct lk_image_list {
-    int64_t count, rows[2]; /* rows: by split */
+    int64_t count;
     lk_image_file *file;
     char *paths;
     int64_t path_bytes;

@@ -54,8 +54,8 @@ static lk_params *model(const tensor *t)
 static lk_checkpoint_data buffers(const lk_params *p, bool moments)
 {
     size_t bytes = (size_t)p->total * sizeof(float);
-    lk_checkpoint_data d = {malloc(bytes), moments ? malloc(bytes) : NULL,
-                            moments ? malloc(bytes) : NULL};
+    lk_checkpoint_data d = {.param = malloc(bytes), .moment1 = moments ? malloc(bytes) : NULL,
+                            .moment2 = moments ? malloc(bytes) : NULL};
     float *flat[3] = {d.param, d.moment1, d.moment2};
     for (int g = 0; g < 3; g++)
         if (flat[g]) memset(flat[g], 0xA5, bytes); /* what was there must not be seen again */

@@ -247,8 +247,8 @@ static lk_status job(const lk_world *w, void *context)
     if (r.resumed > 0)
         printf("%lld images were decoded before an interruption\n", (long long)r.resumed);
     if (r.bad > 0)
-        printf("left out: %lld bad %s\n", (long long)r.bad,
-               o->kind->bit == CSV ? "rows" : "files");
+        printf("bad %s left out: %lld\n", o->kind->bit == CSV ? "rows" : "files",
+               (long long)r.bad);
     printf("%s: %lld training and %lld validation %s, %s %lld%s, digest %s\n", o->to.output,
            (long long)r.rows[0], (long long)r.rows[1], text ? "tokens" : "samples",
            text ? "vocabulary of" : "of", (long long)r.classes, text ? "" : " classes", r.digest);

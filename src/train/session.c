@@ -243,7 +243,10 @@ lk_status lk_session_open(lk_comm *comm, lk_io *io, const char *checkpoint, cons
     memset(t, 0, sizeof *t);
     lk_status status = lk_checkpoint_open(io, comm->world, checkpoint, &t->info);
     LK_TRY(lk_comm_agree(comm, status));
-    status = lk_run_parse(checkpoint, t->info.run_file, 0, NULL, &t->run);
+    if (t->info.kind != LK_TEXT_DATA)
+        status = lk_fail(LK_E_INPUT, "%s: expected a checkpoint of a text model, found one of "
+                         "images", checkpoint);
+    if (status == LK_OK) status = lk_run_parse(checkpoint, t->info.run_file, 0, NULL, &t->run);
     if (status == LK_OK) {
         t->model = lk_session_model(&t->run, t->info.vocabulary_size);
         status = lk_session_device(comm, device, lk_run_precision(&t->run), &t->device);

@@ -158,7 +158,7 @@ static void free_buffers(lk_checkpoint_data *d)
 
 static lk_status save(trainer *t)
 {
-    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_checkpoint_data d = {.param = NULL};
     lk_checkpoint_info info = {
         .seed = (uint64_t)t->run->seed,
         .leaves = t->leaves,
@@ -166,6 +166,8 @@ static lk_status save(trainer *t)
         .build = (char *)LK_BUILD,
         .dataset_path = t->data->path,
         .dataset_digest = t->data->digest,
+        .kind = t->data->kind,
+        .image = t->data->image,
         .characters = t->data->characters,
         .vocabulary = t->data->vocabulary,
         .vocabulary_size = t->data->vocabulary_size,
@@ -190,7 +192,7 @@ static lk_status save(trainer *t)
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
 {
-    lk_checkpoint_data d = {NULL, NULL, NULL};
+    lk_checkpoint_data d = {.param = NULL};
     lk_step_state state = {.loss_scale = 1.0f};
     if (lk_run_precision(t->run) == LK_FP16) state.loss_scale = (float)t->run->loss_scale.initial;
     lk_status status = lk_comm_agree(t->comm, host_buffers(t, &d));
