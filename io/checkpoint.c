@@ -1,5 +1,6 @@
 /* Reading checkpoints, and what saving shares with it. */
 #include "io/checkpoint_job.h"
+#include "io/format.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -8,12 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS, MAX_LEAVES = 1 << 20 };
+enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS, MAX_LEAVES = 1 << 20, MAX_SIDE = 1 << 15 };
 
 typedef lk_checkpoint_item item;
 typedef lk_checkpoint_job job;
 
-static const char *const group_name[GROUPS] = {"parameters", "moment1", "moment2"};
+static const char *const group_name[GROUPS] = {"parameters", "moment1", "moment2", "ema"};
 
 const char *const lk_checkpoint_text_name[TEXTS] = {
     "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest"};
@@ -63,16 +64,21 @@ static lk_status set_param(item *x, const char *group, const lk_param *p, float 
     return LK_OK;
 }
 
+void lk_checkpoint_flat(const lk_flat *d, float *flat[GROUPS])
+{
+    memcpy(flat, (float *[]){d->param, d->moment1, d->moment2, d->ema}, GROUPS * sizeof *flat);
+}
+
 lk_status lk_checkpoint_list_params(job *j)
 {
-    float *const flat[GROUPS] = {j->data->param, j->data->moment1, j->data->moment2};
+    float *flat[GROUPS];
+    lk_checkpoint_flat(j->data, flat);
     j->item = calloc((size_t)j->params->count * GROUPS + 2, sizeof *j->item);
     if (!j->item) return lk_fail(LK_E_SYSTEM, "out of memory");
     if ((flat[1] == NULL) != (flat[2] == NULL))
         return lk_fail(LK_E_INTERNAL, "a checkpoint has both moments or none");
-    j->groups = flat[1] ? GROUPS : 1;
-    for (int g = 0; g < j->groups; g++)
-        for (int i = 0; i < j->params->count; i++)
+    for (int g = 0; g < GROUPS; g++)
+        for (int i = 0; i < j->params->count && flat[g]; i++)
             LK_TRY(set_param(&j->item[j->items++], group_name[g], j->params->item[i], flat[g]));
     return LK_OK;
 }
@@ -119,6 +125,38 @@ static lk_status check_info(const char *where, const lk_checkpoint_info *info, u
     return LK_OK;
 }
 
+/* Checkpoints before there were images have no kind. */
+static lk_status read_kind(hid_t file, const char *where, lk_dataset_kind *kind)
+{
+    char *text = NULL;
+    *kind = LK_TEXT_DATA;
+    if (H5Aexists(file, "kind") <= 0) return LK_OK;
+    LK_TRY(lk_h5_get_text(file, where, "kind", &text));
+    lk_status status = LK_OK;
+    if (strcmp(text, lk_dataset_kind_name(LK_IMAGE_DATA)) == 0)
+        *kind = LK_IMAGE_DATA;
+    else if (strcmp(text, lk_dataset_kind_name(LK_TEXT_DATA)) != 0)
+        status = lk_fail(LK_E_INPUT, "%s: expected the kind 'text' or 'images', found '%.60s'; use "
+                         "the lockstep that wrote it", where, text);
+    free(text);
+    return status;
+}
+
+static lk_status read_image(hid_t file, const char *where, lk_image_format *f)
+{
+    static const char *const name[3] = {"height", "width", "channels"};
+    int64_t *const side[3] = {&f->height, &f->width, &f->channels};
+    for (int i = 0; i < 3; i++) {
+        uint64_t value = 0;
+        LK_TRY(lk_h5_get_u64(file, where, name[i], &value));
+        if (value < 1 || value > MAX_SIDE)
+            return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected 1 to %d, found %llu", where,
+                           name[i], MAX_SIDE, (unsigned long long)value);
+        *side[i] = (int64_t)value;
+    }
+    return lk_format_read_images(file, where, f);
+}
+
 lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_info *info)
 {
     uint64_t step = 0, leaves = 0;
@@ -129,8 +167,13 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
         LK_TRY(lk_h5_get_text(file, where, lk_checkpoint_text_name[i],
                               lk_checkpoint_text(info, i)));
     LK_TRY(read_state(file, where, &info->state));
-    LK_TRY(lk_h5_vocabulary(file, where, &info->characters, &info->vocabulary,
-                            &info->vocabulary_size));
+    LK_TRY(read_kind(file, where, &info->kind));
+    LK_TRY(info->kind == LK_IMAGE_DATA
+               ? read_image(file, where, &info->image)
+               : lk_h5_vocabulary(file, where, &info->characters, &info->vocabulary,
+                                  &info->vocabulary_size));
+    info->has_moments = H5Lexists(file, group_name[1], H5P_DEFAULT) > 0;
+    info->has_ema = H5Lexists(file, group_name[3], H5P_DEFAULT) > 0;
     LK_TRY(check_info(where, info, step, leaves));
     info->leaves = (int)leaves;
     return LK_OK;
@@ -140,6 +183,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
 {
     for (int i = 0; i < TEXTS; i++) free(*lk_checkpoint_text(info, i));
     free(info->vocabulary);
+    lk_image_format_clear(&info->image);
     free(info->path);
     memset(info, 0, sizeof *info);
 }
@@ -209,13 +253,19 @@ static lk_status compare_names(const job *j, hid_t file, const item *want, int c
 static lk_status check_names(job *j, hid_t file)
 {
     int count = j->params->count;
-    for (int g = 0; g < j->groups; g++) {
+    item *first = j->item;
+    float *flat[GROUPS];
+    lk_checkpoint_flat(j->data, flat);
+    for (int g = 0; g < GROUPS; g++) {
+        if (!flat[g]) continue;
         if (g > 0 && H5Lexists(file, group_name[g], H5P_DEFAULT) <= 0)
-            return lk_fail(LK_E_INPUT, "%s: expected optimizer moments, found parameters only; "
-                           "training cannot continue from it, use another checkpoint", j->path);
-        item *first = j->item + g * count;
+            return lk_fail(LK_E_INPUT, "%s: expected %s, found %s; training cannot continue from "
+                           "it, use another checkpoint", j->path,
+                           g == 3 ? "a moving average of the parameters" : "optimizer moments",
+                           g == 3 ? "none" : "parameters only");
         qsort(first, (size_t)count, sizeof *first, by_path);
         LK_TRY(compare_names(j, file, first, count, group_name[g]));
+        first += count;
     }
     return LK_OK;
 }
@@ -247,11 +297,12 @@ static lk_status read_item(const job *j, hid_t file, int i)
 
 static lk_status read_items(job *j, hid_t file)
 {
-    float *const flat[GROUPS] = {j->data->param, j->data->moment1, j->data->moment2};
+    float *flat[GROUPS];
+    lk_checkpoint_flat(j->data, flat);
     LK_TRY(lk_checkpoint_list_params(j));
     LK_TRY(check_names(j, file));
-    for (int g = 0; g < j->groups; g++)
-        memset(flat[g], 0, (size_t)j->params->total * sizeof *flat[g]);
+    for (int g = 0; g < GROUPS; g++)
+        if (flat[g]) memset(flat[g], 0, (size_t)j->params->total * sizeof *flat[g]);
     for (int i = 0; i < j->items; i++) LK_TRY(read_item(j, file, i));
     return LK_OK;
 }
@@ -292,6 +343,7 @@ lk_status lk_checkpoint_run(lk_io *io, MPI_Comm world, lk_io_job run, job *j)
     MPI_Comm_free(&j->comm);
     free(j->item);
     free(j->shared);
+    free(j->names);
     return status;
 }
 

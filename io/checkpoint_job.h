@@ -9,7 +9,7 @@
 
 #define LK_CHECKPOINT_SCHEMA "lockstep checkpoint"
 
-enum { LK_CHECKPOINT_TEXTS = 6, LK_CHECKPOINT_GROUPS = 3 };
+enum { LK_CHECKPOINT_TEXTS = 6, LK_CHECKPOINT_GROUPS = 4 };
 
 /* One dataset, in the file and in memory. */
 typedef struct lk_checkpoint_item {
@@ -29,9 +29,10 @@ typedef struct lk_checkpoint_job {
     const lk_params *params;
     const lk_flat *data;
     lk_checkpoint_info info; /* save: that of rank 0, lying in `shared` */
-    char *shared;
-    lk_checkpoint_item *item; /* params->count of each group, then (save) state and vocabulary */
-    int items, groups;
+    char *shared, **names; /* names: of the classes, in `shared` */
+    lk_checkpoint_item *item; /* params->count of each group, then (save) state and, for text,
+                                 vocabulary */
+    int items;
     char path[PATH_MAX], part[PATH_MAX + 8];
     hid_t file;
 } lk_checkpoint_job;
@@ -58,7 +59,9 @@ char **lk_checkpoint_text(lk_checkpoint_info *info, int i);
 
 void lk_checkpoint_set_item(lk_checkpoint_item *x, lk_h5_type type, size_t element, int dims,
                             const int64_t *dim, void *data);
-/* One item for each parameter in each group; room for two more. */
+/* The buffers by group, NULL for those that are not there. */
+void lk_checkpoint_flat(const lk_flat *data, float *flat[LK_CHECKPOINT_GROUPS]);
+/* One item for each parameter in each group that is there; room for two more. */
 lk_status lk_checkpoint_list_params(lk_checkpoint_job *j);
 
 /* Open for reading, each rank by itself. Collective. */

@@ -4,6 +4,7 @@
  * and only then renamed. Before each collective step the ranks agree whether one of them failed,
  * so that none waits in a transfer that another will never join. */
 #include "io/checkpoint_job.h"
+#include "io/format.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,10 +38,12 @@ static size_t stored_bytes(const item *x)
 
 static void list_info(job *j)
 {
-    item *state = &j->item[j->items++], *vocabulary = &j->item[j->items++];
+    item *state = &j->item[j->items++];
     strcpy(state->path, "state");
     lk_checkpoint_set_item(state, LK_H5_U8, 1, 1, (int64_t[]){sizeof j->info.state},
                            &j->info.state);
+    if (j->info.kind != LK_TEXT_DATA) return;
+    item *vocabulary = &j->item[j->items++];
     strcpy(vocabulary->path, "vocabulary");
     lk_checkpoint_set_item(vocabulary, LK_H5_U32, sizeof(uint32_t), 1, &j->info.vocabulary_size,
                            j->info.vocabulary);
@@ -50,6 +53,9 @@ static void list_info(job *j)
 
 static lk_status check_texts(lk_checkpoint_info *info)
 {
+    if (info->kind != LK_TEXT_DATA && info->kind != LK_IMAGE_DATA)
+        return lk_fail(LK_E_INTERNAL, "a checkpoint of a model of '%s'",
+                       lk_dataset_kind_name(info->kind));
     for (int i = 0; i < TEXTS; i++)
         if (!*lk_checkpoint_text(info, i))
             return lk_fail(LK_E_INTERNAL, "a checkpoint without its '%s'",
@@ -57,30 +63,64 @@ static lk_status check_texts(lk_checkpoint_info *info)
     return LK_OK;
 }
 
+/* What an info points to, in the order in which it lies in `shared`: what needs alignment first. */
+enum { VOCABULARY, MEAN, STD, NAMES, FIRST_TEXT, PARTS = FIRST_TEXT + TEXTS };
+
+static void measure_parts(lk_checkpoint_info *info, uint64_t length[PARTS])
+{
+    const lk_image_format *f = &info->image;
+    bool text = info->kind == LK_TEXT_DATA;
+    length[VOCABULARY] = text ? (uint64_t)info->vocabulary_size * sizeof *info->vocabulary : 0;
+    length[MEAN] = length[STD] = text ? 0 : (uint64_t)f->channels * sizeof *f->mean;
+    length[NAMES] = 0;
+    for (int64_t i = 0; i < f->classes && !text; i++) length[NAMES] += strlen(f->name[i]) + 1;
+    for (int i = 0; i < TEXTS; i++)
+        length[FIRST_TEXT + i] = strlen(*lk_checkpoint_text(info, i)) + 1;
+}
+
+static void pack(char *to, lk_checkpoint_info *info, const uint64_t length[PARTS])
+{
+    const void *part[PARTS] = {info->vocabulary, info->image.mean, info->image.std, NULL};
+    for (int i = 0; i < TEXTS; i++) part[FIRST_TEXT + i] = *lk_checkpoint_text(info, i);
+    for (int i = 0; i < PARTS; to += length[i++])
+        if (part[i] && length[i] > 0) memcpy(to, part[i], length[i]);
+        else if (i == NAMES && length[i] > 0)
+            for (char *at = to, **name = info->image.name; at < to + length[i]; name++)
+                at = stpcpy(at, *name) + 1;
+}
+
+static void unpack(job *j, const uint64_t length[PARTS])
+{
+    char *part[PARTS], *at = j->shared;
+    for (int i = 0; i < PARTS; at += length[i++]) part[i] = at;
+    j->info.vocabulary = (uint32_t *)part[VOCABULARY];
+    j->info.image.mean = (float *)part[MEAN];
+    j->info.image.std = (float *)part[STD];
+    j->info.image.name = j->names;
+    at = part[NAMES];
+    for (int64_t i = 0; at < part[NAMES] + length[NAMES]; at += strlen(at) + 1) j->names[i++] = at;
+    for (int i = 0; i < TEXTS; i++) *lk_checkpoint_text(&j->info, i) = part[FIRST_TEXT + i];
+}
+
 /* Give every rank the info of rank 0: attributes are written by all and must be equal, and a
  * rank may have made other choices, or more. */
 static lk_status share_info(job *j)
 {
-    uint64_t length[TEXTS + 1] = {0};
-    size_t total = 0, at = 0;
+    uint64_t length[PARTS] = {0};
+    size_t total = 0;
     lk_checkpoint_info mine = j->info;
     LK_TRY(agree(j, j->rank == 0 ? check_texts(&mine) : LK_OK));
-    for (int i = 0; i < TEXTS && j->rank == 0; i++)
-        length[i] = strlen(*lk_checkpoint_text(&mine, i)) + 1;
-    length[TEXTS] = (uint64_t)mine.vocabulary_size * sizeof *mine.vocabulary;
+    if (j->rank == 0) measure_parts(&mine, length);
     LK_TRY(lk_checkpoint_broadcast(j, &j->info, sizeof j->info, 0));
     LK_TRY(lk_checkpoint_broadcast(j, length, sizeof length, 0));
-    for (int i = 0; i <= TEXTS; i++) total += length[i];
+    for (int i = 0; i < PARTS; i++) total += length[i];
     j->shared = malloc(total);
-    LK_TRY(agree(j, j->shared ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    if (j->rank == 0) memcpy(j->shared, mine.vocabulary, length[TEXTS]);
-    j->info.vocabulary = (uint32_t *)j->shared; /* first: it needs the alignment */
-    at = length[TEXTS];
-    for (int i = 0; i < TEXTS; at += length[i++]) {
-        if (j->rank == 0) memcpy(j->shared + at, *lk_checkpoint_text(&mine, i), length[i]);
-        *lk_checkpoint_text(&j->info, i) = j->shared + at;
-    }
-    return lk_checkpoint_broadcast(j, j->shared, total, 0);
+    j->names = calloc((size_t)j->info.image.classes + 1, sizeof *j->names);
+    LK_TRY(agree(j, j->shared && j->names ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    if (j->rank == 0) pack(j->shared, &mine, length);
+    LK_TRY(lk_checkpoint_broadcast(j, j->shared, total, 0));
+    unpack(j, length);
+    return LK_OK;
 }
 
 static lk_status name_files(job *j)
@@ -99,7 +139,10 @@ static uint64_t needed_bytes(const job *j)
     uint64_t needed = 1 << 20; /* superblock, groups, attributes */
     for (int i = 0; i < j->items; i++) needed += stored_bytes(&j->item[i]) + 4096;
     for (int i = 0; i < TEXTS; i++) needed += strlen(*lk_checkpoint_text(&info, i));
-    return needed;
+    size_t longest = 0; /* names are stored at one length */
+    for (int64_t i = 0; i < info.image.classes; i++)
+        if (strlen(info.image.name[i]) > longest) longest = strlen(info.image.name[i]);
+    return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
 /* On rank 0: remove what a killed run left behind, then see whether the file will fit. */
@@ -179,6 +222,19 @@ static lk_status share_digests(job *j)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+static lk_status write_kind(job *j)
+{
+    const lk_checkpoint_info *info = &j->info;
+    const lk_image_format *f = &info->image;
+    if (info->kind == LK_TEXT_DATA)
+        return lk_h5_set_text(j->file, j->part, "vocabulary",
+                              info->characters ? "character" : "byte");
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "height", (uint64_t)f->height));
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "width", (uint64_t)f->width));
+    LK_TRY(lk_h5_set_u64(j->file, j->part, "channels", (uint64_t)f->channels));
+    return lk_format_write_images(j->file, j->part, f);
+}
+
 static lk_status write_attributes(job *j)
 {
     lk_checkpoint_info *info = &j->info;
@@ -192,8 +248,8 @@ static lk_status write_attributes(job *j)
     LK_TRY(lk_h5_set_f64(j->file, j->part, "learning_rate", (double)s->lr));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "seed", info->seed));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
-    LK_TRY(lk_h5_set_text(j->file, j->part, "vocabulary",
-                          info->characters ? "character" : "byte"));
+    LK_TRY(lk_h5_set_text(j->file, j->part, "kind", lk_dataset_kind_name(info->kind)));
+    LK_TRY(write_kind(j));
     for (int i = 0; i < TEXTS; i++)
         LK_TRY(lk_h5_set_text(j->file, j->part, lk_checkpoint_text_name[i],
                               *lk_checkpoint_text(info, i)));

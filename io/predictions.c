@@ -1,4 +1,4 @@
-/* Predictions: two datasets in a file of their own, written by one rank. */
+/* Predictions: two to four datasets in a file of their own, written by one rank. */
 #include "io/predictions.h"
 #include "io/hdf5.h"
 
@@ -65,6 +65,8 @@ static lk_status write_all(job *j)
     LK_TRY(lk_h5_set_text(j->file, j->part, "dataset_digest", p->dataset_digest));
     LK_TRY(write_dataset(j, "loss", LK_H5_F32, p->loss));
     LK_TRY(write_dataset(j, "argmax", LK_H5_I32, p->argmax));
+    if (p->label) LK_TRY(write_dataset(j, "label", LK_H5_I32, p->label));
+    if (p->probability) LK_TRY(write_dataset(j, "probability", LK_H5_F32, p->probability));
     LK_TRY(lk_h5_close(j->part, &j->file));
     return lk_h5_publish(j->part, p->path);
 }

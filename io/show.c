@@ -149,22 +149,104 @@ static uint64_t count_in(const view *v, const char *group, uint64_t *datasets)
 
 /* ---- the kinds of file ----------------------------------------------------------------------- */
 
+static void put_image_shape(const view *v, const lk_image_format *f)
+{
+    put_label(v, "images");
+    fprintf(v->out, "%lld x %lld pixels (height x width), %lld channel%s\n", (long long)f->height,
+            (long long)f->width, (long long)f->channels, f->channels == 1 ? "" : "s");
+    for (int i = 0; i < 2; i++) {
+        put_label(v, i ? "std" : "mean");
+        for (int64_t c = 0; c < f->channels; c++)
+            fprintf(v->out, "%s%.6g", c ? ", " : "", (double)(i ? f->std : f->mean)[c]);
+        fprintf(v->out, ", of values from 0 to 1\n");
+    }
+}
+
+/* Samples of each class in a split. */
+static lk_status count_labels(lk_dataset *d, lk_split split, int64_t *count)
+{
+    enum { PIECE = 1 << 16 };
+    uint16_t *label = malloc(PIECE * sizeof *label);
+    lk_status status = label ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int64_t at = 0; at < d->rows[split] && status == LK_OK; at += PIECE) {
+        int64_t n = d->rows[split] - at < PIECE ? d->rows[split] - at : PIECE;
+        status = lk_dataset_read(d, split, 1, at, n, label);
+        for (int64_t i = 0; i < n && status == LK_OK; i++) count[label[i]]++;
+    }
+    free(label);
+    return status;
+}
+
+/* A name in a table: cut to `width` columns (bytes), without control characters. */
+static void put_name(FILE *out, const char *name, int width)
+{
+    char text[64];
+    size_t n = strlen(name) < (size_t)width ? strlen(name) : (size_t)width;
+    while (n > 0 && ((unsigned char)name[n] & 0xC0) == 0x80) n--; /* not inside a character */
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)name[i];
+        bool c1 = c == 0xC2 && (unsigned char)name[i + 1] < 0xA0;
+        text[i] = (char)(c < ' ' || c == 0x7F || c1 ? '?' : c);
+    }
+    text[n] = '\0';
+    fprintf(out, "%-*s", width, text);
+}
+
+static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, int64_t classes)
+{
+    int64_t *count = calloc(2 * (size_t)classes, sizeof *count);
+    int width = 4;
+    lk_status status = count ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int s = 0; s < 2 && status == LK_OK; s++)
+        status = count_labels(d, (lk_split)s, count + s * classes);
+    for (int64_t k = 0; k < classes; k++)
+        if ((int)strlen(name[k]) > width) width = strlen(name[k]) < 40 ? (int)strlen(name[k]) : 40;
+    if (status == LK_OK)
+        fprintf(v->out, "\nclasses: %lld\n    label  %-*s  %12s  %12s\n", (long long)classes, width,
+                "name", "train", "validation");
+    for (int64_t k = 0; k < classes && status == LK_OK; k++) {
+        char a[32], b[32];
+        fprintf(v->out, "    %5lld  ", (long long)k);
+        put_name(v->out, name[k], width);
+        fprintf(v->out, "  %12s  %12s\n", grouped((uint64_t)count[k], a),
+                grouped((uint64_t)count[classes + k], b));
+    }
+    free(count);
+    return status;
+}
+
+static void put_columns(const view *v, const lk_table_format *f)
+{
+    put_count(v, "features", (uint64_t)f->columns, "");
+    for (int64_t i = 0; i < f->columns && i < 100; i++) put_line(v, i ? "" : "columns", f->column[i]);
+    if (f->columns > 100) put_line(v, "", "...");
+}
+
+static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
+{
+    const char *unit = d->kind == LK_TEXT_DATA ? "tokens" : "samples";
+    put_line(v, "holds", lk_dataset_kind_name(d->kind));
+    put_count(v, "train", (uint64_t)d->rows[LK_TRAIN], unit);
+    put_count(v, "validation", (uint64_t)d->rows[LK_VALIDATION], unit);
+    if (d->kind == LK_TEXT_DATA) put_vocabulary(v, d->vocabulary_size, d->characters);
+    if (d->kind == LK_IMAGE_DATA) put_image_shape(v, &d->image);
+    if (d->kind == LK_TABLE_DATA) put_columns(v, &d->table);
+    put_line(v, "source", source);
+    put_line(v, "digest", d->digest);
+    if (d->warning[0]) put_line(v, "warning", d->warning);
+    if (d->kind == LK_IMAGE_DATA) return put_classes(v, d, d->image.name, d->image.classes);
+    if (d->kind == LK_TABLE_DATA) return put_classes(v, d, d->table.name, d->table.classes);
+    return LK_OK;
+}
+
 static lk_status show_dataset(const view *v)
 {
     lk_dataset *d = NULL;
     char *source = NULL;
     LK_TRY(lk_h5_get_text(v->file, v->path, "source", &source));
     lk_status status = lk_dataset_open(v->io, MPI_COMM_SELF, v->path, &d);
-    if (status == LK_OK) {
-        const char *unit = d->kind == LK_TEXT_DATA ? "tokens" : "samples";
-        put_line(v, "holds", lk_dataset_kind_name(d->kind));
-        put_count(v, "train", (uint64_t)d->rows[LK_TRAIN], unit);
-        put_count(v, "validation", (uint64_t)d->rows[LK_VALIDATION], unit);
-        if (d->kind == LK_TEXT_DATA) put_vocabulary(v, d->vocabulary_size, d->characters);
-        put_line(v, "source", source);
-        put_line(v, "digest", d->digest);
-        lk_dataset_close(d);
-    }
+    if (status == LK_OK) status = put_dataset(v, d, source);
+    lk_dataset_close(d);
     free(source);
     return status;
 }
@@ -175,9 +257,20 @@ static void put_parameters(const view *v)
     uint64_t arrays = 0, parameters = count_in(v, "parameters", &arrays);
     put_label(v, "parameters");
     fprintf(v->out, "%s in %llu datasets\n", grouped(parameters, text), (unsigned long long)arrays);
+    if (count_in(v, "ema", NULL) > 0)
+        put_line(v, "ema", "a moving average of the parameters is stored");
     put_line(v, "optimizer", count_in(v, "moment1", NULL) > 0
                                  ? "moments are stored: training can continue from here"
                                  : "no moments: for evaluation and generation only");
+}
+
+static void put_names(const view *v, const lk_image_format *f)
+{
+    put_count(v, "classes", (uint64_t)f->classes, "");
+    for (int64_t k = 0; k < f->classes; k++) {
+        fprintf(v->out, "    %5lld  ", (long long)k);
+        put_text(v->out, f->name[k], LABEL);
+    }
 }
 
 static lk_status show_checkpoint(const view *v)
@@ -195,7 +288,11 @@ static lk_status show_checkpoint(const view *v)
     }
     put_number(v, "loss scale", (double)s->loss_scale);
     put_parameters(v);
-    put_vocabulary(v, info.vocabulary_size, info.characters);
+    if (info.kind == LK_TEXT_DATA) put_vocabulary(v, info.vocabulary_size, info.characters);
+    if (info.kind == LK_IMAGE_DATA) {
+        put_image_shape(v, &info.image);
+        put_names(v, &info.image);
+    }
     put_count(v, "leaves", (uint64_t)info.leaves, "");
     put_label(v, "seed");
     fprintf(v->out, "%llu\n", (unsigned long long)info.seed);
@@ -215,7 +312,11 @@ static lk_status show_predictions(const view *v)
     LK_TRY(lk_h5_dataset_open(v->file, v->path, "loss", 0, &d));
     lk_h5_release(&d.id);
     LK_TRY(lk_h5_dataset_expect(&d, v->path, "loss", LK_H5_F32, 1));
-    put_count(v, "positions", d.dim[0], "of the validation text: loss in nats, most likely token");
+    if (H5Lexists(v->file, "label", H5P_DEFAULT) > 0)
+        put_count(v, "samples", d.dim[0], "of validation: loss in nats, most likely class, label");
+    else
+        put_count(v, "positions", d.dim[0],
+                  "of the validation text: loss in nats, most likely token");
     return LK_OK;
 }
 

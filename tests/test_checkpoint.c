@@ -54,7 +54,8 @@ static lk_params *model(const tensor *t)
 static lk_flat buffers(const lk_params *p, bool moments)
 {
     size_t bytes = (size_t)p->total * sizeof(float);
-    lk_flat d = {malloc(bytes), moments ? malloc(bytes) : NULL, moments ? malloc(bytes) : NULL};
+    lk_flat d = {.param = malloc(bytes), .moment1 = moments ? malloc(bytes) : NULL,
+                            .moment2 = moments ? malloc(bytes) : NULL};
     float *flat[3] = {d.param, d.moment1, d.moment2};
     for (int g = 0; g < 3; g++)
         if (flat[g]) memset(flat[g], 0xA5, bytes); /* what was there must not be seen again */
@@ -149,8 +150,8 @@ static bool latest_is(const char *directory, const char *name)
 
 /* ---- round trips ----------------------------------------------------------------------------- */
 
-static void check_load(MPI_Comm comm, const char *path, const lk_params *p, const lk_flat *saved,
-                       const char *what)
+static void check_load(MPI_Comm comm, const char *path, const lk_params *p,
+                       const lk_flat *saved, const char *what)
 {
     lk_flat d = buffers(p, saved->moment1 != NULL);
     lk_status status = lk_checkpoint_load(io, comm, path, p, &d);
@@ -240,8 +241,8 @@ static void check_other_model(const char *path, const tensor *t, const char *wor
 }
 
 /* Save into a directory that holds the good checkpoint of step 7; it must survive. */
-static void check_survival(const char *directory, const lk_params *p, const lk_flat *good,
-                           const char *what)
+static void check_survival(const char *directory, const lk_params *p,
+                           const lk_flat *good, const char *what)
 {
     char part[600];
     snprintf(part, sizeof part, "%s/step-000008.h5.part", directory);

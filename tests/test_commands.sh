@@ -105,7 +105,7 @@ ok "with the new contents" "$h5same" a.h5 again.h5
 bad "input as output" 'a.txt: is both input and output' \
     "$LOCKSTEP" import text a.txt -o a.txt --force
 bad "a missing text" 'none.txt: cannot open: No such file' "$LOCKSTEP" import text none.txt -o x.h5
-bad "a directory for a text" '.: expected a text file, found a directory' \
+bad "a directory for a text" '.: expected a file, found a directory' \
     "$LOCKSTEP" import text . -o x.h5
 : >empty.txt
 bad "an empty text" 'empty.txt: expected text, found nothing' \

@@ -33,8 +33,8 @@ static lk_status import(const char *input, const char *output, bool characters, 
                         lk_import_result *result)
 {
     const char *file[1] = {input};
-    lk_import_text job = {.files = 1, .file = file, .output = output, .characters = characters,
-                          .validation = validation};
+    lk_import_text job = {.to = {.output = output, .validation = validation}, .files = 1,
+                          .file = file, .characters = characters};
     return lk_import_text_run(io, &job, result);
 }
 
@@ -71,15 +71,15 @@ static void check_import(const char *text, size_t size, bool characters, double 
     unlink(output);
     lk_status status = import(input, output, characters, validation, &r);
     int32_t *t = status == LK_OK ? tokens_of(output, &d) : NULL;
-    int64_t n = r.train_tokens + r.validation_tokens;
-    bool good = t && d->rows[0] == r.train_tokens && d->rows[1] == r.validation_tokens &&
-                r.train_tokens == (int64_t)floor((double)n * (1 - validation)) &&
-                d->characters == characters && d->vocabulary_size == r.vocabulary_size &&
+    int64_t n = r.rows[0] + r.rows[1];
+    bool good = t && d->rows[0] == r.rows[0] && d->rows[1] == r.rows[1] &&
+                r.rows[0] == (int64_t)floor((double)n * (1 - validation)) &&
+                d->characters == characters && d->vocabulary_size == r.classes &&
                 strcmp(d->digest, r.digest) == 0 && strlen(r.digest) == 32 &&
                 !lk_text_decode(d->vocabulary, d->vocabulary_size, characters, t, n, &back) &&
                 memcmp(back, text, size) == 0 && back[size] == '\0';
     tap_ok(good, "%s: %lld + %lld tokens of %lld, back as they were %s", what,
-           (long long)r.train_tokens, (long long)r.validation_tokens, (long long)r.vocabulary_size,
+           (long long)r.rows[0], (long long)r.rows[1], (long long)r.classes,
            lk_error_text());
     lk_error_clear();
     lk_dataset_close(d);
@@ -184,7 +184,7 @@ static void check_import_errors(void)
     failed(import(good, in_home("no/out.h5"), true, 0, &r), LK_E_INPUT, "no/out.h5",
            "into no directory");
     for (int i = 0; i < 4; i++)
-        failed(import(good, out, true, (double[]){1, -0.1, NAN, 2}[i], &r), LK_E_INPUT,
+        failed(import(good, out, true, (double[]){1, 1.5, NAN, 2}[i], &r), LK_E_INPUT,
                "a number in [0, 1)", "fraction");
     write_file(in_home("one.txt"), "a", 1);
     failed(import(in_home("one.txt"), out, true, 0.5, &r), LK_E_INPUT, "too few", "one character");
@@ -192,8 +192,8 @@ static void check_import_errors(void)
     failed(import(good, out, true, 0, &r), LK_E_INPUT, "exists already", "the output exists");
 
     const char *file[3] = {good, in_home("one.txt"), good};
-    lk_import_text job = {.files = 3, .file = file, .output = out, .overwrite = true,
-                          .progress = note_progress, .context = &p};
+    lk_import_text job = {.to = {.output = out, .overwrite = true, .progress = note_progress,
+                                 .context = &p}, .files = 3, .file = file};
     lk_dataset *d = NULL;
     worked(lk_import_text_run(io, &job, &r), "three files, overwriting");
     int32_t *t = tokens_of(out, &d);

@@ -188,6 +188,8 @@ static lk_status save(trainer *t)
         .build = (char *)LK_BUILD,
         .dataset_path = t->data->path,
         .dataset_digest = t->data->digest,
+        .kind = t->data->kind,
+        .image = t->data->image,
         .characters = t->data->characters,
         .vocabulary = t->data->vocabulary,
         .vocabulary_size = t->data->vocabulary_size,

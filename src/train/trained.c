@@ -71,10 +71,10 @@ static lk_status take_run(const lk_comm *comm, const char *checkpoint, const cha
         return lk_fail(LK_E_INPUT, "%s: the run file's model does not learn from %s, which the "
                        "checkpoint was trained on; the file is damaged", checkpoint,
                        lk_dataset_kind_name(t->info.kind));
-    if (weights == LK_WEIGHTS_EMA && t->run.train.ema <= 0)
+    if (weights == LK_WEIGHTS_EMA && !t->info.has_ema)
         return lk_fail(LK_E_INPUT, "%s: holds no moving average of the parameters (train.ema was "
                        "0); use the raw ones", checkpoint);
-    t->ema = weights != LK_WEIGHTS_RAW && t->run.train.ema > 0;
+    t->ema = weights != LK_WEIGHTS_RAW && t->info.has_ema;
     t->model = lk_session_model(&t->run, t->info.vocabulary_size, &t->info.image);
     return lk_session_device(comm, device, lk_run_precision(&t->run), &t->device);
 }

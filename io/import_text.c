@@ -3,8 +3,7 @@
  * Pass 1 counts tokens and, for a character vocabulary, notes which code points occur; that fixes
  * the vocabulary (sorted, as nanoGPT's prepare.py does), the token type and where the split falls.
  * Pass 2 translates and writes one chunk at a time. The result is whole or not there. */
-#include "io/import.h"
-#include "io/hdf5.h"
+#include "io/import_rows.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -12,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { CODES = 0x110000, BUFFER = 1 << 20, CHUNK = 1 << 20, CARRY = 4 };
@@ -79,8 +77,8 @@ static lk_status read_open(importer *m, FILE *f, const char *name, consumer take
         LK_TRY(take_all(m, name, at, held, n == 0, take, &left));
         at += (int64_t)(held - left);
         m->done_bytes += (int64_t)n;
-        if (m->job->progress && n > 0)
-            m->job->progress(m->job->context, m->done_bytes, m->total_bytes);
+        if (m->job->to.progress && n > 0)
+            m->job->to.progress(m->job->to.context, m->done_bytes, m->total_bytes);
         if (n == 0) return LK_OK;
     }
 }
@@ -110,30 +108,10 @@ static lk_status note(importer *m, uint32_t code)
 static lk_status check_arguments(importer *m)
 {
     const lk_import_text *job = m->job;
-    struct stat in, out;
-    bool exists = stat(job->output, &out) == 0;
-    if (!(job->validation >= 0 && job->validation < 1))
-        return lk_fail(LK_E_INPUT, "validation fraction: expected a number in [0, 1), found %g",
-                       job->validation);
     if (job->files < 1) return lk_fail(LK_E_INPUT, "expected at least one text file, found none");
-    for (int i = 0; i < job->files; i++) {
-        if (stat(job->file[i], &in) != 0)
-            return lk_fail(LK_E_INPUT, "%s: cannot open: %s", job->file[i], strerror(errno));
-        if (!S_ISREG(in.st_mode))
-            return lk_fail(LK_E_INPUT, "%s: expected a text file, found %s", job->file[i],
-                           S_ISDIR(in.st_mode) ? "a directory" : "something that is not a file");
-        if (exists && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
-            return lk_fail(LK_E_INPUT, "%s: is both input and output", job->output);
-        m->total_bytes += 2 * (int64_t)in.st_size; /* it is read twice */
-    }
-    if (exists && !S_ISREG(out.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: exists and is not a file; name another output",
-                       job->output);
-    if (exists && !job->overwrite)
-        return lk_fail(LK_E_INPUT, "%s: exists already; give --force to replace it, or name "
-                       "another output",
-                       job->output);
-    return lk_h5_check_target(job->output);
+    LK_TRY(lk_import_check(&job->to, job->files, job->file, &m->total_bytes));
+    m->total_bytes *= 2; /* it is read twice */
+    return LK_OK;
 }
 
 static lk_status choose_vocabulary(importer *m)
@@ -149,14 +127,15 @@ static lk_status choose_vocabulary(importer *m)
     }
     if (m->total == 0)
         return lk_fail(LK_E_INPUT, "%s: expected text, found nothing", m->job->file[0]);
+    double fraction = lk_import_fraction(&m->job->to);
     m->wide = n > 256;
-    m->result.vocabulary_size = n;
-    int64_t train = (int64_t)floor((double)m->total * (1.0 - m->job->validation));
-    m->result.train_tokens = m->split[0].tokens = train;
-    m->result.validation_tokens = m->split[1].tokens = m->total - train;
+    m->result.classes = n;
+    int64_t train = (int64_t)floor((double)m->total * (1.0 - fraction));
+    m->result.rows[0] = m->split[0].tokens = train;
+    m->result.rows[1] = m->split[1].tokens = m->total - train;
     if (train == 0)
         return lk_fail(LK_E_INPUT, "%s: %lld tokens are too few to keep a fraction %g for "
-                       "validation", m->job->file[0], (long long)m->total, m->job->validation);
+                       "validation", m->job->file[0], (long long)m->total, fraction);
     return LK_OK;
 }
 
@@ -241,8 +220,8 @@ static lk_status write_vocabulary(importer *m)
 {
     LK_H5_AUTO hid_t dataset = -1;
     char digest[LK_DIGEST_TEXT];
-    size_t bytes = (size_t)m->result.vocabulary_size * sizeof *m->vocabulary;
-    LK_TRY(create_dataset(m, "vocabulary", LK_H5_U32, m->result.vocabulary_size, &dataset));
+    size_t bytes = (size_t)m->result.classes * sizeof *m->vocabulary;
+    LK_TRY(create_dataset(m, "vocabulary", LK_H5_U32, m->result.classes, &dataset));
     LK_H5(LK_E_SYSTEM,
           H5Dwrite(dataset, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, m->vocabulary),
           "%s: cannot write 'vocabulary'", m->part);
@@ -279,16 +258,14 @@ static lk_status write_all(importer *m)
 
 static lk_status allocate(importer *m)
 {
-    size_t length = strlen(m->job->output) + sizeof ".part";
-    m->part = malloc(length);
     m->input = malloc(CARRY + BUFFER);
     m->seen = calloc(CODES, 1);
     m->token = calloc(CODES, sizeof *m->token);
     m->vocabulary = malloc(LK_H5_VOCABULARY_MAX * sizeof *m->vocabulary);
     m->chunk = malloc(CHUNK * sizeof(uint16_t));
-    if (!m->part || !m->input || !m->seen || !m->token || !m->vocabulary || !m->chunk)
+    if (!m->input || !m->seen || !m->token || !m->vocabulary || !m->chunk)
         return lk_fail(LK_E_SYSTEM, "out of memory for the import");
-    snprintf(m->part, length, "%s.part", m->job->output);
+    LK_TRY(lk_import_name(m->job->to.output, ".part", &m->part));
     LK_TRY(lk_digest_create(&m->digest));
     LK_TRY(lk_digest_create(&m->split[0].digest));
     return lk_digest_create(&m->split[1].digest);
@@ -308,7 +285,7 @@ static lk_status import(importer *m)
         m->split[i].dataset = -1;
     }
     LK_TRY(lk_h5_close(m->part, &m->file));
-    return lk_h5_publish(m->part, m->job->output);
+    return lk_h5_publish(m->part, m->job->to.output);
 }
 
 static lk_status run(void *argument)

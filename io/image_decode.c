@@ -1,0 +1,221 @@
+/* PNG and JPEG files. Files come from anywhere: whatever a library complains of, damage that it
+ * would paint over included, is a reason to refuse the file. */
+#include "io/image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <jpeglib.h>
+
+#include <jerror.h>
+#include <png.h>
+
+#define MAX_FILE ((int64_t)1 << 28)   /* bytes */
+#define MAX_PIXELS ((int64_t)1 << 27) /* of one image as it is decoded */
+
+static lk_status check_size(int64_t height, int64_t width)
+{
+    if (height < 1 || width < 1)
+        return lk_fail(LK_E_INPUT, "it has no pixels");
+    if (width > MAX_PIXELS / height)
+        return lk_fail(LK_E_INPUT, "%lldx%lld pixels are more than %lld million", (long long)height,
+                       (long long)width, (long long)(MAX_PIXELS >> 20));
+    return LK_OK;
+}
+
+/* ---- PNG ------------------------------------------------------------------------------------- */
+
+static lk_status finish_png(png_image *image, lk_pixels *p)
+{
+    static const png_color white = {255, 255, 255};
+    bool color = (image->format & (PNG_FORMAT_FLAG_COLOR | PNG_FORMAT_FLAG_COLORMAP)) != 0;
+    LK_TRY(check_size(image->height, image->width));
+    image->format = color ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
+    image->flags |= PNG_IMAGE_FLAG_16BIT_sRGB; /* 16 bits are not linear unless they say so */
+    p->height = image->height;
+    p->width = image->width;
+    p->channels = color ? 3 : 1;
+    p->data = malloc(PNG_IMAGE_SIZE(*image));
+    if (!p->data) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    if (!png_image_finish_read(image, &white, p->data, 0, NULL))
+        return lk_fail(LK_E_INPUT, "a damaged PNG: %s", image->message);
+    return LK_OK;
+}
+
+static lk_status decode_png(const uint8_t *bytes, size_t size, lk_pixels *p)
+{
+    png_image image = {.version = PNG_IMAGE_VERSION};
+    if (!png_image_begin_read_from_memory(&image, bytes, size))
+        return lk_fail(LK_E_INPUT, "a damaged PNG: %s", image.message);
+    lk_status status = finish_png(&image, p);
+    png_image_free(&image);
+    return status;
+}
+
+/* ---- JPEG ------------------------------------------------------------------------------------ */
+
+typedef struct jpeg {
+    struct jpeg_decompress_struct d;
+    struct jpeg_error_mgr errors;
+    jmp_buf back;
+    bool damaged; /* a warning that means lost pixels; text: the first */
+    char text[JMSG_LENGTH_MAX];
+} jpeg;
+
+static void on_error(j_common_ptr d)
+{
+    jpeg *j = d->client_data;
+    d->err->format_message(d, j->text);
+    longjmp(j->back, 1);
+}
+
+static void on_message(j_common_ptr d, int level)
+{
+    jpeg *j = d->client_data;
+    int code = d->err->msg_code;
+    bool harmless = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM ||
+                    code == JWRN_BOGUS_PROGRESSION || code == JWRN_JFIF_MAJOR;
+    if (level >= 0 || harmless || j->damaged) return;
+    d->err->format_message(d, j->text);
+    j->damaged = true;
+}
+
+static void on_output(j_common_ptr d) { (void)d; } /* nothing is printed */
+
+/* The smallest of the scales n/8 that leaves both sides long enough. */
+static void choose_scale(struct jpeg_decompress_struct *d, int64_t height, int64_t width)
+{
+    d->scale_denom = 8;
+    for (d->scale_num = 1; d->scale_num < 8 && height > 0; d->scale_num++) {
+        jpeg_calc_output_dimensions(d);
+        if (d->output_height >= height && d->output_width >= width) return;
+    }
+    d->scale_num = 8;
+    jpeg_calc_output_dimensions(d);
+}
+
+/* Everything that may jump out; what it allocates is in p and j. */
+static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t height,
+                           int64_t width, lk_pixels *p)
+{
+    struct jpeg_decompress_struct *d = &j->d;
+    jpeg_create_decompress(d);
+    d->client_data = j;
+    jpeg_mem_src(d, bytes, size);
+    jpeg_read_header(d, TRUE);
+    if (d->num_components != 1 && d->num_components != 3)
+        return d->num_components == 4
+                   ? lk_fail(LK_E_INPUT, "a CMYK JPEG; convert it to RGB")
+                   : lk_fail(LK_E_INPUT, "a JPEG of %d components; convert it to RGB",
+                             d->num_components);
+    d->out_color_space = d->jpeg_color_space == JCS_GRAYSCALE ? JCS_GRAYSCALE : JCS_RGB;
+    d->dct_method = JDCT_ISLOW; /* exact, the same everywhere */
+    choose_scale(d, height, width);
+    LK_TRY(check_size(d->output_height, d->output_width));
+    jpeg_start_decompress(d);
+    p->height = d->output_height;
+    p->width = d->output_width;
+    p->channels = d->output_components;
+    size_t row = (size_t)(p->width * p->channels);
+    p->data = malloc((size_t)p->height * row);
+    if (!p->data) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    while (d->output_scanline < d->output_height)
+        jpeg_read_scanlines(d, (JSAMPROW[]){p->data + d->output_scanline * row}, 1);
+    jpeg_finish_decompress(d);
+    return LK_OK;
+}
+
+static lk_status decode_jpeg(const uint8_t *bytes, size_t size, int64_t height, int64_t width,
+                             lk_pixels *p)
+{
+    jpeg *j = calloc(1, sizeof *j); /* not on the stack: longjmp leaves it alone */
+    if (!j) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    j->d.err = jpeg_std_error(&j->errors);
+    j->d.client_data = j;
+    j->errors.error_exit = on_error;
+    j->errors.emit_message = on_message;
+    j->errors.output_message = on_output;
+    volatile lk_status status;
+    if (setjmp(j->back) == 0) {
+        status = read_jpeg(j, bytes, size, height, width, p);
+        if (status == LK_OK && j->damaged)
+            status = lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
+    } else {
+        status = lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
+    }
+    jpeg_destroy_decompress(&j->d);
+    free(j);
+    return status;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+lk_status lk_image_decode(const uint8_t *bytes, size_t size, int64_t height, int64_t width,
+                          lk_pixels *result)
+{
+    static const uint8_t png[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
+    static const uint8_t jpg[] = {0xFF, 0xD8, 0xFF};
+    lk_pixels p = {.data = NULL};
+    lk_status status;
+    if (size >= sizeof png && memcmp(bytes, png, sizeof png) == 0)
+        status = decode_png(bytes, size, &p);
+    else if (size >= sizeof jpg && memcmp(bytes, jpg, sizeof jpg) == 0)
+        status = decode_jpeg(bytes, size, height, width, &p);
+    else
+        status = lk_fail(LK_E_INPUT, size == 0 ? "an empty file" : "neither a PNG nor a JPEG file");
+    if (status != LK_OK) {
+        free(p.data);
+        return status;
+    }
+    *result = p;
+    return LK_OK;
+}
+
+static lk_status read_whole(int fd, uint8_t **bytes, size_t *size)
+{
+    struct stat s;
+    if (fstat(fd, &s) != 0) return lk_fail(LK_E_INPUT, "cannot read: %s", strerror(errno));
+    if (!S_ISREG(s.st_mode)) return lk_fail(LK_E_INPUT, "not a file");
+    if ((int64_t)s.st_size > MAX_FILE)
+        return lk_fail(LK_E_INPUT, "larger than %lld MiB", (long long)(MAX_FILE >> 20));
+    uint8_t *all = malloc((size_t)s.st_size + 1);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory for an image file");
+    size_t at = 0;
+    while (at < (size_t)s.st_size) {
+        ssize_t got = read(fd, all + at, (size_t)s.st_size - at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) {
+            int error = got < 0 ? errno : 0;
+            free(all);
+            return lk_fail(LK_E_INPUT, "cannot read: %s",
+                           error ? strerror(error) : "it became shorter");
+        }
+        at += (size_t)got;
+    }
+    *bytes = all;
+    *size = at;
+    return LK_OK;
+}
+
+lk_status lk_image_load(const char *path, lk_resize how, int64_t height, int64_t width,
+                        int64_t channels, uint8_t *out)
+{
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    lk_pixels p = {.data = NULL};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a fifo must not hold us up */
+    if (fd < 0) return lk_fail(LK_E_INPUT, "cannot open: %s", strerror(errno));
+    lk_status status = read_whole(fd, &bytes, &size);
+    close(fd);
+    if (status == LK_OK) status = lk_image_decode(bytes, size, height, width, &p);
+    free(bytes);
+    if (status == LK_OK) status = lk_image_resize(&p, how, height, width, channels, out);
+    free(p.data);
+    return status;
+}

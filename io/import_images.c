@@ -1,0 +1,344 @@
+/* Folders of image files, decoded by all ranks a block of files at a time.
+ *
+ * Rank 0 finds the files and gives the list to all; of each block rank r of R decodes the files
+ * [count r/R, count (r+1)/R) and rank 0 gathers them in the order of the list and appends them to
+ * the journal. When all is decoded it is known which images are good, and rank 0 copies them from
+ * the journal into the dataset. So the ranks decide nothing but who decodes. */
+#include "io/image.h"
+#include "io/image_list.h"
+#include "io/import_rows.h"
+#include "io/journal.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_SIDE = 1 << 15, MAX_BLOCK_FILES = 1 << 16, MAX_PATH = 4096 };
+#define BLOCK ((size_t)8 << 20)       /* bytes of a block, about */
+#define MAX_BLOCK ((size_t)1 << 30)   /* bytes of a block; MPI counts are ints */
+
+typedef struct importer {
+    const lk_import_images *job;
+    MPI_Comm comm;
+    int rank, ranks;
+    lk_import_result result;
+    lk_image_list list;
+    size_t row;      /* bytes of an image */
+    int64_t done;    /* files of the list that are decoded */
+    int64_t block;   /* files of a block */
+    uint8_t *pixels; /* [block] images; rank 0: of all ranks */
+    char (*reason)[LK_JOURNAL_REASON]; /* alike */
+    /* rank 0 */
+    char *journal_path;
+    lk_journal journal;
+    uint16_t *label; /* of the images of a block */
+    lk_pixel_sums sums;
+    lk_rows out;
+} importer;
+
+static lk_status agree(const importer *m, lk_status mine) { return lk_h5_agree(m->comm, mine); }
+
+static const char *path_of(const importer *m, int64_t file)
+{
+    return m->list.paths + m->list.file[file].path;
+}
+
+/* ---- rank 0: before decoding ----------------------------------------------------------------- */
+
+static lk_status check_options(const importer *m)
+{
+    const lk_import_images *o = m->job;
+    if (o->height < 1 || o->width < 1 || o->height > MAX_SIDE || o->width > MAX_SIDE ||
+        (uint64_t)(o->height * o->width * o->channels) > MAX_BLOCK)
+        return lk_fail(LK_E_INPUT, "size: expected 1x1 to %dx%d pixels, found %lldx%lld", MAX_SIDE,
+                       MAX_SIDE, (long long)o->height, (long long)o->width);
+    if (o->channels != 1 && o->channels != 3)
+        return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld", (long long)o->channels);
+    return lk_import_check(&o->to, o->labels ? 1 : 0, &o->labels, NULL);
+}
+
+/* The name of this import: what decides which pixels lie where in the journal. */
+static void make_key(const importer *m, char key[LK_DIGEST_TEXT])
+{
+    const lk_import_images *o = m->job;
+    char text[256];
+    snprintf(text, sizeof text, "%s %lldx%lldx%lld %d %a", m->list.digest, (long long)o->height,
+             (long long)o->width, (long long)o->channels, (int)o->resize,
+             lk_import_fraction(&o->to));
+    lk_digest_bytes(text, strlen(text), key);
+}
+
+/* Count the files of a block and tell of the bad ones. */
+static void note_block(importer *m, const lk_journal_block *b)
+{
+    for (int64_t i = 0; i < b->count; i++) {
+        if (b->reason[i][0])
+            lk_import_note_bad(&m->job->to, &m->result, path_of(m, b->first + i), b->reason[i]);
+        else
+            m->result.rows[m->list.file[b->first + i].split]++;
+    }
+    m->done = b->first + b->count;
+    if (m->job->to.progress) m->job->to.progress(m->job->to.context, m->done, m->list.count);
+}
+
+/* Go through what an interrupted import left. */
+static lk_status resume(importer *m)
+{
+    bool end = false;
+    while (!end) {
+        lk_journal_block b;
+        LK_TRY(lk_journal_next(&m->journal, &b, &end));
+        if (!end && b.first + b.count <= m->list.count) note_block(m, &b);
+        lk_journal_block_clear(&b);
+    }
+    m->result.resumed = m->done;
+    return lk_journal_cut(&m->journal);
+}
+
+static lk_status prepare(importer *m)
+{
+    char key[LK_DIGEST_TEXT];
+    LK_TRY(check_options(m));
+    LK_TRY(lk_image_list_make(m->job, &m->result, &m->list));
+    m->result.classes = m->list.classes;
+    LK_TRY(lk_import_name(m->job->to.output, ".part", &m->journal_path));
+    make_key(m, key);
+    LK_TRY(lk_journal_open(&m->journal, m->journal_path, key, m->row));
+    return resume(m);
+}
+
+/* ---- the list to all ------------------------------------------------------------------------- */
+
+static lk_status broadcast(const importer *m, void *bytes, size_t size)
+{
+    for (size_t at = 0; at < size && m->ranks > 1; at += LK_H5_PIECE) {
+        size_t n = size - at < LK_H5_PIECE ? size - at : LK_H5_PIECE;
+        if (MPI_Bcast((char *)bytes + at, (int)n, MPI_BYTE, 0, m->comm) != MPI_SUCCESS)
+            return lk_fail(LK_E_COMM, "MPI_Bcast failed");
+    }
+    return LK_OK;
+}
+
+static lk_status share_list(importer *m)
+{
+    lk_image_list *l = &m->list;
+    int64_t figure[3] = {l->count, l->path_bytes, m->done};
+    LK_TRY(broadcast(m, figure, sizeof figure));
+    if (m->rank > 0) {
+        l->count = figure[0];
+        l->path_bytes = figure[1];
+        m->done = figure[2];
+        l->file = malloc((size_t)l->count * sizeof *l->file);
+        l->paths = malloc((size_t)l->path_bytes);
+    }
+    LK_TRY(agree(m, l->file && l->paths ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for names")));
+    LK_TRY(broadcast(m, l->file, (size_t)l->count * sizeof *l->file));
+    return broadcast(m, l->paths, (size_t)l->path_bytes);
+}
+
+/* ---- decoding -------------------------------------------------------------------------------- */
+
+/* All ranks give the same answer: the largest number of threads counts. */
+static lk_status choose_block(importer *m)
+{
+    int threads = omp_get_max_threads();
+    if (MPI_Allreduce(MPI_IN_PLACE, &threads, 1, MPI_INT, MPI_MAX, m->comm) != MPI_SUCCESS)
+        return lk_fail(LK_E_COMM, "MPI_Allreduce failed");
+    int64_t rows = (int64_t)(BLOCK / m->row), busy = 8 * (int64_t)threads * m->ranks;
+    int64_t most = (int64_t)(MAX_BLOCK / m->row);
+    if (rows < busy) rows = busy;
+    if (rows > most) rows = most;
+    if (rows > MAX_BLOCK_FILES) rows = MAX_BLOCK_FILES;
+    m->block = rows;
+    m->pixels = malloc((size_t)rows * m->row);
+    m->reason = malloc((size_t)rows * sizeof *m->reason);
+    m->label = malloc((size_t)rows * sizeof *m->label);
+    return m->pixels && m->reason && m->label ? LK_OK
+                                              : lk_fail(LK_E_SYSTEM, "out of memory for images");
+}
+
+/* Decode file `file` to place `at` of the buffers. A failure that is not the file's is returned. */
+static lk_status decode(const importer *m, int64_t file, int64_t at)
+{
+    const lk_import_images *o = m->job;
+    char path[MAX_PATH];
+    uint8_t *out = m->pixels + (size_t)at * m->row;
+    snprintf(path, sizeof path, "%s/%s", o->directory, path_of(m, file));
+    lk_status status = lk_image_load(path, o->resize, o->height, o->width, o->channels, out);
+    m->reason[at][0] = '\0';
+    if (status != LK_E_INPUT) return status;
+    memset(out, 0, m->row);
+    snprintf(m->reason[at], LK_JOURNAL_REASON, "%s", lk_error_text());
+    lk_error_clear();
+    return LK_OK;
+}
+
+/* The files [first, first + count) of the list, to the beginning of the buffers. */
+static lk_status decode_share(const importer *m, int64_t first, int64_t count)
+{
+    lk_status failed = LK_OK;
+    char text[512] = "";
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < count; i++) {
+        lk_status status = decode(m, first + i, i);
+        if (status == LK_OK) continue;
+#pragma omp critical
+        {
+            failed = status;
+            snprintf(text, sizeof text, "%s", lk_error_text());
+        }
+        lk_error_clear();
+    }
+    return failed == LK_OK ? LK_OK : lk_fail(failed, "%s", text);
+}
+
+/* Elements of `size` bytes, `count` in all, cut by rank as the files are; to rank 0. */
+static lk_status gather(const importer *m, void *buffer, int64_t count, size_t size)
+{
+    int *length = malloc(2 * (size_t)m->ranks * sizeof *length), *at = length + m->ranks;
+    LK_TRY(agree(m, length ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    for (int r = 0; r < m->ranks; r++) {
+        at[r] = (int)((size_t)(count * r / m->ranks) * size);
+        length[r] = (int)((size_t)(count * (r + 1) / m->ranks) * size) - at[r];
+    }
+    int error = m->rank == 0
+                    ? MPI_Gatherv(MPI_IN_PLACE, 0, MPI_BYTE, buffer, length, at, MPI_BYTE, 0,
+                                  m->comm)
+                    : MPI_Gatherv(buffer, length[m->rank], MPI_BYTE, NULL, NULL, NULL, MPI_BYTE, 0,
+                                  m->comm);
+    free(length);
+    return error == MPI_SUCCESS ? LK_OK : lk_fail(LK_E_COMM, "MPI_Gatherv failed");
+}
+
+/* Rank 0: a block is there; close the gaps of the bad ones and keep it. With too many bad files
+ * nothing will be written, but all of them are found. */
+static lk_status keep_block(importer *m, int64_t count)
+{
+    lk_journal_block b = {m->done, count, 0, m->reason, m->pixels};
+    for (int64_t i = 0; i < count; i++) {
+        if (m->reason[i][0]) continue;
+        if (b.good != i)
+            memcpy(m->pixels + (size_t)b.good * m->row, m->pixels + (size_t)i * m->row, m->row);
+        b.good++;
+    }
+    note_block(m, &b);
+    return m->result.bad > m->job->to.max_bad ? LK_OK : lk_journal_append(&m->journal, &b);
+}
+
+static lk_status decode_all(importer *m)
+{
+    while (m->done < m->list.count) {
+        int64_t count = m->list.count - m->done < m->block ? m->list.count - m->done : m->block;
+        int64_t first = count * m->rank / m->ranks, last = count * (m->rank + 1) / m->ranks;
+        LK_TRY(agree(m, decode_share(m, m->done + first, last - first)));
+        LK_TRY(gather(m, m->pixels, count, m->row));
+        LK_TRY(gather(m, m->reason, count, sizeof *m->reason));
+        LK_TRY(agree(m, m->rank == 0 ? keep_block(m, count) : LK_OK));
+        if (m->rank > 0) m->done += count;
+    }
+    return LK_OK;
+}
+
+/* ---- rank 0: the dataset --------------------------------------------------------------------- */
+
+/* The good images of a block, a run for each split. */
+static lk_status put_block(importer *m, const lk_journal_block *b)
+{
+    int64_t at = 0;
+    for (int split = 0; split < 2; split++) {
+        int64_t n = 0;
+        for (int64_t i = 0; i < b->count; i++) {
+            const lk_image_file *f = &m->list.file[b->first + i];
+            if (!b->reason[i][0] && f->split == split) m->label[n++] = f->label;
+        }
+        const uint8_t *pixels = b->pixels + (size_t)at * m->row;
+        if (split == LK_TRAIN)
+            lk_pixel_sums_add(&m->sums, pixels, (size_t)n * m->row, m->job->channels);
+        LK_TRY(lk_rows_put(&m->out, (lk_split)split, n, pixels, m->label));
+        at += n;
+    }
+    return LK_OK;
+}
+
+static lk_status copy_blocks(importer *m)
+{
+    bool end = false;
+    lk_status status = LK_OK;
+    lk_journal_rewind(&m->journal);
+    while (!end && status == LK_OK) {
+        lk_journal_block b;
+        LK_TRY(lk_journal_next(&m->journal, &b, &end));
+        if (!end) {
+            uint16_t *label = realloc(m->label, (size_t)b.count * sizeof *label);
+            if (label) m->label = label;
+            status = label ? put_block(m, &b) : lk_fail(LK_E_SYSTEM, "out of memory");
+        }
+        lk_journal_block_clear(&b);
+    }
+    if (status == LK_OK && m->journal.done != m->list.count)
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot be read back as it was written; import again",
+                         m->journal_path);
+    return status;
+}
+
+static lk_status write_dataset(importer *m)
+{
+    const lk_import_images *o = m->job;
+    int64_t dim[3] = {o->height, o->width, o->channels};
+    char *part = NULL;
+    LK_TRY(lk_import_check_bad(&o->to, &m->result, "files"));
+    if (m->result.rows[LK_TRAIN] == 0)
+        return lk_fail(LK_E_INPUT, "%s: expected images for training, found none", o->directory);
+    LK_TRY(lk_import_name(o->to.output, ".part.h5", &part));
+    LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
+    LK_TRY(copy_blocks(m));
+    LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, o->channels));
+    LK_TRY(lk_rows_finish(&m->out, o->to.output, o->directory, m->list.name, m->list.classes,
+                          m->result.digest));
+    unlink(m->journal_path);
+    return LK_OK;
+}
+
+/* ---- the job --------------------------------------------------------------------------------- */
+
+static lk_status import(importer *m)
+{
+    m->row = (size_t)(m->job->height * m->job->width * m->job->channels);
+    LK_TRY(agree(m, m->rank == 0 ? prepare(m) : LK_OK));
+    LK_TRY(share_list(m));
+    LK_TRY(agree(m, choose_block(m)));
+    LK_TRY(decode_all(m));
+    LK_TRY(agree(m, m->rank == 0 ? write_dataset(m) : LK_OK));
+    return broadcast(m, &m->result, sizeof m->result);
+}
+
+static lk_status run(void *argument)
+{
+    importer *m = argument;
+    lk_status status = import(m);
+    lk_rows_abandon(&m->out);
+    /* bad input will not be better the next time; what the system refused, or was killed, may */
+    if (status == LK_E_INPUT && m->journal.file) unlink(m->journal_path);
+    lk_journal_close(&m->journal);
+    lk_image_list_clear(&m->list);
+    free(m->journal_path);
+    free(m->pixels);
+    free(m->reason);
+    free(m->label);
+    return status;
+}
+
+lk_status lk_import_images_run(lk_io *io, MPI_Comm world, const lk_import_images *job,
+                               lk_import_result *result)
+{
+    importer m = {.job = job};
+    LK_TRY(lk_h5_comm(world, &m.comm));
+    MPI_Comm_rank(m.comm, &m.rank);
+    MPI_Comm_size(m.comm, &m.ranks);
+    lk_status status = lk_io_call(io, run, &m);
+    MPI_Comm_free(&m.comm);
+    if (status == LK_OK) *result = m.result;
+    return status;
+}

@@ -1,0 +1,72 @@
+/* Private: what the importers share. Checks of the output, the writer of images and tables, their
+ * mean and deviation. io/import_rows.c. Called on the I/O thread. */
+#ifndef LK_IO_IMPORT_ROWS_H
+#define LK_IO_IMPORT_ROWS_H
+
+#include "io/dataset.h"
+#include "io/hdf5.h"
+#include "io/import.h"
+
+#define LK_IMPORT_VALIDATION 0.1         /* where nothing is said */
+#define LK_IMPORT_PURPOSE 0x7F000000u    /* of lk_permute, for the choice and order of samples */
+
+/* The output may be written, the fraction is one, the inputs are files and none is the output.
+ * *bytes, if wanted, gets the size of all inputs. */
+lk_status lk_import_check(const lk_import_target *to, int files, const char *const *file,
+                          int64_t *bytes);
+/* OUTPUT with an ending; free() it. */
+lk_status lk_import_name(const char *output, const char *ending, char **name);
+/* The fraction, or what it is where nothing is said. */
+double lk_import_fraction(const lk_import_target *to);
+/* One bad file or row. LK_E_INPUT is for the end: lk_import_check_bad. */
+void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, const char *where,
+                        const char *reason);
+lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
+                              const char *what);
+
+/* The datasets of both splits; field 1 is `labels`. */
+typedef struct lk_rows {
+    char *part; /* the file being written; removed by lk_rows_abandon */
+    hid_t file;
+    lk_dataset_kind kind;
+    size_t row[2]; /* bytes, by field */
+    int dims;      /* of field 0 */
+    hsize_t inner[LK_H5_MAX_DIMS];
+    int64_t rows[2], written[2]; /* by split */
+    hid_t dataset[2][2];         /* by split and field */
+    lk_digest *digest[2][2];
+} lk_rows;
+
+/* Create `part`, which the writer owns from now on. `dim`: the dimensions of field 0 but for the
+ * first. Zero the struct before; call lk_rows_abandon whatever happens. */
+lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims, const int64_t *dim,
+                         const int64_t rows[2]);
+/* Append rows to a split. */
+lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *data,
+                      const uint16_t *labels);
+/* All rows are written: digests, classes, source; flush, sync, rename to `output`. */
+lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
+                         int64_t classes, char digest[LK_DIGEST_TEXT]);
+void lk_rows_abandon(lk_rows *w); /* closes and removes what is not finished */
+
+/* Sums over pixels, exact and so independent of their order. */
+typedef struct lk_pixel_sums {
+    uint64_t pixels, sum[4], square[4]; /* by channel */
+} lk_pixel_sums;
+void lk_pixel_sums_add(lk_pixel_sums *s, const uint8_t *pixels, size_t bytes, int64_t channels);
+/* Write the attributes mean and std of values in [0,1]; std is 1 where it would be 0. */
+lk_status lk_pixel_sums_write(const lk_pixel_sums *s, const lk_rows *w, int64_t channels);
+
+/* Different names of labels, numbered as they come. */
+typedef struct lk_label_set {
+    char **name; /* [count] by number */
+    int32_t *sorted; /* numbers in the order of names */
+    int64_t count, room;
+} lk_label_set;
+lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number);
+/* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of each
+ * number, [count], to be freed, and sorts `name`. */
+lk_status lk_label_set_order(lk_label_set *s, bool numbers, uint16_t **class_of);
+void lk_label_set_clear(lk_label_set *s);
+
+#endif
