@@ -84,7 +84,7 @@ static void exhaust(const char *name, lk_status (*job)(void))
 
 /* ---- what is built --------------------------------------------------------------------------- */
 
-static const lk_model model = {.text = {.layers = 2,
+static lk_model model = {.text = {.layers = 2,
                                         .width = 16,
                                         .context = 8,
                                         .heads = 2,
@@ -187,10 +187,10 @@ static lk_status run_files(void)
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
-    model.position = "rope";
-    model.norm = "rmsnorm";
-    model.ffn = "swiglu";
-    model.tied = false;
+    model.text.position = "rope";
+    model.text.norm = "rmsnorm";
+    model.text.ffn = "swiglu";
+    model.text.tied = false;
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("run files", run_files);
