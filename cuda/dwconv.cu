@@ -1,33 +1,24 @@
 /* dwconv and its gradient.
  *
- * A block copies a tile of one image (or several small images whole) for a group of `width` vectors
- * of 8 channels into shared memory, zeros for the padding, and computes from there; a thread keeps 2
- * channels, their k x k weights in registers, and computes strips of 2 x STRIP outputs, so that a
- * pixel is read from shared memory and widened to f32 once for all its products in the strip. In
- * shared memory the 16-byte chunks of a pixel lie in planes of their own: the pixels of a strip are
- * then a constant distance apart. A whole row or image in a tile has its padding once: the zeros
- * left of the next row are those right of this one.
+ * A block copies a tile of one image (or several small images whole) for a group of `width`
+ * vectors of 8 channels into shared memory, zeros for the padding, and computes from there; a
+ * thread keeps 2 channels, their k x k weights in registers, and computes strips of 2 x STRIP
+ * outputs, so that a pixel is read from shared memory and widened to f32 once for all its products
+ * in the strip. In shared memory the 16-byte chunks of a pixel lie in planes of their own: the
+ * pixels of a strip are then a constant distance apart. A whole row or image in a tile has its
+ * padding once: the zeros left of the next row are those right of this one.
  *
- * The gradient reads x and dy once for both results. Half of a block's threads compute dx, the other
- * half dw: `taps` holds the weights of the first and the sums of the second. A block walks through
- * the tiles of a chunk, the next one being copied meanwhile, and then writes one partial sum of dw
- * a tap and channel; a second kernel adds those of the chunks in double. The cut into tiles and
- * chunks is made from the shapes.
+ * The gradient reads x and dy once for both results. Half of a block's threads compute dx, the
+ * other half dw: `taps` holds the weights of the first and the sums of the second. A block walks
+ * through the tiles of a chunk, the next one being copied meanwhile, and then writes one partial
+ * sum of dw a tap and channel; a second kernel adds those of the chunks in double. The cut into
+ * tiles and chunks is made from the shapes.
  *
  * With stride 2 a thread of dx takes pairs of rows and of columns (v = h + pad = 2i + q, alike for
  * columns), whose taps are those of the same parity: no products with inserted zeros.
  *
  * Other k and strides, C % 8 != 0, and for the gradient pad != k/2: plain kernels, one output a
  * thread, that read what they need from memory.
- *
- * Prediction, one H200 at 4.28 TB/s, f16, batch 256 (C, H, k, stride): forward reads x and writes
- * y, the gradient reads x and dy and writes dx. At 224 x 224, us forward/gradient by memory, in
- * brackets what multiply-adds alone would take where that is near:
- *   16,112,3,1  48/72     72,28,5,1 -     120,28,5,1  22/34 (20/41)   480,14,3,1  23/34
- *   64,112,3,2 120/216   240,28,3,2 28/51 200,14,3,1   9/14           672,14,3,1  31/47
- *   72,56,3,1   54/81    672,14,5,2 20/35 184,14,3,1 8.6/13           960,7,5,1   11/17 (10/20)
- *   72,56,5,2   34/61
- * Sum of the 15 nodes: 0.45 and 0.72 ms; expected within 1.3 of it, for 5 x 5 with stride 1 twice.
  *
  * x, dx X [B,H,W,C]; w X [k,k,C]; y, dy X [B,Ho,Wo,C]; dw f32 [k,k,C]. */
 #include "cuda/columns.cuh"
