@@ -2,8 +2,8 @@
  * to a channel stays in registers: batch_norm.cu, gate.cu.
  *
  * Channels are taken in vectors of V (8, or 1 when C is no multiple of 8). A block works on a group
- * of `width` neighbouring vectors and on `slots` rows side by side; thread t has vector t % width of
- * the group and slot t / width. Threads beyond width * slots, and vectors beyond C, idle. */
+ * of `width` neighbouring vectors and on `slots` rows side by side; thread t has vector t % width
+ * of the group and slot t / width. Threads beyond width * slots, and vectors beyond C, idle. */
 #ifndef LK_CUDA_COLUMNS_CUH
 #define LK_CUDA_COLUMNS_CUH
 
@@ -14,9 +14,9 @@ enum {
     LK_COLUMN_RUN = 4 /* rows of a thread that are in flight together */
 };
 
-/* ---- vectors as they are loaded --------------------------------------------------------------
- * Halves stay in pairs, two to a register, until they are used: a kernel with many vectors in flight
- * would otherwise keep one register for each element. */
+/* ---- vectors as they are loaded -------------------------------------------------------------
+ * Halves stay in pairs, two to a register, until they are used: a kernel with many vectors in
+ * flight would otherwise keep one register for each element. */
 
 static __device__ __forceinline__ float2 lk_pair(uint32_t pair, __half)
 {

@@ -1,16 +1,18 @@
 /* dwconv and its gradient.
  *
- * A block copies a tile of one image (or several small images whole) for a group of `width` vectors
- * of 8 channels into shared memory, zeros for the padding, and computes from there; a thread keeps 2
- * channels, their k x k weights in registers, and slides over strips of STRIP outputs of a row. A
- * whole row or image in a tile has its padding once: the zeros left of the next row are those right
- * of this one.
+ * A block copies a tile of one image (or several small images whole) for a group of `width`
+ * vectors of 8 channels into shared memory, zeros for the padding, and computes from there; a
+ * thread keeps 2 channels, their k x k weights in registers, and computes strips of 2 x STRIP
+ * outputs, so that a pixel is read from shared memory and widened to f32 once for all its products
+ * in the strip. In shared memory the 16-byte chunks of a pixel lie in planes of their own: the
+ * pixels of a strip are then a constant distance apart. A whole row or image in a tile has its
+ * padding once: the zeros left of the next row are those right of this one.
  *
- * The gradient reads x and dy once for both results. Half of a block's threads compute dx, the other
- * half dw: `taps` holds the weights of the first and the sums of the second. A block walks through
- * the tiles of a chunk, the next one being copied meanwhile, and then writes one partial sum of dw
- * a tap and channel; a second kernel adds those of the chunks in double. The cut into tiles and
- * chunks is made from the shapes.
+ * The gradient reads x and dy once for both results. Half of a block's threads compute dx, the
+ * other half dw: `taps` holds the weights of the first and the sums of the second. A block walks
+ * through the tiles of a chunk, the next one being copied meanwhile, and then writes one partial
+ * sum of dw a tap and channel; a second kernel adds those of the chunks in double. The cut into
+ * tiles and chunks is made from the shapes.
  *
  * With stride 2 a thread of dx takes pairs of rows and of columns (v = h + pad = 2i + q, alike for
  * columns), whose taps are those of the same parity: no products with inserted zeros.
@@ -18,21 +20,13 @@
  * Other k and strides, C % 8 != 0, and for the gradient pad != k/2: plain kernels, one output a
  * thread, that read what they need from memory.
  *
- * Prediction, one H200 at 4.28 TB/s, f16, batch 256 (C, H, k, stride): forward reads x and writes
- * y, the gradient reads x and dy and writes dx. At 224 x 224, us forward/gradient by memory, in
- * brackets what multiply-adds alone would take where that is near:
- *   16,112,3,1  48/72     72,28,5,1 -     120,28,5,1  22/34 (20/41)   480,14,3,1  23/34
- *   64,112,3,2 120/216   240,28,3,2 28/51 200,14,3,1   9/14           672,14,3,1  31/47
- *   72,56,3,1   54/81    672,14,5,2 20/35 184,14,3,1 8.6/13           960,7,5,1   11/17 (10/20)
- *   72,56,5,2   34/61
- * Sum of the 15 nodes: 0.45 and 0.72 ms; expected within 1.3 of it, for 5 x 5 with stride 1 twice.
- *
  * x, dx X [B,H,W,C]; w X [k,k,C]; y, dy X [B,Ho,Wo,C]; dw f32 [k,k,C]. */
 #include "cuda/columns.cuh"
 #include "cuda/divide.cuh"
 
 enum {
-    STRIP = 7,    /* outputs of a strip: odd, so that strips side by side meet different banks */
+    STRIP = 7,    /* outputs across a strip */
+    LINES = 2,    /* and down */
     PAIRS = 3,    /* of columns in a strip of dx with stride 2 */
     ROLE = 128,   /* threads of a block that do one thing: 1 role forward, 2 in the gradient */
     MOST_WIDTH = 16,
@@ -65,12 +59,14 @@ static shape shape_of(const lk_node *n, const lk_tensor *x, const lk_tensor *y)
 
 /* ---- the cut into tiles --------------------------------------------------------------------- */
 
-/* Part of a tile: rows x cols pixels of each image, from (top, left) of the tile's outputs times the
- * stride. */
+/* What a tile holds of x or dy: rows x cols pixels of each image, padding included, in planes of
+ * `plane` pixels, one for each 16-byte chunk of a pixel. */
 typedef struct part {
-    int rows, cols; /* of an image in shared memory, padding included */
-    int bytes;      /* rounded up to 16, with the zeros read beyond the last image */
-    lk_divisor by_rows, by_cols;
+    int rows, cols;
+    int plane; /* with the zeros read beyond the last image */
+    int bytes;
+    int side;  /* rows copied side by side */
+    lk_divisor by_row; /* chunks of a row */
 } part;
 
 typedef struct cut {
@@ -81,27 +77,30 @@ typedef struct cut {
     int rows, cols;    /* outputs of a tile */
     int down, across;  /* tiles of an image; more than one only with images = 1 */
     int tiles;         /* in all, without groups */
+    int strips, lines; /* of an image in a tile: across and down */
+    int pairs, pair_rows; /* the same of dx with stride 2 */
     part x, dy;
-    lk_divisor by_chunks; /* 16-byte chunks of a pixel in shared memory */
-    lk_divisor by_strips, by_rows; /* strips of a row of the tile, its rows */
-    lk_divisor by_pairs, by_drows; /* the same of dx with stride 2 */
+    lk_divisor by_chunks; /* 16-byte chunks of a pixel */
 } cut;
 
 /* Zeros are shared between neighbours when the tile holds all of an image in that direction: `held`
  * pixels of data behind `pad` zeros. Else the window of `outputs` outputs. */
 static int extent(bool all, int held, int pad, int window) { return all ? held + pad : window; }
 
-static part part_of(int rows, int cols, int pixel, int images, int last_row, int last_col)
+/* last_row, last_col: of an image, the last that the strips read. */
+static part part_of(const cut *c, int rows, int cols, int last_row, int last_col, int threads)
 {
     part p;
+    int chunks = (int)c->by_chunks.divisor;
+    int64_t read = ((int64_t)(c->images - 1) * rows + last_row) * cols + last_col + 1;
+    int64_t held = (int64_t)c->images * rows * cols;
+    int64_t plane = (read > held ? read : held) + 7; /* 7: see spread_banks */
     p.rows = rows;
     p.cols = cols;
-    p.by_rows = lk_divisor_of(rows);
-    p.by_cols = lk_divisor_of(cols);
-    int64_t read = ((int64_t)(images - 1) * rows + last_row) * cols + last_col + 1;
-    int64_t held = (int64_t)images * rows * cols;
-    int64_t bytes = (read > held ? read : held) * pixel;
-    p.bytes = bytes > 1 << 24 ? 1 << 24 : (int)bytes; /* far too large either way */
+    p.plane = plane > 1 << 20 ? 1 << 20 : (int)plane; /* far too large either way */
+    p.bytes = p.plane * chunks * 16;
+    p.side = threads / (cols * chunks) > 1 ? threads / (cols * chunks) : 1;
+    p.by_row = lk_divisor_of(cols * chunks);
     return p;
 }
 
@@ -115,30 +114,51 @@ static int dx_pairs(bool all, int outputs, int input, int pad)
 /* Complete a cut whose width, images, rows, cols, down and across are chosen. */
 static void cut_fill(cut *c, const shape *a, size_t element, bool grad)
 {
-    int pixel = c->width * 8 * (int)element, s = a->stride, k = a->k;
-    int strips = (int)lk_ceil(c->cols, STRIP);
+    int s = a->stride, k = a->k, threads = grad ? 2 * ROLE : ROLE;
     c->groups = (int)lk_ceil(c->vectors, c->width);
     c->slots = ROLE / (4 * c->width);
     c->tiles = (int)(lk_ceil(a->batch, c->images) * c->down * c->across);
-    c->by_chunks = lk_divisor_of(pixel / 16);
-    c->by_strips = lk_divisor_of(strips);
-    c->by_rows = lk_divisor_of(c->rows);
-    c->x = part_of(extent(c->down == 1, a->h, a->pad, (c->rows - 1) * s + k),
-                   extent(c->across == 1, a->w, a->pad, (c->cols - 1) * s + k), pixel, c->images,
-                   (c->rows - 1) * s + k - 1, (strips * STRIP - 1) * s + k - 1);
+    c->strips = (int)lk_ceil(c->cols, STRIP);
+    c->lines = (int)lk_ceil(c->rows, LINES);
+    c->by_chunks = lk_divisor_of(c->width * (int)element / 2);
+    int last_row = c->lines * LINES - 1, last_col = c->strips * STRIP - 1;
+    c->x = part_of(c, extent(c->down == 1, a->h, a->pad, (c->rows - 1) * s + k),
+                   extent(c->across == 1, a->w, a->pad, (c->cols - 1) * s + k),
+                   last_row * s + k - 1, last_col * s + k - 1, threads);
     if (!grad) return;
     int more = s == 1 ? 2 * a->pad : a->pad + (a->pad + 1) / 2;
     int rows = extent(c->down == 1, a->ho, a->pad, c->rows + more);
     int cols = extent(c->across == 1, a->wo, a->pad, c->cols + more);
-    int drows = dx_pairs(c->down == 1, c->rows, a->h, a->pad);
-    int pairs = (int)lk_ceil(dx_pairs(c->across == 1, c->cols, a->w, a->pad), PAIRS);
-    c->by_drows = lk_divisor_of(drows);
-    c->by_pairs = lk_divisor_of(pairs);
+    c->pair_rows = dx_pairs(c->down == 1, c->rows, a->h, a->pad);
+    c->pairs = (int)lk_ceil(dx_pairs(c->across == 1, c->cols, a->w, a->pad), PAIRS);
     if (s == 1)
-        c->dy = part_of(rows, cols, pixel, c->images, c->rows + k - 2, strips * STRIP + k - 2);
+        c->dy = part_of(c, rows, cols, last_row + k - 1, last_col + k - 1, threads);
     else
-        c->dy = part_of(rows, cols, pixel, c->images, drows - 1 + a->pad,
-                        pairs * PAIRS - 1 + a->pad);
+        c->dy = part_of(c, rows, cols, c->pair_rows - 1 + a->pad, c->pairs * PAIRS - 1 + a->pad,
+                        threads);
+}
+
+/* Threads of a warp read 16-byte chunks of different planes and strips: choose the planes' distance
+ * modulo 128 bytes so that as few as possible meet in the same banks. */
+static void spread_banks(part *p, const cut *c, int element, int s)
+{
+    int least = 33, best = 0, chunks = (int)c->by_chunks.divisor, pairs = 8 / element;
+    for (int q = 0; q < 8; q++) {
+        int met[8] = {}, most = 0;
+        for (int thread = 0; thread < 32; thread += pairs) { /* the threads of one chunk */
+            int slot = thread / (4 * c->width), chunk = thread / pairs % chunks;
+            int at = slot % c->strips * STRIP * s + slot / c->strips * LINES * s * p->cols;
+            int bank = (chunk * q + at) % 8;
+            if (++met[bank] > most) most = met[bank];
+        }
+        if (most < least) {
+            least = most;
+            best = q;
+        }
+    }
+    p->plane -= 7;
+    p->plane += (best - p->plane % 8 + 8) % 8;
+    p->bytes = p->plane * chunks * 16;
 }
 
 static int cut_bytes(const cut *c, bool grad) { return c->x.bytes + (grad ? c->dy.bytes : 0); }
@@ -155,9 +175,9 @@ static double cut_cost(const cut *c, const shape *a, size_t element, bool grad)
     bool whole = c->groups == 1 || (bytes % 32 == 0 && c->vectors * 8 * element % 32 == 0);
     if (!whole) again *= 1 + 16.0 / bytes;
     if (bytes < 64 && c->groups > 1) again *= 1.2;
-    int64_t strips = (int64_t)c->images * c->rows * lk_ceil(c->cols, STRIP);
-    double rounds = (double)lk_ceil(strips, c->slots) + (grad ? 1 : 1.5);
-    double ideal = (double)a->ho * a->wo / STRIP * c->vectors / (ROLE / 4.0);
+    int64_t strips = (int64_t)c->images * c->lines * c->strips;
+    double rounds = (double)lk_ceil(strips, c->slots) + (grad ? 0.5 : 0.75);
+    double ideal = (double)a->ho * a->wo / (STRIP * LINES) * c->vectors / (ROLE / 4.0);
     double work = rounds * c->down * c->across / c->images * c->groups / ideal; /* 1: none idles */
     double area = (double)a->stride * a->stride, blocks = (double)c->tiles * c->groups;
     double memory = grad ? 1 + again * (1 + 1 / area) : 1 / area + again;
@@ -207,6 +227,10 @@ static bool cut_of(cut *best, const shape *a, size_t element, bool grad)
             }
         }
     }
+    if (found) {
+        spread_banks(&best->x, best, (int)element, a->stride);
+        if (grad) spread_banks(&best->dy, best, (int)element, 1);
+    }
     return found;
 }
 
@@ -255,29 +279,36 @@ template <int N> static __device__ __forceinline__ void copies_wait(void)
 }
 
 /* Start to copy the images' pixels from (top, left) of x [B,h,w,C], those outside as zeros, the
- * channels of the group, into to [images, rows, cols, width 8]. All THREADS threads. */
+ * channels of the group, into to [chunks, plane]. All THREADS threads; each stays with its column
+ * and chunk. */
 template <typename E, int THREADS>
 static __device__ __forceinline__ void load_part(E *to, const E *x, const part &p, const cut &c,
                                                  int64_t image, int64_t batch, int top, int left,
                                                  int h, int w, int cols, int group)
 {
     enum { CHUNK = 16 / sizeof(E) };
-    int chunks = (int)c.by_chunks.divisor, total = c.images * p.rows * p.cols * chunks;
+    int span = (int)p.by_row.divisor;
     int held = (c.vectors - group * c.width) * 8 / CHUNK; /* chunks up to the last channel */
-    x += image * h * w * cols + (int64_t)group * c.width * 8;
-    for (int i = (int)threadIdx.x; i < total; i += THREADS) {
-        int chunk, row, col, pixel = lk_divide(i, c.by_chunks, &chunk), which = 0;
-        row = lk_divide(pixel, p.by_cols, &col);
-        if (c.images > 1) which = lk_divide(row, p.by_rows, &row);
-        row += top;
-        col += left;
-        E *at = to + i * CHUNK;
-        if ((unsigned)row < (unsigned)h && (unsigned)col < (unsigned)w && chunk < held &&
-            image + which < batch)
-            copy_chunk(at, x + (int64_t)which * h * w * cols + (row * w + col) * cols +
-                               chunk * CHUNK);
-        else
-            *(uint4 *)at = make_uint4(0, 0, 0, 0);
+    int64_t step = (int64_t)p.side * w * cols;
+    for (int j = (int)threadIdx.x; j < span * p.side; j += THREADS) {
+        int slot, col, chunk;
+        slot = lk_divide(j, p.by_row, &col);
+        col = lk_divide(col, c.by_chunks, &chunk);
+        bool inside = (unsigned)(left + col) < (unsigned)w && chunk < held;
+        E *line = to + (chunk * p.plane + slot * p.cols + col) * CHUNK;
+        for (int which = 0; which < c.images; which++) {
+            const E *from = x + ((image + which) * h + top + slot) * w * cols +
+                            (left + col) * cols + (group * c.width * 8 + chunk * CHUNK);
+            bool exists = inside && image + which < batch;
+            E *at = line;
+            for (int row = slot; row < p.rows; row += p.side) {
+                if (exists && (unsigned)(top + row) < (unsigned)h) copy_chunk(at, from);
+                else *(uint4 *)at = make_uint4(0, 0, 0, 0);
+                from += step;
+                at += p.side * p.cols * CHUNK;
+            }
+            line += p.rows * p.cols * CHUNK;
+        }
     }
 }
 
@@ -285,9 +316,10 @@ static __device__ __forceinline__ void load_part(E *to, const E *x, const part &
 template <typename E, int THREADS>
 static __device__ __forceinline__ void clear_rest(E *to, const part &p, const cut &c)
 {
-    int begin = c.images * p.rows * p.cols * (int)c.by_chunks.divisor;
-    for (int i = begin + (int)threadIdx.x; i < p.bytes / 16; i += THREADS)
-        ((uint4 *)to)[i] = make_uint4(0, 0, 0, 0);
+    int begin = c.images * p.rows * p.cols, chunks = (int)c.by_chunks.divisor;
+    for (int i = begin + (int)threadIdx.x; i < p.plane; i += THREADS)
+        for (int chunk = 0; chunk < chunks; chunk++)
+            ((uint4 *)to)[chunk * p.plane + i] = make_uint4(0, 0, 0, 0);
 }
 
 /* ---- two channels --------------------------------------------------------------------------- */
@@ -337,44 +369,86 @@ static __device__ __forceinline__ seat seat_of(const cut &c, int thread, int gro
     return s;
 }
 
-/* Strip i of the tile: image, row and first column, all within the tile. */
+/* A strip: image, line and strip across, all within the tile. Slot after slot, `across` to a line
+ * and `down` lines to an image. */
 typedef struct strip {
-    int image, row, col;
+    int image, line, at;
 } strip;
 
-static __device__ __forceinline__ strip strip_of(int i, lk_divisor by_strips, lk_divisor by_rows,
-                                                 int length)
+static __device__ __forceinline__ void strip_move(strip &s, int by, int across, int down)
 {
-    strip s;
-    int r = lk_divide(i, by_strips, &s.col);
-    s.image = lk_divide(r, by_rows, &s.row);
-    s.col *= length;
-    return s;
+    s.at += by;
+    while (s.at >= across) {
+        s.at -= across;
+        s.line++;
+    }
+    while (s.line >= down) {
+        s.line -= down;
+        s.image++;
+    }
 }
 
 /* The thread's channels of a pixel of a part. */
 template <typename E>
-static __device__ __forceinline__ const E *pixel_of(const E *from, const part &p, const cut &c,
-                                                    const seat &s, int image, int row, int col)
+static __device__ __forceinline__ const E *pixel_of(const E *from, const part &p, const seat &s,
+                                                    int image, int row, int col)
 {
-    return from + ((image * p.rows + row) * p.cols + col) * (c.width * 8) + 2 * s.pair;
+    enum { CHUNK = 16 / sizeof(E), PAIRS_OF_CHUNK = CHUNK / 2 };
+    int plane = s.pair / PAIRS_OF_CHUNK, rest = s.pair % PAIRS_OF_CHUNK * 2;
+    return from + (plane * p.plane + (image * p.rows + row) * p.cols + col) * CHUNK + rest;
 }
 
-/* sum[j] += sum over (ky, kx) of taps[ky K + kx] pixel(ky, j S + kx). */
+/* sum[o][j] += sum over (ky, kx) of taps[ky K + kx] pixel(o S + ky, j S + kx). row: pixels. */
 template <typename E, int K, int S>
-static __device__ __forceinline__ void correlate(const E *at, int pixel, int row,
-                                                 const float2 *taps, float2 *sum)
+static __device__ __forceinline__ void correlate(const E *at, int row, const float2 *taps,
+                                                 float2 (*sum)[STRIP])
 {
+    enum { CHUNK = 16 / sizeof(E) };
 #pragma unroll
-    for (int ky = 0; ky < K; ky++) {
+    for (int r = 0; r < (LINES - 1) * S + K; r++) {
 #pragma unroll
         for (int t = 0; t < (STRIP - 1) * S + K; t++) {
-            float2 v = get2(at + ky * row + t * pixel);
+            float2 v = get2(at + t * CHUNK);
+#pragma unroll
+            for (int o = 0; o < LINES; o++) {
+                int ky = r - o * S;
+                if (ky < 0 || ky >= K) continue;
+#pragma unroll
+                for (int j = 0; j < STRIP; j++) {
+                    int kx = t - j * S;
+                    if (kx >= 0 && kx < K) add_product(sum[o][j], taps[ky * K + kx], v);
+                }
+            }
+        }
+        at += row * CHUNK;
+    }
+}
+
+/* The first `down` x `across` of a strip's values to y [...,cols], whose rows are `row` elements
+ * apart. */
+template <typename E>
+static __device__ __forceinline__ void put_strip(E *y, const float2 (*sum)[STRIP], int down,
+                                                 int across, int row, int cols)
+{
+#pragma unroll
+    for (int o = 0; o < LINES; o++) {
+        if (o >= down) break;
+        if (across >= STRIP) {
+#pragma unroll
+            for (int j = 0; j < STRIP; j++) put2(y + j * cols, sum[o][j]);
+        } else {
 #pragma unroll
             for (int j = 0; j < STRIP; j++)
-                if (t - j * S >= 0 && t - j * S < K) add_product(sum[j], taps[ky * K + t - j * S], v);
+                if (j < across) put2(y + j * cols, sum[o][j]);
         }
+        y += row;
     }
+}
+
+/* How many outputs of `of` are left from `from` in a tile that begins at `begin` and has `size`. */
+static __device__ __forceinline__ int left_of(int of, int begin, int size, int from)
+{
+    return (of - begin < size ? of - begin : size) - from;
 }
 
 /* ---- forward -------------------------------------------------------------------------------- */
@@ -402,20 +476,17 @@ static __global__ void __launch_bounds__(ROLE, K == 3 ? 6 : K == 5 ? 4 : 2)
     __syncthreads();
     if (!s.active) return;
 
-    int strips = c.images * c.rows * (int)c.by_strips.divisor, pixel = c.width * 8;
     y += t.image * a.ho * a.wo * a.cols + s.channel;
-    for (int i = s.slot; i < strips; i += c.slots) {
-        strip p = strip_of(i, c.by_strips, c.by_rows, STRIP);
-        if (t.row + p.row >= a.ho || t.image + p.image >= a.batch) continue;
-        float2 sum[STRIP] = {};
-        correlate<E, K, S>(pixel_of(in, c.x, c, s, p.image, p.row * S, p.col * S), pixel,
-                           c.x.cols * pixel, taps, sum);
-        int left = a.wo - t.col < c.cols ? a.wo - t.col - p.col : c.cols - p.col;
-        E *to = y + (int64_t)p.image * a.ho * a.wo * a.cols +
-                ((t.row + p.row) * a.wo + t.col + p.col) * a.cols;
-#pragma unroll
-        for (int j = 0; j < STRIP; j++)
-            if (j < left) put2(to + j * a.cols, sum[j]);
+    strip p = {};
+    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
+         strip_move(p, c.slots, c.strips, c.lines)) {
+        int row = p.line * LINES, col = p.at * STRIP;
+        int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
+        if (down <= 0 || t.image + p.image >= a.batch) continue;
+        float2 sum[LINES][STRIP] = {};
+        correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps, sum);
+        put_strip(y + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, sum, down,
+                  across, a.wo * a.cols, a.cols);
     }
 }
 
@@ -504,27 +575,38 @@ static __device__ __forceinline__ void tile_dw(const E *in, const E *dys, const 
                                                const cut &c, const tile &t, const seat &s,
                                                float2 *taps)
 {
-    int strips = c.images * c.rows * (int)c.by_strips.divisor, pixel = c.width * 8;
-    for (int i = s.slot; i < strips; i += c.slots) {
-        strip p = strip_of(i, c.by_strips, c.by_rows, STRIP);
-        if (t.row + p.row >= a.ho || t.image + p.image >= a.batch) continue;
-        int left = a.wo - t.col < c.cols ? a.wo - t.col - p.col : c.cols - p.col;
-        const E *d = pixel_of(dys, c.dy, c, s, p.image, p.row + K / 2, p.col + K / 2);
-        const E *at = pixel_of(in, c.x, c, s, p.image, p.row * S, p.col * S);
-        float2 dy[STRIP];
+    enum { CHUNK = 16 / sizeof(E) };
+    strip p = {};
+    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
+         strip_move(p, c.slots, c.strips, c.lines)) {
+        int row = p.line * LINES, col = p.at * STRIP;
+        int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
+        const E *d = pixel_of(dys, c.dy, s, p.image, row + K / 2, col + K / 2);
+        const E *at = pixel_of(in, c.x, s, p.image, row * S, col * S);
+        float2 dy[LINES][STRIP];
 #pragma unroll
-        for (int j = 0; j < STRIP; j++)
-            dy[j] = j < left ? get2(d + j * pixel) : make_float2(0, 0);
+        for (int o = 0; o < LINES; o++)
 #pragma unroll
-        for (int ky = 0; ky < K; ky++) {
+            for (int j = 0; j < STRIP; j++)
+                dy[o][j] = o < down && j < across ? get2(d + (o * c.dy.cols + j) * CHUNK)
+                                                  : make_float2(0, 0);
+#pragma unroll
+        for (int r = 0; r < (LINES - 1) * S + K; r++) {
 #pragma unroll
             for (int u = 0; u < (STRIP - 1) * S + K; u++) {
-                float2 v = get2(at + (ky * c.x.cols + u) * pixel);
+                float2 v = get2(at + u * CHUNK);
 #pragma unroll
-                for (int j = 0; j < STRIP; j++)
-                    if (u - j * S >= 0 && u - j * S < K)
-                        add_product(taps[ky * K + u - j * S], dy[j], v);
+                for (int o = 0; o < LINES; o++) {
+                    int ky = r - o * S;
+                    if (ky < 0 || ky >= K) continue;
+#pragma unroll
+                    for (int j = 0; j < STRIP; j++) {
+                        int kx = u - j * S;
+                        if (kx >= 0 && kx < K) add_product(taps[ky * K + kx], dy[o][j], v);
+                    }
+                }
             }
+            at += c.x.cols * CHUNK;
         }
     }
 }
@@ -534,34 +616,31 @@ template <typename E, int K>
 static __device__ __forceinline__ void tile_dx(const E *dys, E *dx, const shape &a, const cut &c,
                                                const tile &t, const seat &s, const float2 *taps)
 {
-    int strips = c.images * c.rows * (int)c.by_strips.divisor, pixel = c.width * 8;
+    strip p = {};
     dx += t.image * a.h * a.w * a.cols + s.channel;
-    for (int i = s.slot; i < strips; i += c.slots) {
-        strip p = strip_of(i, c.by_strips, c.by_rows, STRIP);
-        if (t.row + p.row >= a.h || t.image + p.image >= a.batch) continue;
-        float2 sum[STRIP] = {};
-        correlate<E, K, 1>(pixel_of(dys, c.dy, c, s, p.image, p.row, p.col), pixel,
-                           c.dy.cols * pixel, taps, sum);
-        int left = a.w - t.col < c.cols ? a.w - t.col - p.col : c.cols - p.col;
-        E *to = dx + (int64_t)p.image * a.h * a.w * a.cols +
-                ((t.row + p.row) * a.w + t.col + p.col) * a.cols;
-#pragma unroll
-        for (int j = 0; j < STRIP; j++)
-            if (j < left) put2(to + j * a.cols, sum[j]);
+    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
+         strip_move(p, c.slots, c.strips, c.lines)) {
+        int row = p.line * LINES, col = p.at * STRIP;
+        int down = left_of(a.h, t.row, c.rows, row), across = left_of(a.w, t.col, c.cols, col);
+        if (down <= 0 || t.image + p.image >= a.batch) continue;
+        float2 sum[LINES][STRIP] = {};
+        correlate<E, K, 1>(pixel_of(dys, c.dy, s, p.image, row, col), c.dy.cols, taps, sum);
+        put_strip(dx + ((p.image * a.h + t.row + row) * a.w + t.col + col) * a.cols, sum, down,
+                  across, a.w * a.cols, a.cols);
     }
 }
 
 /* sum[q][2j + p] of dx with stride 2: rows of parity q, columns of parity p; taps as they are. */
 template <typename E, int K>
-static __device__ __forceinline__ void spread(const E *at, int pixel, int row, const float2 *taps,
+static __device__ __forceinline__ void spread(const E *at, int row, const float2 *taps,
                                               float2 (*sum)[2 * PAIRS])
 {
-    constexpr int REACH = K / 2; /* rows and columns of dy before the pair's own */
+    enum { CHUNK = 16 / sizeof(E), REACH = K / 2 }; /* of dy before the pair's own */
 #pragma unroll
     for (int r = 0; r <= REACH; r++) {
 #pragma unroll
         for (int u = 0; u < PAIRS + REACH; u++) {
-            float2 v = get2(at + r * row + u * pixel);
+            float2 v = get2(at + u * CHUNK);
 #pragma unroll
             for (int q = 0; q < 2; q++) {
                 int ky = q + 2 * (REACH - r);
@@ -572,6 +651,7 @@ static __device__ __forceinline__ void spread(const E *at, int pixel, int row, c
                 }
             }
         }
+        at += row * CHUNK;
     }
 }
 
@@ -580,26 +660,25 @@ template <typename E, int K>
 static __device__ __forceinline__ void tile_dx2(const E *dys, E *dx, const shape &a, const cut &c,
                                                 const tile &t, const seat &s, const float2 *taps)
 {
-    int rows = (int)c.by_drows.divisor, pixel = c.width * 8;
-    int strips = c.images * rows * (int)c.by_pairs.divisor;
+    strip p = {};
     int row_limit = t.bottom ? a.h : 2 * (t.row + c.rows) - a.pad; /* of h and w */
     int col_limit = t.right ? a.w : 2 * (t.col + c.cols) - a.pad;
     dx += t.image * a.h * a.w * a.cols + s.channel;
-    for (int i = s.slot; i < strips; i += c.slots) {
-        strip p = strip_of(i, c.by_pairs, c.by_drows, PAIRS);
+    for (strip_move(p, s.slot, c.pairs, c.pair_rows); p.image < c.images;
+         strip_move(p, c.slots, c.pairs, c.pair_rows)) {
         if (t.image + p.image >= a.batch) continue;
+        int col = p.at * PAIRS;
         float2 sum[2][2 * PAIRS] = {};
-        spread<E, K>(pixel_of(dys, c.dy, c, s, p.image, p.row, p.col), pixel, c.dy.cols * pixel,
-                     taps, sum);
-        int h = 2 * (t.row + p.row) - a.pad, w = 2 * (t.col + p.col) - a.pad;
-        E *to = dx + (int64_t)p.image * a.h * a.w * a.cols;
+        spread<E, K>(pixel_of(dys, c.dy, s, p.image, p.line, col), c.dy.cols, taps, sum);
+        int h = 2 * (t.row + p.line) - a.pad, w = 2 * (t.col + col) - a.pad;
+        E *to = dx + ((p.image * a.h + h) * a.w + w) * a.cols;
 #pragma unroll
         for (int q = 0; q < 2; q++) {
             if (h + q < 0 || h + q >= row_limit) continue;
 #pragma unroll
             for (int j = 0; j < 2 * PAIRS; j++)
                 if (w + j >= 0 && w + j < col_limit)
-                    put2(to + ((h + q) * a.w + w + j) * a.cols, sum[q][j]);
+                    put2(to + (q * a.w + j) * a.cols, sum[q][j]);
         }
     }
 }
