@@ -49,7 +49,8 @@ static __global__ void __launch_bounds__(THREADS)
     for (int64_t b = first; b < end; b++)
         for (int c = threadIdx.x; c < cols; c += THREADS) {
             int at = c + shift;
-            if (at >= 0 && at < cols) sum += lk_float(dy[b * cols + c]) * lk_float(x[b * cols + at]);
+            if (at < 0 || at >= cols) continue;
+            sum += lk_float(dy[b * cols + c]) * lk_float(x[b * cols + at]);
         }
     sum = lk_block_sum(sum, shared);
     if (threadIdx.x == 0) partial[(int64_t)blockIdx.x * k + j] = sum;

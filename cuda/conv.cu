@@ -5,10 +5,10 @@
  *   tensor cores   conv_mma.cuh   f16 and bf16, Ci and Co multiples of 8
  *   few channels   conv_few.cuh   f16 and bf16, Ci not a multiple of 8, Co one, kh kw Ci <= 192:
  *                                 forward and dw
- *   plain          below          everything else, f32 above all: tiles of 64 x 64 in shared memory,
- *                                 f32 multiply-adds
- * All sum in f32 in an order given by the shape alone: forward and dx in that of the kernel's
- * elements; dw over chunks of pixels of y, whose number the shape decides, then over the chunks.
+ *   plain          below          everything else, f32 above all: tiles of 64 x 64 in shared
+ *                                 memory, f32 multiply-adds
+ * All sum in f32 in an order given by type and shape alone: forward and dx as each way does; dw
+ * over chunks of pixels of y, whose number the shape decides, then over the chunks.
  *
  * Predicted on an H200, f16, us. The products at 350 to 400 TFLOP/s, what mma.sync gives:
  *   ResNet-18 at 224, batch 128        forward    dx    dw
@@ -206,7 +206,7 @@ static void sum_chunks(cudaStream_t stream, const float *partial, int chunks, in
 
 typedef enum way { WAY_PLAIN, WAY_FEW, WAY_MMA } way;
 
-/* x [B,H,W,Ci], w [Co,kh,kw,Ci], y [B,Ho,Wo,Co] of a node: whichever of input and output they are. */
+/* x [B,H,W,Ci], w [Co,kh,kw,Ci], y [B,Ho,Wo,Co] of a node, inputs or outputs of it. */
 static conv conv_of(const lk_node *n, const lk_tensor *x, const lk_tensor *w, const lk_tensor *y)
 {
     conv s = {};
@@ -263,8 +263,9 @@ static lk_status run_mma(const lk_node *n, cudaStream_t stream, const conv &s, i
     int columns = DX ? s.ci : s.co;
     dim3 grid((unsigned)(lk_ceil(rows, BM) * lk_ceil(columns, BN)),
               DX ? (unsigned)(s.stride * s.stride) : 1);
-    LAUNCH(n, (k_conv_mma<E, BM, BN, WM, WN, DX>), grid, MMA_THREADS, STAGES * (stage_bytes<BM, BN>()),
-           stream, s, source, w, out);
+    constexpr int bytes = STAGES * stage_bytes<BM, BN>();
+    LAUNCH(n, (k_conv_mma<E, BM, BN, WM, WN, DX>), grid, MMA_THREADS, bytes, stream, s, source, w,
+           out);
     return lk_cuda_launched(n);
 }
 
@@ -420,8 +421,9 @@ static lk_status run_mma_dw(const lk_node *n, cudaStream_t stream, const conv &s
 {
     int64_t columns = (int64_t)s.kh * s.kw * s.ci;
     dim3 grid((unsigned)(lk_ceil(s.co, BM) * lk_ceil(columns, BN)), (unsigned)c.chunks);
-    LAUNCH(n, (k_conv_dw_mma<E, BM, BN, 64, 64>), grid, MMA_THREADS, STAGES * (stage_bytes<BM, BN>()),
-           stream, s, x, dy, out, c.each, accumulate);
+    constexpr int bytes = STAGES * stage_bytes<BM, BN>();
+    LAUNCH(n, (k_conv_dw_mma<E, BM, BN, 64, 64>), grid, MMA_THREADS, bytes, stream, s, x, dy, out,
+           c.each, accumulate);
     return lk_cuda_launched(n);
 }
 

@@ -6,7 +6,7 @@
  *
  * all without a copy of x in the layout of a matrix. For dx the pixels of x fall into stride x
  * stride classes by their remainders; a class uses only the taps that lead to a pixel of dy, and is
- * a product of its own, of stride 1. Sums run over the taps in row-major order, then channels. */
+ * a product of its own, of stride 1. */
 #ifndef LK_CUDA_CONV_CUH
 #define LK_CUDA_CONV_CUH
 

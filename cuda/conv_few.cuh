@@ -11,7 +11,8 @@
  *   forward    a warp: 2 rows of 16 pixels x 8 NT output channels; w lies in shared memory in the
  *              order in which a warp wants it
  *   dw         a block sums over the tiles of a chunk; a warp: 16 MT elements of k x 8 NT output
- *              channels, of every (4 / WK)th row of a tile. Warps with the same k are added in order */
+ *              channels, of every (4 / WK)th row of a tile. Warps with the same k are added in
+ *              order */
 #ifndef LK_CUDA_CONV_FEW_CUH
 #define LK_CUDA_CONV_FEW_CUH
 
@@ -82,8 +83,8 @@ static __device__ __forceinline__ int few_load(const few &f, const E *x, int b, 
                                                E *patch)
 {
     const conv &s = f.s;
-    int row0 = y0 * s.stride - s.pad, start = (x0 * s.stride - s.pad) * s.ci, shift = start & (V - 1);
-    int width = s.w * s.ci, first = start - shift;
+    int row0 = y0 * s.stride - s.pad, start = (x0 * s.stride - s.pad) * s.ci;
+    int width = s.w * s.ci, shift = start & (V - 1), first = start - shift;
     constexpr int LANES = V == 8 ? 16 : 32;
     for (int r = threadIdx.x / LANES; r < f.rows; r += FEW_THREADS / LANES) {
         int row = row0 + r;
@@ -217,6 +218,44 @@ static __device__ __forceinline__ void few_load_dy(const conv &s, const E *dy, i
     }
 }
 
+/* acc [N] of warp 0 += those of the warps 1 .. WARPS - 1, in this order; sums [N, 32]. */
+template <int N, int WARPS>
+static __device__ __forceinline__ void add_warps(float *acc, float *sums)
+{
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    for (int other = 1; other < WARPS; other++) {
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            if (warp == other) sums[k * 32 + lane] = acc[k];
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            if (warp == 0) acc[k] += sums[k * 32 + lane];
+        __syncthreads();
+    }
+}
+
+/* Elements of k from k0 on and channels from n0 on, from acc to out [Co, k]. */
+template <int NT, int MT>
+static __device__ __forceinline__ void few_put_sums(const few &f, int k0, int n0,
+                                                    const float (*acc)[NT][4], int accumulate,
+                                                    float *out)
+{
+    int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int k = k0 + 16 * i + (lane >> 2) + 8 * (e >> 1);
+                int co = n0 + 8 * n + (lane & 3) * 2 + (e & 1);
+                if (k >= f.k || co >= f.s.co) continue;
+                float *p = out + (int64_t)co * f.k + k;
+                *p = accumulate ? *p + acc[i][n][e] : acc[i][n][e];
+            }
+}
+
 /* out f32 [chunks, Co, k] from x and dy; with one chunk out is dw itself, added to if `accumulate`.
  * Grid (chunks, Co / (8 NT)). 16 MT WK elements of k at least. */
 template <typename E, int NT, int MT, int WK, int V>
@@ -270,29 +309,10 @@ static __global__ void __launch_bounds__(FEW_THREADS, MT * NT > 16 ? 3 : 4)
         __syncthreads();
     }
 
-    for (int other = 1; other < WP; other++) { /* WK is 1 */
-#pragma unroll
-        for (int k = 0; k < MT * NT * 4; k++)
-            if (wp == other) sums[k * 32 + lane] = acc[k / 4 / NT][k / 4 % NT][k % 4];
-        __syncthreads();
-#pragma unroll
-        for (int k = 0; k < MT * NT * 4; k++)
-            if (wp == 0) acc[k / 4 / NT][k / 4 % NT][k % 4] += sums[k * 32 + lane];
-        __syncthreads();
-    }
-    if (wp != 0) return;
-    out += (int64_t)blockIdx.x * s.co * f.k;
-#pragma unroll
-    for (int i = 0; i < MT; i++)
-#pragma unroll
-        for (int n = 0; n < NT; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int k = (wk * MT + i) * 16 + g + 8 * (e >> 1), co = n0 + 8 * n + t2 + (e & 1);
-                if (k >= f.k || co >= s.co) continue;
-                float *p = out + (int64_t)co * f.k + k;
-                *p = accumulate ? *p + acc[i][n][e] : acc[i][n][e];
-            }
+    if (WP > 1) add_warps<MT * NT * 4, WP>(acc[0][0], sums);
+    if (wp == 0)
+        few_put_sums<NT, MT>(f, wk * MT * 16, n0, acc, accumulate,
+                             out + (int64_t)blockIdx.x * s.co * f.k);
 }
 
 #endif

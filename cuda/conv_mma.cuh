@@ -4,9 +4,10 @@
  * Four warps make a tile of BM x BN, of which each has WM x WN in registers. Tiles of both operands
  * come through shared memory, STAGES deep, in steps of 32 of the summed dimension, copied by
  * cp.async in chunks of 16 bytes: eight channels of one pixel and one tap. Chunks outside the image
- * are zeros. A step lies within one tap, so that the taps and channels of a step are the same for
- * all threads (the last channels of a tap are padded with zeros up to 32). Every output is summed
- * in the same order whatever the tile. */
+ * are zeros. A step is 32 channels of one tap, the same for all threads (the last channels are
+ * padded with zeros up to 32); steps go through the taps, then to the next channels, so that what
+ * neighbouring taps share is still in the first-level cache. Every output is summed in the same
+ * order whatever the tile. */
 #ifndef LK_CUDA_CONV_MMA_CUH
 #define LK_CUDA_CONV_MMA_CUH
 
@@ -14,6 +15,7 @@
 #include "cuda/mma.cuh"
 
 enum { MMA_THREADS = 128, STEP = 32, STAGES = 4 };
+static constexpr bool CACHED = true; /* of the gathered operand */
 
 /* Bytes of one stage: a tile of BM and one of BN. */
 template <int BM, int BN> __host__ __device__ constexpr int stage_bytes()
@@ -91,6 +93,49 @@ static __device__ __forceinline__ void run_steps(int steps, uint32_t shared, int
     }
 }
 
+/* Rows m0 .. and columns n0 .. of a product of class blockIdx.y, from acc to out. */
+template <typename E, bool DX, int MT, int NT>
+static __device__ __forceinline__ void put_pixels(const conv &s, const gather &g, int m0, int n0,
+                                                  const float (*acc)[NT][4], E *out)
+{
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int m = m0 + 16 * i + 8 * r + (int)((threadIdx.x & 31) >> 2);
+            int pixel = place_of<DX>(s, g, blockIdx.y, m).out;
+            E *row = out + (int64_t)pixel * g.columns + n0;
+#pragma unroll
+            for (int j = 0; j < NT; j += 2)
+                lk_put_row<E>(row + 8 * j, pixel >= 0, g.columns - n0 - 8 * j, acc[i][j] + 2 * r,
+                              acc[i][j + 1] + 2 * r);
+        }
+}
+
+/* Rows m0 .. and columns n0 .. of dw f32 [rows, columns], an even number of columns. */
+template <int MT, int NT>
+static __device__ __forceinline__ void put_sums(int m0, int n0, int rows, int columns,
+                                                const float (*acc)[NT][4], int accumulate,
+                                                float *out)
+{
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int m = m0 + 16 * i + 8 * r + (int)((threadIdx.x & 31) >> 2);
+            if (m >= rows) continue;
+#pragma unroll
+            for (int j = 0; j < NT; j++) {
+                int n = n0 + 8 * j + 2 * (threadIdx.x & 3);
+                if (n >= columns) continue;
+                float2 *p = (float2 *)(out + (int64_t)m * columns + n);
+                float2 v = make_float2(acc[i][j][2 * r], acc[i][j][2 * r + 1]);
+                if (accumulate) v.x += p->x, v.y += p->y;
+                *p = v;
+            }
+        }
+}
+
 /* Forward, or dx: out [pixels, columns] from source (x or dy) and w [Co,kh,kw,Ci]. Grid (tiles,
  * classes); the tiles of columns that share rows follow each other. */
 template <typename E, int BM, int BN, int WM, int WN, bool DX>
@@ -118,7 +163,7 @@ static __global__ void __launch_bounds__(MMA_THREADS, WM * WN < 64 * 64 ? 3 : 2)
     int64_t w_stride = (int64_t)s.kh * s.kw * s.ci; /* of an output channel */
     const E *w_own = DX ? w + w_row * w_stride + n0 + 8 * w_chunk
                         : w + (n0 + w_row) * w_stride + 8 * w_chunk;
-    int per_tap = (g.channels + STEP - 1) / STEP, steps = g.taps_y * g.taps_x * per_tap;
+    int steps = g.taps_y * g.taps_x * ((g.channels + STEP - 1) / STEP);
 
     int p = 0, q = 0, c0 = 0; /* of the next step to load */
     auto load = [&](int, uint32_t to) {
@@ -130,7 +175,8 @@ static __global__ void __launch_bounds__(MMA_THREADS, WM * WN < 64 * 64 ? 3 : 2)
             bool in = there && (unsigned)(y[k] + dy) < (unsigned)g.source_h &&
                       (unsigned)(x[k] + dx) < (unsigned)g.source_w;
             int64_t pixel = in ? at[k] + shift : 0;
-            lk_copy16(a + k * 32 * STEP * 2, source + pixel * g.channels + c0 + channel, in);
+            lk_copy16<CACHED>(a + k * 32 * STEP * 2, source + pixel * g.channels + c0 + channel,
+                              in);
         }
         int tap = (g.first_y + g.every * p) * s.kw + g.first_x + g.every * q;
         uint32_t b = to + A_BYTES + lk_chunk_at<ACROSS>(w_row, w_chunk);
@@ -142,10 +188,9 @@ static __global__ void __launch_bounds__(MMA_THREADS, WM * WN < 64 * 64 ? 3 : 2)
                          : there && n0 + row < g.columns;
             lk_copy16(b + k * PASS * ACROSS * 16, in ? from + k * PASS * w_stride : w, in);
         }
-        c0 += STEP;
-        if (c0 >= g.channels) {
-            c0 = 0;
-            if (++q == g.taps_x) q = 0, p++;
+        if (++q == g.taps_x) {
+            q = 0;
+            if (++p == g.taps_y) p = 0, c0 += STEP;
         }
     };
 
@@ -154,19 +199,7 @@ static __global__ void __launch_bounds__(MMA_THREADS, WM * WN < 64 * 64 ? 3 : 2)
     typedef tile<E, BM, BN, WM, WN, OUTER, DX ? SUMMED : OUTER> T;
     run_steps<T, BYTES, A_BYTES, decltype(load), MT, NT>(steps, shared, wm, wn, load, acc);
 
-    int n = n0 + wn * WN;
-#pragma unroll
-    for (int i = 0; i < MT; i++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int m = m0 + wm * WM + 16 * i + 8 * r + ((tid & 31) >> 2);
-            int pixel = place_of<DX>(s, g, blockIdx.y, m).out;
-            E *row = out + (int64_t)pixel * g.columns + n;
-#pragma unroll
-            for (int j = 0; j < NT; j += 2)
-                lk_put_row<E>(row + 8 * j, pixel >= 0, g.columns - n - 8 * j, acc[i][j] + 2 * r,
-                              acc[i][j + 1] + 2 * r);
-        }
+    put_pixels<E, DX, MT, NT>(s, g, m0 + wm * WM, n0 + wn * WN, acc, out);
 }
 
 /* dw: out f32 [chunks, Co, kh kw Ci] from x and dy, chunk blockIdx.y of the pixels of y; with one
@@ -212,8 +245,8 @@ static __global__ void __launch_bounds__(MMA_THREADS, 2)
             bool in = b_there && pixel < end && (unsigned)i < (unsigned)s.h &&
                       (unsigned)j < (unsigned)s.w;
             int64_t at = in ? (b * s.h + i) * s.w + j : 0;
-            lk_copy16(to + A_BYTES + lk_chunk_at<B_ACROSS>(b_row + k * B_PASS, b_chunk),
-                      x + at * s.ci + channel, in);
+            lk_copy16<CACHED>(to + A_BYTES + lk_chunk_at<B_ACROSS>(b_row + k * B_PASS, b_chunk),
+                              x + at * s.ci + channel, in);
         }
     };
 
@@ -223,23 +256,8 @@ static __global__ void __launch_bounds__(MMA_THREADS, 2)
     run_steps<T, BYTES, A_BYTES, decltype(load), MT, NT>((end - first + STEP - 1) / STEP, shared,
                                                          wm, wn, load, acc);
 
-    out += (int64_t)blockIdx.y * s.co * columns;
-#pragma unroll
-    for (int i = 0; i < MT; i++)
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            int m = m0 + wm * WM + 16 * i + 8 * r + ((tid & 31) >> 2);
-            if (m >= s.co) continue;
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                int n = n0 + wn * WN + 8 * j + 2 * (tid & 3);
-                if (n >= columns) continue;
-                float2 *p = (float2 *)(out + (int64_t)m * columns + n);
-                float2 v = make_float2(acc[i][j][2 * r], acc[i][j][2 * r + 1]);
-                if (accumulate) v.x += p->x, v.y += p->y;
-                *p = v;
-            }
-        }
+    put_sums<MT, NT>(m0 + wm * WM, n0 + wn * WN, s.co, columns, acc, accumulate,
+                     out + (int64_t)blockIdx.y * s.co * columns);
 }
 
 #endif

@@ -20,12 +20,20 @@ template <int CHUNKS> static __device__ __forceinline__ uint32_t lk_chunk_at(int
     return (uint32_t)((row * CHUNKS + (chunk ^ turn)) * 16);
 }
 
-/* Copy 16 bytes into shared memory at `to`; zeros if not inside (nothing is read then). */
+/* Copy 16 bytes into shared memory at `to`; zeros if not inside (nothing is read then). AGAIN: the
+ * first-level cache keeps them, since the block reads them again soon. */
+template <bool AGAIN = false>
 static __device__ __forceinline__ void lk_copy16(uint32_t to, const void *from, bool inside)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(inside ? 16 : 0)
-                 : "memory");
+    int bytes = inside ? 16 : 0;
+    if constexpr (AGAIN)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(bytes)
+                     : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                     "r"(bytes)
+                     : "memory");
 }
 
 static __device__ __forceinline__ void lk_copies_commit(void)
