@@ -62,7 +62,7 @@ misuse "train with two" "found also 'b.yaml'" "$LOCKSTEP" train a.yaml b.yaml
 misuse "train with --plan and --resume" 'exclude each other' "$LOCKSTEP" train a.yaml -p -r
 misuse "import without files" 'no input FILE' "$LOCKSTEP" import text -o x.h5
 misuse "import without output" '--output is missing' "$LOCKSTEP" import text a.txt
-misuse "import of what" "expected 'text'" "$LOCKSTEP" import pictures a.txt -o x.h5
+misuse "import of what" 'expected text, idx, images or csv' "$LOCKSTEP" import pictures a.txt -o x.h5
 misuse "import with a wrong vocabulary" "byte or character, found 'word'" \
     "$LOCKSTEP" import text a.txt -o x.h5 --vocabulary word
 misuse "import with a wrong fraction" "expected a fraction" \
