@@ -3,6 +3,7 @@
 #ifndef LK_TESTS_IMAGE_MAKE_H
 #define LK_TESTS_IMAGE_MAKE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -150,7 +150,9 @@ static bool same_image(const lk_image_format *a, const lk_image_format *b)
 
 static bool same_info(const lk_checkpoint_info *a, const lk_checkpoint_info *b)
 {
-    return a->kind == b->kind && same_image(&a->image, &b->image) && memcmp(&a->state, &b->state, sizeof a->state) == 0 && a->seed == b->seed &&
+    return a->kind == b->kind && same_image(&a->image, &b->image) &&
+           memcmp(&a->state, &b->state, sizeof a->state) == 0 &&
+           a->seed == b->seed &&
            a->leaves == b->leaves && strcmp(a->run_file, b->run_file) == 0 &&
            strcmp(a->choices, b->choices) == 0 && strcmp(a->code_version, b->code_version) == 0 &&
            strcmp(a->build, b->build) == 0 && strcmp(a->dataset_path, b->dataset_path) == 0 &&
