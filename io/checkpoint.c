@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS, MAX_LEAVES = 1 << 20, MAX_SIDE = 1 << 15 };
+enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS };
+enum { MAX_LEAVES = 1 << 20, MAX_SIDE = 1 << 15 };
 
 typedef lk_checkpoint_item item;
 typedef lk_checkpoint_job job;

@@ -1,7 +1,7 @@
 /* Checkpoints: one HDF5 file per saved step, written and read in parallel.
  *
- * Layout: groups `parameters`, `moment1`, `moment2`, `ema`, each with one dataset per parameter, its
- * scope as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with
+ * Layout: groups `parameters`, `moment1`, `moment2`, `ema`, each with one dataset per parameter,
+ * its scope as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with
  * Fletcher-32; dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
  * algorithms), code_version, build, dataset_digest, dataset_path, kind (of the data; without it:

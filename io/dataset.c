@@ -81,24 +81,27 @@ static void note_chunks(lk_dataset *d)
 {
     const lk_h5_dataset *x = &d->handles->data[LK_TRAIN][0];
     bool split = false;
-    char chunk[96];
-    int n = 0;
+    char advice[200] = "h5repack -l ";
+    size_t n = strlen(advice), bytes = x->element;
     if (x->chunk[0] == 0) return; /* contiguous */
-    size_t bytes = x->element;
     for (int i = 0; i < x->dims; i++) {
         bytes *= (size_t)x->chunk[i];
         split |= i > 0 && x->chunk[i] < x->dim[i];
     }
     if (!split && (bytes <= (size_t)1 << 20 || x->chunk[0] <= 16)) return;
     hsize_t rows = lk_h5_chunk_rows(x->row);
+    for (int s = 0; s < 2; s++) {
+        if (d->rows[s] == 0) continue; /* it can have no chunks */
+        if ((hsize_t)d->rows[s] < rows) rows = (hsize_t)d->rows[s];
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%s/%s", s ? "," : "", split_name[s],
+                              d->field[0].name);
+    }
     for (int i = 0; i < x->dims; i++)
-        n += snprintf(chunk + n, sizeof chunk - (size_t)n, "%s%llu", i ? "x" : "",
-                      (unsigned long long)(i ? x->dim[i] : rows));
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%llu", i ? "x" : ":CHUNK=",
+                              (unsigned long long)(i ? x->dim[i] : rows));
     snprintf(d->warning, sizeof d->warning, "%.200s: '%s' will be slow to read: its chunks of %zu "
-             "KiB %s; import it again, or h5repack -l train/%s,validation/%s:CHUNK=%s IN OUT",
-             d->path, d->field[0].name, bytes >> 10,
-             split ? "hold parts of rows" : "hold many rows", d->field[0].name, d->field[0].name,
-             chunk);
+             "KiB hold %s; import it again, or %s IN OUT", d->path, d->field[0].name, bytes >> 10,
+             split ? "parts of rows" : "many rows", advice);
 }
 
 static lk_status open_images(lk_dataset *d)

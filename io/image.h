@@ -8,9 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A decoded image: u8 [height, width, channels], 1 or 3 channels. */
+/* A decoded image: u8 [height, width, channels], 1 or 3 channels. The picture is `rows` high and
+ * `columns` wide: of a JPEG decoded at a smaller scale the last pixels are only in part in it. */
 typedef struct lk_pixels {
     int64_t height, width, channels;
+    double rows, columns;
     uint8_t *data;
 } lk_pixels;
 

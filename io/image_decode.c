@@ -38,8 +38,8 @@ static lk_status finish_png(png_image *image, lk_pixels *p)
     LK_TRY(check_size(image->height, image->width));
     image->format = color ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
     image->flags |= PNG_IMAGE_FLAG_16BIT_sRGB; /* 16 bits are not linear unless they say so */
-    p->height = image->height;
-    p->width = image->width;
+    p->rows = (double)(p->height = image->height);
+    p->columns = (double)(p->width = image->width);
     p->channels = color ? 3 : 1;
     p->data = malloc(PNG_IMAGE_SIZE(*image));
     if (!p->data) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
@@ -122,6 +122,8 @@ static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t h
     p->height = d->output_height;
     p->width = d->output_width;
     p->channels = d->output_components;
+    p->rows = (double)d->image_height * d->scale_num / d->scale_denom;
+    p->columns = (double)d->image_width * d->scale_num / d->scale_denom;
     size_t row = (size_t)(p->width * p->channels);
     p->data = malloc((size_t)p->height * row);
     if (!p->data) return lk_fail(LK_E_SYSTEM, "out of memory for an image");

@@ -24,7 +24,7 @@ typedef struct window {
 
 static window place(const lk_pixels *p, lk_resize how, int64_t height, int64_t width)
 {
-    double h = (double)p->height, w = (double)p->width;
+    double h = p->rows, w = p->columns;
     window v = {0, 0, h, w, 0, 0, height, width};
     double across = (double)width / w, down = (double)height / h;
     if (how == LK_RESIZE_CROP) {
@@ -177,7 +177,7 @@ lk_status lk_image_resize(const lk_pixels *p, lk_resize how, int64_t height, int
 {
     filter x, y;
     window v = place(p, how, height, width);
-    if (p->height == height && p->width == width) {
+    if (p->rows == (double)height && p->columns == (double)width) {
         convert(p->data, p->channels, height * width, channels, out);
         return LK_OK;
     }

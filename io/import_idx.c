@@ -91,8 +91,8 @@ static lk_status finish(idx *x)
     int got = gzread(x->file, &more, 1);
     LK_TRY(damaged(x));
     if (got == 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: expected %lld %s and no more, found more bytes; is it the right "
-                   "file?", x->path, (long long)x->dim[0], x->what);
+    return lk_fail(LK_E_INPUT, "%s: expected %lld %s and no more, found more bytes; is it the "
+                   "right file?", x->path, (long long)x->dim[0], x->what);
 }
 
 static lk_status read_header(idx *x, int dims)

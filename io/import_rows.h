@@ -64,8 +64,8 @@ typedef struct lk_label_set {
     int64_t count, room;
 } lk_label_set;
 lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number);
-/* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of each
- * number, [count], to be freed, and sorts `name`. */
+/* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of
+ * each number, [count], to be freed, and sorts `name`. */
 lk_status lk_label_set_order(lk_label_set *s, bool numbers, uint16_t **class_of);
 void lk_label_set_clear(lk_label_set *s);
 

@@ -1,5 +1,5 @@
-/* Private: decoded images on their way into a dataset, kept so that an import that was killed can go
- * on.
+/* Private: decoded images on their way into a dataset, kept so that an import that was killed can
+ * go on.
  *
  * A plain file that only grows: a header that says which import it belongs to, then blocks, each
  * with its length and digest. What was cut off by a kill or a power failure does not match its
@@ -32,8 +32,8 @@ typedef struct lk_journal {
 } lk_journal;
 
 /* Open PATH, before its first block; if it does not belong to the import named by `key` (at most 39
- * bytes) it becomes empty. LK_E_INPUT if another process has it open. Zero the struct before; `path`
- * is kept. */
+ * bytes) it becomes empty. LK_E_INPUT if another process has it open. Zero the struct before;
+ * `path` is kept. */
 lk_status lk_journal_open(lk_journal *j, const char *path, const char *key, size_t row);
 void lk_journal_close(lk_journal *j); /* the file stays */
 /* The next block, to be cleared by the caller; *end: there is none that is whole. */

@@ -12,7 +12,7 @@ typedef struct lk_predictions {
     bool overwrite; /* an earlier predictions file may be replaced; another file never is */
     /* What they are of: attributes of the file. */
     const char *checkpoint, *dataset, *dataset_digest;
-    /* In the order of the validation tokens or samples: nats, and the most likely token or class. */
+    /* By validation token or sample, in order: nats, and the most likely token or class. */
     const float *loss;
     const int32_t *argmax;
     /* Of samples, else NULL: the right class, and the probability of the most likely one. */

@@ -218,7 +218,8 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
 static void put_columns(const view *v, const lk_table_format *f)
 {
     put_count(v, "features", (uint64_t)f->columns, "");
-    for (int64_t i = 0; i < f->columns && i < 100; i++) put_line(v, i ? "" : "columns", f->column[i]);
+    for (int64_t i = 0; i < f->columns && i < 100; i++)
+        put_line(v, i ? "" : "columns", f->column[i]);
     if (f->columns > 100) put_line(v, "", "...");
 }
 

@@ -4,6 +4,7 @@
  *   token PATH INDEX COUNT VALUE overwrite elements of a dataset of integers
  *   float PATH, flat PATH        replace a dataset by zeros: as f32; with two dimensions
  *   text NAME VALUE              replace a root attribute
+ *   forget NAME                  remove a root attribute
  *   remove PATH                  unlink */
 #include <hdf5.h>
 #include <stdio.h>
@@ -90,6 +91,8 @@ int main(int argc, char **argv)
         replace(file, argv[3], 0);
     else if (strcmp(action, "text") == 0 && argc == 5)
         set_text(file, argv[3], argv[4]);
+    else if (strcmp(action, "forget") == 0 && argc == 4)
+        check(H5Adelete(file, argv[3]), "remove the attribute");
     else if (strcmp(action, "remove") == 0 && argc == 4)
         check(H5Ldelete(file, argv[3], H5P_DEFAULT), "unlink");
     else if (strcmp(action, "empty") != 0)

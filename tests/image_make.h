@@ -3,6 +3,7 @@
 #ifndef LK_TESTS_IMAGE_MAKE_H
 #define LK_TESTS_IMAGE_MAKE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +36,8 @@ static const char *const make_name[MAKE_KINDS] = {"gray",  "rgb",  "bit",       
 static inline uint8_t make_value(make_kind kind, int seed, int y, int x, int c)
 {
     if (kind < MAKE_JPEG) return (uint8_t)(seed * 31 + y * 13 * (c + 1) + x * 7 + x * y % 5 * c);
-    return (uint8_t)(40 + (seed * 17 + (c + 1) * (x + y) / 2 + 3 * c) % 176);
+    int up = (seed * 17 + (c + 1) * (x + y) / 2 + 3 * c) % 352;
+    return (uint8_t)(40 + (up < 176 ? up : 351 - up));
 }
 
 static inline FILE *make_open(const char *path)

@@ -215,6 +215,7 @@ typedef struct craft_read {
     const float *loss;
     const int32_t *argmax;
     hsize_t count;
+    bool samples; /* argmax is the label too, and loss the probability */
 } craft_read;
 
 static inline lk_status craft_compare(const craft_read *r, hid_t file, const char *name,
@@ -240,6 +241,10 @@ static inline lk_status craft_read_predictions(void *argument)
     LK_TRY(lk_h5_open(r->path, MPI_COMM_NULL, "lockstep predictions", &file));
     lk_status status = craft_compare(r, file, "loss", LK_H5_F32, r->loss);
     if (status == LK_OK) status = craft_compare(r, file, "argmax", LK_H5_I32, r->argmax);
+    if (status == LK_OK && r->samples)
+        status = craft_compare(r, file, "label", LK_H5_I32, r->argmax);
+    if (status == LK_OK && r->samples)
+        status = craft_compare(r, file, "probability", LK_H5_F32, r->loss);
     H5Fclose(file);
     return status;
 }

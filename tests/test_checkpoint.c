@@ -123,15 +123,43 @@ static lk_checkpoint_info some_info(uint64_t step)
     };
 }
 
+static char *animals[3] = {(char *)"cat", (char *)"", (char *)"\xC3\xA9" "agle of the north"};
+static float three[6] = {0.25f, 0.5f, 0.125f, 1, 0.75f, 2};
+
+static lk_checkpoint_info image_info(uint64_t step)
+{
+    lk_checkpoint_info info = some_info(step);
+    info.kind = LK_IMAGE_DATA;
+    info.image = (lk_image_format){.height = 32, .width = 48, .channels = 3, .classes = 3,
+                                   .name = animals, .mean = three, .std = three + 3};
+    info.vocabulary = NULL;
+    info.vocabulary_size = 0;
+    info.characters = false;
+    return info;
+}
+
+static bool same_image(const lk_image_format *a, const lk_image_format *b)
+{
+    bool same = a->height == b->height && a->width == b->width && a->channels == b->channels &&
+                a->classes == b->classes;
+    for (int64_t i = 0; i < a->classes && same; i++) same = strcmp(a->name[i], b->name[i]) == 0;
+    size_t bytes = (size_t)a->channels * sizeof(float);
+    return same && (bytes == 0 || (memcmp(a->mean, b->mean, bytes) == 0 &&
+                                   memcmp(a->std, b->std, bytes) == 0));
+}
+
 static bool same_info(const lk_checkpoint_info *a, const lk_checkpoint_info *b)
 {
-    return memcmp(&a->state, &b->state, sizeof a->state) == 0 && a->seed == b->seed &&
+    return a->kind == b->kind && same_image(&a->image, &b->image) &&
+           memcmp(&a->state, &b->state, sizeof a->state) == 0 &&
+           a->seed == b->seed &&
            a->leaves == b->leaves && strcmp(a->run_file, b->run_file) == 0 &&
            strcmp(a->choices, b->choices) == 0 && strcmp(a->code_version, b->code_version) == 0 &&
            strcmp(a->build, b->build) == 0 && strcmp(a->dataset_path, b->dataset_path) == 0 &&
            strcmp(a->dataset_digest, b->dataset_digest) == 0 && a->characters == b->characters &&
            a->vocabulary_size == b->vocabulary_size &&
-           memcmp(a->vocabulary, b->vocabulary, (size_t)a->vocabulary_size * 4) == 0;
+           (a->vocabulary_size == 0 ||
+            memcmp(a->vocabulary, b->vocabulary, (size_t)a->vocabulary_size * 4) == 0);
 }
 
 static void make_directory(const char *path)
@@ -225,6 +253,51 @@ static void check_round_trips(void)
     release(&first);
     release(&second);
     release(&none);
+    lk_params_destroy(p);
+}
+
+/* A model of images, with a moving average; and what text models have, without one. */
+static void check_images(void)
+{
+    lk_params *p = model(small);
+    lk_checkpoint_data d = buffers(p, true), got = buffers(p, true), ema = buffers(p, false);
+    lk_checkpoint_info info = image_info(12), out;
+    char directory[512];
+    snprintf(directory, sizeof directory, "%s", in_home("images"));
+    make_directory(directory);
+    fill(p, &d, 5);
+    fill(p, &ema, 6);
+    d.ema = ema.param;
+    if (rank > 0) info.image.name = (char *[]){animals[1], animals[1], animals[1]};
+    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save images");
+    info.image.name = animals;
+    check_open(MPI_COMM_WORLD, directory, &info, "images");
+    worked(lk_checkpoint_open(io, MPI_COMM_WORLD, directory, &out), "open it");
+    tap_ok(all(out.has_moments && out.has_ema), "it tells of moments and moving average");
+    lk_checkpoint_info_clear(&out);
+    check_load(MPI_COMM_WORLD, directory, p, &(lk_checkpoint_data){.param = d.param},
+               "parameters alone");
+    float *average = malloc((size_t)p->total * sizeof *average);
+    got.ema = average;
+    worked(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &got), "load all");
+    tap_ok(all(same_data(p, &got, &d) && same_flat(p, average, d.ema)), "every bit is back");
+    d.ema = NULL;
+    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save without ema");
+    failed(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &got), LK_E_INPUT,
+           "expected a moving average of the parameters, found none", "an average asked for");
+    lk_checkpoint_data only = {.param = got.param, .ema = average};
+    d.ema = ema.param;
+    d.moment1 = d.moment2 = NULL;
+    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "ema, no moments");
+    worked(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &only), "load them");
+    tap_ok(all(same_flat(p, only.param, d.param) && same_flat(p, average, d.ema)), "they are back");
+    info.kind = LK_TABLE_DATA;
+    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), LK_E_INTERNAL,
+           "a checkpoint of a model of 'table'", "a table");
+    free(average);
+    release(&d);
+    release(&got);
+    release(&ema);
     lk_params_destroy(p);
 }
 
@@ -448,12 +521,22 @@ static void check_show(void)
            "it tells the run file, and that there are no moments");
     if (getenv("LK_TEST_VERBOSE")) fputs(text, stderr);
     free(text);
+    f = open_memstream(&text, &size);
+    status = lk_show_file(io, in_home("images"), f);
+    fclose(f);
+    worked(status, "show a checkpoint of images");
+    tap_ok(strstr(text, "32 x 48 pixels") && strstr(text, "0.25, 0.5, 0.125") &&
+               strstr(text, "2  \xC3\xA9" "agle of the north") && strstr(text, "moving average") &&
+               !strstr(text, "vocabulary"), "it tells shape, mean, classes, moving average");
+    if (getenv("LK_TEST_VERBOSE")) fputs(text, stderr);
+    free(text);
 }
 
 int main(int argc, char **argv)
 {
     io_set_up(&argc, &argv);
     check_round_trips();
+    check_images();
     check_refusals();
     if (ranks == 1) {
         check_damage();

@@ -62,7 +62,8 @@ misuse "train with two" "found also 'b.yaml'" "$LOCKSTEP" train a.yaml b.yaml
 misuse "train with --plan and --resume" 'exclude each other' "$LOCKSTEP" train a.yaml -p -r
 misuse "import without files" 'no input FILE' "$LOCKSTEP" import text -o x.h5
 misuse "import without output" '--output is missing' "$LOCKSTEP" import text a.txt
-misuse "import of what" "expected 'text'" "$LOCKSTEP" import pictures a.txt -o x.h5
+misuse "import of what" 'expected text, idx, images or csv' \
+    "$LOCKSTEP" import pictures a.txt -o x.h5
 misuse "import with a wrong vocabulary" "byte or character, found 'word'" \
     "$LOCKSTEP" import text a.txt -o x.h5 --vocabulary word
 misuse "import with a wrong fraction" "expected a fraction" \
@@ -260,6 +261,10 @@ ok "says the same" cmp "$work/eval" "$work/out"
 ok "and writes the same predictions" "$h5same" p.h5 p2.h5
 prints "eval of a checkpoint by name, CPU asked for" 'loss ' \
     "$LOCKSTEP" eval run/checkpoints/step-000004.h5 c.h5 --device cpu
+cp run/checkpoints/step-000008.h5 old.h5
+"$h5edit" old.h5 forget kind
+prints "eval of a checkpoint from before there were kinds" 'loss ' "$LOCKSTEP" eval old.h5 c.h5
+ok "says the same" cmp "$work/eval" "$work/out"
 prints "show of predictions" 'lockstep predictions|loss|argmax' "$LOCKSTEP" show p.h5
 prints "show of a checkpoint" \
     'lockstep checkpoint, version 1|parameters/blocks/0/attn/qkv/weight|[48, 16]|width: 16' \

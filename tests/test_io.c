@@ -481,6 +481,13 @@ static void check_predictions(void)
     tap_ok(exists(path) && !exists(in_home("predictions.h5.part")), "the old file stays");
     check_shown(path, (const char *[]){"lockstep predictions, version 1", "300,000", "loss     f32",
                                        "argmax   i32", NULL}, "show predictions");
+    p.label = argmax;
+    p.probability = loss;
+    worked(lk_predictions_write(io, &p), "predictions of samples");
+    read.samples = true;
+    worked(lk_io_call(io, craft_read_predictions, &read), "they read as they were");
+    check_shown(path, (const char *[]){"300,000 of validation", "label        i32", "probability  "
+                                       "f32", NULL}, "show predictions of samples");
     free(loss);
     free(argmax);
 }

@@ -266,10 +266,10 @@ int lk_cmd_import(int argc, char **argv)
         "Make a dataset file from files of other kinds.\v"
         "Memory use does not depend on the size of the data. OUTPUT appears when it is whole.\n\n"
         "text: read one after the other; the end is kept for validation. idx: as MNIST, packed or "
-        "plain, a second pair for validation. images: PNG and JPEG, a folder for each class; DIR/train with DIR/val, "
-        "DIR/validation or DIR/test, where they are, are the splits; under mpirun all ranks decode, "
-        "and an interrupted import goes on when it is started again. csv: finite numbers and a "
-        "column of labels; the first line names the columns.",
+        "plain, a second pair for validation. images: PNG and JPEG, a folder for each class; "
+        "DIR/train with DIR/val, DIR/validation or DIR/test, where they are, are the splits; under "
+        "mpirun all ranks decode, and an interrupted import goes on when it is started again. csv: "
+        "finite numbers and a column of labels; the first line names the columns.",
         NULL, NULL, NULL};
     options o = {.to = {.validation = -1, .progress = progress, .bad = bad}, .channels = 3};
     o.file = calloc((size_t)argc + 4, sizeof *o.file);

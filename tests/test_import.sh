@@ -1,0 +1,335 @@
+#!/bin/sh
+# Import of images and tables as a user sees it: what is printed, what bad input gets, several
+# ranks, an import that was killed, a real data set where it is installed.
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+
+make=$builddir/tests/makeimage
+h5same=$builddir/tests/h5same
+h5edit=$builddir/tests/h5edit
+[ -x "$make" ] && [ -x "$h5same" ] || echo "Bail out! tests/makeimage or tests/h5same is missing"
+
+prints() { # DESCRIPTION 'TEXT|TEXT' [N] COMMAND...
+    what=$1 texts=$2
+    shift 2
+    case $1 in
+    [1-9]) ranks "$@" ;;
+    *) run "$@" ;;
+    esac
+    missing=
+    old_ifs=$IFS
+    IFS='|'
+    for text in $texts; do
+        says out "$text" || missing="$missing '$text'"
+    done
+    IFS=$old_ifs
+    if [ "$rc" -eq 0 ] && [ -z "$missing" ] && ! grep -q '^lockstep' "$work/err"; then
+        pass "$what"
+    else
+        fail "$what"
+        note "missing:$missing"
+        note_run "$*"
+    fi
+}
+
+# bad_files DESCRIPTION 'TEXT|TEXT' [N] COMMAND...: as bad(), but before the one line of error there
+# may be one for each bad file.
+bad_files() {
+    what=$1 texts=$2
+    shift 2
+    snapshot >"$work/before"
+    case $1 in
+    [1-9]) ranks "$@" ;;
+    *) run "$@" ;;
+    esac
+    snapshot >"$work/after"
+    missing=
+    old_ifs=$IFS
+    IFS='|'
+    for text in $texts; do
+        says err "$text" || missing="$missing '$text'"
+    done
+    IFS=$old_ifs
+    if [ "$rc" -eq 2 ] && [ -z "$missing" ] && [ ! -s "$work/out" ] &&
+        [ "$(grep -c '^lockstep: ' "$work/err")" -eq 1 ] &&
+        cmp -s "$work/before" "$work/after"; then
+        pass "$what: $(grep '^lockstep: ' "$work/err")"
+    else
+        fail "$what"
+        note "missing:$missing"
+        note_run "$*"
+    fi
+}
+
+digest() { "$LOCKSTEP" show "$1" | awk '$1 == "digest" { print $2 }'; }
+
+# ---- the command line ------------------------------------------------------------
+
+misuse "import of no kind" 'kind of data is missing' "$LOCKSTEP" import
+misuse "import of another kind" 'expected text, idx, images or csv' \
+    "$LOCKSTEP" import pictures d -o x.h5
+misuse "idx of one file" 'IMAGES LABELS' "$LOCKSTEP" import idx i -o x.h5
+misuse "idx of three files" 'IMAGES LABELS' "$LOCKSTEP" import idx i l vi -o x.h5
+misuse "images without a size" '--size is missing' "$LOCKSTEP" import images d -o x.h5
+misuse "images of no size" 'expected HEIGHTxWIDTH' "$LOCKSTEP" import images d -o x.h5 --size 32
+misuse "images of size 0" 'expected HEIGHTxWIDTH' "$LOCKSTEP" import images d -o x.h5 --size 0x8
+misuse "two folders" 'one DIR of images' "$LOCKSTEP" import images d e -o x.h5 --size 8x8
+misuse "two channels" 'expected 1 or 3' "$LOCKSTEP" import images d -o x.h5 --size 8x8 --channels 2
+misuse "another resizing" 'expected crop, fit or stretch' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --resize cut
+misuse "a negative number" 'a whole number from 0' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad=-1
+misuse "csv without a label" '--label is missing' "$LOCKSTEP" import csv t.csv -o x.h5
+misuse "an option of another kind" '--size is not an option of import idx' \
+    "$LOCKSTEP" import idx i l -o x.h5 --size 8x8
+misuse "an empty name" 'an empty one' "$LOCKSTEP" import idx i l -o x.h5 --classes a,,b
+
+# ---- idx ------------------------------------------------------------
+
+"$make" idx 1000 9 1 i l
+"$make" idx 100 9 2 vi vl
+gzip -c i >i.gz
+prints "import idx" 'idx.h5: 900 training and 100 validation samples, of 10 classes, digest ' \
+    "$LOCKSTEP" import idx i l -o idx.h5
+prints "a packed file is the same" "$(digest idx.h5)" "$LOCKSTEP" import idx i.gz l -o gz.h5
+prints "a pair for validation, names" '1000 training and 100 validation samples, of 10 classes' \
+    "$LOCKSTEP" import idx i.gz l vi vl -o pair.h5 --classes "a b,b,c,d,e,f,g,h,i,last"
+shape='9 x 9 pixels (height x width), 1 channel|mean  |std  '
+classes='0  a b  |9  last|          100            10'
+prints "show" "holds           images|$shape|$classes|train/images       u8    [1000, 9, 9, 1]" \
+    "$LOCKSTEP" show pair.h5
+bad "an existing output" 'idx.h5: exists already; give --overwrite' \
+    "$LOCKSTEP" import idx i l -o idx.h5
+prints "--overwrite replaces it" '750 training and 250' \
+    "$LOCKSTEP" import idx i l -o gz.h5 --overwrite -f 0.25
+bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
+bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
+bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
+bad "a label beyond the names" 'l: expected labels below the 2 classes named, found 2 at 2' \
+    "$LOCKSTEP" import idx i l -o x.h5 --classes a,b
+head -c 2000 i.gz >cut.gz
+bad "a truncated gzip file" 'cut.gz: expected a whole gzip file, found a truncated one' \
+    "$LOCKSTEP" import idx cut.gz l -o x.h5
+head -c 2000 i >half.idx
+bad "a truncated file" 'half.idx: expected all bytes of idx images' \
+    "$LOCKSTEP" import idx half.idx l -o x.h5
+cat i l >long
+bad "trailing bytes" 'long: expected 1000 images and no more' "$LOCKSTEP" import idx long l -o x.h5
+cat l l >long
+bad "trailing labels" 'long: expected 1000 labels and no more' "$LOCKSTEP" import idx i long -o x.h5
+bad "files and a fraction" 'vi: expected either validation files or a fraction' \
+    "$LOCKSTEP" import idx i l vi vl -o x.h5 -f 0.1
+"$make" idx 100 8 2 wi wl
+bad "validation images of another size" 'wi: expected images of 9x9 as in i, found 8x8' \
+    "$LOCKSTEP" import idx i l wi wl -o x.h5
+bad "input as output" 'l: is both input and output' "$LOCKSTEP" import idx i l -o l --overwrite
+bad "on two ranks" 'works alone, found 2 ranks' 2 "$LOCKSTEP" import idx i l -o x.h5
+cp pair.h5 wrong.h5
+"$h5edit" wrong.h5 token train/labels 7 1 10
+bad "show of a label out of range" "'train/labels': label 10 at 7 is not below the number of" \
+    "$LOCKSTEP" show wrong.h5
+
+if command -v h5repack >/dev/null; then
+    h5repack -l train/images:CHUNK=10x3x9x1 pair.h5 slow.h5
+    prints "show of chunks that split images" \
+        "warning         slow.h5: 'images' will be slow to read|hold parts of rows; import it" \
+        "$LOCKSTEP" show slow.h5
+    # shellcheck disable=SC2046 # words
+    $(sed -n 's/.* or \(h5repack .*\) IN OUT$/\1/p' "$work/out") slow.h5 fast.h5
+    run "$LOCKSTEP" show fast.h5
+    ok "the advice helps" test "$rc" -eq 0 -a "$(grep -c warning "$work/out")" -eq 0
+    ok "and keeps the data" "$h5same" pair.h5 fast.h5
+else
+    skip "show of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
+fi
+
+# ---- csv ------------------------------------------------------------
+
+awk 'BEGIN {
+    print "a,\"b, c\",kind"
+    for (i = 0; i < 200; i++) print i ",\"" i / 4 "\",k" i % 3
+}' >t.csv
+prints "import csv" 't.h5: 160 training and 40 validation samples, of 3 classes, digest' \
+    "$LOCKSTEP" import csv t.csv -o t.h5 --label kind -f 0.2
+prints "show of a table" \
+    'holds           table|features        2|b, c|2  k2|train/features       f32   [160, 2]' \
+    "$LOCKSTEP" show t.h5
+prints "again" "$(digest t.h5)" "$LOCKSTEP" import csv t.csv -o t2.h5 --label kind -f 0.2
+ok "it is the same" "$h5same" t.h5 t2.h5
+bad "no such column" "t.csv:1: expected a column 'sort'" \
+    "$LOCKSTEP" import csv t.csv -o x.h5 --label sort
+printf '1,2\n,4,k1\n5,x,k1\n' | cat t.csv - >holes.csv
+all="bad: holes.csv:202: expected 3 cells, found 2"
+all="$all|bad: holes.csv:203: column 'a': the cell is empty"
+all="$all|bad: holes.csv:204: column 'b, c': expected a number, found 'x'|found 3, listed above"
+bad_files "bad rows" "$all" \
+    "$LOCKSTEP" import csv holes.csv -o x.h5 --label kind
+prints "bad rows left out" 'bad rows left out: 3|180 training and 20 validation' \
+    "$LOCKSTEP" import csv holes.csv -o h.h5 --label kind --max-bad 3
+printf 'a,kind\n1,"k\n' >open.csv
+bad "an open quote" 'open.csv:2: expected a closing quote' \
+    "$LOCKSTEP" import csv open.csv -o x.h5 --label kind
+
+# ---- images ------------------------------------------------------------
+
+mkdir -p d/cat d/dog "d/the bird"
+"$make" jpeg 90 70 1 d/cat/1.jpg d/cat/2.jpg d/cat/3.JPG d/cat/4.jpeg
+"$make" progressive 70 90 9 d/cat/5.jpg d/cat/6.jpg
+"$make" rgb 40 40 1 d/dog/1.png d/dog/2.png d/dog/3.png
+"$make" alpha 40 40 4 d/dog/4.png
+"$make" palette 30 60 5 d/dog/5.png
+"$make" bit 30 60 6 "d/the bird/1.png"
+"$make" deep 30 60 7 "d/the bird/2.png" "d/the bird/3.png"
+"$make" gray 30 60 8 "d/the bird/4.png" "d/the bird/5.png"
+cp -R d pictures
+prints "import images" 'd.h5: 15 training and 1 validation samples, of 3 classes, digest ' \
+    "$LOCKSTEP" import images d -o d.h5 --size 24x32
+prints "show" '24 x 32 pixels (height x width), 3 channels|0  cat|2  the bird' \
+    "$LOCKSTEP" show d.h5
+for n in 2 3 4; do
+    prints "by $n ranks, in another place" "d$n.h5: 15 training and 1 validation|$(digest d.h5)" \
+        "$n" "$LOCKSTEP" import images pictures -o "d$n.h5" --size 24x32
+done
+for how in fit stretch; do
+    run "$LOCKSTEP" import images d -o "$how.h5" --size 24x32 --resize "$how"
+    ok "$how: other images" test "$rc" -eq 0 -a "$(digest d.h5)" != "$(digest "$how.h5")"
+done
+prints "one channel" 'one.h5: ' "$LOCKSTEP" import images d -o one.h5 --size 24x32 --channels 1
+prints "shown" '1 channel' "$LOCKSTEP" show one.h5
+prints "no validation" '16 training and 0 validation' \
+    "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
+
+mkdir -p s/train s/val
+cp -R d/cat d/dog s/train
+cp -R d/cat s/val
+prints "folders for the splits" '11 training and 6 validation samples, of 2 classes' \
+    "$LOCKSTEP" import images s -o s.h5 --size 8x8
+bad "folders and a fraction" "s: expected either a folder or a fraction" \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8 -f 0.1
+cp -R "d/the bird" s/val
+bad "a class in validation only" "s/val/the bird: expected a class that is in s/train too" \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8
+rm -r s/val
+prints "train alone" '10 training and 1 validation samples, of 2 classes' \
+    "$LOCKSTEP" import images s -o t1.h5 --size 8x8
+
+(cd d && echo 'file,label' && for f in */*; do echo "\"$f\",$((${#f} % 2))"; done) >labels.csv
+prints "a file of labels" '15 training and 1 validation samples, of 2 classes' \
+    "$LOCKSTEP" import images d -o labels.h5 --size 8x8 --labels labels.csv
+prints "by two ranks, without names of columns" "$(digest labels.h5)" \
+    2 "$LOCKSTEP" import images d -o labels2.h5 --size 8x8 --labels labels.csv
+sed 1d labels.csv >plain.csv
+prints "without names of columns" "$(digest labels.h5)" \
+    "$LOCKSTEP" import images d -o plain.h5 --size 8x8 --labels plain.csv
+echo 'cat/none.jpg,1' >>plain.csv
+bad_files "a file that is not there" 'bad: cat/none.jpg: cannot open: No such file|found 1' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels plain.csv
+echo 'cat/1.jpg' | cat labels.csv - >short.csv
+bad "a line without a label" "short.csv:18: expected 'file,label'" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels short.csv
+echo 'cat/1.jpg,0' | cat labels.csv - >twice.csv
+bad "a file twice" "twice.csv: expected each file once, found 'cat/1.jpg' twice" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+
+mkdir d/empty
+bad "an empty class" "d/empty: expected images of the class 'empty'" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8
+bad "an empty class, on two ranks" "d/empty: expected images" \
+    2 "$LOCKSTEP" import images d -o x.h5 --size 8x8
+rmdir d/empty
+bad "no such folder" 'none: cannot open: No such file' \
+    "$LOCKSTEP" import images none -o x.h5 --size 8x8
+bad "a file for a folder" 'l: expected a folder of images, found a file' \
+    "$LOCKSTEP" import images l -o x.h5 --size 8x8
+mkdir hollow
+bad "an empty folder" 'hollow: expected folders of images' \
+    "$LOCKSTEP" import images hollow -o x.h5 --size 8x8
+bad "an output in no folder" 'none/x.h5: cannot write' \
+    "$LOCKSTEP" import images d -o none/x.h5 --size 8x8
+
+"$make" cmyk 30 30 1 d/cat/cmyk.jpg
+head -c 700 d/cat/1.jpg >d/cat/half.jpg
+head -c 200 d/dog/1.png >d/dog/half.png
+echo hello >d/dog/text.png
+: >d/dog/nothing.png
+ln -s nowhere.png d/dog/link.png
+all='bad: cat/cmyk.jpg: a CMYK JPEG; convert it to RGB|bad: cat/half.jpg: a damaged JPEG'
+all="$all|bad: dog/half.png: a damaged PNG|bad: dog/text.png: neither a PNG nor a JPEG"
+all="$all|bad: dog/nothing.png: an empty file|bad: dog/link.png: cannot open"
+all="$all|x.h5: expected at most 0 bad files, found 6, listed above"
+bad_files "bad files" "$all" "$LOCKSTEP" import images d -o x.h5 --size 8x8
+bad_files "bad files, on two ranks" "$all" 2 "$LOCKSTEP" import images d -o x.h5 --size 8x8
+bad_files "one too many" 'at most 5 bad files, found 6' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad 5
+prints "bad files left out" 'bad files left out: 6|training and ' \
+    "$LOCKSTEP" import images d -o bad.h5 --size 8x8 --max-bad 6
+ok "and still listed" test "$(grep -c '^bad: ' "$work/err")" -eq 6
+prints "the same by four ranks" "$(digest bad.h5)" \
+    4 "$LOCKSTEP" import images d -o bad4.h5 --size 8x8 --max-bad 6
+
+# ---- an import that was killed ------------------------------------------------------------
+
+mkdir -p k/a k/b
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    "$make" jpeg 200 300 "$i" k/a/"$i".jpg
+    "$make" rgb 200 300 "$i" k/b/"$i".png
+done
+size='--size 600x1000'
+# shellcheck disable=SC2086 # words
+prints "a large import" '36 training and 4 validation' "$LOCKSTEP" import images k -o k.h5 $size
+# A limit on the size of a file ends it in the middle of a block, as a full disk would.
+# shellcheck disable=SC2016,SC2086
+run sh -c 'ulimit -c 0; ulimit -f 90000; exec "$@"' sh "$LOCKSTEP" import images k -o r.h5 $size
+ok "the disk is full: exit code 3, one line" test "$rc" -eq 3 -a "$(wc -l <"$work/err")" -eq 1
+ok "what is decoded stays: $(cat "$work/err")" test -s r.h5.part -a ! -e r.h5
+# shellcheck disable=SC2086
+prints "it goes on, on two ranks" "images were decoded before an interruption|$(digest k.h5)" \
+    2 "$LOCKSTEP" import images k -o r.h5 $size
+ok "with nothing left beside it" test ! -e r.h5.part -a ! -e r.h5.part.h5
+# The same by a signal at no particular time.
+# shellcheck disable=SC2086
+"$LOCKSTEP" import images k -o s9.h5 $size >/dev/null 2>&1 &
+pid=$!
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    [ -s s9.h5.part ] && [ "$(wc -c <s9.h5.part)" -gt 1000 ] && break
+    sleep 0.05
+done
+kill -9 "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+# shellcheck disable=SC2086
+prints "killed by a signal, started again" "$(digest k.h5)" \
+    "$LOCKSTEP" import images k -o s9.h5 $size --overwrite
+
+# ---- other commands ------------------------------------------------------------
+
+cat >r.yaml <<END
+directory: run
+data:
+  file: d.h5
+END
+bad "training a text model on images" \
+    "d.h5: expected a dataset of kind 'text', found 'images'" "$LOCKSTEP" train r.yaml
+bad "planning it" "d.h5: expected a dataset of kind 'text', found 'images'" \
+    "$LOCKSTEP" train r.yaml --plan
+bad "training it on a table, on two ranks" \
+    "t.h5: expected a dataset of kind 'text', found 'table'" \
+    2 "$LOCKSTEP" train r.yaml --set data.file=t.h5
+
+# ---- a real data set ------------------------------------------------------------
+
+set=${FASHION_MNIST:-/usr/share/datasets/fashion-mnist}
+if [ -f "$set/train-images-idx3-ubyte.gz" ]; then
+    prints "Fashion-MNIST" 'f.h5: 60000 training and 10000 validation samples, of 10 classes' \
+        "$LOCKSTEP" import idx "$set/train-images-idx3-ubyte.gz" "$set/train-labels-idx1-ubyte.gz" \
+        "$set/t10k-images-idx3-ubyte.gz" "$set/t10k-labels-idx1-ubyte.gz" -o f.h5 \
+        --classes "T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Boot"
+    prints "its figures" \
+        '28 x 28 pixels|mean            0.286041|std             0.353024|9  Boot  ' \
+        "$LOCKSTEP" show f.h5
+    ok "every class has 6,000 and 1,000" \
+        test "$("$LOCKSTEP" show f.h5 | grep -c ' 6,000  *1,000$')" -eq 10
+else
+    skip "Fashion-MNIST" "not installed (Debian: dataset-fashion-mnist)"
+fi
+
+finish
