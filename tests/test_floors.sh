@@ -105,6 +105,7 @@ only '(cuda|cublas|nccl|nv).*' 'cuda/|src/comm/nccl\.c' 'cuda/ and comm/nccl.c'
 only '.*dnnl.*' 'src/cpu/' 'cpu'
 only 'yaml\.h' 'src/train/run\.c' 'train/run.c'
 only 'argp\.h' 'src/cmd/' 'cmd'
+only '(png|jpeglib|jerror|zlib)\.h' 'io/' 'io'
 
 # ---- what the floors below the run do not do -------------------------------------------------
 
