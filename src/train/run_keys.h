@@ -32,7 +32,7 @@ static const key keys[] = {
     {"directory", TEXT, AT(directory), NULL, 0, 0, 0, 0, NULL,
      "run directory: checkpoints, loss log; made by the run; from the working directory"},
     {"seed", INTEGER, AT(seed), "1337", 0, MANY, FIXED, 0, NULL,
-     "key of everything random: initial values, order of samples, dropout"},
+     "key of everything random: initial values, order of samples, dropout, augmentation"},
     {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, 0, NULL,
      "dataset file made by 'lockstep import'; from the working directory"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
@@ -116,7 +116,7 @@ static const key keys[] = {
     {"train.recompute", CHOICE, AT(train.recompute), "none", 0, 0, 0, TRANSFORMER, "none|ffn|block",
      "activations computed again in the backward pass instead of kept, to save memory: those of "
      "feed-forwards (about half of them) or of whole blocks (nearly all); changes no bits"},
-    {"train.ema", REAL, AT(train.ema), "0", 0, 0.9999999, FIXED, 0, NULL,
+    {"train.ema", REAL, AT(train.ema), "0", 0, 0.999999, FIXED, 0, NULL,
      "decay of a moving average of the parameters, kept, evaluated and saved beside them; 0: none"},
     {"train.device", CHOICE, AT(train.device), "auto", 0, 0, 0, 0, "auto|cpu|cuda",
      "auto: a GPU if there is one"},
