@@ -260,7 +260,7 @@ static void check_round_trips(void)
 static void check_images(void)
 {
     lk_params *p = model(small);
-    lk_checkpoint_data d = buffers(p, true), got = buffers(p, true), ema = buffers(p, false);
+    lk_flat d = buffers(p, true), got = buffers(p, true), ema = buffers(p, false);
     lk_checkpoint_info info = image_info(12), out;
     char directory[512];
     snprintf(directory, sizeof directory, "%s", in_home("images"));
@@ -275,7 +275,7 @@ static void check_images(void)
     worked(lk_checkpoint_open(io, MPI_COMM_WORLD, directory, &out), "open it");
     tap_ok(all(out.has_moments && out.has_ema), "it tells of moments and moving average");
     lk_checkpoint_info_clear(&out);
-    check_load(MPI_COMM_WORLD, directory, p, &(lk_checkpoint_data){.param = d.param},
+    check_load(MPI_COMM_WORLD, directory, p, &(lk_flat){.param = d.param},
                "parameters alone");
     float *average = malloc((size_t)p->total * sizeof *average);
     got.ema = average;
@@ -285,8 +285,8 @@ static void check_images(void)
     worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save without ema");
     failed(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &got), LK_E_INPUT,
            "expected a moving average of the parameters, found none", "an average asked for");
-    lk_checkpoint_data only = {.param = got.param, .ema = average};
-    lk_checkpoint_data plain = {.param = d.param, .ema = ema.param};
+    lk_flat only = {.param = got.param, .ema = average};
+    lk_flat plain = {.param = d.param, .ema = ema.param};
     worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &plain), "ema, no moments");
     worked(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &only), "load them");
     tap_ok(all(same_flat(p, only.param, plain.param) && same_flat(p, average, plain.ema)),

@@ -10,66 +10,92 @@
 
 enum { MUTATIONS = 2000 };
 
+/* Kinds of model, and sets of them. */
+enum { KINDS = 3, TEXT = 1, MOBILE = 2, RESNET = 4, VISION = MOBILE | RESNET, ALL = TEXT | VISION };
+static const char *const kinds[KINDS] = {"transformer", "mobilenetv3", "resnet18"};
+
 /* Every key, in the order of the resolved file: default, another good value, values that are not,
- * and what the message says was expected. A list of keys for itself, written by hand, so that a
- * change of the table in run.c is seen here. */
+ * and what the message says was expected; whether a resumed run keeps it; the kinds of model it has
+ * a meaning for. A list of keys for itself, written by hand, so that a change of the table in
+ * run_keys.h is seen here. */
 typedef struct key {
     const char *name, *standard, *other, *bad[5], *expected;
     bool fixed;
+    int models;
 } key;
 
 #define WHOLE "x", "1.5", "1e3", "true"
 static const key keys[] = {
-    {"directory", "\"d\"", "\"runs/\xc3\xa4 b\"", {"''"}, "text in UTF-8", false},
-    {"seed", "1337", "0", {WHOLE, "-1"}, "a whole number from 0", true},
-    {"data.file", "\"f.h5\"", "\"g.h5\"", {"''"}, "text in UTF-8", false},
-    {"data.resident", "auto", "no", {"maybe", "''", "auto|yes"}, "one of auto|yes|no", false},
-    {"data.resident_gib", "2", "0.25", {"x", "-1", "inf"}, "a number from 0 to 1e+06", false},
-    {"model.kind", "transformer", NULL, {"mlp", "trans"}, "one of transformer", true},
-    {"model.layers", "6", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true},
-    {"model.width", "384", "768", {WHOLE, "65537"}, "a whole number from 1 to 65536", true},
-    {"model.heads", "6", "3", {WHOLE, "1025"}, "a whole number from 1 to 1024", true},
-    {"model.kv_heads", "0", "2", {WHOLE, "-1"}, "a whole number from 0 to 1024", true},
-    {"model.context", "256", "64", {WHOLE, "1048577"}, "a whole number from 1 to 1048576", true},
+    {"directory", "\"d\"", "\"runs/\xc3\xa4 b\"", {"''"}, "text in UTF-8", false, ALL},
+    {"seed", "1337", "0", {WHOLE, "-1"}, "a whole number from 0", true, ALL},
+    {"data.file", "\"f.h5\"", "\"g.h5\"", {"''"}, "text in UTF-8", false, ALL},
+    {"data.resident", "auto", "no", {"maybe", "''", "auto|yes"}, "one of auto|yes|no", false, ALL},
+    {"data.resident_gib", "2", "0.25", {"x", "-1", "inf"}, "a number from 0 to 1e+06", false, ALL},
+    {"model.kind", "transformer", NULL, {"mlp", "trans", "resnet"},
+     "one of transformer|mobilenetv3|resnet18", true, ALL},
+    {"model.layers", "6", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true, TEXT},
+    {"model.width", "384", "768", {WHOLE, "65537"}, "a whole number from 1 to 65536", true, TEXT},
+    {"model.heads", "6", "3", {WHOLE, "1025"}, "a whole number from 1 to 1024", true, TEXT},
+    {"model.kv_heads", "0", "2", {WHOLE, "-1"}, "a whole number from 0 to 1024", true, TEXT},
+    {"model.context", "256", "64", {WHOLE, "1048577"}, "a whole number from 1 to 1048576", true,
+     TEXT},
     {"model.position", "alibi", "rope", {"alib", "none"}, "one of alibi|rope|learned|sinusoidal",
-     true},
-    {"model.norm", "layernorm", "rmsnorm", {"batchnorm"}, "one of layernorm|rmsnorm", true},
-    {"model.ffn", "gelu", "swiglu", {"relu", "1"}, "one of gelu|swiglu", true},
-    {"model.ffn_width", "0", "100", {WHOLE, "-1"}, "a whole number from 0 to 1048576", true},
-    {"model.bias", "true", "false", {"1", "yes", "True", "''"}, "true or false", true},
-    {"model.tied", "true", "false", {"0", "tru"}, "true or false", true},
-    {"model.dropout", "0", "0.1", {"x", "-0.1", "1", "nan"}, "a number from 0 to 0.99", false},
-    {"model.embedding_headroom", "0.2", "0", {"x", "17", "-1"}, "a number from 0 to 16", true},
-    {"model.rope_theta", "10000", "500000", {"x", "0.5"}, "a number from 1 to 1e+09", true},
-    {"model.norm_eps", "1e-05", "1e-06", {"x", "0"}, "a number from 1e-12 to 1", true},
-    {"train.steps", "1000", "50", {WHOLE, "0"}, "a whole number from 1", false},
-    {"train.batch", "64", "32", {WHOLE, "0"}, "a whole number from 1 to 1000000000", true},
-    {"train.leaves", "0", "8", {WHOLE, "-1"}, "a whole number from 0 to 65536", false},
-    {"train.precision", "fp32", "fp16", {"fp8", "FP32"}, "one of fp32|tf32|fp16|bf16", true},
-    {"train.reduce", "exact", "fast", {"ring"}, "one of exact|fast", false},
-    {"train.bucket_mib", "25", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false},
-    {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false},
-    {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false},
-    {"train.stop_after", "0", "20", {WHOLE, "-1"}, "a whole number from 0", false},
-    {"optimizer.lr", "0.001", "0.002", {"x", "-1", "101"}, "a number from 0 to 100", false},
-    {"optimizer.min_lr", "0", "1e-05", {"x", "-1"}, "a number from 0 to 100", false},
-    {"optimizer.warmup", "100", "0", {WHOLE, "-5"}, "a whole number from 0", false},
-    {"optimizer.beta1", "0.9", "0.8", {"x", "1"}, "a number from 0 to 0.999999", false},
-    {"optimizer.beta2", "0.99", "0.999", {"x", "1"}, "a number from 0 to 0.999999", false},
-    {"optimizer.eps", "1e-08", "1e-06", {"x", "0", "2"}, "a number from 1e-20 to 1", false},
-    {"optimizer.weight_decay", "0.1", "0", {"x", "-1"}, "a number from 0 to 100", false},
-    {"optimizer.clip", "1", "0.5", {"x", "-1"}, "a number from 0 to 1e+09", false},
-    {"loss_scale.initial", "65536", "1024", {"x", "0"}, "a number from 1 to 1e+12", false},
-    {"loss_scale.growth", "2", "4", {"x", "0.5"}, "a number from 1 to 16", false},
-    {"loss_scale.backoff", "0.5", "0.25", {"x", "2"}, "a number from 0.0625 to 1", false},
-    {"loss_scale.max", "16777216", "1e+09", {"x", "0"}, "a number from 1 to 1e+12", false},
+     true, TEXT},
+    {"model.norm", "layernorm", "rmsnorm", {"groupnorm", "batch"},
+     "one of auto|layernorm|rmsnorm|batchnorm", true, ALL},
+    {"model.ffn", "gelu", "swiglu", {"relu", "1"}, "one of gelu|swiglu", true, TEXT},
+    {"model.ffn_width", "0", "100", {WHOLE, "-1"}, "a whole number from 0 to 1048576", true, TEXT},
+    {"model.bias", "true", "false", {"1", "yes", "True", "''"}, "true or false", true, TEXT},
+    {"model.tied", "true", "false", {"0", "tru"}, "true or false", true, TEXT},
+    {"model.dropout", "0", "0.1", {"x", "-0.1", "1", "nan"}, "a number from 0 to 0.99", false, ALL},
+    {"model.embedding_headroom", "0.2", "0", {"x", "17", "-1"}, "a number from 0 to 16", true,
+     TEXT},
+    {"model.rope_theta", "10000", "500000", {"x", "0.5"}, "a number from 1 to 1e+09", true, TEXT},
+    {"model.norm_eps", "1e-05", "1e-06", {"x", "0"}, "a number from 1e-12 to 1", true, ALL},
+    {"model.size", "small", "large", {"tiny", "smal"}, "one of small|large", true, MOBILE},
+    {"model.width_multiplier", "1", "0.25", {"x", "0", "17"}, "a number from 0.05 to 16", true,
+     VISION},
+    {"model.stem_stride", "2", "1", {WHOLE, "0"}, "a whole number from 1 to 2", true, VISION},
+    {"model.attention", "se", "eca", {"cbam", "s"}, "one of se|none|eca", true, MOBILE},
+    {"model.stochastic_depth", "0", "0.2", {"x", "-1", "1"}, "a number from 0 to 0.99", false,
+     VISION},
+    {"model.norm_momentum", "0.1", "0.01", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
+    {"model.image_size", "0", "32", {WHOLE, "4097"}, "a whole number from 0 to 4096", true, VISION},
+    {"augment.flip", "false", "true", {"1", "yes"}, "true or false", false, VISION},
+    {"augment.pad", "0", "4", {WHOLE, "-1"}, "a whole number from 0 to 1024", false, VISION},
+    {"augment.crop", "1", "0.08", {"x", "0", "1.5"}, "a number from 0.01 to 1", false, VISION},
+    {"augment.erase", "0", "0.25", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
+    {"augment.mixup", "0", "0.2", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
+    {"augment.smoothing", "0", "0.1", {"x", "-1", "1"}, "a number from 0 to 0.99", false, VISION},
+    {"train.steps", "1000", "50", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"train.batch", "64", "32", {WHOLE, "0"}, "a whole number from 1 to 1000000000", true, ALL},
+    {"train.leaves", "0", "8", {WHOLE, "-1"}, "a whole number from 0 to 65536", false, ALL},
+    {"train.precision", "fp32", "fp16", {"fp8", "FP32"}, "one of fp32|tf32|fp16|bf16", true, ALL},
+    {"train.reduce", "exact", "fast", {"ring"}, "one of exact|fast", false, ALL},
+    {"train.bucket_mib", "25", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
+    {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false, TEXT},
+    {"train.ema", "0", "0.9995", {"x", "-1", "1"}, "a number from 0 to 0.999999", true, ALL},
+    {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false, ALL},
+    {"train.stop_after", "0", "20", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"optimizer.lr", "0.001", "0.002", {"x", "-1", "101"}, "a number from 0 to 100", false, ALL},
+    {"optimizer.min_lr", "0", "1e-05", {"x", "-1"}, "a number from 0 to 100", false, ALL},
+    {"optimizer.warmup", "100", "0", {WHOLE, "-5"}, "a whole number from 0", false, ALL},
+    {"optimizer.beta1", "0.9", "0.8", {"x", "1"}, "a number from 0 to 0.999999", false, ALL},
+    {"optimizer.beta2", "0.99", "0.999", {"x", "1"}, "a number from 0 to 0.999999", false, ALL},
+    {"optimizer.eps", "1e-08", "1e-06", {"x", "0", "2"}, "a number from 1e-20 to 1", false, ALL},
+    {"optimizer.weight_decay", "0.1", "0", {"x", "-1"}, "a number from 0 to 100", false, ALL},
+    {"optimizer.clip", "1", "0.5", {"x", "-1"}, "a number from 0 to 1e+09", false, ALL},
+    {"loss_scale.initial", "65536", "1024", {"x", "0"}, "a number from 1 to 1e+12", false, ALL},
+    {"loss_scale.growth", "2", "4", {"x", "0.5"}, "a number from 1 to 16", false, ALL},
+    {"loss_scale.backoff", "0.5", "0.25", {"x", "2"}, "a number from 0.0625 to 1", false, ALL},
+    {"loss_scale.max", "16777216", "1e+09", {"x", "0"}, "a number from 1 to 1e+12", false, ALL},
     {"loss_scale.interval", "1000", "7", {WHOLE, "0"}, "a whole number from 1 to 1000000000",
-     false},
-    {"eval.every", "250", "0", {WHOLE, "-1"}, "a whole number from 0", false},
-    {"eval.batches", "20", "3", {WHOLE, "1000001"}, "a whole number from 0 to 1000000", false},
-    {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false},
-    {"checkpoint.initial", "false", "true", {"on"}, "true or false", false},
-    {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false},
+     false, ALL},
+    {"eval.every", "250", "0", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"eval.batches", "20", "3", {WHOLE, "1000001"}, "a whole number from 0 to 1000000", false, ALL},
+    {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"checkpoint.initial", "false", "true", {"on"}, "true or false", false, ALL},
+    {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false, ALL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 
@@ -115,101 +141,133 @@ static const char *value_of(const char *text, const char *name, char value[200])
     return value;
 }
 
-/* The least run file that gives `name` the value; its line is 4 or, for the required keys, 1 or
- * 3. */
-static int file_with(const char *name, const char *value, char text[1000])
+/* The least run file for a kind of model. */
+static const char *base(int kind)
 {
-    const char *dot = strchr(name, '.');
+    static const char *const text[KINDS] = {MINIMUM, MINIMUM "model:\n  kind: mobilenetv3\n",
+                                            MINIMUM "model:\n  kind: resnet18\n"};
+    return text[kind];
+}
+
+/* The same with `name` at the value; returns the number of its line. */
+static int file_with(const char *name, const char *value, int kind, char text[1000])
+{
+    const char *dot = strchr(name, '.'), *model = base(kind) + strlen(MINIMUM);
+    int lines = kind ? 5 : 3;
     if (strcmp(name, "directory") == 0)
-        return snprintf(text, 1000, "directory: %s\ndata:\n  file: f.h5\n", value), 1;
+        return snprintf(text, 1000, "directory: %s\ndata:\n  file: f.h5\n%s", value, model), 1;
     if (strcmp(name, "data.file") == 0)
-        return snprintf(text, 1000, "directory: d\ndata:\n  file: %s\n", value), 3;
-    if (!dot) return snprintf(text, 1000, MINIMUM "%s: %s\n", name, value), 4;
+        return snprintf(text, 1000, "directory: d\ndata:\n  file: %s\n%s", value, model), 3;
+    if (!dot) return snprintf(text, 1000, "%s%s: %s\n", base(kind), name, value), lines + 1;
     if (strncmp(name, "data.", 5) == 0)
-        return snprintf(text, 1000, MINIMUM "  %s: %s\n", dot + 1, value), 4;
-    return snprintf(text, 1000, MINIMUM "%.*s:\n  %s: %s\n", (int)(dot - name), name, dot + 1,
-                    value), 5;
+        return snprintf(text, 1000, MINIMUM "  %s: %s\n%s", dot + 1, value, model), 4;
+    if (kind && strncmp(name, "model.", 6) == 0)
+        return snprintf(text, 1000, "%s  %s: %s\n", base(kind), dot + 1, value), lines + 1;
+    return snprintf(text, 1000, "%s%.*s:\n  %s: %s\n", base(kind), (int)(dot - name), name, dot + 1,
+                    value), lines + 2;
+}
+
+static bool has(const key *q, int kind) { return q->models >> kind & 1; }
+
+/* The default of a key for a kind of model; "": the resolved file does not have it. */
+static const char *standard(const key *q, int kind)
+{
+    if (!has(q, kind)) return "";
+    if (strcmp(q->name, "model.kind") == 0) return kinds[kind];
+    return kind && strcmp(q->name, "model.norm") == 0 ? "batchnorm" : q->standard;
 }
 
 /* ---- every key ------------------------------------------------------------ */
 
-static void check_defaults(void)
+static void check_defaults(int kind)
 {
-    char *text = resolve(MINIMUM, NULL), line[400], value[200];
+    char *text = resolve(base(kind), NULL), line[400], value[200];
     bool good = text != NULL;
-    int lines = 0;
+    int lines = 0, known = 0;
     for (int k = 0; k < KEYS && text; k++) {
         value_of(text, keys[k].name, value);
-        if (strcmp(value, keys[k].standard) == 0) continue;
+        known += has(&keys[k], kind);
+        if (strcmp(value, standard(&keys[k], kind)) == 0) continue;
         good = false;
-        printf("# %s is %s, expected %s\n", keys[k].name, value, keys[k].standard);
+        printf("# %s is '%s', expected '%s'\n", keys[k].name, value, standard(&keys[k], kind));
     }
     for (const char *p = text; p && *p; p += strcspn(p, "\n") + 1) {
         snprintf(line, sizeof line, "%.*s", (int)strcspn(p, "\n"), p);
         lines += line[strlen(line) - 1] != ':';
     }
-    tap_ok(good, "the defaults are what they should be");
-    tap_ok(lines == KEYS, "the resolved file has %d keys, this test knows %d", lines, KEYS);
+    tap_ok(good, "%s: the defaults are what they should be", kinds[kind]);
+    tap_ok(lines == known, "the resolved file has %d keys, this test knows %d", lines, known);
     free(text);
 }
 
 /* Set in a file and on the command line, the value is seen, and nothing else changes. */
-static bool takes(const key *q)
+static bool takes(const key *q, int kind)
 {
     char text[1000], set[300], value[200], bare[200] = "";
-    char *standard = resolve(MINIMUM, NULL);
-    file_with(q->name, q->other, text);
+    file_with(q->name, q->other, kind, text);
     size_t n = strlen(q->other);
     if (q->other[0] == '"') snprintf(bare, sizeof bare, "%.*s", (int)n - 2, q->other + 1);
     snprintf(set, sizeof set, "%s=%s", q->name, bare[0] ? bare : q->other);
-    char *file = resolve(text, NULL), *option = resolve(MINIMUM, set);
+    char *file = resolve(text, NULL), *option = resolve(base(kind), set);
     bool good = file && option && strcmp(file, option) == 0 &&
                 strcmp(value_of(file, q->name, value), q->other) == 0;
-    for (int k = 0; k < KEYS && good; k++) {
-        char other[200];
-        if (&keys[k] == q) continue;
-        good = strcmp(value_of(file, keys[k].name, value),
-                      value_of(standard, keys[k].name, other)) == 0;
-    }
+    for (int k = 0; k < KEYS && good; k++)
+        good = &keys[k] == q ||
+               strcmp(value_of(file, keys[k].name, value), standard(&keys[k], kind)) == 0;
     char *again = file ? resolve(file, NULL) : NULL;
     good = good && again && strcmp(file, again) == 0;
-    if (!good) printf("# %s: %s\n", set, lk_error_text());
-    free(standard);
+    if (!good) printf("# %s, %s: %s\n", kinds[kind], set, lk_error_text());
     free(file);
     free(option);
     free(again);
     return good;
 }
 
-/* The message of a bad value: place, key, expected, found. */
-static bool refuses(const key *q, const char *bad)
+/* The key at `value` is refused with these words after the place, in a file and by --set. */
+static bool refused(const key *q, int kind, const char *value, const char *words)
 {
-    char text[1000], words[600], set[300];
+    char text[1000], message[700], set[300];
     lk_run run;
-    const char *found = strcmp(bad, "''") == 0 ? "" : bad;
-    int line = file_with(q->name, bad, text);
-    snprintf(words, sizeof words, "run.yaml:%d: '%s': expected %s, found '%s'", line, q->name,
-             q->expected, found);
-    bool good = parse(text, NULL, &run) == LK_E_INPUT && strcmp(lk_error_text(), words) == 0;
-    if (!good) printf("# '%s' instead of '%s'\n", lk_error_text(), words);
-    snprintf(words, sizeof words, "--set: '%s': expected %s, found '%s'", q->name, q->expected,
-             found);
-    snprintf(set, sizeof set, "%s=%s", q->name, found);
-    bool option = parse(MINIMUM, set, &run) == LK_E_INPUT && strcmp(lk_error_text(), words) == 0;
-    if (!option) printf("# '%s' instead of '%s'\n", lk_error_text(), words);
+    int line = file_with(q->name, value, kind, text);
+    snprintf(message, sizeof message, "run.yaml:%d: %s", line, words);
+    bool good = parse(text, NULL, &run) == LK_E_INPUT && strcmp(lk_error_text(), message) == 0;
+    if (!good) printf("# '%s' instead of '%s'\n", lk_error_text(), message);
+    snprintf(message, sizeof message, "--set: %s", words);
+    snprintf(set, sizeof set, "%s=%s", q->name, strcmp(value, "''") == 0 ? "" : value);
+    bool option = parse(base(kind), set, &run) == LK_E_INPUT &&
+                  strcmp(lk_error_text(), message) == 0;
+    if (!option) printf("# '%s' instead of '%s'\n", lk_error_text(), message);
     return good && option;
 }
 
-static bool kept_on_resume(const key *q)
+/* The message of a bad value: place, key, expected, found. */
+static bool refuses(const key *q, int kind, const char *bad)
+{
+    char words[600];
+    snprintf(words, sizeof words, "'%s': expected %s, found '%s'", q->name, q->expected,
+             strcmp(bad, "''") == 0 ? "" : bad);
+    return refused(q, kind, bad, words);
+}
+
+/* Even its default may not be given where a key has no meaning. */
+static bool misplaced(const key *q, int kind)
+{
+    char words[600];
+    snprintf(words, sizeof words, "'%s' has no meaning for model.kind %s; remove it", q->name,
+             kinds[kind]);
+    return refused(q, kind, q->standard, words) && refused(q, kind, q->other, words);
+}
+
+static bool kept_on_resume(const key *q, int kind)
 {
     char text[1000], value[300];
     lk_run started, resumed;
-    file_with(q->name, q->other, text);
-    if (parse(MINIMUM, NULL, &started) != LK_OK) return false;
+    file_with(q->name, q->other, kind, text);
+    if (parse(base(kind), NULL, &started) != LK_OK) return false;
     if (parse(text, NULL, &resumed) != LK_OK) return false;
     lk_status status = lk_run_check_resume(&resumed, &started);
     snprintf(value, sizeof value, "run.yaml: '%s' is %s, but the run was started with %s", q->name,
-             q->other, q->standard);
+             q->other, standard(q, kind));
     bool good = q->fixed ? status == LK_E_INPUT && strstr(lk_error_text(), value) == lk_error_text()
                          : status == LK_OK;
     if (!good) printf("# %s: status %d, '%s'\n", q->name, status, lk_error_text());
@@ -224,10 +282,54 @@ static void check_keys(void)
     for (int k = 0; k < KEYS; k++) {
         const key *q = &keys[k];
         bool good = true;
-        for (int i = 0; i < 5 && q->bad[i]; i++) good &= refuses(q, q->bad[i]);
-        if (q->other) good &= takes(q) && kept_on_resume(q);
-        tap_ok(good, "%s: %s%s", q->name, q->expected, q->fixed ? ", kept by a resumed run" : "");
+        for (int kind = 0; kind < KINDS; kind++) {
+            if (kind && strcmp(q->name, "model.kind") == 0) continue; /* given already */
+            if (!has(q, kind)) {
+                good &= misplaced(q, kind);
+                continue;
+            }
+            for (int i = 0; i < 5 && q->bad[i]; i++) good &= refuses(q, kind, q->bad[i]);
+            if (q->other) good &= takes(q, kind) && kept_on_resume(q, kind);
+        }
+        tap_ok(good, "%s: %s%s%s", q->name, q->expected, q->fixed ? ", kept by a resumed run" : "",
+               q->models == ALL ? "" : ", for its models only");
     }
+}
+
+/* A run file resumed or turned into one of another kind. */
+static void check_kinds(void)
+{
+    static const char *const pairs[][2] = {{MINIMUM, "model.norm=layernorm"},
+                                           {MINIMUM, "model.norm=auto"},
+                                           {MINIMUM, "model.kind=transformer"},
+                                           {MINIMUM "model:\n  kind: resnet18\n",
+                                            "model.norm=batchnorm"}};
+    bool good = true;
+    lk_run started, resumed;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        if (parse(pairs[i][0], NULL, &started) != LK_OK ||
+            parse(pairs[i][0], pairs[i][1], &resumed) != LK_OK) {
+            good = false;
+            continue;
+        }
+        good &= lk_run_check_resume(&resumed, &started) == LK_OK;
+        lk_run_clear(&started);
+        lk_run_clear(&resumed);
+    }
+    tap_ok(good, "a default may be named in a resumed run, and 'auto' is what it stands for");
+
+    good = parse(base(1), NULL, &started) == LK_OK && lk_run_vision(&started);
+    good = good && parse(base(2), NULL, &resumed) == LK_OK && lk_run_vision(&resumed);
+    tap_ok(good && lk_run_check_resume(&resumed, &started) == LK_E_INPUT &&
+               strstr(lk_error_text(), "'model.kind' is resnet18, but the run was started with "
+                                       "mobilenetv3"), "another kind: %s", lk_error_text());
+    lk_run_clear(&started);
+    lk_run_clear(&resumed);
+    char *file = resolve(base(1), NULL), *option = resolve(MINIMUM, "model.kind=mobilenetv3");
+    tap_ok(file && option && strcmp(file, option) == 0, "the kind by --set is as in the file");
+    free(file);
+    free(option);
+    lk_error_clear();
 }
 
 /* ---- mistakes ------------------------------------------------------------ */
@@ -305,6 +407,22 @@ static const mistake mistakes[] = {
      {"run.yaml:5: optimizer.min_lr 0.5 is above optimizer.lr 0.001"}},
     {"a loss scale above its limit", MINIMUM "loss_scale:\n  max: 2\n", NULL,
      {"run.yaml: loss_scale.initial 65536 is above loss_scale.max 2"}},
+    {"batchnorm in a transformer", MINIMUM "model:\n  norm: batchnorm\n", NULL,
+     {"run.yaml:5: 'model.norm': expected layernorm or rmsnorm for a transformer, found "
+      "batchnorm"}},
+    {"a kind by --set for a file of another", MINIMUM "model:\n  layers: 6\n",
+     "model.kind=resnet18",
+     {"run.yaml:5: 'model.layers' has no meaning for model.kind resnet18; remove it"}},
+    {"a transformer by --set for an image model's file",
+     MINIMUM "model:\n  kind: mobilenetv3\n  size: large\n", "model.kind=transformer",
+     {"run.yaml:6: 'model.size' has no meaning for model.kind transformer; remove it"}},
+    {"recomputation in an image model", MINIMUM "model:\n  kind: mobilenetv3\n",
+     "train.recompute=block",
+     {"--set: 'train.recompute' has no meaning for model.kind mobilenetv3; remove it"}},
+    {"an image key misspelt", MINIMUM "augment:\n  flips: true\n", NULL,
+     {"run.yaml:5: unknown key 'augment.flips'", "'augment.flip'"}},
+    {"a value for augment", MINIMUM "augment: true\n", NULL,
+     {"run.yaml:4: 'augment': expected keys below it"}},
     {"a number beyond 64 bits", MINIMUM "seed: 99999999999999999999\n", NULL,
      {"run.yaml:4: 'seed': expected a whole number from 0, found '99999999999999999999'"}},
 };
@@ -394,7 +512,37 @@ static void check_files(void)
     unlink(path);
 }
 
-/* The help is itself a run file: every key at its default, the two required ones apart. */
+/* Of the help, the lines of the keys that have a meaning for a kind, with their sections. False: a
+ * key's comment does not say for which models it is. */
+static bool help_for(const char *help, int kind, FILE *out)
+{
+    char section[100] = "", printed[100] = "", name[300], comment[400];
+    bool said = true;
+    for (const char *p = help; *p; p += strcspn(p, "\n") + 1) {
+        int n = (int)strcspn(p, "\n"), to = (int)strcspn(p, ":"), blanks = (int)strspn(p, " ");
+        if (p[blanks] == '#') continue;
+        if (blanks == 0) snprintf(section, sizeof section, "%.*s.", to, p);
+        snprintf(name, sizeof name, "%s%.*s", blanks ? section : "", to - blanks, p + blanks);
+        const key *q = keys;
+        while (q < keys + KEYS && strcmp(q->name, name) != 0) q++;
+        if (q == keys + KEYS) continue;
+        snprintf(comment, sizeof comment, "%.*s", (int)strcspn(p + n + 1, "\n"), p + n + 1);
+        const char *only = q->models == TEXT     ? "; only transformer"
+                           : q->models == MOBILE ? "; only mobilenetv3"
+                           : q->models == VISION ? "; only image models"
+                                                 : NULL;
+        said &= only ? strstr(comment, only) != NULL : strstr(comment, "; only ") == NULL;
+        if (!has(q, kind) || strcmp(name, "model.kind") == 0) continue;
+        if (blanks && strcmp(section, printed) != 0)
+            fprintf(out, "%.*s:\n", (int)strlen(section) - 1, section);
+        if (blanks) snprintf(printed, sizeof printed, "%s", section);
+        fprintf(out, "%.*s\n", n, p);
+    }
+    return said;
+}
+
+/* The help is itself a run file for each kind of model, every key at its default, the two required
+ * ones apart. */
 static void check_help(void)
 {
     char *text = NULL, value[200];
@@ -408,19 +556,23 @@ static void check_help(void)
         meanings &= strstr(text, keys[k].expected) != NULL;
     }
     tap_ok(names && meanings, "the help names every key, its meaning and range");
-    char *resolved = resolve(text, NULL), *standard = resolve(MINIMUM, NULL);
-    bool good = resolved != NULL;
-    for (int k = 0; k < KEYS && good; k++) {
-        char other[200];
-        if (strcmp(keys[k].name, "directory") == 0 || strcmp(keys[k].name, "data.file") == 0)
-            continue;
-        good = strcmp(value_of(resolved, keys[k].name, value),
-                      value_of(standard, keys[k].name, other)) == 0;
+    for (int kind = 0; kind < KINDS; kind++) {
+        char *part = NULL, set[100];
+        f = open_memstream(&part, &size);
+        tap_ok(help_for(text, kind, f), "it says for which models a key is");
+        fclose(f);
+        snprintf(set, sizeof set, "model.kind=%s", kinds[kind]);
+        char *resolved = resolve(part, set);
+        bool good = resolved != NULL;
+        for (int k = 0; k < KEYS && good; k++)
+            good = strcmp(keys[k].name, "directory") == 0 ||
+                   strcmp(keys[k].name, "data.file") == 0 ||
+                   strcmp(value_of(resolved, keys[k].name, value), standard(&keys[k], kind)) == 0;
+        tap_ok(good, "for %s it is a run file with the defaults %s", kinds[kind], lk_error_text());
+        free(resolved);
+        free(part);
     }
-    tap_ok(good, "the help is a run file with the defaults %s", lk_error_text());
     free(text);
-    free(resolved);
-    free(standard);
 }
 
 /* ---- damage ------------------------------------------------------------ */
@@ -466,13 +618,15 @@ static size_t mutate(char *text, size_t n, size_t room)
 
 static void check_mutations(void)
 {
-    char *whole = resolve(MINIMUM "seed: 5\n", NULL);
+    char *whole[KINDS] = {NULL};
     int accepted = 0, refused = 0;
-    bool good = whole != NULL;
+    bool good = true;
+    for (int i = 0; i < KINDS; i++) good &= (whole[i] = resolve(base(i), NULL)) != NULL;
     char text[8192];
     for (int i = 0; i < MUTATIONS && good; i++) {
         draws = (uint32_t)i * 1000;
-        strcpy(text, i % 2 ? whole : MINIMUM "model: {layers: 2}\nseed: 5\ntrain:\n  steps: 9\n");
+        const char *few = MINIMUM "model: {layers: 2}\nseed: 5\ntrain:\n  steps: 9\n";
+        strcpy(text, i % 2 ? whole[i / 2 % KINDS] : few);
         mutate(text, strlen(text), sizeof text - 1);
         lk_run run;
         lk_status status = parse(text, NULL, &run);
@@ -496,14 +650,15 @@ static void check_mutations(void)
     tap_ok(good && accepted > 50 && refused > 500,
            "damaged files: %d refused with one line, %d still good and kept faithfully", refused,
            accepted);
-    free(whole);
+    for (int i = 0; i < KINDS; i++) free(whole[i]);
     lk_error_clear();
 }
 
 int main(void)
 {
-    check_defaults();
+    for (int kind = 0; kind < KINDS; kind++) check_defaults(kind);
     check_keys();
+    check_kinds();
     check_mistakes();
     check_order();
     check_precision();

@@ -227,7 +227,8 @@ def layers(a):
     worst, beyond, failed = 0.0, 0, 0
     for (kind, name), theirs in exact.items():
         ours = dump.get(kind, name)
-        ours = to_torch(ours, theirs) if kind == "parameter_gradient" else ours.reshape(theirs.shape)
+        learned = kind == "parameter_gradient"
+        ours = to_torch(ours, theirs) if learned else ours.reshape(theirs.shape)
         error, their_error = relative(ours, theirs), relative(single[(kind, name)], theirs)
         rounding = their_error > 0.1  # the gradient is nothing else
         bad = error > a.limit and error > their_error and not rounding
@@ -237,8 +238,8 @@ def layers(a):
         if error > a.limit or a.verbose:
             print(f"{kind:18s} {name:28s} lockstep {error:.1e}  torch {their_error:.1e}"
                   f"{'  BAD' if bad else ''}")
-    print(f"{len(exact)} tensors compared: {len(exact) - beyond} within {a.limit:.0e}, {beyond} not, "
-          f"{failed} of them further from the exact value than torchvision's fp32; "
+    print(f"{len(exact)} tensors compared: {len(exact) - beyond} within {a.limit:.0e}, "
+          f"{beyond} not, {failed} of them further from the exact value than torchvision's fp32; "
           f"largest error {worst:.1e}")
     return 0 if exact and not failed else 1
 

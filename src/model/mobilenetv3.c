@@ -70,7 +70,7 @@ lk_tensor *lk_mobilenetv3(lk_graph *g, const lk_vision *m, lk_tensor *x)
         lk_scope_push(g, "blocks");
         lk_scope_push(g, "%d", i);
         /* deeper blocks are dropped more often (G. Huang et al. 2016, section 3) */
-        float drop = m->stochastic_depth * (float)i / (float)s->count;
+        float drop = m->stochastic_depth * (float)(i + 1) / (float)s->count;
         h = inverted_residual(g, m, &s->blocks[i], drop, h);
         lk_scope_pop(g);
         lk_scope_pop(g);

@@ -22,7 +22,7 @@ lk_tensor *lk_resnet18(lk_graph *g, const lk_vision *m, lk_tensor *x)
     if (!small) h = lk_max_pool(g, h, 3, 2, 1);
     for (int i = 0; i < STAGES * BLOCKS; i++) {
         int stage = i / BLOCKS, stride = stage > 0 && i % BLOCKS == 0 ? 2 : 1;
-        float drop = m->stochastic_depth * (float)i / (float)(STAGES * BLOCKS);
+        float drop = m->stochastic_depth * (float)(i + 1) / (float)(STAGES * BLOCKS);
         lk_scope_push(g, "blocks");
         lk_scope_push(g, "%d", i);
         h = basic_block(g, m, h, lk_vision_width(m, (int64_t)64 << stage), stride, drop);

@@ -58,8 +58,8 @@ static lk_status check_format(const lk_evaluator *e)
     while (same < m->classes && same < d->classes && strcmp(m->name[same], d->name[same]) == 0)
         same++;
     if (same == d->classes) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: class %lld is '%.60s', the checkpoint's is '%.60s'; evaluate on "
-                   "data with the classes of the training data", e->data->path, (long long)same,
+    return lk_fail(LK_E_INPUT, "%s: class %lld is '%.60s', the checkpoint's is '%.60s'; evaluate "
+                   "on data with the classes of the training data", e->data->path, (long long)same,
                    d->name[same], same < m->classes ? m->name[same] : "(none)");
 }
 

@@ -272,6 +272,13 @@ static bool has_meaning(const lk_run *r, int k)
     return !keys[k].only || keys[k].only & bit_of_kind(r);
 }
 
+/* `auto` becomes what it means here, so that a resumed run and the resolved file name it. */
+static lk_status settle(lk_run *r)
+{
+    if (strcmp(r->model.norm, "auto") != 0) return LK_OK;
+    return assign(r, find("model.norm"), lk_run_vision(r) ? "batchnorm" : "layernorm");
+}
+
 /* ---- checks across keys ---------------------------------------------------------------------- */
 
 static lk_status check(const lk_run *r, const source *s)
@@ -337,6 +344,7 @@ static lk_status load(yaml_parser_t *parser, const char *name, int sets, const c
     }
     if (status == LK_OK) status = read_document(parser, &run, &s);
     for (int i = 0; i < sets && status == LK_OK; i++) status = apply_set(&run, &s, text[i]);
+    if (status == LK_OK) status = settle(&run);
     if (status == LK_OK) status = check(&run, &s);
     if (status != LK_OK) {
         lk_run_clear(&run);
@@ -440,23 +448,31 @@ lk_status lk_run_format(const lk_run *run, char **text)
     return LK_OK;
 }
 
+static const char *models_of(const key *k)
+{
+    switch (k->only) {
+    case 0: return "";
+    case TRANSFORMER: return "; only transformer";
+    case MOBILENET: return "; only mobilenetv3";
+    default: return "; only image models";
+    }
+}
+
 static void help_line(FILE *f, const lk_run *run, int k, const char *name)
 {
     (void)run;
     char what[256];
-    fprintf(f, "%s: %s\n      # %s; %s%s%s\n", name, keys[k].standard ? keys[k].standard : "REQUIRED",
-            keys[k].help, expected(&keys[k], what),
-            keys[k].only == TRANSFORMER ? "; transformer"
-            : keys[k].only == VISION    ? "; image models"
-            : keys[k].only              ? "; mobilenetv3"
-                                        : "",
+    fprintf(f, "%s: %s\n      # %s; %s%s%s\n", name,
+            keys[k].standard ? keys[k].standard : "REQUIRED", keys[k].help,
+            expected(&keys[k], what), models_of(&keys[k]),
             keys[k].flags & FIXED ? "; fixed for a run" : "");
 }
 
 void lk_run_help(FILE *out)
 {
-    fputs("# A run file, with every key at its default. Each line: key, default; then what it\n"
-          "# means and what is allowed. Override one with --set SECTION.KEY=VALUE.\n", out);
+    fputs("# The keys of a run file, each with its default, what it means and what is allowed. One\n"
+          "# marked 'only ...' has a meaning for these models; for others leave it out. Override one\n"
+          "# with --set SECTION.KEY=VALUE.\n", out);
     for_sections(out, NULL, help_line);
 }
 

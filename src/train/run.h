@@ -26,7 +26,7 @@ typedef struct lk_run {
         int64_t layers, width, heads, kv_heads; /* kv_heads 0: as heads */
         int64_t context;
         char *position; /* alibi | rope | learned | sinusoidal */
-        char *norm;     /* auto | layernorm | rmsnorm | batchnorm */
+        char *norm;     /* layernorm | rmsnorm | batchnorm */
         char *ffn;      /* gelu | swiglu */
         int64_t ffn_width; /* 0: 4 width for gelu, 8/3 width rounded up to 64 for swiglu */
         bool bias, tied;

@@ -35,12 +35,6 @@ void lk_session_device_close(lk_device *d)
     if (d) d->backend->close(d);
 }
 
-static const char *norm_of(const lk_run *run)
-{
-    if (strcmp(run->model.norm, "auto") != 0) return run->model.norm;
-    return lk_run_vision(run) ? "batchnorm" : "layernorm";
-}
-
 static lk_transformer transformer_of(const lk_run *run, int64_t vocabulary)
 {
     return (lk_transformer){
@@ -51,7 +45,7 @@ static lk_transformer transformer_of(const lk_run *run, int64_t vocabulary)
         .kv_heads = (int)(run->model.kv_heads ? run->model.kv_heads : run->model.heads),
         .ffn_width = run->model.ffn_width,
         .position = run->model.position,
-        .norm = norm_of(run),
+        .norm = run->model.norm,
         .ffn = run->model.ffn,
         .bias = run->model.bias,
         .tied = run->model.tied,
@@ -71,7 +65,7 @@ static lk_vision vision_of(const lk_run *run, int64_t classes)
         .multiplier = run->model.width_multiplier,
         .stem_stride = (int)run->model.stem_stride,
         .attention = run->model.attention,
-        .norm = norm_of(run),
+        .norm = run->model.norm,
         .norm_eps = (float)run->model.norm_eps,
         .dropout = (float)run->model.dropout,
         .stochastic_depth = (float)run->model.stochastic_depth,

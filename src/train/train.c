@@ -48,7 +48,6 @@ static void say(const trainer *t, const char *text)
 
 static lk_status open_data(trainer *t)
 {
-    if (t->data->warning[0]) say(t, t->data->warning);
     t->order = lk_session_samples(t->comm, t->run, t->leaves, LK_TRAIN);
     t->held = lk_session_samples(t->comm, t->run, t->leaves, LK_VALIDATION);
     LK_TRY(lk_loader_open(t->data, t->device, &t->order, &t->loader));
