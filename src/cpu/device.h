@@ -31,8 +31,8 @@ void lk_cpu_store(lk_dtype type, void *p, int64_t first, int64_t count, const fl
 const float *lk_cpu_as_f32(const lk_exec *x, const lk_tensor *t, float *buffer);
 /* All threads: tensor [count] = in. */
 void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
-/* Scratch bytes of an f32 copy of t, 0 if it is f32 (or NULL) and needs none; the next such piece of
- * scratch, 64-byte aligned. */
+/* Scratch bytes of an f32 copy of t, 0 if it is f32 (or NULL) and needs none; the next such piece
+ * of scratch, 64-byte aligned. */
 size_t lk_cpu_copy_bytes(const lk_tensor *t);
 float *lk_cpu_take(char **at, const lk_tensor *t);
 

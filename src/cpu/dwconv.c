@@ -346,7 +346,7 @@ static void row_weights(const rows *r, int64_t c, int64_t end, float *dw)
     }
 }
 
-/* The columns that meet all taps of a row: [*left, *right), empty where they are too few to gain. */
+/* The columns that meet all taps of a row: [*left, *right), empty where too few to gain by it. */
 static void shared_columns(const shape *s, int64_t *left, int64_t *right)
 {
     *left = 0;
