@@ -157,6 +157,7 @@ lk_status lk_windows(lk_graph *g, lk_tensor *data, int64_t batch, int64_t contex
                      lk_tensor **targets);
 lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_position kind,
                     lk_tensor *positions);
+/* act: LK_LINEAR or LK_GELU */
 lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_activation act);
 lk_tensor *lk_swiglu(lk_graph *g, lk_tensor *x);
 lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_norm_kind kind,
