@@ -70,7 +70,7 @@ static __global__ void __launch_bounds__(ROLE, K == 3 ? 6 : K == 5 ? 4 : 2)
          strip_move(p, c.slots, c.strips, c.lines)) {
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
-        if (down <= 0 || t.image + p.image >= a.batch) continue;
+        if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
         float2 sum[LINES][STRIP] = {};
         correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps, sum);
         put_strip(y + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, sum, down,
@@ -210,7 +210,7 @@ static __device__ __forceinline__ void tile_dx(const E *dys, E *dx, const shape 
          strip_move(p, c.slots, c.strips, c.lines)) {
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.h, t.row, c.rows, row), across = left_of(a.w, t.col, c.cols, col);
-        if (down <= 0 || t.image + p.image >= a.batch) continue;
+        if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
         float2 sum[LINES][STRIP] = {};
         correlate<E, K, 1>(pixel_of(dys, c.dy, s, p.image, row, col), c.dy.cols, taps, sum);
         put_strip(dx + ((p.image * a.h + t.row + row) * a.w + t.col + col) * a.cols, sum, down,
