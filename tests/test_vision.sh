@@ -158,6 +158,12 @@ texts='118156 parameters, |1 rank, 4 leaves|moving average |conv |dwconv_grad |b
 prints "train --plan" "$texts|images |gate |soft_xent |predicted: " "$LOCKSTEP" train v.yaml --plan
 ok "its kinds of memory add up" adds_up 'memory of a rank' 'total on the device'
 ok "its kinds of ops add up" adds_up 'step of a rank' total
+validation() { awk '$1 == "validation" { print $2 }' "$work/out"; }
+both=$(validation)
+prints "a plan without a moving average" 'predicted: ' \
+    "$LOCKSTEP" train v.yaml --plan --set train.ema=0
+ok "validates in about half the memory: $(validation) of $both MiB" \
+    awk -v a="$(validation)" -v b="$both" 'BEGIN { exit !(a > 0.4 * b && a < 0.6 * b) }'
 prints "a plan of resnet18, fp16, on two ranks" '2 ranks, 4 leaves|max_pool |conv_dw |predicted: ' \
     2 "$LOCKSTEP" train v.yaml --plan --set model.kind=resnet18 --set train.precision=fp16 \
     --set model.stem_stride=2
@@ -217,7 +223,8 @@ ok "predictions are those of the summary, each loss fits its probability" awk '
     END { d = sum / FNR - mean; e = hit / FNR - share; print d, e, wrong
           exit !(FNR == 160 && d * d < 1e-10 && e * e < 1e-8 && !wrong) }' "$work/eval" all.txt
 texts='lockstep checkpoint, version 1|12 x 12 pixels|kind: mobilenetv3|norm: batchnorm'
-prints "show of a checkpoint" "$texts|ema/stem/weight|parameters/stem_norm/running_var|[8, 3, 3, 1]" \
+texts="$texts|ema/stem/weight|parameters/stem_norm/running_var"
+prints "show of a checkpoint" "$texts|[8, 3, 3, 1]" \
     "$LOCKSTEP" show run
 
 # ---- bad input: jobs ---------------------------------------------------------------------------
@@ -290,6 +297,8 @@ new "a batch larger than a validation shard" \
     's.h5: expected at least 64 validation samples for each of 4 leaves|found 40' train.batch=256
 new "a batch larger than a shard, on two ranks" 's.h5: expected at least 256 training samples' \
     2 train.batch=1024
+new "one image of one pixel to normalise" \
+    'blocks.8.depthwise_norm: batch_norm: a leaf needs two values|use a larger batch' train.batch=4
 new "validation without a validation part" 'bare.h5: expected at least 8 validation samples' \
     data.file=bare.h5
 

@@ -470,9 +470,9 @@ static void help_line(FILE *f, const lk_run *run, int k, const char *name)
 
 void lk_run_help(FILE *out)
 {
-    fputs("# The keys of a run file, each with its default, what it means and what is allowed. One\n"
-          "# marked 'only ...' has a meaning for these models; for others leave it out. Override one\n"
-          "# with --set SECTION.KEY=VALUE.\n", out);
+    fputs("# The keys of a run file, each with its default, what it means and what is allowed.\n"
+          "# One marked 'only ...' has a meaning for these models; for others leave it out.\n"
+          "# Override one with --set SECTION.KEY=VALUE.\n", out);
     for_sections(out, NULL, help_line);
 }
 
