@@ -5,7 +5,8 @@
  *   float PATH, flat PATH        replace a dataset by zeros: as f32; with two dimensions
  *   text NAME VALUE              replace a root attribute
  *   forget NAME                  remove a root attribute
- *   remove PATH                  unlink */
+ *   remove PATH                  unlink
+ *   print PATH                   no change: elements of a dataset, one a line */
 #include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,18 +39,25 @@ static void set_tokens(hid_t file, const char *path, hsize_t at, hsize_t count, 
 /* The same number of elements, of another type or shape. */
 static void replace(hid_t file, const char *path, int as_float)
 {
-    hsize_t dim[2] = {0, 1};
+    hsize_t dim[H5S_MAX_RANK];
     hid_t d, space, type, to;
     check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
     check(space = H5Dget_space(d), "get its space");
     check(type = as_float ? H5Tcopy(H5T_IEEE_F32LE) : H5Dget_type(d), "get its type");
-    check(H5Sget_simple_extent_dims(space, dim, NULL), "get its size");
+    int dims = H5Sget_simple_extent_dims(space, dim, NULL);
+    check(dims, "get its size");
+    size_t count = (size_t)H5Sget_simple_extent_npoints(space);
     H5Sclose(space);
     H5Dclose(d);
     check(H5Ldelete(file, path, H5P_DEFAULT), "remove the old one");
-    check(to = H5Screate_simple(as_float ? 1 : 2, dim, NULL), "make a space");
+    if (!as_float) {
+        dim[0] = count;
+        dim[1] = 1;
+        dims = 2;
+    }
+    check(to = H5Screate_simple(dims, dim, NULL), "make a space");
     check(d = H5Dcreate2(file, path, type, to, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), "create");
-    void *zeros = calloc((size_t)dim[0] + 1, H5Tget_size(type));
+    void *zeros = calloc(count + 1, H5Tget_size(type));
     check(zeros ? H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros) : -1, "write");
     free(zeros);
     H5Sclose(to);
@@ -73,6 +81,21 @@ static void set_text(hid_t file, const char *name, const char *value)
     H5Sclose(space);
 }
 
+static void print(hid_t file, const char *path)
+{
+    hid_t d, space;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    size_t count = (size_t)H5Sget_simple_extent_npoints(space);
+    double *values = malloc((count + 1) * sizeof *values);
+    check(values ? H5Dread(d, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) : -1,
+          "read");
+    for (size_t i = 0; i < count; i++) printf("%.9g\n", values[i]);
+    free(values);
+    H5Sclose(space);
+    H5Dclose(d);
+}
+
 int main(int argc, char **argv)
 {
     const char *action = argc > 2 ? argv[2] : "";
@@ -93,6 +116,8 @@ int main(int argc, char **argv)
         set_text(file, argv[3], argv[4]);
     else if (strcmp(action, "forget") == 0 && argc == 4)
         check(H5Adelete(file, argv[3]), "remove the attribute");
+    else if (strcmp(action, "print") == 0 && argc == 4)
+        print(file, argv[3]);
     else if (strcmp(action, "remove") == 0 && argc == 4)
         check(H5Ldelete(file, argv[3], H5P_DEFAULT), "unlink");
     else if (strcmp(action, "empty") != 0)

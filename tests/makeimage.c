@@ -30,7 +30,8 @@ static int draw(int below) /* D. Knuth, TAOCP 2, 3.3.4: the upper bits will do *
 
 static void shape(int label, int side, uint8_t *pixels)
 {
-    int period = 2 + draw(2), top = draw(8), left = draw(8), low = draw(100), high = 155 + draw(100);
+    int period = 2 + draw(2), top = draw(8), left = draw(8);
+    int low = draw(100), high = 155 + draw(100);
     int middle[2] = {side / 3 + draw(side / 3), side / 3 + draw(side / 3)};
     bool turned = draw(2);
     for (int y = 0; y < side; y++)

@@ -118,6 +118,59 @@ says() {
     done
 }
 
+# prints DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: it succeeds, with these texts on stdout and
+# nothing on stderr but names of bad files; under mpirun, nothing by lockstep.
+prints() {
+    tap_what=$1 tap_texts=$2
+    shift 2
+    case $1 in
+    [1-9])
+        ranks "$@"
+        tap_noise=$(grep -c '^lockstep' "$work/err")
+        ;;
+    *)
+        run "$@"
+        tap_noise=$(grep -vc '^bad: ' "$work/err")
+        ;;
+    esac
+    tap_missing=
+    tap_ifs=$IFS
+    IFS='|'
+    for tap_line in $tap_texts; do
+        says out "$tap_line" || tap_missing="$tap_missing '$tap_line'"
+    done
+    IFS=$tap_ifs
+    if [ "$rc" -eq 0 ] && [ -z "$tap_missing" ] && [ "$tap_noise" -eq 0 ]; then
+        pass "$tap_what"
+    else
+        fail "$tap_what"
+        note "missing:$tap_missing"
+        note_run "$*"
+    fi
+}
+
+# adds_up HEADING TOTAL: of the last run, the lines between a heading and its total add up, in every
+# column, to rounding.
+adds_up() {
+    awk -v heading="$1" -v total="$2" '
+    index($0, heading) == 1 { inside = 1; next }
+    inside && index($0, "  " total " ") == 1 {
+        for (i = NF; i > NF - columns; i--) {
+            d = $i - sum[NF - i]
+            if (d < 0) d = -d
+            if (d > 0.01 * lines) wrong = 1
+        }
+        found = $NF > 0
+        inside = 0
+    }
+    inside {
+        lines++
+        columns = heading ~ /memory/ ? 1 : 4
+        for (i = NF; i > NF - columns; i--) sum[NF - i] += $i
+    }
+    END { exit !(found && lines > 5 && !wrong) }' "$work/out"
+}
+
 # Names and contents below $work/d.
 snapshot() {
     find . | sort

@@ -11,26 +11,6 @@ h5same=$builddir/tests/h5same
 
 # ---- help ------------------------------------------------------------
 
-prints() { # DESCRIPTION 'TEXT|TEXT' COMMAND...
-    what=$1 texts=$2
-    shift 2
-    run "$@"
-    missing=
-    old_ifs=$IFS
-    IFS='|'
-    for text in $texts; do
-        says out "$text" || missing="$missing '$text'"
-    done
-    IFS=$old_ifs
-    if [ "$rc" -eq 0 ] && [ -z "$missing" ] && [ ! -s "$work/err" ]; then
-        pass "$what"
-    else
-        fail "$what"
-        note "missing:$missing"
-        note_run "$*"
-    fi
-}
-
 prints "--help lists the commands and exit codes" \
     'Usage: lockstep COMMAND|import|train|eval|generate|show|help run-file|2 bad input' \
     "$LOCKSTEP" --help
@@ -205,27 +185,6 @@ ok "is written" test -f initial/checkpoints/step-000000.h5
 
 # ---- train --plan ------------------------------------------------------------
 
-# Of the last run: the lines between a heading and its total add up, in every column, to rounding.
-# shellcheck disable=SC2317 # called by ok
-adds_up() { # HEADING TOTAL
-    awk -v heading="$1" -v total="$2" '
-    index($0, heading) == 1 { inside = 1; next }
-    inside && index($0, "  " total " ") == 1 {
-        for (i = NF; i > NF - columns; i--) {
-            d = $i - sum[NF - i]
-            if (d < 0) d = -d
-            if (d > 0.01 * lines) wrong = 1
-        }
-        found = $NF > 0
-        inside = 0
-    }
-    inside {
-        lines++
-        columns = heading ~ /memory/ ? 1 : 4
-        for (i = NF; i > NF - columns; i--) sum[NF - i] += $i
-    }
-    END { exit !(found && lines > 5 && !wrong) }' "$work/out"
-}
 activations() { awk '$1 == "activations" { print $2 }' "$work/out"; }
 
 snapshot >"$work/before"

@@ -9,29 +9,6 @@ h5same=$builddir/tests/h5same
 h5edit=$builddir/tests/h5edit
 [ -x "$make" ] && [ -x "$h5same" ] || echo "Bail out! tests/makeimage or tests/h5same is missing"
 
-prints() { # DESCRIPTION 'TEXT|TEXT' [N] COMMAND...
-    what=$1 texts=$2
-    shift 2
-    case $1 in
-    [1-9]) ranks "$@" ;;
-    *) run "$@" ;;
-    esac
-    missing=
-    old_ifs=$IFS
-    IFS='|'
-    for text in $texts; do
-        says out "$text" || missing="$missing '$text'"
-    done
-    IFS=$old_ifs
-    if [ "$rc" -eq 0 ] && [ -z "$missing" ] && ! grep -q '^lockstep' "$work/err"; then
-        pass "$what"
-    else
-        fail "$what"
-        note "missing:$missing"
-        note_run "$*"
-    fi
-}
-
 # bad_files DESCRIPTION 'TEXT|TEXT' [N] COMMAND...: as bad(), but before the one line of error there
 # may be one for each bad file.
 bad_files() {

@@ -403,7 +403,7 @@ static double worst_slope(trial *t, int *seen)
         double error = p->statistic ? NAN : slope_error(t, p);
         if (isnan(error)) continue;
         if (error > worst) worst = error;
-        if (error > 0.03) printf("# %s: %g\n", p->name, error);
+        if (error > 0.05) printf("# %s: %g\n", p->name, error);
         ++*seen;
     }
     return worst;
@@ -433,7 +433,7 @@ static void check_gradient(lk_device *d, const variant *v)
     lk_status status = open_trial(&t, LK_F32, false);
     int seen = 0;
     double worst = status == LK_OK ? worst_slope(&t, &seen) : NAN;
-    tap_ok(worst < 0.03 && seen > 40,
+    tap_ok(worst < 0.05 && seen > 40,
            "%s: the gradient is the slope of the loss (%d parameters, worst error %.3f) %s", what,
            seen, worst, lk_error_text());
     close_trial(&t);
@@ -456,8 +456,9 @@ static void check_fit(lk_device *d, const variant *v, lk_dtype type)
 
 static void check_device(lk_device *d)
 {
-    variant v[] = {{plain, 16, 3}, {plain, 12, 1}, {plain, 9, 4}, {plain, 16, 3}, {plain, 12, 3},
-                   {plain, 16, 1}, {plain, 8, 3}};
+    /* the sides leave 1 x 1 or 2 x 2 pixels before the head */
+    variant v[] = {{plain, 36, 3}, {plain, 12, 1}, {plain, 9, 4}, {plain, 16, 3}, {plain, 12, 3},
+                   {plain, 16, 1}, {plain, 12, 3}};
     enum { VARIANTS = sizeof v / sizeof *v };
     for (int i = 0; i < VARIANTS; i++) {
         v[i].m.classes = CLASSES;

@@ -43,7 +43,8 @@ static bool fits(lk_graph *g, const lk_tensor *x, const lk_tensor *const channel
         return false;
     }
     if (g->training && lk_rows(x) < 2) { /* the unbiased variance divides by rows - 1 */
-        lk_error_at(g, "batch_norm: a leaf needs two values of each channel to normalise them");
+        lk_error_at(g, "batch_norm: a leaf needs two values of each channel to normalise them; use "
+                    "a larger batch, fewer leaves or larger images");
         return false;
     }
     return true;

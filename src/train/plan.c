@@ -34,7 +34,7 @@ typedef struct planner {
     int leaves, local;
     lk_loader_sizes sizes, held_sizes;
     lk_params *params;
-    lk_loss_graph train, held; /* held: empty without validation */
+    lk_loss_graph train, held, ema; /* held, ema: empty without validation or moving average */
     lk_step_plan plan;
 } planner;
 
@@ -56,7 +56,9 @@ static lk_status build_graphs(planner *p)
     if (p->run->eval.batches == 0) return LK_OK;
     LK_TRY(lk_loader_measure(p->data, &held, &p->held_sizes));
     source = lk_session_source(p->run, p->data, &p->held_sizes, &held);
-    return lk_session_held_graph(p->run, &model, &source, false, p->params, &p->held);
+    LK_TRY(lk_session_held_graph(p->run, &model, &source, false, p->params, &p->held));
+    if (p->run->train.ema <= 0) return LK_OK;
+    return lk_session_held_graph(p->run, &model, &source, true, p->params, &p->ema);
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -81,8 +83,12 @@ static lk_status plan_memory(planner *p)
 {
     double flat = (double)p->params->total * sizeof(float), arena = 0, scratch = 0;
     double gradient = flat + LK_METRIC_FLOATS * sizeof(float), *m = p->plan.memory;
-    if (p->held.graph) LK_TRY(program_bytes(p->device, p->held.graph, &arena, &scratch));
-    m[LK_MEMORY_VALIDATION] = arena + scratch;
+    for (int i = 0; i < 2; i++) {
+        lk_graph *g = i ? p->ema.graph : p->held.graph;
+        if (!g) continue;
+        LK_TRY(program_bytes(p->device, g, &arena, &scratch));
+        m[LK_MEMORY_VALIDATION] += arena + scratch;
+    }
     LK_TRY(program_bytes(p->device, p->train.graph, &m[LK_MEMORY_ACTIVATIONS],
                          &m[LK_MEMORY_SCRATCH]));
     m[LK_MEMORY_PARAMETERS] = flat;
@@ -307,6 +313,7 @@ lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_pla
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
     lk_graph_destroy(p.train.graph);
     lk_graph_destroy(p.held.graph);
+    lk_graph_destroy(p.ema.graph);
     lk_params_destroy(p.params);
     lk_dataset_close(p.data);
     lk_session_device_close(p.device);
