@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Image models in PyTorch, beside lockstep's.
 
-  vision.py time --shape mnv3l|mnv3s32|resnet18     milliseconds per training step on the GPU
+  vision.py time --shape mnv3l|mnv3s32|resnet18     milliseconds per training step on a GPU
   vision.py cpu --shape mnv3s32 --batch 64          the same on the CPU in fp32
   vision.py layers DIRECTORY                        compare what bench/layers wrote with torchvision
 
-`time`, `cpu`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to norm 1
-and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs. On the CPU
-in fp32, eager, in both memory layouts.
+`time`, `cpu`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to
+norm 1 and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs. On
+the CPU in fp32, eager, in both memory layouts.
 `layers`: the same weights and images go through torchvision's model in double precision and in
 fp32; outputs of every layer, gradients with respect to the output of every convolution and
 gradients of every parameter must be within a relative error (L2) of 1e-4 of the double values, or
@@ -117,8 +117,8 @@ def measure_cpu(a):
     batch = a.batch or batch
     if a.threads:
         torch.set_num_threads(a.threads)
-    print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, batch {batch}, "
-          "fp32")
+    print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
+          f"batch {batch}, fp32")
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         model = build(name, classes, channels, stride).to(memory_format=layout).train()
