@@ -154,6 +154,11 @@ typedef union lk_attr {
         lk_activation activation; /* applied to the normalised value */
     } batch_norm; /* and its gradient */
     struct {
+        int stride, pad;
+        float eps;
+        lk_activation activation; /* of the norm before the convolution */
+    } norm_dwconv; /* and its gradient */
+    struct {
         lk_activation kind;
     } activate; /* and its gradient */
     struct {

@@ -113,6 +113,14 @@
  * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
  * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
  *   y = RESIDUAL(x, branch), n = NORM(y).
+ * BATCH_MOMENTS   in  x X [N,C]       out mean f32 [C], rstd f32 [C], and the two statistics
+ *   what BATCH_NORM measures in training.
+ * NORM_DWCONV     in  x X [B,H,W,C], w X [k,k,C], nw f32, nb f32, mean f32, rstd f32 [C]
+ *                 out y X [B,Ho,Wo,C], mean f32 [C], rstd f32 [C], and the two statistics
+ *   y = DWCONV(n, w), n = act((x - mean) rstd nw + nb) rounded to X, as BATCH_NORM has it; the
+ *   other outputs: BATCH_MOMENTS of y as stored.
+ * NORM_DWCONV_GRAD  in  x, w, nw, nb, mean, rstd, dy              out dn X or NULL, dw f32 [k,k,C]
+ *   DWCONV_GRAD of n; dn is the cotangent of n.
  * XENT_FUSED      in  logits X [N,V], targets, dloss f32 [1]      out dlogits X [N,V], loss f32 [1]
  *   XENT and XENT_GRAD. May run in place.
  *
