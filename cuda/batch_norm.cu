@@ -1,4 +1,5 @@
-/* batch_norm (training and with running figures) and its gradient.
+/* batch_norm (training and with running figures), in one or as batch_moments and batch_apply, and
+ * its gradient.
  *
  * Training: moments of the columns, their combination (tiny), then y in a second pass: x is read
  * twice, y written once. Gradient: sums of dz and dz xhat, their combination (tiny), then dx: x and
@@ -268,6 +269,18 @@ extern "C" lk_status lk_cuda_batch_moments(lk_exec *x, const lk_node *n)
 {
     if (lk_count(n->in[0]) == 0) return LK_OK;
     return lk_cuda_measure(x, n, n->in[0], moments_of(x, n, 0));
+}
+
+extern "C" lk_status lk_cuda_batch_apply(lk_exec *x, const lk_node *n)
+{
+    if (lk_count(n->in[0]) == 0) return LK_OK;
+    lk_normal from = {(const float *)lk_data(x, n->in[3]),
+                      (const float *)lk_data(x, n->in[4]),
+                      (const float *)lk_data(x, n->in[1]),
+                      (const float *)lk_data(x, n->in[2]),
+                      n->attr.batch_norm.eps,
+                      false};
+    return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation);
 }
 
 size_t lk_cuda_batch_norm_scratch(const lk_node *n)
