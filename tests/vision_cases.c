@@ -243,7 +243,7 @@ static const case_kind batch_norm_running =
     CASE_KIND("batch norm", batch_norm_tensors, batch_norm_build, batch_norm_reference,
               .prepare = batch_norm_prepare);
 
-/* ---- a depthwise convolution between norms: what the fuse pass joins -------------------------- */
+/* ---- a depthwise convolution between norms: what the fuse pass joins ------------------------ */
 
 static int norm_dwconv_tensors(const op_case *c, case_tensor *t)
 {
@@ -252,8 +252,8 @@ static int norm_dwconv_tensors(const op_case *c, case_tensor *t)
     return n;
 }
 
-/* So many values would meet corners of the piecewise functions: those of x around the corner of ReLU
- * are moved away; for hard swish x comes in three clusters, which w takes to the three pieces. */
+/* So many values would meet corners of the piecewise functions: those of x around the corner of
+ * ReLU are moved away; for hard swish x comes in three clusters, which w takes to the pieces. */
 static void norm_dwconv_prepare(const op_case *c, double *const *value)
 {
     bool clusters = c->activation == LK_HARD_SWISH;

@@ -1,6 +1,6 @@
-/* batch_norm, in one or as batch_moments and batch_apply, and its gradient. Rows are cut into chunks by the shape; each chunk's mean and squares
- * about it are taken while it is in cache, and chunks are joined in order (T. Chan et al.,
- * "Algorithms for computing the sample variance", 1983). */
+/* batch_norm, whole or as batch_moments and batch_apply, and its gradient. Rows are cut into chunks
+ * by the shape; each chunk's mean and squares about it are taken while it is in cache, and chunks
+ * are joined in order (T. Chan et al., "Algorithms for computing the sample variance", 1983). */
 #include "cpu/device.h"
 
 /* ---- patterns ------------------------------------------------------------------------------- */
