@@ -1,4 +1,5 @@
-/* batch_norm (training and with running figures) and its gradient.
+/* batch_norm (training and with running figures), in one or as batch_moments and batch_apply, and
+ * its gradient.
  *
  * Training: moments of the columns, their combination (tiny), then y in a second pass: x is read
  * twice, y written once. Gradient: sums of dz and dz xhat, their combination (tiny), then dx: x and
@@ -140,17 +141,10 @@ static __device__ __forceinline__ double lane_sum(double v, double (*shared)[END
     return shared[0][threadIdx.x];
 }
 
-/* What a training norm puts out besides y; any may be NULL. */
-typedef struct moments {
-    float *mean, *rstd;                     /* [C] */
-    float *statistic_mean, *statistic_var;  /* [C] */
-    bool add_mean, add_var;                 /* add to the statistics */
-    float eps;
-} moments;
-
+/* count [blocks]: rows of each block, or NULL: those of the cut. */
 static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
-    k_moments_end(const float *mean /* [blocks,C] */, const float *square /* [blocks,C] */, cut k,
-                  moments out)
+    k_moments_end(const float *mean /* [blocks,C] */, const float *square /* [blocks,C] */,
+                  const float *count, cut k, lk_moments out)
 {
     __shared__ double shared[END_LANES][END_COLUMNS];
     int column = (int)(blockIdx.x * END_COLUMNS + threadIdx.x);
@@ -159,7 +153,8 @@ static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
         near = mean[column]; /* any value near the means; sums are taken about it */
 #pragma unroll 4
         for (int i = (int)threadIdx.y; i < k.blocks; i += END_LANES) {
-            double n = (double)rows_of(k, i), d = mean[(int64_t)i * k.cols + column] - near;
+            double n = count ? (double)count[i] : (double)rows_of(k, i);
+            double d = mean[(int64_t)i * k.cols + column] - near;
             sum += n * d;
             squares += n * d * d + square[(int64_t)i * k.cols + column];
         }
@@ -209,61 +204,103 @@ static __global__ void __launch_bounds__(THREADS, sizeof(E) == 4 || A == LK_ACT_
     }
 }
 
-size_t lk_cuda_batch_norm_scratch(const lk_node *n)
+lk_status lk_cuda_normalise(lk_exec *x, const lk_node *n, const lk_tensor *in,
+                            const lk_tensor *out, lk_normal from, lk_activation kind)
 {
-    if (n->inputs > 3) return 0;
-    cut k = cut_of(n->in[0], MOMENT_BLOCKS);
+    cut k = cut_of(in, MOMENT_BLOCKS);
+    dim3 grid(k.g.groups, k.blocks);
+    LK_FLOAT_SWITCH(
+        in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
+            k_normalise<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
+                (const E *)lk_data(x, in), (E *)lk_data(x, out), from, kind, k);
+        })));
+    return lk_cuda_launched(n);
+}
+
+/* ---- measuring ------------------------------------------------------------------------------ */
+
+lk_status lk_cuda_join_moments(lk_exec *x, const lk_node *n, const float *mean,
+                               const float *square, const float *count, int chunks,
+                               const lk_tensor *t, lk_moments out)
+{
+    cut k = cut_of(t, MOMENT_BLOCKS);
+    k.blocks = chunks;
+    k_moments_end<<<lk_blocks(k.cols, END_COLUMNS), dim3(END_COLUMNS, END_LANES), 0,
+                    lk_cuda_stream_of(x)>>>(mean, square, count, k, out);
+    return lk_cuda_launched(n);
+}
+
+size_t lk_cuda_moments_scratch(const lk_tensor *t)
+{
+    cut k = cut_of(t, MOMENT_BLOCKS);
     return 2 * (size_t)k.blocks * (size_t)k.cols * sizeof(float);
 }
 
-/* Mean and rstd of the batch, and the statistics. */
-static lk_status measure(lk_exec *x, const lk_node *n)
+lk_status lk_cuda_measure(lk_exec *x, const lk_node *n, const lk_tensor *t, lk_moments out)
 {
-    const lk_tensor *in = n->in[0];
-    cut k = cut_of(in, MOMENT_BLOCKS);
-    float *mean = (float *)x->base[LK_REGION_SCRATCH];       /* [blocks,C] */
-    float *square = mean + (int64_t)k.blocks * k.cols;       /* [blocks,C] */
-    cudaStream_t s = lk_cuda_stream_of(x);
+    cut k = cut_of(t, MOMENT_BLOCKS);
+    float *mean = (float *)x->base[LK_REGION_SCRATCH];  /* [blocks,C] */
+    float *square = mean + (int64_t)k.blocks * k.cols;  /* [blocks,C] */
     dim3 grid(k.g.groups, k.blocks);
-    LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, {
-        k_moments<E, V>
-            <<<grid, k.g.threads, 0, s>>>((const E *)lk_data(x, in), mean, square, k);
+    LK_FLOAT_SWITCH(t->dtype, E, LK_VECTOR_SWITCH(k.cols, V, {
+        k_moments<E, V><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>((const E *)lk_data(x, t),
+                                                                       mean, square, k);
     }));
-    LK_CUDA_AT(n, cudaPeekAtLastError());
-    moments out = {(float *)lk_data(x, n->out[1]),
-                   (float *)lk_data(x, n->out[2]),
-                   (float *)lk_data(x, n->out[3]),
-                   (float *)lk_data(x, n->out[4]),
-                   (n->accumulate >> 3 & 1) != 0,
-                   (n->accumulate >> 4 & 1) != 0,
-                   n->attr.batch_norm.eps};
-    k_moments_end<<<lk_blocks(k.cols, END_COLUMNS), dim3(END_COLUMNS, END_LANES), 0, s>>>(
-        mean, square, k, out);
-    LK_CUDA_AT(n, cudaPeekAtLastError());
-    return LK_OK;
+    LK_TRY(lk_cuda_launched(n));
+    return lk_cuda_join_moments(x, n, mean, square, NULL, k.blocks, t, out);
+}
+
+/* Outputs first, first + 1: mean, rstd; then the statistics. */
+static lk_moments moments_of(lk_exec *x, const lk_node *n, int first)
+{
+    lk_moments m = {(float *)lk_data(x, n->out[first]),
+                    (float *)lk_data(x, n->out[first + 1]),
+                    (float *)lk_data(x, n->out[first + 2]),
+                    (float *)lk_data(x, n->out[first + 3]),
+                    (n->accumulate >> (first + 2) & 1) != 0,
+                    (n->accumulate >> (first + 3) & 1) != 0,
+                    n->attr.batch_norm.eps};
+    return m;
+}
+
+size_t lk_cuda_batch_moments_scratch(const lk_node *n) { return lk_cuda_moments_scratch(n->in[0]); }
+
+extern "C" lk_status lk_cuda_batch_moments(lk_exec *x, const lk_node *n)
+{
+    if (lk_count(n->in[0]) == 0) return LK_OK;
+    return lk_cuda_measure(x, n, n->in[0], moments_of(x, n, 0));
+}
+
+extern "C" lk_status lk_cuda_batch_apply(lk_exec *x, const lk_node *n)
+{
+    if (lk_count(n->in[0]) == 0) return LK_OK;
+    lk_normal from = {(const float *)lk_data(x, n->in[3]),
+                      (const float *)lk_data(x, n->in[4]),
+                      (const float *)lk_data(x, n->in[1]),
+                      (const float *)lk_data(x, n->in[2]),
+                      n->attr.batch_norm.eps,
+                      false};
+    return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation);
+}
+
+size_t lk_cuda_batch_norm_scratch(const lk_node *n)
+{
+    return n->inputs > 3 ? 0 : lk_cuda_moments_scratch(n->in[0]);
 }
 
 extern "C" lk_status lk_cuda_batch_norm(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
     bool running = n->inputs > 3;
-    lk_activation kind = n->attr.batch_norm.activation;
     if (lk_count(in) == 0) return LK_OK;
-    if (!running) LK_TRY(measure(x, n));
+    if (!running) LK_TRY(lk_cuda_measure(x, n, in, moments_of(x, n, 1)));
     lk_normal from = {(const float *)lk_data(x, running ? n->in[3] : n->out[1]),
                       (const float *)lk_data(x, running ? n->in[4] : n->out[2]),
                       (const float *)lk_data(x, n->in[1]),
                       (const float *)lk_data(x, n->in[2]),
                       n->attr.batch_norm.eps,
                       running};
-    cut k = cut_of(in, MOMENT_BLOCKS);
-    dim3 grid(k.g.groups, k.blocks);
-    LK_FLOAT_SWITCH(
-        in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
-            k_normalise<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
-                (const E *)lk_data(x, in), (E *)lk_data(x, n->out[0]), from, kind, k);
-        })));
-    return lk_cuda_launched(n);
+    return lk_cuda_normalise(x, n, in, n->out[0], from, n->attr.batch_norm.activation);
 }
 
 /* ---- gradient: sums ------------------------------------------------------------------------- */

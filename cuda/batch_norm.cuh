@@ -13,6 +13,25 @@ typedef struct lk_normal {
     bool running;
 } lk_normal;
 
+/* What is measured of a tensor [N,C]; f32 [C] each, any may be NULL. */
+typedef struct lk_moments {
+    float *mean, *rstd;
+    float *statistic_mean, *statistic_var; /* var: unbiased */
+    bool add_mean, add_var;                /* add to the statistics */
+    float eps;
+} lk_moments;
+
+/* batch_norm.cu; n names the node in errors. y [N,C] = act(z(x)); may run in place. */
+lk_status lk_cuda_normalise(lk_exec *x, const lk_node *n, const lk_tensor *in,
+                            const lk_tensor *out, lk_normal from, lk_activation kind);
+/* Moments of t; lk_cuda_moments_scratch(t) bytes at the start of scratch. */
+size_t lk_cuda_moments_scratch(const lk_tensor *t);
+lk_status lk_cuda_measure(lk_exec *x, const lk_node *n, const lk_tensor *t, lk_moments out);
+/* Moments of t from those of chunks: mean and squares about it [chunks,C], rows [chunks]. */
+lk_status lk_cuda_join_moments(lk_exec *x, const lk_node *n, const float *mean,
+                               const float *square, const float *count, int chunks,
+                               const lk_tensor *t, lk_moments out);
+
 /* Those of V neighbouring channels, in registers. */
 template <int V> struct lk_channels {
     float mean[V], scale[V], shift[V];

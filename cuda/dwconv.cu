@@ -41,40 +41,103 @@ static shape shape_of(const lk_node *n, const lk_tensor *x, const lk_tensor *y)
 
 /* ---- forward -------------------------------------------------------------------------------- */
 
-template <typename E, int K, int S>
-static __global__ void __launch_bounds__(ROLE, K == 3 ? 6 : K == 5 ? 4 : 2)
-    k_dwconv(const E *x /* [B,H,W,C] */, const E *w /* [K,K,C] */, E *y /* [B,Ho,Wo,C] */, shape a,
-             cut c)
+/* What norm_dwconv does besides dwconv: x is normalised on its way, y is measured. */
+typedef struct fused {
+    lk_normal from;
+    lk_activation kind;
+    float *mean, *square; /* [chunks,C]; square: about the mean */
+    float *count;         /* [chunks] */
+} fused;
+
+/* Join the slots' moments in order (T. Chan et al. 1983) and store them. */
+static __device__ __forceinline__ void join_slots(float *memory, const running &m, const cut &c,
+                                                  const seat &s, int cols, int group, int chunk,
+                                                  const fused &f)
 {
+    int columns = c.width * 8;
+    float *means = memory, *squares = means + c.slots * columns; /* [slots, columns] */
+    float *counts = squares + c.slots * columns;                 /* [slots] */
+    if (s.active) {
+        float n = (float)m.count, share = m.count ? 1.0f / n : 0;
+        int at = s.slot * columns + 2 * s.pair;
+        put2(means + at, make_float2(m.first.x + m.sum.x * share, m.first.y + m.sum.y * share));
+        put2(squares + at, make_float2(m.square.x - m.sum.x * m.sum.x * share,
+                                       m.square.y - m.sum.y * m.sum.y * share));
+        if (s.pair == 0) counts[s.slot] = n;
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < columns; i += ROLE) {
+        if (group * columns + i >= cols) continue;
+        float n = 0, mean = 0, square = 0;
+        for (int slot = 0; slot < c.slots; slot++) {
+            float more = counts[slot], d = means[slot * columns + i] - mean;
+            if (more == 0) continue;
+            float share = more / (n + more), own = squares[slot * columns + i];
+            mean += d * share;
+            square += (own < 0 ? 0 : own) + d * d * n * share;
+            n += more;
+        }
+        f.mean[(int64_t)chunk * cols + group * columns + i] = mean;
+        f.square[(int64_t)chunk * cols + group * columns + i] = square;
+        if (i == 0 && group == 0) f.count[chunk] = n;
+    }
+}
+
+/* Block: tiles [chunk per, (chunk + 1) per). A: AS_IS, or the activation of norm_dwconv. */
+template <typename E, int K, int S, int A>
+static __global__ void __launch_bounds__(ROLE, K == 3 ? 5 : K == 5 ? 4 : 2)
+    k_dwconv(const E *x /* [B,H,W,C] */, const E *w /* [K,K,C] */, E *y /* [B,Ho,Wo,C] */, shape a,
+             cut c, int per, fused f)
+{
+    constexpr bool FUSED = A != AS_IS;
     extern __shared__ __align__(16) char memory[];
     E *in = (E *)memory;
-    int group = (int)(blockIdx.x % c.groups);
-    tile t = tile_of(c, (int)(blockIdx.x / c.groups));
-    load_part<E, ROLE>(in, x, c.x, c, t.image, a.batch, t.row * S - a.pad, t.col * S - a.pad, a.h,
-                       a.w, a.cols, group);
-    copies_commit();
-    clear_rest<E, ROLE>(in, c.x, c);
+    float *figures = (float *)(memory + c.x.bytes);
+    int group = (int)(blockIdx.x % c.groups), chunk = (int)(blockIdx.x / c.groups);
+    int begin = chunk * per, end = begin + per < c.tiles ? begin + per : c.tiles;
     seat s = seat_of(c, (int)threadIdx.x, group);
+    running m = {};
     float2 taps[K * K];
-    if (s.active) {
+    clear_rest<E, ROLE>(in, c.x, c);
+    for (int number = begin; number < end; number++) {
+        tile t = tile_of(c, number);
+        int top = t.row * S - a.pad, left = t.col * S - a.pad;
+        if (number > begin) __syncthreads();
+        load_part<E, ROLE>(in, x, c.x, c, t.image, a.batch, top, left, a.h, a.w, a.cols, group);
+        copies_commit();
+        if (number == begin) {
+            if constexpr (FUSED)
+                load_figures<ROLE>(figures, f.from, c.width * 8, a.cols, group);
 #pragma unroll
-        for (int i = 0; i < K * K; i++) taps[i] = get2(w + i * a.cols + s.channel);
+            for (int i = 0; i < K * K; i++)
+                taps[i] = s.active ? get2(w + i * a.cols + s.channel) : make_float2(0, 0);
+            if constexpr (FUSED) __syncthreads();
+        }
+        copies_wait<0>();
+        if constexpr (FUSED)
+            normalise_part<E, ROLE, A>(in, c.x, c, t.image, a.batch, top, left, a.h, a.w, a.cols,
+                                       group, figures, f.kind);
+        __syncthreads();
+        if (!s.active) continue;
+        E *image = y + (int64_t)t.image * a.ho * a.wo * a.cols + s.channel;
+        strip p = {};
+        for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
+             strip_move(p, c.slots, c.strips, c.lines)) {
+            int row = p.line * LINES, col = p.at * STRIP;
+            int down = left_of(a.ho, t.row, c.rows, row);
+            int across = left_of(a.wo, t.col, c.cols, col);
+            if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
+            float2 sum[LINES][STRIP] = {};
+            correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps,
+                               sum);
+            put_strip(image + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, sum,
+                      down, across, a.wo * a.cols, a.cols);
+            if constexpr (FUSED) measure_strip<E>(m, sum, down, across);
+        }
     }
-    copies_wait<0>();
-    __syncthreads();
-    if (!s.active) return;
-
-    y += (int64_t)t.image * a.ho * a.wo * a.cols + s.channel;
-    strip p = {};
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
-        int row = p.line * LINES, col = p.at * STRIP;
-        int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
-        if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
-        float2 sum[LINES][STRIP] = {};
-        correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps, sum);
-        put_strip(y + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, sum, down,
-                  across, a.wo * a.cols, a.cols);
+    if constexpr (FUSED) {
+        __syncthreads();
+        join_slots((float *)memory, m, c, s, a.cols, group, chunk, f);
     }
 }
 
@@ -100,7 +163,23 @@ static __global__ void k_dwconv_plain(const E *x /* [B,H,W,C] */, const E *w /* 
     y[i] = lk_store<E>(sum);
 }
 
-/* Run the statements with constants K and S. */
+/* Run the statements with constants K and S; the second for norm_dwconv: has_normal(). */
+#define NORMAL_KERNEL_SWITCH(a, K, S, ...)                                                         \
+    do {                                                                                           \
+        if ((a).k == 3 && (a).stride == 1) {                                                       \
+            enum { K = 3, S = 1 };                                                                 \
+            __VA_ARGS__;                                                                           \
+        } else if ((a).k == 3) {                                                                   \
+            enum { K = 3, S = 2 };                                                                 \
+            __VA_ARGS__;                                                                           \
+        } else if ((a).stride == 1) {                                                              \
+            enum { K = 5, S = 1 };                                                                 \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            enum { K = 5, S = 2 };                                                                 \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
 #define KERNEL_SWITCH(a, K, S, ...)                                                                \
     do {                                                                                           \
         if ((a).k == 3 && (a).stride == 1) {                                                       \
@@ -137,8 +216,9 @@ extern "C" lk_status lk_cuda_dwconv(lk_exec *x, const lk_node *n)
         E *y = (E *)lk_data(x, out);
         if (has_special(&a) && cut_of(&c, &a, sizeof(E), false)) {
             KERNEL_SWITCH(a, K, S, {
-                k_dwconv<E, K, S><<<(unsigned)((int64_t)c.tiles * c.groups), ROLE,
-                                    (size_t)c.x.bytes, stream>>>(from, w, y, a, c);
+                k_dwconv<E, K, S, AS_IS><<<(unsigned)((int64_t)c.tiles * c.groups), ROLE,
+                                           (size_t)c.x.bytes, stream>>>(from, w, y, a, c, 1,
+                                                                        fused());
             });
         } else {
             k_dwconv_plain<E><<<lk_blocks(count, 256), 256, 0, stream>>>(from, w, y, a, count);
@@ -271,11 +351,13 @@ static __device__ __forceinline__ void tile_dx2(const E *dys, E *dx, const shape
     }
 }
 
-template <typename E, int K, int S>
+/* A: AS_IS, or the activation of norm_dwconv_grad, whose x is normalised on its way. */
+template <typename E, int K, int S, int A>
 static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
     k_dwconv_grad(const E *x /* [B,H,W,C] */, const E *w /* [K,K,C] */,
                   const E *dy /* [B,Ho,Wo,C] */, E *dx /* [B,H,W,C] or NULL */,
-                  float *partial /* [chunks,K,K,C] */, shape a, cut c, int per)
+                  float *partial /* [chunks,K,K,C] */, shape a, cut c, int per, lk_normal normal,
+                  lk_activation kind)
 {
     extern __shared__ __align__(16) char memory[];
     int group = (int)(blockIdx.x % c.groups), chunk = (int)(blockIdx.x / c.groups);
@@ -294,6 +376,11 @@ static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
         clear_rest<E, 2 * ROLE>((E *)(memory + i * stage), c.x, c);
         clear_rest<E, 2 * ROLE>((E *)(memory + i * stage + c.x.bytes), c.dy, c);
     }
+    float *figures = (float *)(memory + 2 * stage);
+    if constexpr (A != AS_IS) {
+        load_figures<2 * ROLE>(figures, normal, c.width * 8, a.cols, group);
+        __syncthreads();
+    }
     load(begin);
 
     bool for_dw = threadIdx.x < ROLE;
@@ -308,10 +395,14 @@ static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
         if (number + 1 < end) load(number + 1);
         else copies_commit(); /* an empty group, so that the wait below is for this tile */
         copies_wait<1>();
-        __syncthreads();
-        const E *in = (const E *)(memory + (number - begin) % 2 * stage);
+        E *in = (E *)(memory + (number - begin) % 2 * stage);
         const E *dys = (const E *)((const char *)in + c.x.bytes);
         tile t = tile_of(c, number);
+        if constexpr (A != AS_IS)
+            normalise_part<E, 2 * ROLE, A>(in, c.x, c, t.image, a.batch, t.row * S - K / 2,
+                                           t.col * S - K / 2, a.h, a.w, a.cols, group, figures,
+                                           kind);
+        __syncthreads();
         if (s.active) {
             if (for_dw) tile_dw<E, K, S>(in, dys, a, c, t, s, taps);
             else if (dx && S == 1) tile_dx<E, K>(dys, dx, a, c, t, s, taps);
@@ -438,9 +529,10 @@ size_t lk_cuda_dwconv_grad_scratch(const lk_node *n)
 }
 
 /* Shared memory of the special kernel: two stages, and later the sums of the slots. */
-static size_t grad_bytes(const cut *c, const shape *a)
+static size_t grad_bytes(const cut *c, const shape *a, bool normal)
 {
     size_t stages = 2 * (size_t)cut_bytes(c, true);
+    if (normal) stages += 3 * (size_t)c->width * 8 * sizeof(float);
     size_t sums = (size_t)c->slots * (size_t)(a->k * a->k * c->width * 8) * sizeof(float);
     return stages > sums ? stages : sums;
 }
@@ -456,41 +548,228 @@ static void sum_chunks(cudaStream_t s, const float *partial, int chunks, int col
             partial, chunks, columns, accumulate, out);
 }
 
-extern "C" lk_status lk_cuda_dwconv_grad(lk_exec *x, const lk_node *n)
+#define GRAD_LAUNCH(A)                                                                             \
+    do {                                                                                           \
+        auto kernel = k_dwconv_grad<E, K, S, A>;                                                   \
+        LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,    \
+                                           (int)bytes));                                           \
+        kernel<<<(unsigned)(chunks_of(&c) * c.groups), 2 * ROLE, bytes, lk_cuda_stream_of(x)>>>(   \
+            from, w, dys, dx, partial, a, c, tiles_per_chunk(&c), normal, kind);                   \
+    } while (0)
+
+/* Launch the special kernel. kind: AS_IS, or an activation of has_normal() and then `normal`. */
+template <typename E>
+static lk_status grad_launch(lk_exec *x, const lk_node *n, const lk_tensor *dy, const shape &a,
+                             const cut &c, const lk_normal &normal, int activation)
 {
-    const lk_tensor *in = n->in[0];
-    shape a = shape_of(n, in, n->in[2]);
+    const E *from = (const E *)lk_data(x, n->in[0]), *w = (const E *)lk_data(x, n->in[1]);
+    const E *dys = (const E *)lk_data(x, dy);
+    E *dx = (E *)lk_data(x, n->out[0]);
     float *partial = (float *)x->base[LK_REGION_SCRATCH]; /* [chunks,k,k,C] */
-    cudaStream_t s = lk_cuda_stream_of(x);
-    cut c;
-    int chunks = 0, columns = a.k * a.k * a.cols;
-    if (lk_count(in) == 0) return LK_OK;
-    LK_FLOAT_SWITCH(in->dtype, E, {
-        const E *from = (const E *)lk_data(x, in), *w = (const E *)lk_data(x, n->in[1]);
-        const E *dy = (const E *)lk_data(x, n->in[2]);
-        E *dx = (E *)lk_data(x, n->out[0]);
-        if (grad_special(&c, &a, sizeof(E))) {
-            chunks = chunks_of(&c);
-            size_t bytes = grad_bytes(&c, &a);
-            KERNEL_SWITCH(a, K, S, {
-                auto kernel = k_dwconv_grad<E, K, S>;
-                LK_CUDA_AT(n, cudaFuncSetAttribute(kernel,
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   (int)bytes));
-                kernel<<<(unsigned)(chunks * c.groups), 2 * ROLE, bytes, s>>>(
-                    from, w, dy, dx, partial, a, c, tiles_per_chunk(&c));
-            });
-        } else {
-            chunks = plain_chunks(&a);
-            int64_t count = lk_count(in), per = lk_ceil((int64_t)a.batch * a.ho, chunks);
-            if (dx) k_dx_plain<E><<<lk_blocks(count, 256), 256, 0, s>>>(w, dy, dx, a, count);
-            k_dw_plain<E><<<dim3(lk_blocks(columns, 128), chunks), 128, 0, s>>>(from, dy, partial,
-                                                                               a, per);
-        }
-    });
-    LK_CUDA_AT(n, cudaPeekAtLastError());
+    size_t bytes = grad_bytes(&c, &a, activation != AS_IS);
+    lk_activation kind = (lk_activation)activation;
+    if (activation == LK_RELU) NORMAL_KERNEL_SWITCH(a, K, S, GRAD_LAUNCH(LK_RELU));
+    else if (activation == LK_HARD_SWISH)
+        NORMAL_KERNEL_SWITCH(a, K, S, GRAD_LAUNCH(LK_HARD_SWISH));
+    else KERNEL_SWITCH(a, K, S, GRAD_LAUNCH(AS_IS));
+    return lk_cuda_launched(n);
+}
+
+/* dw from the chunks' sums in scratch. */
+static lk_status grad_end(lk_exec *x, const lk_node *n, const shape &a, int chunks)
+{
     if (n->out[1])
-        sum_chunks(s, partial, chunks, columns, (n->accumulate >> 1 & 1) != 0,
+        sum_chunks(lk_cuda_stream_of(x), (const float *)x->base[LK_REGION_SCRATCH], chunks,
+                   a.k * a.k * a.cols, (n->accumulate >> 1 & 1) != 0,
                    (float *)lk_data(x, n->out[1]));
     return lk_cuda_launched(n);
+}
+
+/* The gradient by dy, which need not be the node's third input. */
+static lk_status grad_of(lk_exec *x, const lk_node *n, const lk_tensor *dy)
+{
+    const lk_tensor *in = n->in[0];
+    shape a = shape_of(n, in, dy);
+    cut c;
+    if (lk_count(in) == 0) return LK_OK;
+    if (grad_special(&c, &a, lk_dtype_size(in->dtype))) {
+        LK_FLOAT_SWITCH(in->dtype, E,
+                        LK_TRY(grad_launch<E>(x, n, dy, a, c, lk_normal(), AS_IS)));
+        return grad_end(x, n, a, chunks_of(&c));
+    }
+    int chunks = plain_chunks(&a), columns = a.k * a.k * a.cols;
+    int64_t count = lk_count(in), per = lk_ceil((int64_t)a.batch * a.ho, chunks);
+    cudaStream_t s = lk_cuda_stream_of(x);
+    LK_FLOAT_SWITCH(in->dtype, E, {
+        const E *from = (const E *)lk_data(x, in), *w = (const E *)lk_data(x, n->in[1]);
+        const E *dys = (const E *)lk_data(x, dy);
+        E *dx = (E *)lk_data(x, n->out[0]);
+        if (dx) k_dx_plain<E><<<lk_blocks(count, 256), 256, 0, s>>>(w, dys, dx, a, count);
+        k_dw_plain<E><<<dim3(lk_blocks(columns, 128), chunks), 128, 0, s>>>(
+            from, dys, (float *)x->base[LK_REGION_SCRATCH], a, per);
+    });
+    LK_TRY(lk_cuda_launched(n));
+    return grad_end(x, n, a, chunks);
+}
+
+extern "C" lk_status lk_cuda_dwconv_grad(lk_exec *x, const lk_node *n)
+{
+    return grad_of(x, n, n->in[2]);
+}
+
+/* ---- norm_dwconv ----------------------------------------------------------------------------
+ * Shapes and activations that have no kernel of their own: x is first normalised into scratch. */
+
+static shape normal_shape(const lk_node *n, const lk_tensor *x, const lk_tensor *y)
+{
+    shape a = shape_of(n, x, y);
+    a.stride = n->attr.norm_dwconv.stride;
+    a.pad = n->attr.norm_dwconv.pad;
+    return a;
+}
+
+static lk_normal normal_of(lk_exec *x, const lk_node *n)
+{
+    lk_normal from = {(const float *)lk_data(x, n->in[4]),
+                      (const float *)lk_data(x, n->in[5]),
+                      (const float *)lk_data(x, n->in[2]),
+                      (const float *)lk_data(x, n->in[3]),
+                      n->attr.norm_dwconv.eps,
+                      false};
+    return from;
+}
+
+static bool has_normal(const lk_node *n, const shape *a)
+{
+    lk_activation kind = n->attr.norm_dwconv.activation;
+    return a->k <= 5 && (kind == LK_RELU || kind == LK_HARD_SWISH);
+}
+
+static size_t rounded(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/* n as the plain op on *z: x normalised, in scratch behind `used` bytes. */
+static lk_status normalise_first(lk_exec *x, const lk_node *n, lk_op op, size_t used,
+                                 lk_tensor *z, lk_node *plain)
+{
+    *z = *n->in[0];
+    z->base = NULL;
+    z->region = LK_REGION_SCRATCH;
+    z->offset = rounded(used);
+    *plain = *n;
+    plain->op = op;
+    plain->in[0] = z;
+    plain->attr.conv.stride = n->attr.norm_dwconv.stride;
+    plain->attr.conv.pad = n->attr.norm_dwconv.pad;
+    return lk_cuda_normalise(x, n, n->in[0], z, normal_of(x, n), n->attr.norm_dwconv.activation);
+}
+
+/* Tiles of a block when y is measured. */
+static int measured_per(const cut *c)
+{
+    int chunks = MEASURE_BLOCKS / c->groups;
+    return (int)lk_ceil(c->tiles, chunks < 1 ? 1 : chunks);
+}
+
+/* Whether the kernel above takes the node; its cut then. */
+static bool forward_special(cut *c, const lk_node *n, const shape *a)
+{
+    return has_special(a) && has_normal(n, a) &&
+           cut_of(c, a, lk_dtype_size(n->in[0]->dtype), false);
+}
+
+size_t lk_cuda_norm_dwconv_scratch(const lk_node *n)
+{
+    shape a = normal_shape(n, n->in[0], n->out[0]);
+    cut c;
+    if (!forward_special(&c, n, &a))
+        return rounded(lk_cuda_moments_scratch(n->out[0])) + lk_bytes(n->in[0]);
+    size_t chunks = (size_t)lk_ceil(c.tiles, measured_per(&c));
+    return chunks * (2 * (size_t)a.cols + 1) * sizeof(float);
+}
+
+static lk_moments normal_moments(lk_exec *x, const lk_node *n)
+{
+    lk_moments m = {(float *)lk_data(x, n->out[1]),
+                    (float *)lk_data(x, n->out[2]),
+                    (float *)lk_data(x, n->out[3]),
+                    (float *)lk_data(x, n->out[4]),
+                    (n->accumulate >> 3 & 1) != 0,
+                    (n->accumulate >> 4 & 1) != 0,
+                    n->attr.norm_dwconv.eps};
+    return m;
+}
+
+template <typename E>
+static lk_status forward_launch(lk_exec *x, const lk_node *n, const shape &a, const cut &c)
+{
+    int per = measured_per(&c), chunks = (int)lk_ceil(c.tiles, per);
+    float *mean = (float *)x->base[LK_REGION_SCRATCH]; /* [chunks,C] */
+    float *square = mean + (int64_t)chunks * a.cols;    /* [chunks,C] */
+    float *count = square + (int64_t)chunks * a.cols;   /* [chunks] */
+    lk_activation kind = n->attr.norm_dwconv.activation;
+    fused f = {normal_of(x, n), kind, mean, square, count};
+    size_t columns = (size_t)c.width * 8;
+    size_t bytes = (size_t)c.x.bytes + 3 * columns * sizeof(float);
+    size_t join = (size_t)c.slots * (2 * columns + 1) * sizeof(float);
+    if (join > bytes) bytes = join;
+    NORMAL_KERNEL_SWITCH(a, K, S, {
+        auto kernel = kind == LK_RELU ? k_dwconv<E, K, S, LK_RELU>
+                                      : k_dwconv<E, K, S, LK_HARD_SWISH>;
+        kernel<<<(unsigned)(chunks * c.groups), ROLE, bytes, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+            (E *)lk_data(x, n->out[0]), a, c, per, f);
+    });
+    LK_TRY(lk_cuda_launched(n));
+    return lk_cuda_join_moments(x, n, mean, square, count, chunks, n->out[0],
+                                normal_moments(x, n));
+}
+
+extern "C" lk_status lk_cuda_norm_dwconv(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0], *out = n->out[0];
+    shape a = normal_shape(n, in, out);
+    cut c;
+    if (lk_count(out) == 0) return LK_OK;
+    if (forward_special(&c, n, &a)) {
+        LK_FLOAT_SWITCH(in->dtype, E, return forward_launch<E>(x, n, a, c));
+    }
+    lk_tensor z;
+    lk_node plain;
+    LK_TRY(normalise_first(x, n, LK_OP_DWCONV, lk_cuda_moments_scratch(out), &z, &plain));
+    LK_TRY(lk_cuda_dwconv(x, &plain));
+    return lk_cuda_measure(x, n, out, normal_moments(x, n));
+}
+
+static size_t partial_bytes(const shape *a, int chunks)
+{
+    return (size_t)chunks * (size_t)(a->k * a->k) * (size_t)a->cols * sizeof(float);
+}
+
+size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n)
+{
+    shape a = normal_shape(n, n->in[0], n->in[6]);
+    cut c;
+    bool special = grad_special(&c, &a, lk_dtype_size(n->in[0]->dtype));
+    size_t used = partial_bytes(&a, special ? chunks_of(&c) : plain_chunks(&a));
+    return special && has_normal(n, &a) ? used : rounded(used) + lk_bytes(n->in[0]);
+}
+
+extern "C" lk_status lk_cuda_norm_dwconv_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0], *dy = n->in[6];
+    shape a = normal_shape(n, in, dy);
+    cut c;
+    if (lk_count(in) == 0) return LK_OK;
+    bool special = grad_special(&c, &a, lk_dtype_size(in->dtype));
+    if (special && has_normal(n, &a)) {
+        LK_FLOAT_SWITCH(in->dtype, E,
+                        LK_TRY(grad_launch<E>(x, n, dy, a, c, normal_of(x, n),
+                                              n->attr.norm_dwconv.activation)));
+        return grad_end(x, n, a, chunks_of(&c));
+    }
+    lk_tensor z;
+    lk_node plain;
+    size_t used = partial_bytes(&a, special ? chunks_of(&c) : plain_chunks(&a));
+    LK_TRY(normalise_first(x, n, LK_OP_DWCONV_GRAD, used, &z, &plain));
+    return grad_of(x, &plain, dy);
 }

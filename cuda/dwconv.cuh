@@ -2,6 +2,7 @@
 #ifndef LK_CUDA_DWCONV_CUH
 #define LK_CUDA_DWCONV_CUH
 
+#include "cuda/batch_norm.cuh"
 #include "cuda/columns.cuh"
 #include "cuda/divide.cuh"
 
@@ -14,7 +15,9 @@ enum {
     FORWARD_BYTES = 40 << 10, /* most of a tile */
     GRAD_BYTES = 48 << 10,    /* most of a tile of x and one of dy; two are in flight */
     FORWARD_BLOCKS = 528,     /* resident on 132 multiprocessors */
-    GRAD_BLOCKS = 528         /* twice those resident */
+    GRAD_BLOCKS = 528,        /* twice those resident */
+    MEASURE_BLOCKS = 1056,    /* forward, when y is measured: a partial sum each */
+    AS_IS = -2                /* instead of an activation: x is not normalised */
 };
 
 typedef struct shape {
@@ -244,13 +247,14 @@ template <int N> static __device__ __forceinline__ void copies_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* Start to copy the images' pixels from (top, left) of x [B,h,w,C], those outside as zeros, the
- * channels of the group, into to [chunks, plane]. All THREADS threads; each stays with its column
- * and chunk. */
-template <typename E, int THREADS>
-static __device__ __forceinline__ void load_part(E *to, const E *x, const part &p, const cut &c,
-                                                 int image, int batch, int top, int left, int h,
-                                                 int w, int cols, int group)
+/* Visit what a thread has of a part: for each of its columns begin(chunk), then each(at, from,
+ * inside) down the rows and images, `at` in to [chunks, plane] and `from` in x [B,h,w,C], the
+ * part's pixels beginning at (top, left). All THREADS threads. */
+template <typename E, int THREADS, typename BEGIN, typename EACH>
+static __device__ __forceinline__ void visit_part(E *to, const E *x, const part &p, const cut &c,
+                                                  int image, int batch, int top, int left, int h,
+                                                  int w, int cols, int group, BEGIN begin,
+                                                  EACH each)
 {
     enum { CHUNK = 16 / sizeof(E) };
     int span = (int)p.by_row.divisor;
@@ -262,20 +266,76 @@ static __device__ __forceinline__ void load_part(E *to, const E *x, const part &
         col = lk_divide(col, c.by_chunks, &chunk);
         bool inside = (unsigned)(left + col) < (unsigned)w && chunk < held;
         E *line = to + (chunk * p.plane + slot * p.cols + col) * CHUNK;
+        begin(chunk);
         for (int which = 0; which < c.images; which++) {
             const E *from = x + ((int64_t)(image + which) * h + top + slot) * w * cols +
                             (left + col) * cols + (group * c.width * 8 + chunk * CHUNK);
             bool exists = inside && image + which < batch;
             E *at = line;
             for (int row = slot; row < p.rows; row += p.side) {
-                if (exists && (unsigned)(top + row) < (unsigned)h) copy_chunk(at, from);
-                else *(uint4 *)at = make_uint4(0, 0, 0, 0);
+                each(at, from, exists && (unsigned)(top + row) < (unsigned)h);
                 from += step;
                 at += p.side * p.cols * CHUNK;
             }
             line += p.rows * p.cols * CHUNK;
         }
     }
+}
+
+/* Start to copy a part, pixels outside as zeros. */
+template <typename E, int THREADS>
+static __device__ __forceinline__ void load_part(E *to, const E *x, const part &p, const cut &c,
+                                                 int image, int batch, int top, int left, int h,
+                                                 int w, int cols, int group)
+{
+    visit_part<E, THREADS>(
+        to, x, p, c, image, batch, top, left, h, w, cols, group, [](int) {},
+        [](E *at, const E *from, bool inside) {
+            if (inside) copy_chunk(at, from);
+            else *(uint4 *)at = make_uint4(0, 0, 0, 0);
+        });
+}
+
+/* figures [3, columns] of shared memory: mean, scale and shift of the group's channels. */
+template <int THREADS>
+static __device__ __forceinline__ void load_figures(float *figures, const lk_normal &from,
+                                                    int columns, int cols, int group)
+{
+    for (int i = (int)threadIdx.x; i < columns; i += THREADS) {
+        lk_channels<1> one = {};
+        if (group * columns + i < cols) lk_channels_get<1>(one, from, group * columns + i);
+        figures[i] = one.mean[0];
+        figures[columns + i] = one.scale[0];
+        figures[2 * columns + i] = one.shift[0];
+    }
+}
+
+/* Normalise in place what this thread has copied of a part and waited for; padding stays 0. */
+template <typename E, int THREADS, int A>
+static __device__ __forceinline__ void normalise_part(E *to, const part &p, const cut &c, int image,
+                                                      int batch, int top, int left, int h, int w,
+                                                      int cols, int group, const float *figures,
+                                                      lk_activation kind)
+{
+    enum { CHUNK = 16 / sizeof(E) };
+    int columns = c.width * 8;
+    lk_channels<CHUNK> of;
+    visit_part<E, THREADS>(
+        to, (const E *)NULL, p, c, image, batch, top, left, h, w, cols, group,
+        [&](int chunk) {
+            lk_get<CHUNK>(of.mean, figures + chunk * CHUNK);
+            lk_get<CHUNK>(of.scale, figures + columns + chunk * CHUNK);
+            lk_get<CHUNK>(of.shift, figures + 2 * columns + chunk * CHUNK);
+        },
+        [&](E *at, const E *, bool inside) {
+            if (!inside) return;
+            lk_held<E, CHUNK> held;
+            float v[CHUNK];
+            held.load(at);
+            held.get(v);
+            lk_channels_apply<CHUNK, A>(of, kind, v);
+            lk_put<CHUNK>(at, v);
+        });
 }
 
 /* Zeros behind the last image, which the last strips read. All THREADS threads. */
@@ -409,6 +469,34 @@ static __device__ __forceinline__ void put_strip(E *y, const float2 (*sum)[STRIP
         }
         y += row;
     }
+}
+
+/* Moments of a thread's two channels over its outputs, about the first of them. */
+typedef struct running {
+    float2 first, sum, square;
+    int count;
+} running;
+
+/* Add the first `down` x `across` of a strip's outputs, as they are stored. */
+template <typename E>
+static __device__ __forceinline__ void measure_strip(running &m, const float2 (*sum)[STRIP],
+                                                     int down, int across)
+{
+#pragma unroll
+    for (int o = 0; o < LINES; o++) {
+#pragma unroll
+        for (int j = 0; j < STRIP; j++) {
+            if (o >= down || j >= across) continue;
+            float2 v = {lk_float(lk_store<E>(sum[o][j].x)), lk_float(lk_store<E>(sum[o][j].y))};
+            if (o == 0 && j == 0 && m.count == 0) m.first = v;
+            v.x -= m.first.x;
+            v.y -= m.first.y;
+            m.sum.x += v.x;
+            m.sum.y += v.y;
+            add_product(m.square, v, v);
+        }
+    }
+    m.count += (down < LINES ? down : LINES) * (across < STRIP ? across : STRIP);
 }
 
 /* How many outputs of `of` are left from `from` in a tile that begins at `begin` and has `size`. */

@@ -6,7 +6,7 @@
 
 #include "tests/reference.h"
 
-#define CASE_MAX_TENSORS 5
+#define CASE_MAX_TENSORS 10
 #define CASE_MAX_MORE 2
 #define CASE_SEED 20240607u
 #define CASE_LEAF 3

@@ -171,7 +171,7 @@ static lk_status build(runner *r, const problem *q, lk_dtype type, bool backward
     r->y = q->c->kind->build(g, q->c, type, r->in);
     LK_TRY(lk_graph_status(g));
     LK_TRY(lk_autocast(g, type));
-    if (!backward) return LK_OK;
+    if (!backward) return lk_fuse(g);
     r->dy = lk_input(g, "dy", LK_F32, r->y->dims, r->y->dim);
     LK_TRY(lk_autodiff(g, r->y, r->dy, q->count, wanted, r->gradient));
     return lk_fuse(g);
@@ -257,8 +257,7 @@ static lk_status runner_run(runner *r, const problem *q, outcome *o)
     o->count = q->count;
     for (int i = 0; i < q->count; i++) {
         o->n[i] = q->n[i];
-        if (q->tensor[i].role == CASE_STATISTIC) continue;
-        if (r->in[i]->param) {
+        if (r->in[i]->param) { /* of a statistic: what was measured */
             const float *flat = r->store->gradient[0];
             LK_TRY(fetch(r, LK_F32, o->n[i], flat + r->in[i]->param->offset, &o->value[i]));
         } else if (r->gradient[i]) {

@@ -6,6 +6,7 @@
 #define TENSOR(name_, role_, dims_, ...)                                                           \
     t[n++] = (case_tensor){.name = name_, .role = role_, .dims = dims_, .dim = __VA_ARGS__}
 #define EPS 1e-3f
+#define LARGE_EPS 8.0f /* of a second norm, which else would take out the scale of the first */
 
 static ref_window window(const op_case *c)
 {
@@ -242,6 +243,85 @@ static const case_kind batch_norm_running =
     CASE_KIND("batch norm", batch_norm_tensors, batch_norm_build, batch_norm_reference,
               .prepare = batch_norm_prepare);
 
+/* ---- a depthwise convolution between norms: what the fuse pass joins ------------------------ */
+
+static int norm_dwconv_tensors(const op_case *c, case_tensor *t)
+{
+    int n = batch_norm_tensors(c, t);
+    TENSOR("dw", CASE_PARAM, 3, {c->kernel, c->kernel, c->in});
+    return n;
+}
+
+/* So many values would meet corners of the piecewise functions: those of x around the corner of
+ * ReLU are moved away; for hard swish x comes in three clusters, which w takes to the pieces. */
+static void norm_dwconv_prepare(const op_case *c, double *const *value)
+{
+    bool clusters = c->activation == LK_HARD_SWISH;
+    batch_norm_prepare(c, value);
+    for (int64_t i = 0; i < c->batch * pixels(c) * c->in; i++) {
+        double *x = value[0] + i, d = *x - 0.5;
+        if (clusters) *x = 0.5 + 0.12 * d + (d < -0.6 ? -1 : d > 0.6 ? 1 : 0);
+        else *x += d < -0.5 ? -0.5 : 0.5;
+    }
+    for (int64_t i = 0; i < c->in; i++) {
+        value[1][i] = (clusters ? 4.5 : 1) + 0.3 * (value[1][i] - 1);
+        value[2][i] = (clusters ? 1 : 0.5) + 0.3 * value[2][i];
+    }
+}
+
+static lk_tensor *norm_dwconv_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                    lk_tensor *const *in)
+{
+    return lk_dwconv(g, batch_norm_build(g, c, type, in), in[5], c->stride, c->pad);
+}
+
+static int64_t norm_dwconv_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = reserve(c->batch * pixels(c) * c->in);
+    batch_norm_reference(c, in, h);
+    int64_t n = dwconv_reference(c, (double *[]){h, in[5]}, y);
+    free(h);
+    return n;
+}
+
+static const case_kind norm_dwconv =
+    CASE_KIND("norm dwconv", norm_dwconv_tensors, norm_dwconv_build, norm_dwconv_reference,
+              .prepare = norm_dwconv_prepare);
+
+static int between_tensors(const op_case *c, case_tensor *t)
+{
+    int n = norm_dwconv_tensors(c, t);
+    TENSOR("w2", CASE_PARAM, 1, {c->in}, .full = true, .centre = 1);
+    TENSOR("b2", CASE_PARAM, 1, {c->in}, .full = true);
+    TENSOR("mean2", CASE_STATISTIC, 1, {c->in}, .full = true);
+    TENSOR("var2", CASE_STATISTIC, 1, {c->in}, .full = true, .centre = 1);
+    return n;
+}
+
+static lk_tensor *between_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    lk_tensor *y = norm_dwconv_build(g, c, type, in);
+    return lk_batch_norm(g, y, in[6], in[7], in[8], in[9], LARGE_EPS, LK_GELU);
+}
+
+static int64_t between_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_window s = window(c);
+    int64_t n = c->batch * ref_rows(&s) * ref_columns(&s);
+    double *h = reserve(n * c->in), *mean = reserve(c->in), *var = reserve(c->in);
+    norm_dwconv_reference(c, in, h);
+    ref_moments(n, c->in, h, mean, var);
+    ref_batch_norm(n, c->in, LARGE_EPS, LK_GELU, h, in[6], in[7], mean, var, y);
+    free(h);
+    free(mean);
+    free(var);
+    return n * c->in;
+}
+
+static const case_kind between =
+    CASE_KIND("norm dwconv norm", between_tensors, between_build, between_reference,
+              .prepare = norm_dwconv_prepare);
+
 /* ---- pools, gate --------------------------------------------------------------------------- */
 
 static lk_tensor *pool_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
@@ -407,6 +487,8 @@ static const case_kind soft_xent =
 #define CONV(what, b, h, w, c, o, k, s, p, ...)                                                    \
     IMAGE(what, b, h, w, c, .out = o, .kernel = k, .stride = s, .pad = p, ##__VA_ARGS__)
 #define DW(b, h, w, c, k, s, p, ...) CONV(dwconv, b, h, w, c, 0, k, s, p, ##__VA_ARGS__)
+#define ND(what, b, h, w, c, k, s, p, act, ...)                                                    \
+    CONV(what, b, h, w, c, 0, k, s, p, .activation = act, ##__VA_ARGS__)
 #define NORM(b, h, w, c, ...) IMAGE(batch_norm, b, h, w, c, __VA_ARGS__)
 #define RUNNING(b, h, w, c, ...)                                                                   \
     IMAGE(batch_norm_running, b, h, w, c, .running = true, __VA_ARGS__)
@@ -467,6 +549,31 @@ const op_case vision_cases[] = {
     RUNNING(3, 5, 7, 13, .activation = LK_HARD_SWISH),
     RUNNING(1, 1, 1, 40, .activation = LK_RELU),
     RUNNING(2, 3, 3, 1031, .activation = LK_SIGMOID),
+    ND(norm_dwconv, 2, 9, 7, 16, 3, 1, 1, LK_RELU),
+    ND(norm_dwconv, 2, 9, 7, 16, 3, 2, 1, LK_HARD_SWISH),
+    ND(norm_dwconv, 3, 8, 10, 24, 5, 1, 2, LK_HARD_SWISH),
+    ND(norm_dwconv, 3, 8, 10, 40, 5, 2, 2, LK_RELU),
+    ND(norm_dwconv, 2, 6, 5, 16, 3, 1, 1, LK_LINEAR),
+    ND(norm_dwconv, 2, 6, 5, 13, 3, 1, 1, LK_RELU),
+    ND(norm_dwconv, 2, 9, 9, 16, 7, 1, 3, LK_RELU),
+    ND(norm_dwconv, 2, 7, 7, 32, 2, 2, 0, LK_HARD_SWISH),
+    ND(norm_dwconv, 2, 6, 7, 16, 3, 1, 0, LK_RELU), /* a special kernel forward alone */
+    ND(norm_dwconv, 19, 1, 1, 96, 5, 1, 2, LK_HARD_SWISH),
+    ND(between, 2, 9, 7, 16, 3, 1, 1, LK_RELU),
+    ND(between, 3, 9, 7, 16, 3, 1, 1, LK_HARD_SWISH),
+    ND(between, 3, 9, 7, 16, 3, 2, 1, LK_RELU),
+    ND(between, 3, 9, 7, 24, 3, 2, 1, LK_HARD_SWISH),
+    ND(between, 3, 8, 10, 24, 5, 1, 2, LK_RELU),
+    ND(between, 3, 8, 10, 40, 5, 2, 2, LK_RELU),
+    ND(between, 3, 8, 10, 40, 5, 2, 2, LK_HARD_SWISH),
+    ND(between, 3, 6, 5, 16, 5, 1, 2, LK_LINEAR),
+    ND(between, 3, 6, 5, 45, 5, 2, 2, LK_HARD_SWISH),
+    ND(between, 1, 12, 11, 16, 3, 2, 1, LK_GELU),
+    ND(between, 4, 7, 7, 960, 5, 1, 2, LK_HARD_SWISH),
+    ND(between, 17, 4, 4, 200, 3, 1, 1, LK_HARD_SWISH),
+    ND(between, 9, 14, 14, 88, 3, 1, 1, LK_RELU),
+    ND(between, 3, 56, 56, 24, 3, 2, 1, LK_RELU), /* several tiles to an image */
+    ND(between, 2, 56, 56, 72, 5, 2, 2, LK_RELU),
     IMAGE(pool, 3, 5, 7, 24),
     IMAGE(pool, 1, 1, 1, 13),
     IMAGE(pool, 5, 4, 4, 1100),

@@ -1,6 +1,6 @@
-/* batch_norm and its gradient. Rows are cut into chunks by the shape; each chunk's mean and squares
- * about it are taken while it is in cache, and chunks are joined in order (T. Chan et al.,
- * "Algorithms for computing the sample variance", 1983). */
+/* batch_norm, whole or as batch_moments and batch_apply, and its gradient. Rows are cut into chunks
+ * by the shape; each chunk's mean and squares about it are taken while it is in cache, and chunks
+ * are joined in order (T. Chan et al., "Algorithms for computing the sample variance", 1983). */
 #include "cpu/device.h"
 
 /* ---- patterns ------------------------------------------------------------------------------- */
@@ -53,12 +53,6 @@ static int64_t block_length(const cut *k, int64_t at, int64_t end, int64_t *in)
 
 /* ---- statistics ----------------------------------------------------------------------------- */
 
-size_t lk_cpu_batch_norm_scratch(const lk_node *n)
-{
-    cut k = cut_of(n->in[0]);
-    return (size_t)((3 + 2 * k.chunks) * k.pattern) * sizeof(float);
-}
-
 /* mean [C] and squares about it [C] of one chunk, in patterns. */
 static void chunk_moments(const cut *k, int64_t chunk, lk_dtype type, const void *from, float *mean,
                           float *square)
@@ -109,6 +103,32 @@ static void join_moments(const cut *k, float eps, const float *means, const floa
     }
 }
 
+size_t lk_cpu_measure_scratch(const lk_tensor *t)
+{
+    cut k = cut_of(t);
+    return (size_t)(2 * k.chunks * k.pattern) * sizeof(float);
+}
+
+void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4])
+{
+    const void *from = lk_data(x, t);
+    cut k = cut_of(t);
+    float *means = lk_cpu_scratch(x), *squares = means + k.chunks * k.pattern;
+#pragma omp parallel for schedule(static) if (k.elements > LK_CPU_SMALL)
+    for (int64_t i = 0; i < k.chunks; i++)
+        chunk_moments(&k, i, t->dtype, from, means + i * k.pattern, squares + i * k.pattern);
+    join_moments(&k, eps, means, squares, lk_data(x, out[0]), lk_data(x, out[1]),
+                 lk_data(x, out[2]), lk_data(x, out[3]));
+}
+
+size_t lk_cpu_batch_moments_scratch(const lk_node *n) { return lk_cpu_measure_scratch(n->in[0]); }
+
+lk_status lk_cpu_batch_moments(lk_exec *x, const lk_node *n)
+{
+    lk_cpu_measure(x, n->in[0], n->attr.batch_norm.eps, n->out);
+    return LK_OK;
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
 /* y [m] = act((x - u) v + w) */
@@ -139,34 +159,61 @@ static void normalise(const cut *k, lk_dtype type, lk_activation act, const void
     }
 }
 
+size_t lk_cpu_apply_scratch(const lk_tensor *t)
+{
+    return (size_t)(3 * lk_cpu_pattern(lk_cols(t))) * sizeof(float);
+}
+
+/* factor [C]: what x - mean is multiplied by, at its place in scratch. */
+static void apply(lk_exec *x, const lk_tensor *in, lk_activation act, const float *mean,
+                  const float *b, float *factor, const lk_tensor *out)
+{
+    cut k = cut_of(in);
+    float *centre = factor + k.pattern, *bias = centre + k.pattern;
+    lk_cpu_repeat(factor, k.channels, factor);
+    lk_cpu_repeat(mean, k.channels, centre);
+    lk_cpu_repeat(b, k.channels, bias);
+    normalise(&k, in->dtype, act, lk_data(x, in), centre, factor, bias, lk_data(x, out));
+}
+
+void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
+                  const lk_tensor *out)
+{
+    const float *w = lk_data(x, given[0]), *rstd = lk_data(x, given[3]);
+    float *factor = lk_cpu_scratch(x);
+    for (int64_t c = 0; c < lk_cols(in); c++) factor[c] = w[c] * rstd[c];
+    apply(x, in, act, lk_data(x, given[2]), lk_data(x, given[1]), factor, out);
+}
+
+size_t lk_cpu_batch_apply_scratch(const lk_node *n) { return lk_cpu_apply_scratch(n->in[0]); }
+
+lk_status lk_cpu_batch_apply(lk_exec *x, const lk_node *n)
+{
+    lk_cpu_apply(x, n->in[0], n->attr.batch_norm.activation, n->in + 1, n->out[0]);
+    return LK_OK;
+}
+
+size_t lk_cpu_batch_norm_scratch(const lk_node *n)
+{
+    size_t measure = lk_cpu_measure_scratch(n->in[0]), own = lk_cpu_apply_scratch(n->in[0]);
+    return n->inputs == 3 && measure > own ? measure : own;
+}
+
 lk_status lk_cpu_batch_norm(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
-    const void *from = lk_data(x, in);
-    const float *w = lk_data(x, n->in[1]), *b = lk_data(x, n->in[2]), *mean, *rstd;
+    lk_activation act = n->attr.batch_norm.activation;
     float eps = n->attr.batch_norm.eps;
-    cut k = cut_of(in);
-    float *centre = lk_cpu_scratch(x), *factor = centre + k.pattern, *bias = factor + k.pattern;
-    if (n->inputs > 3) {
-        const float *var = lk_data(x, n->in[4]);
-        mean = lk_data(x, n->in[3]);
-        for (int64_t c = 0; c < k.channels; c++) factor[c] = w[c] / sqrtf(var[c] + eps);
-    } else {
-        float *means = bias + k.pattern, *squares = means + k.chunks * k.pattern;
-#pragma omp parallel for schedule(static) if (k.elements > LK_CPU_SMALL)
-        for (int64_t i = 0; i < k.chunks; i++)
-            chunk_moments(&k, i, in->dtype, from, means + i * k.pattern, squares + i * k.pattern);
-        join_moments(&k, eps, means, squares, lk_data(x, n->out[1]), lk_data(x, n->out[2]),
-                     lk_data(x, n->out[3]), lk_data(x, n->out[4]));
-        mean = lk_data(x, n->out[1]);
-        rstd = lk_data(x, n->out[2]);
-        for (int64_t c = 0; c < k.channels; c++) factor[c] = w[c] * rstd[c];
+    if (n->inputs == 3) {
+        lk_cpu_measure(x, in, eps, n->out + 1);
+        lk_cpu_apply(x, in, act, (lk_tensor *[]){n->in[1], n->in[2], n->out[1], n->out[2]},
+                     n->out[0]);
+        return LK_OK;
     }
-    lk_cpu_repeat(mean, k.channels, centre);
-    lk_cpu_repeat(factor, k.channels, factor);
-    lk_cpu_repeat(b, k.channels, bias);
-    normalise(&k, in->dtype, n->attr.batch_norm.activation, from, centre, factor, bias,
-              lk_data(x, n->out[0]));
+    const float *w = lk_data(x, n->in[1]), *var = lk_data(x, n->in[4]);
+    float *factor = lk_cpu_scratch(x);
+    for (int64_t c = 0; c < lk_cols(in); c++) factor[c] = w[c] / sqrtf(var[c] + eps);
+    apply(x, in, act, lk_data(x, n->in[3]), lk_data(x, n->in[2]), factor, n->out[0]);
     return LK_OK;
 }
 

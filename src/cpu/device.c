@@ -108,6 +108,10 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     case LK_OP_CHANNEL_CONV_GRAD: bytes = lk_cpu_channel_conv_grad_scratch(n); break;
     case LK_OP_BATCH_NORM: bytes = lk_cpu_batch_norm_scratch(n); break;
     case LK_OP_BATCH_NORM_GRAD: bytes = lk_cpu_batch_norm_grad_scratch(n); break;
+    case LK_OP_BATCH_MOMENTS: bytes = lk_cpu_batch_moments_scratch(n); break;
+    case LK_OP_BATCH_APPLY: bytes = lk_cpu_batch_apply_scratch(n); break;
+    case LK_OP_NORM_DWCONV: bytes = lk_cpu_norm_dwconv_scratch(n); break;
+    case LK_OP_NORM_DWCONV_GRAD: bytes = lk_cpu_norm_dwconv_grad_scratch(n); break;
     case LK_OP_SOFT_XENT: bytes = lk_cpu_soft_xent_scratch(n); break;
     case LK_OP_NORM_GRAD: bytes = lk_cpu_norm_grad_scratch(n); break;
     case LK_OP_XENT:

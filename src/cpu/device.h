@@ -84,6 +84,14 @@ void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool 
 int64_t lk_cpu_pattern(int64_t channels); /* its length, a multiple of channels */
 void lk_cpu_repeat(const float *v, int64_t channels, float *pattern); /* v may be pattern */
 void lk_cpu_fold(float *pattern, int64_t channels); /* the reverse: sums to the first [C] */
+/* The moments of t to out: mean, rstd and the two statistics [C]. Uses so much of the beginning of
+ * scratch, as does the next. */
+size_t lk_cpu_measure_scratch(const lk_tensor *t);
+void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4]);
+/* out [N,C] = act((in - mean) rstd w + b); given: w, b, mean, rstd [C]. May run in place. */
+size_t lk_cpu_apply_scratch(const lk_tensor *t);
+void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
+                  const lk_tensor *out);
 
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
@@ -100,6 +108,10 @@ size_t lk_cpu_channel_conv_grad_scratch(const lk_node *n);
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_batch_moments_scratch(const lk_node *n);
+size_t lk_cpu_batch_apply_scratch(const lk_node *n);
+size_t lk_cpu_norm_dwconv_scratch(const lk_node *n);
+size_t lk_cpu_norm_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cpu_soft_xent_scratch(const lk_node *n);
 size_t lk_cpu_xent_scratch(const lk_node *n);
 size_t lk_cpu_grad_norm_scratch(const lk_node *n);

@@ -6,10 +6,15 @@
  *   RESIDUAL, NORM           -> RESIDUAL_NORM
  *   XENT, XENT_GRAD          -> XENT_FUSED
  *   GATE_DX, POOL_GRAD, ADD  -> GATE_DX that adds the pool's cotangent
+ *   BATCH_NORM in training, DWCONV, DWCONV_GRAD
+ *                            -> BATCH_MOMENTS, NORM_DWCONV, NORM_DWCONV_GRAD: the normalised image
+ *                               is never stored
+ *   NORM_DWCONV, BATCH_NORM in training
+ *                            -> NORM_DWCONV that measures what it writes, BATCH_APPLY
  *
  * A fused node stands where the first of the two stood; everything the second read besides must
- * exist by then. The last pattern stands where the ADD stood: the pool's cotangent is made of the
- * gate's. */
+ * exist by then. The pool's cotangent is made of the gate's: that pattern stands where the ADD
+ * stood. In the last two each node stays where it was. */
 #include "graph/graph.h"
 #include "ops/ops.h"
 
@@ -137,9 +142,90 @@ static bool xent_grad(const fuser *f, lk_node *n)
     return true;
 }
 
+/* ---- batch norms around depthwise convolutions ---------------------------------------------- */
+
+/* Whether m reads all of t, and only as its image. */
+static bool convolves(const lk_node *m, const lk_tensor *t)
+{
+    if ((m->op != LK_OP_DWCONV && m->op != LK_OP_DWCONV_GRAD) || m->in[0] != t) return false;
+    for (int i = 1; i < m->inputs; i++)
+        if (lk_root(m->in[i]) == t) return false;
+    return true;
+}
+
+/* Whether t, made by n, is read by depthwise convolutions and their gradients alone. */
+static bool only_convolved(const fuser *f, const lk_node *n, const lk_tensor *t)
+{
+    int readers = 0;
+    for (const lk_node *m = n->next; m; m = m->next) readers += convolves(m, t);
+    return readers > 0 && readers == f->uses[t->id];
+}
+
+/* m, which convolves t, reads x instead and normalises it. given: w, b, mean, rstd. */
+static void normalise_on_load(const fuser *f, lk_node *m, lk_tensor *x, lk_tensor *const given[4],
+                              lk_activation activation)
+{
+    lk_attr attr = {.norm_dwconv = {m->attr.conv.stride, m->attr.conv.pad, 0, activation}};
+    bool gradient = m->op == LK_OP_DWCONV_GRAD;
+    m->op = gradient ? LK_OP_NORM_DWCONV_GRAD : LK_OP_NORM_DWCONV;
+    m->attr = attr;
+    m->in[0] = x;
+    if (gradient) m->in[6] = m->in[2];
+    for (int i = 0; i < 4; i++) m->in[2 + i] = given[i];
+    m->inputs = gradient ? 7 : 6;
+    f->uses[lk_root(x)->id]++;
+}
+
+/* n measures what p writes: p does so meanwhile, and n only applies it. */
+static void measure_before(const fuser *f, lk_node *p, lk_node *n)
+{
+    p->attr.norm_dwconv.eps = n->attr.batch_norm.eps;
+    p->accumulate |= n->accumulate & ~1u; /* outputs 1 to 4 of both */
+    n->accumulate &= 1;
+    for (int i = 1; i < 5; i++) {
+        if (n->out[i]) f->ready[n->out[i]->id] = f->ready[p->out[0]->id];
+        give(p, i, n->out[i]);
+        n->out[i] = NULL;
+    }
+    n->op = LK_OP_BATCH_APPLY;
+    n->in[3] = p->out[1];
+    n->in[4] = p->out[2];
+    n->inputs = 5;
+    n->outputs = 1;
+}
+
+/* n makes its moments alone. */
+static void measure_only(lk_node *n)
+{
+    n->op = LK_OP_BATCH_MOMENTS;
+    n->accumulate >>= 1;
+    n->inputs = 1;
+    for (int i = 0; i < 4; i++) n->out[i] = n->out[i + 1];
+    n->out[4] = NULL;
+    n->outputs = 4;
+}
+
+static bool batch_norm(const fuser *f, lk_node *n)
+{
+    if (n->inputs > 3) return false; /* running statistics */
+    lk_tensor *x = n->in[0], *y = n->out[0];
+    lk_tensor *given[4] = {n->in[1], n->in[2], n->out[1], n->out[2]};
+    lk_node *p = x->base ? NULL : x->producer;
+    bool measured = p && p->op == LK_OP_NORM_DWCONV && p->outputs == 1;
+    bool inside = only_convolved(f, n, y);
+    if (measured) measure_before(f, p, n);
+    if (!inside) return false;
+    for (lk_node *m = n->next; m; m = m->next)
+        if (convolves(m, y)) normalise_on_load(f, m, x, given, n->attr.batch_norm.activation);
+    y->producer = NULL;
+    if (!measured) measure_only(n);
+    return measured; /* nothing is left of it */
+}
+
 static bool joined(const fuser *f, lk_node *n)
 {
     switch (n->op) {
+    case LK_OP_BATCH_NORM: return batch_norm(f, n);
     case LK_OP_GELU_GRAD: return gelu_grad(f, n);
     case LK_OP_ADD: return add(f, n);
     case LK_OP_NORM: return norm(f, n);
@@ -164,7 +250,7 @@ lk_status lk_fuse(lk_graph *g)
     }
     lk_node *last = NULL;
     for (lk_node *n = g->first; n && g->status == LK_OK; n = n->next) {
-        if (last && joined(&f, n)) {
+        if (joined(&f, n)) { /* into one before it */
             last->next = n->next;
             if (g->last == n) g->last = last;
         } else {

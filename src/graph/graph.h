@@ -152,7 +152,12 @@ typedef union lk_attr {
     struct {
         float eps;
         lk_activation activation; /* applied to the normalised value */
-    } batch_norm; /* and its gradient */
+    } batch_norm; /* its gradient, BATCH_MOMENTS and BATCH_APPLY */
+    struct {
+        int stride, pad;
+        float eps;                /* of the norm of the result: for its rstd */
+        lk_activation activation; /* of the norm before the convolution */
+    } norm_dwconv; /* and its gradient; begins as conv does */
     struct {
         lk_activation kind;
     } activate; /* and its gradient */

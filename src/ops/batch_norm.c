@@ -73,3 +73,5 @@ lk_tensor *lk_batch_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b,
 
 const lk_rule lk_rule_batch_norm = {.gradient = gradient, .in_place = 0, .float_inputs = 0x1E};
 const lk_rule lk_rule_batch_norm_grad = {.in_place = 5};
+const lk_rule lk_rule_batch_moments = {.in_place = -1};
+const lk_rule lk_rule_batch_apply = {.in_place = 0};

@@ -1,4 +1,5 @@
-/* conv (dense), dwconv (each channel alone), channel_conv (along the channels), their gradients. */
+/* conv (dense), dwconv (each channel alone), channel_conv (along the channels), their gradients;
+ * norm_dwconv, which the fuse pass makes. */
 #include "ops/ops.h"
 
 /* Every output element is a sum over the kernel; so is, turned round, every product below. */
@@ -35,8 +36,8 @@ static void dwconv_cost(const lk_node *n, double *flops, double *bytes)
 static void dwconv_grad_cost(const lk_node *n, double *flops, double *bytes)
 {
     (void)bytes;
-    const lk_tensor *w = n->in[1];
-    *flops = (n->out[0] ? 4.0 : 2.0) * (double)lk_count(n->in[2]) * (double)(w->dim[0] * w->dim[1]);
+    const lk_tensor *w = n->in[1], *dy = n->in[n->inputs - 1];
+    *flops = (n->out[0] ? 4.0 : 2.0) * (double)lk_count(dy) * (double)(w->dim[0] * w->dim[1]);
 }
 
 static void channel_cost(const lk_node *n, double *flops, double *bytes)
@@ -158,6 +159,8 @@ const lk_rule lk_rule_conv_dx = {.cost = conv_dx_cost, .in_place = -1};
 const lk_rule lk_rule_conv_dw = {.cost = conv_dw_cost, .in_place = -1};
 const lk_rule lk_rule_dwconv = {.gradient = dwconv_gradient, .cost = dwconv_cost, .in_place = -1};
 const lk_rule lk_rule_dwconv_grad = {.cost = dwconv_grad_cost, .in_place = -1};
+const lk_rule lk_rule_norm_dwconv = {.cost = dwconv_cost, .in_place = -1};
+const lk_rule lk_rule_norm_dwconv_grad = {.cost = dwconv_grad_cost, .in_place = -1};
 const lk_rule lk_rule_channel_conv = {.gradient = channel_gradient, .cost = channel_cost,
                                       .in_place = -1};
 const lk_rule lk_rule_channel_conv_grad = {.cost = channel_grad_cost, .in_place = -1};

@@ -113,6 +113,17 @@
  * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
  * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
  *   y = RESIDUAL(x, branch), n = NORM(y).
+ * BATCH_MOMENTS   in  x X [N,C]       out mean f32 [C], rstd f32 [C], and the two statistics
+ *   what BATCH_NORM measures in training.
+ * BATCH_APPLY     in  x X [N,C], w f32, b f32, mean f32, rstd f32 [C]     out y X [N,C]
+ *   y = act((x - mean) rstd w + b), as BATCH_NORM has it in training.
+ * NORM_DWCONV     in  x X [B,H,W,C], w X [k,k,C], nw f32, nb f32, mean f32, rstd f32 [C]
+ *                 out y X [B,Ho,Wo,C], or that and mean f32 [C], rstd f32 [C], two statistics
+ *   y = DWCONV(n, w), n = BATCH_APPLY(x, nw, nb, mean, rstd) rounded to X, although it is not
+ *   stored: y and the gradients have the bits of the nodes apart. The other outputs are
+ *   BATCH_MOMENTS of y as stored; their sums may be cut otherwise than those of BATCH_NORM.
+ * NORM_DWCONV_GRAD  in  x, w, nw, nb, mean, rstd, dy              out dn X or NULL, dw f32 [k,k,C]
+ *   DWCONV_GRAD of the same n; dn is the cotangent of n.
  * XENT_FUSED      in  logits X [N,V], targets, dloss f32 [1]      out dlogits X [N,V], loss f32 [1]
  *   XENT and XENT_GRAD. May run in place.
  *
