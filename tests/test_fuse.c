@@ -86,11 +86,13 @@ static lk_tensor *blocks_loss(lk_graph *g)
     int64_t c = WIDTH, targets[2] = {BATCH, VOCABULARY};
     lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
     x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){c, 3, 3, 3}), 1, 1);
+    lk_scope_push(g, "blocks");
     for (int i = 0; i < BLOCKS; i++) {
         lk_scope_push(g, "%d", i);
         x = inverted(g, x, i ? 5 : 3, i == 1 ? 2 : 1, i ? LK_HARD_SWISH : LK_RELU);
         lk_scope_pop(g);
     }
+    lk_scope_pop(g);
     lk_tensor *logits = lk_linear(g, lk_pool(g, x), weight(g, "head", 2,
                                                            (int64_t[]){VOCABULARY, c}),
                                   NULL, LK_LINEAR);
@@ -123,8 +125,9 @@ static lk_status bind_inputs(lk_program *p, lk_device *d, const lk_graph *g, voi
 
 typedef lk_tensor *model(lk_graph *g); /* the loss */
 
-/* m, or if that is NULL the image model. */
-static lk_status run(const lk_transformer *m, model *images, lk_dtype type, bool fuse, outcome *o)
+/* m, or if that is NULL the image model. `again`: with recomputation. */
+static lk_status run(const lk_transformer *m, model *images, lk_dtype type, bool fuse, bool again,
+                     outcome *o)
 {
     lk_params *params = lk_params_create();
     lk_graph *g = lk_graph_create(params, true);
@@ -136,6 +139,7 @@ static lk_status run(const lk_transformer *m, model *images, lk_dtype type, bool
     lk_graph_metric(g, loss, LK_METRIC_LOSS);
     LK_TRY(lk_autocast(g, type));
     LK_TRY(lk_autodiff(g, loss, lk_loss_scale(g), 0, NULL, NULL));
+    if (again) LK_TRY(lk_recompute(g, LK_RECOMPUTE_BLOCK));
     if (fuse) LK_TRY(lk_fuse(g));
     lk_params_layout(params);
     for (lk_node *n = g->first; n; n = n->next) {
@@ -199,8 +203,8 @@ static void check_same(outcome *fused, outcome *plain, lk_dtype type, bool exact
 static void check(const lk_transformer *m, lk_dtype type)
 {
     outcome plain = {.loss = NAN}, fused = {.loss = NAN};
-    lk_status status = run(m, NULL, type, false, &plain);
-    if (status == LK_OK) status = run(m, NULL, type, true, &fused);
+    lk_status status = run(m, NULL, type, false, false, &plain);
+    if (status == LK_OK) status = run(m, NULL, type, true, false, &fused);
     if (!tap_ok(status == LK_OK, "%s %s dropout %g runs %s", m->ffn, lk_dtype_name(type),
                 (double)m->dropout, lk_error_text()))
         return;
@@ -220,8 +224,8 @@ static void check(const lk_transformer *m, lk_dtype type)
 static void check_images(lk_dtype type)
 {
     outcome plain = {.loss = NAN}, fused = {.loss = NAN};
-    lk_status status = run(NULL, image_loss, type, false, &plain);
-    if (status == LK_OK) status = run(NULL, image_loss, type, true, &fused);
+    lk_status status = run(NULL, image_loss, type, false, false, &plain);
+    if (status == LK_OK) status = run(NULL, image_loss, type, true, false, &fused);
     if (!tap_ok(status == LK_OK, "images %s run %s", lk_dtype_name(type), lk_error_text())) return;
     const int *c = fused.count, *before = plain.count;
     tap_ok(before[LK_OP_ADD] == 1 && before[LK_OP_POOL_GRAD] == 2 && c[LK_OP_ADD] == 0 &&
@@ -237,8 +241,8 @@ static void check_images(lk_dtype type)
 static void check_blocks(lk_dtype type)
 {
     outcome plain = {.loss = NAN}, fused = {.loss = NAN};
-    lk_status status = run(NULL, blocks_loss, type, false, &plain);
-    if (status == LK_OK) status = run(NULL, blocks_loss, type, true, &fused);
+    lk_status status = run(NULL, blocks_loss, type, false, false, &plain);
+    if (status == LK_OK) status = run(NULL, blocks_loss, type, true, false, &fused);
     if (!tap_ok(status == LK_OK, "blocks %s run %s", lk_dtype_name(type), lk_error_text())) return;
     const int *c = fused.count;
     tap_ok(c[LK_OP_BATCH_MOMENTS] == BLOCKS && c[LK_OP_NORM_DWCONV] == BLOCKS &&
@@ -247,6 +251,14 @@ static void check_blocks(lk_dtype type)
     tap_ok(c[LK_OP_BATCH_NORM] == BLOCKS && c[LK_OP_DWCONV] == 0 && c[LK_OP_DWCONV_GRAD] == 0,
            "the norm of another convolution stays");
     tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);
+    check_same(&fused, &plain, type, true);
+    status = run(NULL, blocks_loss, type, false, false, &plain);
+    fused = (outcome){.loss = NAN};
+    if (status == LK_OK) status = run(NULL, blocks_loss, type, true, true, &fused);
+    if (!tap_ok(status == LK_OK && c[LK_OP_NORM_DWCONV] == 2 * BLOCKS,
+                "%d depthwise convolutions, computed again in the backward pass %s",
+                c[LK_OP_NORM_DWCONV], lk_error_text()))
+        return;
     check_same(&fused, &plain, type, true);
 }
 
