@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Image models in PyTorch, beside lockstep's.
 
-  vision.py time --shape mnv3l|mnv3s32|resnet18     milliseconds per training step
+  vision.py time --shape mnv3l|mnv3s32|resnet18     milliseconds per training step on a GPU
+  vision.py cpu --shape mnv3s32 --batch 64          the same on the CPU in fp32
   vision.py layers DIRECTORY                        compare what bench/layers wrote with torchvision
 
-`time`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to norm 1
-and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs.
+`time`, `cpu`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to
+norm 1 and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs. On
+the CPU in fp32, eager, in both memory layouts.
 `layers`: the same weights and images go through torchvision's model in double precision and in
 fp32; outputs of every layer, gradients with respect to the output of every convolution and
 gradients of every parameter must be within a relative error (L2) of 1e-4 of the double values, or
@@ -107,6 +109,34 @@ def measure(a):
         del model, call
         torch._dynamo.reset()
         torch.cuda.empty_cache()
+    return 0
+
+
+def measure_cpu(a):
+    name, batch, size, channels, classes, stride = SHAPES[a.shape]
+    batch = a.batch or batch
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
+          f"batch {batch}, fp32")
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = build(name, classes, channels, stride).to(memory_format=layout).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        x = torch.randn(batch, channels, size, size).to(memory_format=layout)
+        y = torch.randint(0, classes, (batch,))
+        ms = []
+        for _ in range(a.warmup + a.steps):
+            start = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(x), y).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            ms.append(1e3 * (time.perf_counter() - start))
+        ms = ms[a.warmup:]
+        median = statistics.median(ms)
+        print(f"{str(layout)[6:]:20s} {median:8.2f} ms per step (fastest {min(ms):.2f})  "
+              f"{1e3 * batch / median:.0f} images/s")
     return 0
 
 
@@ -252,12 +282,18 @@ def main():
     p.add_argument("--warmup", type=int, default=12)
     p.add_argument("--steps", type=int, default=30)
     p.add_argument("--only", help="run only this mode")
+    p = modes.add_parser("cpu", help="milliseconds per training step on the CPU")
+    p.add_argument("--shape", choices=SHAPES, required=True)
+    p.add_argument("--batch", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0, help="0: as PyTorch chooses")
+    p.add_argument("--warmup", type=int, default=5)
+    p.add_argument("--steps", type=int, default=30)
     p = modes.add_parser("layers", help="compare layer by layer with torchvision")
     p.add_argument("directory")
     p.add_argument("--limit", type=float, default=1e-4)
     p.add_argument("--verbose", action="store_true")
     a = parser.parse_args()
-    return layers(a) if a.mode == "layers" else measure(a)
+    return {"time": measure, "cpu": measure_cpu, "layers": layers}[a.mode](a)
 
 
 if __name__ == "__main__":

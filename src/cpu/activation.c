@@ -7,7 +7,7 @@ lk_status lk_cpu_swiglu(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, in);
     void *to = lk_data(x, out);
     int64_t rows = lk_rows(out), f = lk_cols(out);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * f > LK_CPU_SMALL)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < f; j += LK_CPU_BLOCK) {
             float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
@@ -26,7 +26,7 @@ lk_status lk_cpu_swiglu_grad(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, in), *dy = lk_data(x, cotangent);
     void *to = lk_data(x, n->out[0]);
     int64_t rows = lk_rows(cotangent), f = lk_cols(cotangent);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * f > LK_CPU_SMALL)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < f; j += LK_CPU_BLOCK) {
             float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK], d[LK_CPU_BLOCK];

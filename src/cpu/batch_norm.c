@@ -111,6 +111,16 @@ static void join_moments(const cut *k, float eps, const float *means, const floa
 
 /* ---- forward -------------------------------------------------------------------------------- */
 
+/* y [m] = act((x - u) v + w) */
+static void normalise_block(lk_activation act, int64_t m, const float *x, const float *u,
+                            const float *v, const float *w, float *y)
+{
+#define NORMALISE(k)                                                                               \
+    _Pragma("omp simd") for (int64_t i = 0; i < m; i++) y[i] =                                     \
+        lk_cpu_act(k, (x[i] - u[i]) * v[i] + w[i])
+    LK_CPU_EACH_ACTIVATION(act, NORMALISE)
+}
+
 /* y = act((x - mean) factor + bias), the three in patterns. */
 static void normalise(const cut *k, lk_dtype type, lk_activation act, const void *from,
                       const float *mean, const float *factor, const float *bias, void *to)
@@ -123,10 +133,7 @@ static void normalise(const cut *k, lk_dtype type, lk_activation act, const void
             m = block_length(k, at, end, &in);
             const float *x = lk_cpu_view(type, from, at, m, a);
             float *y = lk_cpu_place(type, to, at, b);
-            const float *u = mean + in, *v = factor + in, *w = bias + in;
-#pragma omp simd
-            for (int64_t i = 0; i < m; i++) y[i] = (x[i] - u[i]) * v[i] + w[i];
-            lk_cpu_apply(act, m, y);
+            normalise_block(act, m, x, mean + in, factor + in, bias + in, y);
             lk_cpu_settle(type, to, at, m, y);
         }
     }
@@ -179,38 +186,51 @@ typedef struct gradient { /* patterns */
     float *shift, *slope;        /* dx = factor dz - shift - (x - mean) slope */
 } gradient;
 
-/* x - mean and dz [m] of elements from `at`, which is element `in` of its pattern. */
-static void load_block(const gradient *g, int64_t at, int64_t in, int64_t m, float *centred,
-                       float *dz)
+/* db, dw [m] += dz, dz (x - mean) of elements from `at`, which is element `in` of its pattern. */
+static void sum_block(const gradient *g, int64_t at, int64_t in, int64_t m, float *db, float *dw)
 {
     const float *u = g->mean + in, *v = g->factor + in, *w = g->bias + in;
-    float buffer[LK_CPU_BLOCK];
-    const float *x = lk_cpu_view(g->type, g->x, at, m, buffer);
-    lk_cpu_load(g->type, g->dy, at, m, dz);
-#pragma omp simd
-    for (int64_t i = 0; i < m; i++) centred[i] = x[i] - u[i];
-    if (g->act == LK_LINEAR) return;
-#pragma omp simd
-    for (int64_t i = 0; i < m; i++) buffer[i] = centred[i] * v[i] + w[i];
-    lk_cpu_apply_slope(g->act, m, buffer, dz);
+    float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
+    const float *x = lk_cpu_view(g->type, g->x, at, m, a);
+    const float *dy = lk_cpu_view(g->type, g->dy, at, m, b);
+#define SUM(k)                                                                                     \
+    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                            \
+    {                                                                                              \
+        float centred = x[i] - u[i], dz = dy[i] * lk_cpu_slope(k, centred * v[i] + w[i]);          \
+        db[i] += dz;                                                                               \
+        dw[i] += dz * centred;                                                                     \
+    }
+    LK_CPU_EACH_ACTIVATION(g->act, SUM)
+}
+
+/* dx [m] of the same elements. */
+static void dx_block(const gradient *g, int64_t at, int64_t in, int64_t m, void *to)
+{
+    const float *u = g->mean + in, *v = g->factor + in, *w = g->bias + in;
+    const float *s = g->shift + in, *t = g->slope + in;
+    float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
+    const float *x = lk_cpu_view(g->type, g->x, at, m, a);
+    const float *dy = lk_cpu_view(g->type, g->dy, at, m, b);
+    float *dx = lk_cpu_place(g->type, to, at, b);
+#define DX(k)                                                                                      \
+    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                            \
+    {                                                                                              \
+        float centred = x[i] - u[i], dz = dy[i] * lk_cpu_slope(k, centred * v[i] + w[i]);          \
+        dx[i] = dz * v[i] - s[i] - centred * t[i];                                                 \
+    }
+    LK_CPU_EACH_ACTIVATION(g->act, DX)
+    lk_cpu_settle(g->type, to, at, m, dx);
 }
 
 /* db, dw / rstd [C] of one chunk. */
 static void chunk_sums(const cut *k, int64_t chunk, const gradient *g, float *db, float *dw)
 {
     int64_t end = chunk_end(k, chunk), in, m;
-    float centred[LK_CPU_BLOCK], dz[LK_CPU_BLOCK];
     memset(db, 0, (size_t)k->pattern * sizeof *db);
     memset(dw, 0, (size_t)k->pattern * sizeof *dw);
     for (int64_t at = chunk * k->chunk; at < end; at += m) {
         m = block_length(k, at, end, &in);
-        load_block(g, at, in, m, centred, dz);
-        float *b = db + in, *w = dw + in;
-#pragma omp simd
-        for (int64_t i = 0; i < m; i++) {
-            b[i] += dz[i];
-            w[i] += dz[i] * centred[i];
-        }
+        sum_block(g, at, in, m, db + in, dw + in);
     }
     lk_cpu_fold(db, k->channels);
     lk_cpu_fold(dw, k->channels);
@@ -221,15 +241,9 @@ static void write_dx(const cut *k, const gradient *g, void *to)
 #pragma omp parallel for schedule(static) if (k->elements > LK_CPU_SMALL)
     for (int64_t chunk = 0; chunk < k->chunks; chunk++) {
         int64_t end = chunk_end(k, chunk), in, m;
-        float centred[LK_CPU_BLOCK], dz[LK_CPU_BLOCK];
         for (int64_t at = chunk * k->chunk; at < end; at += m) {
             m = block_length(k, at, end, &in);
-            load_block(g, at, in, m, centred, dz);
-            const float *v = g->factor + in, *s = g->shift + in, *t = g->slope + in;
-            float *dx = lk_cpu_place(g->type, to, at, dz);
-#pragma omp simd
-            for (int64_t i = 0; i < m; i++) dx[i] = dz[i] * v[i] - s[i] - centred[i] * t[i];
-            lk_cpu_settle(g->type, to, at, m, dx);
+            dx_block(g, at, in, m, to);
         }
     }
 }

@@ -52,7 +52,7 @@ const float *lk_cpu_as_f32(const lk_exec *x, const lk_tensor *t, float *buffer)
     const void *p = lk_data(x, t);
     if (t->dtype == LK_F32) return p;
     int64_t count = lk_count(t);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK)
         lk_cpu_load(t->dtype, p, i, count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK,
                     buffer + i);
@@ -64,7 +64,7 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in)
     void *p = lk_data(x, t);
     int64_t count = lk_count(t);
     if (p == in) return;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK)
         lk_cpu_store(t->dtype, p, i, count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK, in + i);
 }
@@ -87,7 +87,7 @@ lk_status lk_cpu_cast(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, in);
     void *to = lk_data(x, out);
     int64_t count = lk_count(in);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
         float block[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;

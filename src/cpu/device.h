@@ -85,12 +85,6 @@ int64_t lk_cpu_pattern(int64_t channels); /* its length, a multiple of channels 
 void lk_cpu_repeat(const float *v, int64_t channels, float *pattern); /* v may be pattern */
 void lk_cpu_fold(float *pattern, int64_t channels); /* the reverse: sums to the first [C] */
 
-/* ---- activate.c ----------------------------------------------------------------------------- */
-
-void lk_cpu_apply(lk_activation kind, int64_t n, float *v); /* v [n] = act(v) */
-/* d [n] *= act'(z [n]) */
-void lk_cpu_apply_slope(lk_activation kind, int64_t n, const float *z, float *d);
-
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cpu_linear_scratch(const lk_node *n);
@@ -153,6 +147,50 @@ static inline float lk_cpu_gelu_slope(float x)
     float s = lk_cpu_sigmoid(2.0f * u);
     return s + 2.0f * x * s * (1.0f - s) * slope;
 }
+
+/* An activation and its slope; with a constant kind no branch is left. At the corners of the
+ * piecewise ones the slope is that of the left piece. A NaN stays one, so that an overflow reaches
+ * the gradient norm. */
+static inline float lk_cpu_act(lk_activation kind, float x)
+{
+    float hard = x + 3.0f;
+    hard = hard < 0.0f ? 0.0f : hard;
+    hard = (hard > 6.0f ? 6.0f : hard) * (1.0f / 6.0f);
+    switch (kind) {
+    case LK_GELU: return lk_cpu_gelu(x);
+    case LK_RELU: return x < 0.0f ? 0.0f : x;
+    case LK_HARD_SWISH: return x * hard;
+    case LK_HARD_SIGMOID: return hard;
+    case LK_SIGMOID: return lk_cpu_sigmoid(x);
+    default: return x;
+    }
+}
+
+static inline float lk_cpu_slope(lk_activation kind, float x)
+{
+    float s, middle = (2.0f * x + 3.0f) * (1.0f / 6.0f);
+    switch (kind) {
+    case LK_GELU: return lk_cpu_gelu_slope(x);
+    case LK_RELU: return x > 0.0f ? 1.0f : 0.0f;
+    case LK_HARD_SWISH:
+        middle = x <= -3.0f ? 0.0f : middle;
+        return x > 3.0f ? 1.0f : middle;
+    case LK_HARD_SIGMOID: return (x > -3.0f) & (x <= 3.0f) ? 1.0f / 6.0f : 0.0f;
+    case LK_SIGMOID: s = lk_cpu_sigmoid(x); return s * (1.0f - s);
+    default: return 1.0f;
+    }
+}
+
+/* One case for each activation: a loop of its own for what `call` does with a constant kind. */
+#define LK_CPU_EACH_ACTIVATION(kind, call)                                                         \
+    switch (kind) {                                                                                \
+    case LK_LINEAR: call(LK_LINEAR); break;                                                        \
+    case LK_GELU: call(LK_GELU); break;                                                            \
+    case LK_RELU: call(LK_RELU); break;                                                            \
+    case LK_HARD_SWISH: call(LK_HARD_SWISH); break;                                                \
+    case LK_HARD_SIGMOID: call(LK_HARD_SIGMOID); break;                                            \
+    case LK_SIGMOID: call(LK_SIGMOID); break;                                                      \
+    }
 
 /* Sum in 16 lanes, then the lanes pairwise. */
 static inline float lk_cpu_lanes(const float lane[16])

@@ -2,7 +2,13 @@
  * operands are converted into scratch first, results rounded once. */
 #include "cpu/device.h"
 
-enum { CHUNK_ROWS = 64, MAX_CHUNKS = 64 };
+enum {
+    CHUNK_ROWS = 64, /* of a column sum */
+    MAX_CHUNKS = 64,
+    SPLIT_ROWS = 1024,      /* of a weight gradient that is summed over on its own, */
+    MAX_SPLIT = 8,          /* if there are at most this many, */
+    SPLIT_WEIGHTS = 1 << 14 /* and few weights, so that one product would be one thread's */
+};
 
 /* ---- column sums ---------------------------------------------------------------------------- */
 
@@ -27,7 +33,7 @@ static void column_sums(const float *x, int64_t rows, int64_t cols, float *scrat
                         bool accumulate, float *out)
 {
     int64_t chunks = lk_cpu_column_chunks(rows), each = (rows + chunks - 1) / chunks;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > LK_CPU_SMALL)
     for (int64_t c = 0; c < chunks; c++) {
         float *sum = scratch + c * cols;
         memset(sum, 0, (size_t)cols * sizeof *sum);
@@ -51,11 +57,21 @@ size_t lk_cpu_linear_dx_scratch(const lk_node *n)
            lk_cpu_copy_bytes(n->out[0]) + 1024;
 }
 
+/* Into how many products over rows the weight gradient is split. */
+static int64_t split_of(const lk_node *n)
+{
+    int64_t parts = lk_rows(n->in[1]) / SPLIT_ROWS;
+    if (lk_count(n->out[0]) > SPLIT_WEIGHTS || parts < 2) return 1;
+    return parts < MAX_SPLIT ? parts : MAX_SPLIT;
+}
+
 size_t lk_cpu_linear_dw_scratch(const lk_node *n)
 {
     const lk_tensor *dy = n->in[1];
-    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(dy) + 1024 +
-           (size_t)(lk_cpu_column_chunks(lk_rows(dy)) * lk_cols(dy)) * sizeof(float);
+    int64_t sums = lk_cpu_column_chunks(lk_rows(dy)) * lk_cols(dy);
+    int64_t products = split_of(n) * lk_count(n->out[0]);
+    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(dy) +
+           (size_t)(sums > products ? sums : products) * sizeof(float);
 }
 
 /* ---- linear --------------------------------------------------------------------------------- */
@@ -66,7 +82,7 @@ static void finish(const lk_node *n, const float *y, const float *bias, void *ou
     const lk_tensor *t = n->out[0];
     int64_t rows = lk_rows(t), cols = lk_cols(t);
     bool act = n->attr.linear.activation == LK_GELU;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > LK_CPU_SMALL)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j += LK_CPU_BLOCK) {
             float block[LK_CPU_BLOCK];
@@ -99,7 +115,7 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
 /* dx [count] *= gelu'(pre) */
 static void times_slope(lk_dtype type, float *dx, const void *pre, int64_t count)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
         float block[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
@@ -122,14 +138,35 @@ lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
+/* dw [m,k] (+)= dy [rows,m]^T x [rows,k], in `parts` parts; partial [parts, m, k]. */
+static lk_status split_product(int64_t parts, int64_t rows, int64_t m, int64_t k, const float *dy,
+                               const float *x, float *partial, bool accumulate, float *dw)
+{
+    int bad = 0;
+#pragma omp parallel for schedule(dynamic) reduction(| : bad)
+    for (int64_t p = 0; p < parts; p++) {
+        int64_t first = p * rows / parts, end = (p + 1) * rows / parts;
+        bad |= lk_cpu_gemm(true, false, m, k, end - first, 1.0f, dy + first * m, m, x + first * k,
+                           k, 0.0f, partial + p * m * k, k) != LK_OK;
+    }
+    if (bad) return lk_fail(LK_E_DEVICE, "oneDNN sgemm failed");
+    lk_cpu_sum_chunks(partial, parts, m * k, accumulate, dw);
+    return LK_OK;
+}
+
 lk_status lk_cpu_linear_dw(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0], *dy = n->in[1], *dw = n->out[0], *db = n->out[1];
     char *scratch = lk_cpu_scratch(x);
     const float *xs = lk_cpu_as_f32(x, in, lk_cpu_take(&scratch, in));
     const float *dys = lk_cpu_as_f32(x, dy, lk_cpu_take(&scratch, dy));
-    LK_TRY(lk_cpu_matmul(true, false, lk_cols(dy), lk_cols(in), lk_rows(dy), dys, xs,
-                         n->accumulate & 1 ? 1.0f : 0.0f, lk_data(x, dw)));
+    int64_t parts = split_of(n);
+    if (parts > 1)
+        LK_TRY(split_product(parts, lk_rows(dy), lk_cols(dy), lk_cols(in), dys, xs,
+                             (float *)scratch, n->accumulate & 1, lk_data(x, dw)));
+    else
+        LK_TRY(lk_cpu_matmul(true, false, lk_cols(dy), lk_cols(in), lk_rows(dy), dys, xs,
+                             n->accumulate & 1 ? 1.0f : 0.0f, lk_data(x, dw)));
     if (db)
         column_sums(dys, lk_rows(dy), lk_cols(dy), (float *)scratch, n->accumulate & 2,
                     lk_data(x, db));
@@ -142,7 +179,7 @@ lk_status lk_cpu_gelu_grad(lk_exec *x, const lk_node *n)
     const void *dy = lk_data(x, t), *pre = lk_data(x, n->in[1]);
     void *out = lk_data(x, n->out[0]);
     int64_t count = lk_count(t);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
         float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;

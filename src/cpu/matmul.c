@@ -7,7 +7,12 @@
 #include <dnnl.h>
 #include <stdio.h>
 
-enum { TILE_ROWS = 128, TILE_COLS = 512 };
+enum {
+    TILE_ROWS = 128,
+    TILE_COLS = 512, /* halved while there are fewer than FEW_TILES, down to MIN_COLS */
+    MIN_COLS = 64,
+    FEW_TILES = 4
+};
 
 lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
@@ -25,13 +30,15 @@ lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const
                         const float *b, float beta, float *c)
 {
     int64_t lda = ta ? m : k, ldb = tb ? k : n;
-    int64_t down = (m + TILE_ROWS - 1) / TILE_ROWS, across = (n + TILE_COLS - 1) / TILE_COLS;
+    int64_t wide = TILE_COLS, down = (m + TILE_ROWS - 1) / TILE_ROWS;
+    while (wide > MIN_COLS && down * ((n + wide - 1) / wide) < FEW_TILES) wide /= 2;
+    int64_t across = (n + wide - 1) / wide;
     int bad = 0;
 #pragma omp parallel for schedule(dynamic) reduction(| : bad)
     for (int64_t tile = 0; tile < down * across; tile++) {
-        int64_t i = tile / across * TILE_ROWS, j = tile % across * TILE_COLS;
+        int64_t i = tile / across * TILE_ROWS, j = tile % across * wide;
         int64_t rows = m - i < TILE_ROWS ? m - i : TILE_ROWS;
-        int64_t cols = n - j < TILE_COLS ? n - j : TILE_COLS;
+        int64_t cols = n - j < wide ? n - j : wide;
         bad |= lk_cpu_gemm(ta, tb, rows, cols, k, 1.0f, a + (ta ? i : i * lda), lda,
                            b + (tb ? j * ldb : j), ldb, beta, c + i * n + j, n) != LK_OK;
     }

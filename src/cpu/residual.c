@@ -31,7 +31,7 @@ lk_status lk_cpu_dropout(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, t);
     void *to = lk_data(x, n->out[0]);
     int64_t count = lk_count(t);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
         float block[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;
@@ -49,7 +49,7 @@ static lk_status sum(lk_exec *x, const lk_node *n, const lk_tensor *state)
     const void *stream = lk_data(x, t), *branch = lk_data(x, n->in[1]);
     void *to = lk_data(x, n->out[0]);
     int64_t count = lk_count(t);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > LK_CPU_SMALL)
     for (int64_t i = 0; i < count; i += LK_CPU_BLOCK) {
         float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
         int64_t m = count - i < LK_CPU_BLOCK ? count - i : LK_CPU_BLOCK;

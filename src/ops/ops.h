@@ -75,8 +75,8 @@
  * POOL            in  x X [B,H,W,C]               out y X [B,C], the mean over H and W
  * POOL_GRAD       in  dy X [B,C]                  out dx X [B,H,W,C] = dy / (H W)
  * MAX_POOL        in  x X [B,H,W,C]               out y X [B,Ho,Wo,C], index u8 [B,Ho,Wo,C]
- *   largest of a window of size x size, padding never wins; Ho as for CONV. index: number (row by
- *   row in the window) of the first largest.
+ *   largest of a window of size x size, padding never wins; Ho as for CONV. index: number
+ *   (row-major in the window) of the first largest.
  * MAX_POOL_GRAD   in  dy, index                   out dx X [B,H,W,C]
  * GATE            in  x X [B,H,W,C], s X [B,C]    out y X = x s
  * GATE_DS         in  x, dy                       out ds X [B,C], the sum over H and W of x dy
@@ -157,6 +157,7 @@ lk_status lk_windows(lk_graph *g, lk_tensor *data, int64_t batch, int64_t contex
                      lk_tensor **targets);
 lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_position kind,
                     lk_tensor *positions);
+/* act: LK_LINEAR or LK_GELU */
 lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_activation act);
 lk_tensor *lk_swiglu(lk_graph *g, lk_tensor *x);
 lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_norm_kind kind,

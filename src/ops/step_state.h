@@ -90,7 +90,8 @@ LK_HD float lk_running(const lk_optimizer *o, float statistic, float sum)
 }
 
 /* The moving average of a parameter after an update to `param`; the decay grows to its value over
- * the first updates so that the start is forgotten (as TensorFlow's ExponentialMovingAverage). */
+ * the first updates so that the start is forgotten, as in TensorFlow's
+ * ExponentialMovingAverage. */
 LK_HD float lk_ema(const lk_step_state *s, const lk_optimizer *o, float average, float param)
 {
     float t = (float)s->updates, start = (1.0f + t) / (10.0f + t);
