@@ -159,9 +159,11 @@ prints "train --plan" "$texts|images |gate |soft_xent |predicted: " "$LOCKSTEP" 
 ok "its kinds of memory add up" adds_up 'memory of a rank' 'total on the device'
 ok "its kinds of ops add up" adds_up 'step of a rank' total
 validation() { awk '$1 == "validation" { print $2 }' "$work/out"; }
+prints "a plan of a larger batch" 'predicted: ' "$LOCKSTEP" train v.yaml --plan \
+    --set train.batch=128
 both=$(validation)
-prints "a plan without a moving average" 'predicted: ' \
-    "$LOCKSTEP" train v.yaml --plan --set train.ema=0
+prints "without a moving average" 'predicted: ' "$LOCKSTEP" train v.yaml --plan \
+    --set train.batch=128 --set train.ema=0
 ok "validates in about half the memory: $(validation) of $both MiB" \
     awk -v a="$(validation)" -v b="$both" 'BEGIN { exit !(a > 0.4 * b && a < 0.6 * b) }'
 prints "a plan of resnet18, fp16, on two ranks" '2 ranks, 4 leaves|max_pool |conv_dw |predicted: ' \
