@@ -1,6 +1,6 @@
 /* Image classifiers: MobileNetV3 (A. Howard et al., "Searching for MobileNetV3", ICCV 2019) and
- * ResNet-18 (K. He et al., "Deep residual learning", CVPR 2016). A further one is one file with a
- * table of its blocks and one row in vision.c. */
+ * ResNet-18 (K. He et al., "Deep residual learning", CVPR 2016). A further one is one file, its
+ * builder declared below, and one row in vision.c; doc/architecture.md says what else. */
 #ifndef LK_MODEL_VISION_H
 #define LK_MODEL_VISION_H
 

@@ -21,8 +21,8 @@
  *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) of that leaf's shard, n = shard_rows,
  *   pos = s*B + b. Else row b. Its pixels are sampled and mixed as lk_augment_draw (ops/augment.h)
  *   says: x = lambda v(b) + (1-lambda) v(B-1-b), where v(i) is image i through its own crop, flip
- *   and erasing, each value (u8/255 - scale[0,c]) scale[1,c] before interpolation and 0 in
- *   the erased rectangle. targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing)
+ *   and erasing: each value u is interpolated, then (u/255 - scale[0,c]) scale[1,c], and 0 in the
+ *   erased rectangle. targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing)
  *   onehot + smoothing/K (C. Szegedy et al. 2016; H. Zhang et al., "mixup", ICLR 2018).
  *   labels: as read, without mixing.
  * EMBED           in  tokens i32 [B,T], table X [V,C], positions X [P,C] or NULL   out y X [B,T,C]

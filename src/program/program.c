@@ -30,7 +30,12 @@ static lk_status prepare(lk_program *p)
         LK_TRY(d->backend->prepare(d, n, &bytes));
         if (bytes > scratch) scratch = bytes;
     }
-    if (p->arena_bytes) LK_TRY(d->backend->alloc(d, p->arena_bytes, &p->arena));
+    if (p->arena_bytes) {
+        lk_status status = d->backend->alloc(d, p->arena_bytes, &p->arena);
+        if (status != LK_OK)
+            return lk_fail_prefix(status, "activations (a smaller batch or more leaves need less; "
+                                          "'lockstep train --plan' tells how much)");
+    }
     if (scratch) LK_TRY(d->backend->alloc(d, scratch, &p->scratch));
     return LK_OK;
 }

@@ -260,11 +260,17 @@ static lk_status apply_set(lk_run *run, source *s, const char *text)
     return set(run, s, name, equals + 1, -1);
 }
 
-/* A bit of `only` for the model's kind. */
+/* The bit of `only` for the model's kind: bits are in the order of the choices. */
 static int bit_of_kind(const lk_run *r)
 {
-    if (strcmp(r->model.kind, "mobilenetv3") == 0) return MOBILENET;
-    return strcmp(r->model.kind, "resnet18") == 0 ? RESNET : TRANSFORMER;
+    const char *choices = keys[find("model.kind")].choices;
+    size_t n = strlen(r->model.kind);
+    int bit = 1;
+    while (strncmp(choices, r->model.kind, n) != 0 || (choices[n] && choices[n] != '|')) {
+        choices = strchr(choices, '|') + 1; /* the kind is one of them: assign() saw to it */
+        bit <<= 1;
+    }
+    return bit;
 }
 
 static bool has_meaning(const lk_run *r, int k)

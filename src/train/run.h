@@ -1,4 +1,4 @@
-/* The run file: one YAML document that says what to train. One table (run.c) of every key with
+/* The run file: one YAML document that says what to train. One table (run_keys.h) of every key with
  * type, default, range and help drives parsing, --set, `lockstep help run-file` and the resolved
  * copy kept with a run. */
 #ifndef LK_TRAIN_RUN_H

@@ -374,7 +374,7 @@ static lk_status loop(trainer *t)
         }
         t->paused += lk_clock_seconds() - pause;
     }
-    t->result.steps = (int64_t)t->last;
+    t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
     return LK_OK;

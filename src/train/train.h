@@ -24,7 +24,7 @@ typedef struct lk_reporter {
 } lk_reporter;
 
 typedef struct lk_train_result {
-    int64_t steps, skipped;
+    int64_t steps, skipped; /* done by this start; of the whole run */
     double loss, best_validation_loss;
     lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
