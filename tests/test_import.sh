@@ -82,6 +82,8 @@ prints "--overwrite replaces it" '750 training and 250' \
 bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
 bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
+bad "names given twice: the last ones count" 'l: expected labels below the 2 classes named' \
+    "$LOCKSTEP" import idx i l -o x.h5 --classes a,b,c,d,e,f,g,h,i,j --classes a,b
 bad "a label beyond the names" 'l: expected labels below the 2 classes named, found 2 at 2' \
     "$LOCKSTEP" import idx i l -o x.h5 --classes a,b
 head -c 2000 i.gz >cut.gz

@@ -88,10 +88,19 @@ static void parse_size(options *o, const char *arg, struct argp_state *state)
     o->width = w;
 }
 
+static void free_classes(options *o)
+{
+    if (o->class) free(o->class[0]); /* all lie in one copy */
+    free(o->class);
+    o->class = NULL;
+    o->classes = 0;
+}
+
 static void parse_classes(options *o, const char *arg, struct argp_state *state)
 {
     char *copy = strdup(arg), *rest = copy;
     size_t room = strlen(arg) + 1;
+    free_classes(o); /* of an option given before: the last one counts */
     o->class = calloc(room, sizeof *o->class);
     if (!copy || !o->class) argp_failure(state, LK_E_SYSTEM, 0, "out of memory");
     for (char *name; (name = strsep(&rest, ","));) {
@@ -276,8 +285,7 @@ int lk_cmd_import(int argc, char **argv)
     if (!o.file) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int code = lk_cmd_run("lockstep import", o.kind->bit != IMAGES, job, &o);
-    if (o.class) free(o.class[0]); /* all lie in one copy */
-    free(o.class);
+    free_classes(&o);
     free(o.file);
     return code;
 }
