@@ -178,6 +178,9 @@ prints "shown" '1 channel' "$LOCKSTEP" show one.h5
 prints "no validation" '16 training and 0 validation' \
     "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
 
+bad "images too large" 'at most 1 GiB an image, found 20000x20000 with 3 channels' \
+    "$LOCKSTEP" import images d -o x.h5 --size 20000x20000
+
 mkdir -p s/train s/val
 cp -R d/cat d/dog s/train
 cp -R d/cat s/val
