@@ -150,6 +150,18 @@ static lk_status join(const char *folder, const char *name, char path[MAX_PATH])
     return LK_OK;
 }
 
+/* What lies where no class is: it must not be left out without a word. */
+static void note_stray(finder *f, const char *name, const char *reason)
+{
+    const lk_import_target *to = &f->job->to;
+    if (!is_folder(f, name) && image_name(name)) {
+        lk_import_note_bad(to, f->result, name, "an image in no class folder");
+        return;
+    }
+    f->result->ignored++;
+    if (to->ignored) to->ignored(to->context, name, reason);
+}
+
 /* All files below a class folder, those of its sub-folders too. */
 static lk_status find_below(finder *f, const char *folder, int32_t label, int split, int depth)
 {
@@ -204,8 +216,8 @@ static lk_status find_classes(finder *f, const char *folder, int split)
         if (status != LK_OK) break;
         if (is_folder(f, path))
             status = find_class(f, folder, n.name[i], split);
-        else if (image_name(path))
-            lk_import_note_bad(&f->job->to, f->result, path, "an image in no class folder");
+        else
+            note_stray(f, path, "a file in no class folder");
     }
     names_clear(&n);
     return status;
@@ -216,8 +228,14 @@ static lk_status find_classes(finder *f, const char *folder, int split)
 static lk_status find_splits(finder *f)
 {
     if (!is_folder(f, "train")) return LK_OK;
-    for (int i = 0; i < HELD && !f->held; i++)
-        if (is_folder(f, held_name[i])) f->held = held_name[i];
+    for (int i = 0; i < HELD; i++) {
+        if (!is_folder(f, held_name[i])) continue;
+        if (f->held && !f->job->labels) /* the lines of a label file say which one is meant */
+            return lk_fail(LK_E_INPUT, "%s: expected one folder for validation beside 'train', "
+                           "found '%s' and '%s'; move away the one that is not to be used",
+                           f->job->directory, f->held, held_name[i]);
+        if (!f->held) f->held = held_name[i];
+    }
     if (f->held && f->job->to.validation >= 0)
         return lk_fail(LK_E_INPUT, "%s: expected either a folder or a fraction for validation, "
                        "found both: '%s' and %g", f->job->directory, f->held,
@@ -228,16 +246,17 @@ static lk_status find_splits(finder *f)
 static lk_status find_in_folders(finder *f)
 {
     names n;
-    bool only_train = !f->held && is_folder(f, "train");
-    if (f->held) {
-        LK_TRY(find_classes(f, "train", LK_TRAIN));
-        return find_classes(f, f->held, LK_VALIDATION);
-    }
+    bool splits = is_folder(f, "train");
     LK_TRY(list_folder(f, "", &n));
-    for (int i = 0; i < n.count && only_train; i++)
-        only_train = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
+    for (int i = 0; i < n.count && splits && !f->held; i++) /* else 'train' is a class */
+        splits = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
+    for (int i = 0; i < n.count && splits; i++)
+        if (strcmp(n.name[i], "train") != 0 && (!f->held || strcmp(n.name[i], f->held) != 0))
+            note_stray(f, n.name[i], "it lies beside the folder 'train'");
     names_clear(&n);
-    return find_classes(f, only_train ? "train" : "", -1);
+    if (!f->held) return find_classes(f, splits ? "train" : "", -1);
+    LK_TRY(find_classes(f, "train", LK_TRAIN));
+    return find_classes(f, f->held, LK_VALIDATION);
 }
 
 /* The split of a named file: -1 is by hash. */

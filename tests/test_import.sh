@@ -188,6 +188,20 @@ prints "folders for the splits" '11 training and 6 validation samples, of 2 clas
     "$LOCKSTEP" import images s -o s.h5 --size 8x8
 bad "folders and a fraction" "s: expected either a folder or a fraction" \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8 -f 0.1
+mkdir s/extra s/test
+echo text >s/notes.txt
+echo text >s/train/notes.txt
+bad "two folders for validation" "expected one folder for validation beside 'train', found 'val'" \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8
+rmdir s/test
+prints "what else lies there is ignored" 'files and folders ignored: 3|11 training and 6' \
+    "$LOCKSTEP" import images s -o stray.h5 --size 8x8
+ok "and named" says err "ignored: extra: it lies beside the folder 'train'" \
+    'ignored: notes.txt: it lies beside' 'ignored: train/notes.txt: a file in no class folder'
+cp d/dog/1.png s/stray.png
+bad_files "an image that lies beside" 'bad: stray.png: an image in no class folder|found 1' \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8
+rm -r s/extra s/notes.txt s/train/notes.txt s/stray.png
 cp -R "d/the bird" s/val
 bad "a class in validation only" "s/val/the bird: expected a class that is in s/train too" \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8

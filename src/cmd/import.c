@@ -212,16 +212,27 @@ static void progress(void *context, int64_t done, int64_t total)
 }
 
 /* Names of files are not ours: a terminal gets no control characters from them. */
-static void bad(void *context, const char *where, const char *reason)
+static void tell(const char *what, const char *where, const char *reason)
 {
     const char *part[2] = {where, reason};
-    (void)context;
-    fputs(isatty(2) ? "\r\033[Kbad: " : "bad: ", stderr);
+    fprintf(stderr, "%s%s: ", isatty(2) ? "\r\033[K" : "", what);
     for (int i = 0; i < 2; i++) {
         for (const char *c = part[i]; *c; c++)
             fputc((unsigned char)*c < ' ' || *c == 0x7F ? '?' : *c, stderr);
         fputs(i == 0 ? ": " : "\n", stderr);
     }
+}
+
+static void bad(void *context, const char *where, const char *reason)
+{
+    (void)context;
+    tell("bad", where, reason);
+}
+
+static void ignored(void *context, const char *where, const char *reason)
+{
+    (void)context;
+    tell("ignored", where, reason);
 }
 
 static lk_status import(const lk_world *w, const options *o, lk_import_result *r)
@@ -258,6 +269,7 @@ static lk_status job(const lk_world *w, void *context)
     if (r.bad > 0)
         printf("bad %s left out: %lld\n", o->kind->bit == CSV ? "rows" : "files",
                (long long)r.bad);
+    if (r.ignored > 0) printf("files and folders ignored: %lld\n", (long long)r.ignored);
     printf("%s: %lld training and %lld validation %s, %s %lld%s, digest %s\n", o->to.output,
            (long long)r.rows[0], (long long)r.rows[1], text ? "tokens" : "samples",
            text ? "vocabulary of" : "of", (long long)r.classes, text ? "" : " classes", r.digest);
@@ -280,7 +292,8 @@ int lk_cmd_import(int argc, char **argv)
         "mpirun all ranks decode, and an interrupted import goes on when it is started again. csv: "
         "finite numbers and a column of labels; the first line names the columns.",
         NULL, NULL, NULL};
-    options o = {.to = {.validation = -1, .progress = progress, .bad = bad}, .channels = 3};
+    options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
+                        .ignored = ignored}, .channels = 3};
     o.file = calloc((size_t)argc + 4, sizeof *o.file);
     if (!o.file) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
