@@ -417,6 +417,8 @@ static lk_status find(finder *f, lk_image_list *list)
     if (f->count == 0)
         return lk_fail(LK_E_INPUT, "%s: expected folders of images, one for each class, found none",
                        where);
+    LK_TRY(lk_import_check_classes(f->job->labels ? f->job->labels : where, f->labels.name,
+                                   f->labels.count));
     return make_list(f, list);
 }
 

@@ -225,6 +225,7 @@ static lk_status import(importer *m)
     LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows"));
     if (m->rows == 0)
         return lk_fail(LK_E_INPUT, "%s: expected rows of numbers, found none", job->file[0]);
+    LK_TRY(lk_import_check_classes(job->file[0], m->labels.name, m->labels.count));
     LK_TRY(lk_label_set_order(&m->labels, true, &class_of));
     lk_status status = write_all(m, class_of);
     free(class_of);

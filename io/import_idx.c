@@ -252,6 +252,7 @@ static lk_status import(importer *m)
                        (long long)m->images[0].dim[2], job->images[0],
                        (long long)m->images[1].dim[1], (long long)m->images[1].dim[2]);
     LK_TRY(find_classes(m));
+    LK_TRY(lk_import_check_classes(job->labels[0], m->name, m->result.classes));
     return write_all(m);
 }
 

@@ -75,6 +75,13 @@ lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result
                    (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad);
 }
 
+lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes)
+{
+    if (classes > 1) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected at least 2 classes, found 1: '%.60s'; is it the right "
+                   "input?", where, name[0]);
+}
+
 /* ---- the writer ------------------------------------------------------------------------------ */
 
 static const char *field_name(const lk_rows *w, int field)

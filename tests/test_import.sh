@@ -122,6 +122,11 @@ else
     skip "show of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
 fi
 
+printf '\0\0\10\1\0\0\3\350' >zero.l
+head -c 1000 /dev/zero >>zero.l
+bad "idx of one class" "zero.l: expected at least 2 classes, found 1: '0'" \
+    "$LOCKSTEP" import idx i zero.l -o x.h5
+
 # ---- csv ------------------------------------------------------------
 
 awk 'BEGIN {
@@ -148,6 +153,10 @@ prints "bad rows left out" 'bad rows left out: 3|180 training and 20 validation'
 printf 'a,kind\n1,"k\n' >open.csv
 bad "an open quote" 'open.csv:2: expected a closing quote' \
     "$LOCKSTEP" import csv open.csv -o x.h5 --label kind
+
+printf 'a,kind\n1,k\n2,k\n' >one.csv
+bad "a table of one class" "one.csv: expected at least 2 classes, found 1: 'k'" \
+    "$LOCKSTEP" import csv one.csv -o x.h5 --label kind
 
 # ---- images ------------------------------------------------------------
 
@@ -178,6 +187,10 @@ prints "shown" '1 channel' "$LOCKSTEP" show one.h5
 prints "no validation" '16 training and 0 validation' \
     "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
 
+mkdir alone
+cp -R d/cat alone
+bad "a folder of one class" "alone: expected at least 2 classes, found 1: 'cat'" \
+    "$LOCKSTEP" import images alone -o x.h5 --size 8x8
 bad "images too large" 'at most 1 GiB an image, found 20000x20000 with 3 channels' \
     "$LOCKSTEP" import images d -o x.h5 --size 20000x20000
 
