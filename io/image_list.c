@@ -194,7 +194,8 @@ static lk_status find_class(finder *f, const char *folder, const char *class, in
     int32_t label = 0;
     char path[MAX_PATH];
     LK_TRY(join(folder, class, path));
-    LK_TRY(lk_label_set_add(&f->labels, class, &label));
+    lk_status status = lk_label_set_add(&f->labels, class, &label);
+    if (status != LK_OK) return lk_fail_prefix(status, "%s/%s", f->job->directory, path);
     if (split == LK_VALIDATION && f->labels.count > classes)
         return lk_fail(LK_E_INPUT, "%s/%s: expected a class that is in %s/train too, found another "
                        "one", f->job->directory, path, f->job->directory);
@@ -276,6 +277,27 @@ static lk_status split_of(const finder *f, const lk_csv *c, int *split)
     return LK_OK;
 }
 
+/* Make a file's name in the list the only one of that file: without the steps '.' and ''. What leads
+ * out of DIR is an error. */
+static lk_status clean_path(const finder *f, const lk_csv *c)
+{
+    char *path = c->cell[0], *out = path, *next = path;
+    bool inside = path[0] != '/';
+    for (char *step; inside && (step = strsep(&next, "/"));) {
+        size_t n = strlen(step);
+        inside = strcmp(step, "..") != 0;
+        if (n == 0 || strcmp(step, ".") == 0) continue;
+        if (out > path) *out++ = '/';
+        memmove(out, step, n);
+        out += n;
+    }
+    if (!inside || out == path)
+        return lk_fail(LK_E_INPUT, "%s:%lld: expected a path relative to %s, without '..', found "
+                       "another one", c->path, (long long)c->line, f->job->directory);
+    *out = '\0';
+    return LK_OK;
+}
+
 static lk_status note_line(finder *f, const lk_csv *c, bool first)
 {
     char path[MAX_PATH];
@@ -286,6 +308,7 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
         return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found %s", c->path,
                        (long long)c->line,
                        c->cells == 2 ? "an empty cell" : "another number of cells");
+    LK_TRY(clean_path(f, c));
     LK_TRY(full_path(f, c->cell[0], path));
     bool there = stat(path, &s) == 0;
     if (first && !there && !image_name(c->cell[0])) return LK_OK; /* names of the columns */

@@ -4,6 +4,7 @@
 #include "base/philox.h"
 #include "io/csv.h"
 #include "io/import_rows.h"
+#include "io/utf8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -104,6 +105,10 @@ static const char *read_row(const importer *m, const lk_csv *c, float *out, char
             return reason;
         }
         f += i != m->label;
+    }
+    if (!lk_utf8_valid(c->cell[m->label])) {
+        snprintf(reason, 200, "column '%.60s': expected UTF-8, found other bytes", m->job->label);
+        return reason;
     }
     return NULL;
 }

@@ -1,5 +1,6 @@
 /* What the importers share: checks, the writer of images and tables, labels. */
 #include "io/import_rows.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <math.h>
@@ -278,6 +279,8 @@ lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number)
         *number = s->sorted[at];
         return LK_OK;
     }
+    if (!lk_utf8_valid(name))
+        return lk_fail(LK_E_INPUT, "expected a name of a class in UTF-8, found other bytes");
     if (s->count == LK_DATASET_CLASSES)
         return lk_fail(LK_E_INPUT, "expected at most %d classes, found more; is it a column of "
                        "labels?", LK_DATASET_CLASSES);

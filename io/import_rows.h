@@ -66,6 +66,7 @@ typedef struct lk_label_set {
     int32_t *sorted; /* numbers in the order of names */
     int64_t count, room;
 } lk_label_set;
+/* LK_E_INPUT: too many, or not UTF-8. */
 lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number);
 /* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of
  * each number, [count], to be freed, and sorts `name`. */

@@ -84,6 +84,8 @@ bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" impo
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
 bad "names given twice: the last ones count" 'l: expected labels below the 2 classes named' \
     "$LOCKSTEP" import idx i l -o x.h5 --classes a,b,c,d,e,f,g,h,i,j --classes a,b
+bad "two classes of one name" "names of classes: expected different ones, found 'a' twice" \
+    "$LOCKSTEP" import idx i l -o x.h5 --classes a,b,a
 bad "a label beyond the names" 'l: expected labels below the 2 classes named, found 2 at 2' \
     "$LOCKSTEP" import idx i l -o x.h5 --classes a,b
 head -c 2000 i.gz >cut.gz
@@ -154,6 +156,9 @@ printf 'a,kind\n1,"k\n' >open.csv
 bad "an open quote" 'open.csv:2: expected a closing quote' \
     "$LOCKSTEP" import csv open.csv -o x.h5 --label kind
 
+printf 'a,kind\n1,k\n2,\377\376\n' >bytes.csv
+bad_files "a label that is not UTF-8" "bad: bytes.csv:3: column 'kind': expected UTF-8|found 1" \
+    "$LOCKSTEP" import csv bytes.csv -o x.h5 --label kind
 printf 'a,kind\n1,k\n2,k\n' >one.csv
 bad "a table of one class" "one.csv: expected at least 2 classes, found 1: 'k'" \
     "$LOCKSTEP" import csv one.csv -o x.h5 --label kind
@@ -239,6 +244,18 @@ bad "a line without a label" "short.csv:18: expected 'file,label'" \
 echo 'cat/1.jpg,0' | cat labels.csv - >twice.csv
 bad "a file twice" "twice.csv: expected each file once, found 'cat/1.jpg' twice" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+
+echo './cat//./1.jpg,0' | cat labels.csv - >twice.csv
+bad "a file twice, by another path" "expected each file once, found 'cat/1.jpg' twice" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+for path in cat/../dog/1.png "$PWD/d/cat/1.jpg"; do
+    echo "$path,0" | cat labels.csv - >away.csv
+    bad "the path $path" 'away.csv:18: expected a path relative to d,' \
+        "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels away.csv
+done
+printf 'cat/1.jpg,\377\n' | cat labels.csv - >bytes.csv
+bad "a class that is not UTF-8" 'bytes.csv:18: expected a name of a class in UTF-8' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels bytes.csv
 
 mkdir d/empty
 bad "an empty class" "d/empty: expected images of the class 'empty'" \
