@@ -32,6 +32,7 @@ typedef struct finder {
     const lk_import_images *job;
     lk_import_result *result;
     const char *held;    /* that other folder */
+    int64_t missing;     /* files of the label file that are not there */
     found *file;
     int64_t count, room;
     char *paths;
@@ -311,7 +312,11 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
     LK_TRY(clean_path(f, c));
     LK_TRY(full_path(f, c->cell[0], path));
     bool there = stat(path, &s) == 0;
+    if (!there && !image_name(c->cell[0]) && image_name(c->cell[1]))
+        return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found the file in the second "
+                       "column; exchange the columns", c->path, (long long)c->line);
     if (first && !there && !image_name(c->cell[0])) return LK_OK; /* names of the columns */
+    f->missing += !there;
     LK_TRY(split_of(f, c, &split));
     lk_status status = lk_label_set_add(&f->labels, c->cell[1], &label);
     if (status != LK_OK)
@@ -437,6 +442,9 @@ static lk_status find(finder *f, lk_image_list *list)
     LK_TRY(f->job->labels ? find_in_labels(f) : find_in_folders(f));
     if (f->count == 0 && f->job->labels)
         return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label', found none", f->job->labels);
+    if (f->missing == f->count && f->job->labels)
+        return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label' with paths relative to %s, "
+                       "found none of the files there", f->job->labels, where);
     if (f->count == 0)
         return lk_fail(LK_E_INPUT, "%s: expected folders of images, one for each class, found none",
                        where);

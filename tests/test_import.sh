@@ -245,6 +245,12 @@ echo 'cat/1.jpg,0' | cat labels.csv - >twice.csv
 bad "a file twice" "twice.csv: expected each file once, found 'cat/1.jpg' twice" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
 
+printf 'label,file\n1,cat/1.jpg\n0,dog/1.png\n' >order.csv
+bad "the columns exchanged" "order.csv:2: expected 'file,label', found the file in the second" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels order.csv
+sed 's|^"|"d/|' labels.csv >below.csv
+bad "paths from elsewhere" "below.csv: expected lines 'file,label' with paths relative to d, found" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels below.csv
 echo './cat//./1.jpg,0' | cat labels.csv - >twice.csv
 bad "a file twice, by another path" "expected each file once, found 'cat/1.jpg' twice" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv

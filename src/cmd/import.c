@@ -52,7 +52,7 @@ static const struct argp_option table[] = {
     {"resize", RESIZE, "HOW", 0,
      "crop (default): the middle of it; fit: all, with black bars; stretch: all, distorted", 3},
     {"channels", CHANNELS, "N", 0, "3 (default), or 1: luminance", 3},
-    {"labels", LABELS, "FILE.csv", 0, "Lines 'file,label' instead of a folder for each class", 3},
+    {"labels", LABELS, "FILE.csv", 0, "Lines 'file,label' instead of a folder for each class; file: path below DIR", 3},
     {NULL, 0, NULL, 0, "csv:", 4},
     {"label", LABEL, "COLUMN", 0, "The column with the labels", 4},
     {NULL, 0, NULL, 0, "images, csv:", 5},
