@@ -253,6 +253,9 @@ bad "weights of no such name" "weights: expected auto, raw or ema, found 'mean'"
     "$LOCKSTEP" eval run s.h5 --weights mean
 bad "a moving average that is not there" 'holds no moving average of the parameters' \
     "$LOCKSTEP" eval bare s.h5 --weights ema
+bad "predictions over a dataset" \
+    "s.h5: expected a file of lockstep predictions, found schema|name another output file" \
+    "$LOCKSTEP" eval run s.h5 -p s.h5 --force
 bad "predictions over predictions" 'p.h5: exists already' "$LOCKSTEP" eval run s.h5 -p p.h5
 cp run/checkpoints/step-000060.h5 torn.h5
 "$h5edit" torn.h5 remove parameters/blocks/0/se/expand/weight
