@@ -57,6 +57,7 @@ misuse "another resizing" 'expected crop, fit or stretch' \
 misuse "a negative number" 'a whole number from 0' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad=-1
 misuse "csv without a label" '--label is missing' "$LOCKSTEP" import csv t.csv -o x.h5
+prints "help says what a table is for" 'tables yet.' "$LOCKSTEP" import --help
 misuse "an option of another kind" '--size is not an option of import idx' \
     "$LOCKSTEP" import idx i l -o x.h5 --size 8x8
 misuse "an empty name" 'an empty one' "$LOCKSTEP" import idx i l -o x.h5 --classes a,,b
@@ -344,7 +345,7 @@ bad "training a text model on images" \
 bad "planning it" "d.h5: expected a dataset of kind 'text', found 'images'" \
     "$LOCKSTEP" train r.yaml --plan
 bad "training it on a table, on two ranks" \
-    "t.h5: expected a dataset of kind 'text', found 'table'" \
+    "t.h5: expected a dataset of kind 'text', found 'table', which no model learns from yet" \
     2 "$LOCKSTEP" train r.yaml --set data.file=t.h5
 
 # ---- a real data set ------------------------------------------------------------

@@ -290,7 +290,8 @@ int lk_cmd_import(int argc, char **argv)
         "plain, a second pair for validation. images: PNG and JPEG, a folder for each class; "
         "DIR/train with DIR/val, DIR/validation or DIR/test, where they are, are the splits; under "
         "mpirun all ranks decode, and an interrupted import goes on when it is started again. csv: "
-        "finite numbers and a column of labels; the first line names the columns.",
+        "finite numbers and a column of labels; the first line names the columns; no "
+        "model learns from tables yet.",
         NULL, NULL, NULL};
     options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
                         .ignored = ignored}, .channels = 3};
