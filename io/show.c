@@ -252,12 +252,39 @@ static lk_status show_dataset(const view *v)
     return status;
 }
 
-static void put_parameters(const view *v)
+/* Those of the parameters that are not learned: what lk_batch_norm measures, known by its name. */
+static uint64_t count_statistics(const view *v, uint64_t *datasets)
+{
+    static const char *const ending[] = {"/running_mean", "/running_var"};
+    uint64_t sum = 0;
+    *datasets = 0;
+    for (int i = 0; i < v->list.count; i++) {
+        const char *path = v->list.path[i], *last = strrchr(path, '/');
+        if (strncmp(path, "parameters/", 11) != 0) continue;
+        if (strcmp(last, ending[0]) != 0 && strcmp(last, ending[1]) != 0) continue;
+        sum += v->line[i].elements;
+        ++*datasets;
+    }
+    return sum;
+}
+
+static void put_in_datasets(const view *v, const char *label, uint64_t elements, uint64_t datasets,
+                            const char *what)
 {
     char text[32];
-    uint64_t arrays = 0, parameters = count_in(v, "parameters", &arrays);
-    put_label(v, "parameters");
-    fprintf(v->out, "%s in %llu datasets\n", grouped(parameters, text), (unsigned long long)arrays);
+    put_label(v, label);
+    fprintf(v->out, "%s in %llu datasets%s\n", grouped(elements, text),
+            (unsigned long long)datasets, what);
+}
+
+static void put_parameters(const view *v)
+{
+    uint64_t arrays = 0, measured = 0, parameters = count_in(v, "parameters", &arrays);
+    uint64_t statistics = count_statistics(v, &measured);
+    put_in_datasets(v, "parameters", parameters - statistics, arrays - measured, "");
+    if (measured > 0)
+        put_in_datasets(v, "statistics", statistics, measured,
+                        ", running means and variances: not learned");
     if (count_in(v, "ema", NULL) > 0)
         put_line(v, "ema", "a moving average of the parameters is stored");
     put_line(v, "optimizer", count_in(v, "moment1", NULL) > 0

@@ -225,7 +225,7 @@ ok "predictions are those of the summary, each loss fits its probability" awk '
     END { d = sum / FNR - mean; e = hit / FNR - share; print d, e, wrong
           exit !(FNR == 160 && d * d < 1e-10 && e * e < 1e-8 && !wrong) }' "$work/eval" all.txt
 texts='lockstep checkpoint, version 1|12 x 12 pixels|kind: mobilenetv3|norm: batchnorm'
-texts="$texts|ema/stem/weight|parameters/stem_norm/running_var"
+texts="$texts|parameters      118,156 in |, running means and variances|ema/stem/weight|parameters/stem_norm/running_var"
 prints "show of a checkpoint" "$texts|[8, 3, 3, 1]" \
     "$LOCKSTEP" show run
 
