@@ -206,6 +206,14 @@ cp "$work/out" "$work/raw"
 prints "eval --weights auto" 'images 160' "$LOCKSTEP" eval bare s.h5 -w auto
 ok "is of the parameters there" cmp "$work/out" "$work/raw"
 prints "eval of three channels" 'images 4|  0 colour ' "$LOCKSTEP" eval rgb rgb.h5
+if command -v h5repack >/dev/null; then
+    h5repack -l validation/images:CHUNK=10x3x12x1 s.h5 slow.h5
+    run "$LOCKSTEP" eval run slow.h5
+    ok "eval of chunks that split images warns" says err "warning: slow.h5: 'images' will be slow"
+    ok "and is the same" cmp "$work/out" "$work/eval"
+else
+    skip "eval of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
+fi
 prints "eval of fp16" 'images 160' "$LOCKSTEP" eval large s.h5
 
 prints "show of predictions" 'lockstep predictions|argmax  |label  |loss  |probability ' \

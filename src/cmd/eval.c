@@ -78,6 +78,7 @@ static lk_status job(const lk_world *w, void *context)
 {
     lk_evaluation e;
     LK_TRY(lk_evaluate(w->comm, w->io, context, &e));
+    if (w->comm->rank == 0 && e.warning[0]) fprintf(stderr, "warning: %s\n", e.warning);
     if (w->comm->rank == 0) print(&e);
     lk_evaluation_clear(&e);
     return LK_OK;
