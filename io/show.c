@@ -3,6 +3,7 @@
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -41,6 +42,35 @@ static void put_text(FILE *out, const char *text, int indent)
             fputc((c < ' ' && c != '\t') || c == 0x7F || c1 ? '?' : c, out);
     }
     fputc('\n', out);
+}
+
+/* The next character of a name and its bytes; '?' for control characters and what is no UTF-8. */
+static int next_character(const char *p, uint32_t *code)
+{
+    int bytes = lk_utf8_decode((const unsigned char *)p, strlen(p), code);
+    bool control = bytes > 0 && (*code < ' ' || (*code >= 0x7F && *code < 0xA0));
+    if (bytes <= 0 || control) *code = '?';
+    return bytes > 0 ? bytes : 1;
+}
+
+int lk_show_width(const char *name)
+{
+    uint32_t code;
+    int n = 0;
+    for (; *name; n++) name += next_character(name, &code);
+    return n;
+}
+
+void lk_show_name(FILE *out, const char *name, int width)
+{
+    int n = 0;
+    for (; *name && n < width; n++) {
+        uint32_t code;
+        unsigned char text[4];
+        name += next_character(name, &code);
+        fwrite(text, 1, (size_t)lk_utf8_encode(code, text), out);
+    }
+    fprintf(out, "%*s", width - n, "");
 }
 
 enum { LABEL = 18 }; /* columns of a label with its indent */
@@ -177,20 +207,7 @@ static lk_status count_labels(lk_dataset *d, lk_split split, int64_t *count)
     return status;
 }
 
-/* A name in a table: cut to `width` columns (bytes), without control characters. */
-static void put_name(FILE *out, const char *name, int width)
-{
-    char text[64];
-    size_t n = strlen(name) < (size_t)width ? strlen(name) : (size_t)width;
-    while (n > 0 && ((unsigned char)name[n] & 0xC0) == 0x80) n--; /* not inside a character */
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        bool c1 = c == 0xC2 && (unsigned char)name[i + 1] < 0xA0;
-        text[i] = (char)(c < ' ' || c == 0x7F || c1 ? '?' : c);
-    }
-    text[n] = '\0';
-    fprintf(out, "%-*s", width, text);
-}
+enum { WIDEST_NAME = 40 };
 
 static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, int64_t classes)
 {
@@ -200,14 +217,15 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
     for (int s = 0; s < 2 && status == LK_OK; s++)
         status = count_labels(d, (lk_split)s, count + s * classes);
     for (int64_t k = 0; k < classes; k++)
-        if ((int)strlen(name[k]) > width) width = strlen(name[k]) < 40 ? (int)strlen(name[k]) : 40;
+        if (lk_show_width(name[k]) > width) width = lk_show_width(name[k]);
+    if (width > WIDEST_NAME) width = WIDEST_NAME;
     if (status == LK_OK)
         fprintf(v->out, "\nclasses: %lld\n    label  %-*s  %12s  %12s\n", (long long)classes, width,
                 "name", "train", "validation");
     for (int64_t k = 0; k < classes && status == LK_OK; k++) {
         char a[32], b[32];
         fprintf(v->out, "    %5lld  ", (long long)k);
-        put_name(v->out, name[k], width);
+        lk_show_name(v->out, name[k], width);
         fprintf(v->out, "  %12s  %12s\n", grouped((uint64_t)count[k], a),
                 grouped((uint64_t)count[classes + k], b));
     }

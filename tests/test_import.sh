@@ -125,6 +125,12 @@ else
     skip "show of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
 fi
 
+long=$(printf 'a\033[31m,\303\251\303\250,c,d,e,f,g,h,i,j')
+prints "names of many kinds" 'of 10 classes' \
+    "$LOCKSTEP" import idx i l vi vl -o odd.h5 --classes "$long"
+prints "show of control characters and other letters" \
+    "$(printf '    0  a?[31m           100            10|    1  \303\251\303\250               100')" \
+    "$LOCKSTEP" show odd.h5
 printf '\0\0\10\1\0\0\3\350' >zero.l
 head -c 1000 /dev/zero >>zero.l
 bad "idx of one class" "zero.l: expected at least 2 classes, found 1: '0'" \

@@ -214,6 +214,13 @@ if command -v h5repack >/dev/null; then
 else
     skip "eval of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
 fi
+odd=$(printf 'a\033[1m\303\251\303\250\303\251\303\250\303\251\303\250\303\251\303\250')
+prints "names of many kinds" 'of 4 classes' \
+    "$LOCKSTEP" import idx i l vi vl -o odd.h5 --classes "$odd,b,c,d"
+prints "trained on" 'step 1  validation' "$LOCKSTEP" train v.yaml --set directory=odd \
+    --set data.file=odd.h5 --set train.steps=1
+prints "eval cuts names between characters" "$(printf '0 a?[1m\303\251\303\250\303\251\303\250\303\251\303\250\303\251 ')" \
+    "$LOCKSTEP" eval odd odd.h5
 prints "eval of fp16" 'images 160' "$LOCKSTEP" eval large s.h5
 
 prints "show of predictions" 'lockstep predictions|argmax  |label  |loss  |probability ' \
