@@ -233,6 +233,10 @@ lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind)
 {
     static const char *const article[KINDS] = {"a text", "images", "a table"};
     if (d->kind == kind) return LK_OK;
+    if (d->kind == LK_TABLE_DATA)
+        return lk_fail(LK_E_INPUT, "%s: expected a dataset of kind '%s', found 'table', which no "
+                       "model learns from yet; make one with 'lockstep import' from %s", d->path,
+                       kind_name[kind], article[kind]);
     return lk_fail(LK_E_INPUT, "%s: expected a dataset of kind '%s', found '%s'; make one with "
                    "'lockstep import' from %s, or use a model for the data there is", d->path,
                    kind_name[kind], kind_name[d->kind], article[kind]);

@@ -87,32 +87,41 @@ static const char *advice(const char *schema)
         return "make one with 'lockstep import'";
     if (schema && strcmp(schema, "lockstep checkpoint") == 0)
         return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
+    if (schema && strcmp(schema, "lockstep predictions") == 0) /* only looked at to replace them */
+        return "name another output file";
     return "name a dataset or a checkpoint file";
+}
+
+/* The kind of file for "expected a %s". */
+static const char *noun(const char *schema)
+{
+    if (!schema) return "lockstep file";
+    return strcmp(schema, "lockstep predictions") == 0 ? "file of lockstep predictions" : schema;
 }
 
 static lk_status check_file(const char *path, const char *schema)
 {
-    const char *expected = schema ? schema : "a lockstep file", *a = schema ? "a " : "";
+    const char *expected = noun(schema);
     struct stat s;
     if (stat(path, &s) != 0 && errno == ENOENT)
-        return lk_fail(LK_E_INPUT, "%s: expected %s%s, found no such file; check the path", path,
-                       a, expected);
+        return lk_fail(LK_E_INPUT, "%s: expected a %s, found no such file; check the path", path,
+                       expected);
     if (access(path, R_OK) != 0)
-        return lk_fail(LK_E_INPUT, "%s: expected %s%s, found that it cannot be read (%s); check "
-                       "the path and its permissions", path, a, expected, strerror(errno));
+        return lk_fail(LK_E_INPUT, "%s: expected a %s, found that it cannot be read (%s); check "
+                       "the path and its permissions", path, expected, strerror(errno));
     if (!S_ISREG(s.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected %s%s, found %s; %s", path, a, expected,
+        return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
                        S_ISDIR(s.st_mode) ? "a directory" : "something that is not a file",
                        advice(schema));
     if (H5Fis_hdf5(path) > 0) return LK_OK;
     H5Eclear2(H5E_DEFAULT);
-    return lk_fail(LK_E_INPUT, "%s: expected %s%s, found %s; %s", path, a, expected,
+    return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
                    s.st_size == 0 ? "an empty file" : "a file that is not HDF5", advice(schema));
 }
 
 static lk_status check_schema(hid_t file, const char *path, const char *schema)
 {
-    const char *expected = schema ? schema : "lockstep file";
+    const char *expected = noun(schema);
     char *found = NULL;
     uint64_t version = 0;
     if (H5Aexists(file, "schema") <= 0) {

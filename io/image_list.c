@@ -32,6 +32,7 @@ typedef struct finder {
     const lk_import_images *job;
     lk_import_result *result;
     const char *held;    /* that other folder */
+    int64_t missing;     /* files of the label file that are not there */
     found *file;
     int64_t count, room;
     char *paths;
@@ -150,6 +151,18 @@ static lk_status join(const char *folder, const char *name, char path[MAX_PATH])
     return LK_OK;
 }
 
+/* What lies where no class is: it must not be left out without a word. */
+static void note_stray(finder *f, const char *name, const char *reason)
+{
+    const lk_import_target *to = &f->job->to;
+    if (!is_folder(f, name) && image_name(name)) {
+        lk_import_note_bad(to, f->result, name, "an image in no class folder");
+        return;
+    }
+    f->result->ignored++;
+    if (to->ignored) to->ignored(to->context, name, reason);
+}
+
 /* All files below a class folder, those of its sub-folders too. */
 static lk_status find_below(finder *f, const char *folder, int32_t label, int split, int depth)
 {
@@ -182,7 +195,8 @@ static lk_status find_class(finder *f, const char *folder, const char *class, in
     int32_t label = 0;
     char path[MAX_PATH];
     LK_TRY(join(folder, class, path));
-    LK_TRY(lk_label_set_add(&f->labels, class, &label));
+    lk_status status = lk_label_set_add(&f->labels, class, &label);
+    if (status != LK_OK) return lk_fail_prefix(status, "%s/%s", f->job->directory, path);
     if (split == LK_VALIDATION && f->labels.count > classes)
         return lk_fail(LK_E_INPUT, "%s/%s: expected a class that is in %s/train too, found another "
                        "one", f->job->directory, path, f->job->directory);
@@ -204,8 +218,8 @@ static lk_status find_classes(finder *f, const char *folder, int split)
         if (status != LK_OK) break;
         if (is_folder(f, path))
             status = find_class(f, folder, n.name[i], split);
-        else if (image_name(path))
-            lk_import_note_bad(&f->job->to, f->result, path, "an image in no class folder");
+        else
+            note_stray(f, path, "a file in no class folder");
     }
     names_clear(&n);
     return status;
@@ -216,8 +230,14 @@ static lk_status find_classes(finder *f, const char *folder, int split)
 static lk_status find_splits(finder *f)
 {
     if (!is_folder(f, "train")) return LK_OK;
-    for (int i = 0; i < HELD && !f->held; i++)
-        if (is_folder(f, held_name[i])) f->held = held_name[i];
+    for (int i = 0; i < HELD; i++) {
+        if (!is_folder(f, held_name[i])) continue;
+        if (f->held && !f->job->labels) /* the lines of a label file say which one is meant */
+            return lk_fail(LK_E_INPUT, "%s: expected one folder for validation beside 'train', "
+                           "found '%s' and '%s'; move away the one that is not to be used",
+                           f->job->directory, f->held, held_name[i]);
+        if (!f->held) f->held = held_name[i];
+    }
     if (f->held && f->job->to.validation >= 0)
         return lk_fail(LK_E_INPUT, "%s: expected either a folder or a fraction for validation, "
                        "found both: '%s' and %g", f->job->directory, f->held,
@@ -228,16 +248,17 @@ static lk_status find_splits(finder *f)
 static lk_status find_in_folders(finder *f)
 {
     names n;
-    bool only_train = !f->held && is_folder(f, "train");
-    if (f->held) {
-        LK_TRY(find_classes(f, "train", LK_TRAIN));
-        return find_classes(f, f->held, LK_VALIDATION);
-    }
+    bool splits = is_folder(f, "train");
     LK_TRY(list_folder(f, "", &n));
-    for (int i = 0; i < n.count && only_train; i++)
-        only_train = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
+    for (int i = 0; i < n.count && splits && !f->held; i++) /* else 'train' is a class */
+        splits = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
+    for (int i = 0; i < n.count && splits; i++)
+        if (strcmp(n.name[i], "train") != 0 && (!f->held || strcmp(n.name[i], f->held) != 0))
+            note_stray(f, n.name[i], "it lies beside the folder 'train'");
     names_clear(&n);
-    return find_classes(f, only_train ? "train" : "", -1);
+    if (!f->held) return find_classes(f, splits ? "train" : "", -1);
+    LK_TRY(find_classes(f, "train", LK_TRAIN));
+    return find_classes(f, f->held, LK_VALIDATION);
 }
 
 /* The split of a named file: -1 is by hash. */
@@ -257,6 +278,27 @@ static lk_status split_of(const finder *f, const lk_csv *c, int *split)
     return LK_OK;
 }
 
+/* Make a file's name in the list the only one of that file: without the steps '.' and ''. What leads
+ * out of DIR is an error. */
+static lk_status clean_path(const finder *f, const lk_csv *c)
+{
+    char *path = c->cell[0], *out = path, *next = path;
+    bool inside = path[0] != '/';
+    for (char *step; inside && (step = strsep(&next, "/"));) {
+        size_t n = strlen(step);
+        inside = strcmp(step, "..") != 0;
+        if (n == 0 || strcmp(step, ".") == 0) continue;
+        if (out > path) *out++ = '/';
+        memmove(out, step, n);
+        out += n;
+    }
+    if (!inside || out == path)
+        return lk_fail(LK_E_INPUT, "%s:%lld: expected a path relative to %s, without '..', found "
+                       "another one", c->path, (long long)c->line, f->job->directory);
+    *out = '\0';
+    return LK_OK;
+}
+
 static lk_status note_line(finder *f, const lk_csv *c, bool first)
 {
     char path[MAX_PATH];
@@ -267,9 +309,14 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
         return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found %s", c->path,
                        (long long)c->line,
                        c->cells == 2 ? "an empty cell" : "another number of cells");
+    LK_TRY(clean_path(f, c));
     LK_TRY(full_path(f, c->cell[0], path));
     bool there = stat(path, &s) == 0;
+    if (!there && !image_name(c->cell[0]) && image_name(c->cell[1]))
+        return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found the file in the second "
+                       "column; exchange the columns", c->path, (long long)c->line);
     if (first && !there && !image_name(c->cell[0])) return LK_OK; /* names of the columns */
+    f->missing += !there;
     LK_TRY(split_of(f, c, &split));
     lk_status status = lk_label_set_add(&f->labels, c->cell[1], &label);
     if (status != LK_OK)
@@ -395,9 +442,14 @@ static lk_status find(finder *f, lk_image_list *list)
     LK_TRY(f->job->labels ? find_in_labels(f) : find_in_folders(f));
     if (f->count == 0 && f->job->labels)
         return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label', found none", f->job->labels);
+    if (f->missing == f->count && f->job->labels)
+        return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label' with paths relative to %s, "
+                       "found none of the files there", f->job->labels, where);
     if (f->count == 0)
         return lk_fail(LK_E_INPUT, "%s: expected folders of images, one for each class, found none",
                        where);
+    LK_TRY(lk_import_check_classes(f->job->labels ? f->job->labels : where, f->labels.name,
+                                   f->labels.count));
     return make_list(f, list);
 }
 

@@ -21,6 +21,8 @@ typedef struct lk_import_target {
     int64_t max_bad;     /* images, csv: so many bad files or rows are left out; more: an error */
     void (*progress)(void *context, int64_t done, int64_t total); /* text: bytes, else samples */
     void (*bad)(void *context, const char *where, const char *reason); /* each bad file or row */
+    void (*ignored)(void *context, const char *where, const char *reason); /* images: each file or
+                            folder that is no part of the layout */
     void *context;
 } lk_import_target;
 
@@ -28,6 +30,7 @@ typedef struct lk_import_result {
     int64_t rows[2];     /* by lk_split: tokens, or samples */
     int64_t classes;     /* text: the size of the vocabulary */
     int64_t bad;         /* files or rows left out */
+    int64_t ignored;     /* images: files and folders that are no part of the layout */
     int64_t resumed;     /* images: those that an interrupted import had decoded */
     char digest[33];
 } lk_import_result;
@@ -73,7 +76,8 @@ typedef enum lk_resize {
 
 /* PNG and JPEG files below a folder, each a sample of the class that its sub-folder names (with
  * `labels`: that a CSV file of lines "file,label" gives it). Classes are sorted by name. Hidden
- * files are not looked at. Validation: DIR/val, DIR/validation or DIR/test where there is DIR/train
+ * files are not looked at; what else is no part of the layout is ignored, an image in no class folder
+ * is bad. Validation: DIR/val, DIR/validation or DIR/test (one of them) where there is DIR/train
  * too, else the share (default 0.1) that hashes of the files' paths below DIR choose. Samples are
  * in the order of another such hash, so that shards of the dataset are alike.
  *

@@ -4,6 +4,7 @@
 #include "base/philox.h"
 #include "io/csv.h"
 #include "io/import_rows.h"
+#include "io/utf8.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -104,6 +105,10 @@ static const char *read_row(const importer *m, const lk_csv *c, float *out, char
             return reason;
         }
         f += i != m->label;
+    }
+    if (!lk_utf8_valid(c->cell[m->label])) {
+        snprintf(reason, 200, "column '%.60s': expected UTF-8, found other bytes", m->job->label);
+        return reason;
     }
     return NULL;
 }
@@ -225,6 +230,7 @@ static lk_status import(importer *m)
     LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows"));
     if (m->rows == 0)
         return lk_fail(LK_E_INPUT, "%s: expected rows of numbers, found none", job->file[0]);
+    LK_TRY(lk_import_check_classes(job->file[0], m->labels.name, m->labels.count));
     LK_TRY(lk_label_set_order(&m->labels, true, &class_of));
     lk_status status = write_all(m, class_of);
     free(class_of);

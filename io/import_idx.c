@@ -162,6 +162,22 @@ static lk_status find_classes(importer *m)
     return m->name ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
+/* Names that are given are different ones, in UTF-8. */
+static lk_status check_names(const lk_import_idx *job)
+{
+    lk_label_set set = {.count = 0};
+    lk_status status = LK_OK;
+    for (int64_t k = 0; k < job->classes && status == LK_OK; k++) {
+        int32_t number;
+        status = lk_label_set_add(&set, job->name[k], &number);
+        if (status == LK_OK && set.count == k)
+            status = lk_fail(LK_E_INPUT, "names of classes: expected different ones, found '%.60s' "
+                             "twice", job->name[k]);
+    }
+    lk_label_set_clear(&set);
+    return status;
+}
+
 /* ---- images ---------------------------------------------------------------------------------- */
 
 /* Rows [0, n) of the block, which begin at image `first` of a file: runs of the same split are
@@ -239,6 +255,7 @@ static lk_status import(importer *m)
     if (pair && job->to.validation >= 0)
         return lk_fail(LK_E_INPUT, "%s: expected either validation files or a fraction for "
                        "validation, found both", job->images[1]);
+    LK_TRY(check_names(job));
     LK_TRY(lk_import_check(&job->to, pair ? 4 : 2, file, NULL));
     for (int s = 0; s < (pair ? 2 : 1); s++) {
         LK_TRY(open_idx(&m->images[s], job->images[s], "images"));
@@ -252,6 +269,7 @@ static lk_status import(importer *m)
                        (long long)m->images[0].dim[2], job->images[0],
                        (long long)m->images[1].dim[1], (long long)m->images[1].dim[2]);
     LK_TRY(find_classes(m));
+    LK_TRY(lk_import_check_classes(job->labels[0], m->name, m->result.classes));
     return write_all(m);
 }
 

@@ -1,5 +1,6 @@
 /* What the importers share: checks, the writer of images and tables, labels. */
 #include "io/import_rows.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <math.h>
@@ -73,6 +74,13 @@ lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result
     return lk_fail(LK_E_INPUT, "%s: expected at most %lld bad %s, found %lld, listed above; repair "
                    "or remove them, or give --max-bad %lld to leave them out", to->output,
                    (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad);
+}
+
+lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes)
+{
+    if (classes > 1) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected at least 2 classes, found 1: '%.60s'; is it the right "
+                   "input?", where, name[0]);
 }
 
 /* ---- the writer ------------------------------------------------------------------------------ */
@@ -271,6 +279,8 @@ lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number)
         *number = s->sorted[at];
         return LK_OK;
     }
+    if (!lk_utf8_valid(name))
+        return lk_fail(LK_E_INPUT, "expected a name of a class in UTF-8, found other bytes");
     if (s->count == LK_DATASET_CLASSES)
         return lk_fail(LK_E_INPUT, "expected at most %d classes, found more; is it a column of "
                        "labels?", LK_DATASET_CLASSES);

@@ -24,6 +24,9 @@ void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, co
 lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
                               const char *what);
 
+/* A model learns to tell classes apart: one alone is an error. `where`: the input. */
+lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes);
+
 /* The datasets of both splits; field 1 is `labels`. */
 typedef struct lk_rows {
     char *part; /* the file being written; removed by lk_rows_abandon */
@@ -63,6 +66,7 @@ typedef struct lk_label_set {
     int32_t *sorted; /* numbers in the order of names */
     int64_t count, room;
 } lk_label_set;
+/* LK_E_INPUT: too many, or not UTF-8. */
 lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number);
 /* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of
  * each number, [count], to be freed, and sorts `name`. */

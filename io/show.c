@@ -3,6 +3,7 @@
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
+#include "io/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -41,6 +42,35 @@ static void put_text(FILE *out, const char *text, int indent)
             fputc((c < ' ' && c != '\t') || c == 0x7F || c1 ? '?' : c, out);
     }
     fputc('\n', out);
+}
+
+/* The next character of a name and its bytes; '?' for control characters and what is no UTF-8. */
+static int next_character(const char *p, uint32_t *code)
+{
+    int bytes = lk_utf8_decode((const unsigned char *)p, strlen(p), code);
+    bool control = bytes > 0 && (*code < ' ' || (*code >= 0x7F && *code < 0xA0));
+    if (bytes <= 0 || control) *code = '?';
+    return bytes > 0 ? bytes : 1;
+}
+
+int lk_show_width(const char *name)
+{
+    uint32_t code;
+    int n = 0;
+    for (; *name; n++) name += next_character(name, &code);
+    return n;
+}
+
+void lk_show_name(FILE *out, const char *name, int width)
+{
+    int n = 0;
+    for (; *name && n < width; n++) {
+        uint32_t code;
+        unsigned char text[4];
+        name += next_character(name, &code);
+        fwrite(text, 1, (size_t)lk_utf8_encode(code, text), out);
+    }
+    fprintf(out, "%*s", width - n, "");
 }
 
 enum { LABEL = 18 }; /* columns of a label with its indent */
@@ -177,20 +207,7 @@ static lk_status count_labels(lk_dataset *d, lk_split split, int64_t *count)
     return status;
 }
 
-/* A name in a table: cut to `width` columns (bytes), without control characters. */
-static void put_name(FILE *out, const char *name, int width)
-{
-    char text[64];
-    size_t n = strlen(name) < (size_t)width ? strlen(name) : (size_t)width;
-    while (n > 0 && ((unsigned char)name[n] & 0xC0) == 0x80) n--; /* not inside a character */
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)name[i];
-        bool c1 = c == 0xC2 && (unsigned char)name[i + 1] < 0xA0;
-        text[i] = (char)(c < ' ' || c == 0x7F || c1 ? '?' : c);
-    }
-    text[n] = '\0';
-    fprintf(out, "%-*s", width, text);
-}
+enum { WIDEST_NAME = 40 };
 
 static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, int64_t classes)
 {
@@ -200,14 +217,15 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
     for (int s = 0; s < 2 && status == LK_OK; s++)
         status = count_labels(d, (lk_split)s, count + s * classes);
     for (int64_t k = 0; k < classes; k++)
-        if ((int)strlen(name[k]) > width) width = strlen(name[k]) < 40 ? (int)strlen(name[k]) : 40;
+        if (lk_show_width(name[k]) > width) width = lk_show_width(name[k]);
+    if (width > WIDEST_NAME) width = WIDEST_NAME;
     if (status == LK_OK)
         fprintf(v->out, "\nclasses: %lld\n    label  %-*s  %12s  %12s\n", (long long)classes, width,
                 "name", "train", "validation");
     for (int64_t k = 0; k < classes && status == LK_OK; k++) {
         char a[32], b[32];
         fprintf(v->out, "    %5lld  ", (long long)k);
-        put_name(v->out, name[k], width);
+        lk_show_name(v->out, name[k], width);
         fprintf(v->out, "  %12s  %12s\n", grouped((uint64_t)count[k], a),
                 grouped((uint64_t)count[classes + k], b));
     }
@@ -252,12 +270,39 @@ static lk_status show_dataset(const view *v)
     return status;
 }
 
-static void put_parameters(const view *v)
+/* Those of the parameters that are not learned: what lk_batch_norm measures, known by its name. */
+static uint64_t count_statistics(const view *v, uint64_t *datasets)
+{
+    static const char *const ending[] = {"/running_mean", "/running_var"};
+    uint64_t sum = 0;
+    *datasets = 0;
+    for (int i = 0; i < v->list.count; i++) {
+        const char *path = v->list.path[i], *last = strrchr(path, '/');
+        if (strncmp(path, "parameters/", 11) != 0) continue;
+        if (strcmp(last, ending[0]) != 0 && strcmp(last, ending[1]) != 0) continue;
+        sum += v->line[i].elements;
+        ++*datasets;
+    }
+    return sum;
+}
+
+static void put_in_datasets(const view *v, const char *label, uint64_t elements, uint64_t datasets,
+                            const char *what)
 {
     char text[32];
-    uint64_t arrays = 0, parameters = count_in(v, "parameters", &arrays);
-    put_label(v, "parameters");
-    fprintf(v->out, "%s in %llu datasets\n", grouped(parameters, text), (unsigned long long)arrays);
+    put_label(v, label);
+    fprintf(v->out, "%s in %llu datasets%s\n", grouped(elements, text),
+            (unsigned long long)datasets, what);
+}
+
+static void put_parameters(const view *v)
+{
+    uint64_t arrays = 0, measured = 0, parameters = count_in(v, "parameters", &arrays);
+    uint64_t statistics = count_statistics(v, &measured);
+    put_in_datasets(v, "parameters", parameters - statistics, arrays - measured, "");
+    if (measured > 0)
+        put_in_datasets(v, "statistics", statistics, measured,
+                        ", running means and variances: not learned");
     if (count_in(v, "ema", NULL) > 0)
         put_line(v, "ema", "a moving average of the parameters is stored");
     put_line(v, "optimizer", count_in(v, "moment1", NULL) > 0

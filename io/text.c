@@ -27,6 +27,17 @@ int lk_utf8_decode(const unsigned char *p, size_t n, uint32_t *code)
     return length;
 }
 
+bool lk_utf8_valid(const char *text)
+{
+    size_t n = strlen(text);
+    int step = 1;
+    uint32_t code;
+    for (size_t at = 0; at < n && step > 0; at += (size_t)step)
+        if ((step = lk_utf8_decode((const unsigned char *)text + at, n - at, &code)) <= 0)
+            return false;
+    return true;
+}
+
 int lk_utf8_encode(uint32_t u, unsigned char *out)
 {
     static const unsigned char lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};

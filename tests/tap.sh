@@ -119,7 +119,7 @@ says() {
 }
 
 # prints DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: it succeeds, with these texts on stdout and
-# nothing on stderr but names of bad files; under mpirun, nothing by lockstep.
+# nothing on stderr but names of bad and ignored files; under mpirun, nothing by lockstep.
 prints() {
     tap_what=$1 tap_texts=$2
     shift 2
@@ -130,7 +130,7 @@ prints() {
         ;;
     *)
         run "$@"
-        tap_noise=$(grep -vc '^bad: ' "$work/err")
+        tap_noise=$(grep -Evc '^(bad|ignored): ' "$work/err")
         ;;
     esac
     tap_missing=

@@ -264,7 +264,7 @@ bad "predictions below a file" 'a.txt/p.h5: |Not a directory' \
     "$LOCKSTEP" eval run c.h5 -p a.txt/p.h5
 bad "predictions in no directory, on two ranks" 'none/p.h5: |No such file' \
     2 "$LOCKSTEP" eval run c.h5 -p none/p.h5
-bad "predictions over the data" "c.h5: expected a lockstep predictions|'lockstep dataset'" \
+bad "predictions over the data" "c.h5: expected a file of lockstep predictions|'lockstep dataset'" \
     "$LOCKSTEP" eval run c.h5 -p c.h5
 bad "predictions over predictions" 'p2.h5: exists already; give --force' \
     "$LOCKSTEP" eval run c.h5 -p p2.h5

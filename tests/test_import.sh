@@ -57,6 +57,7 @@ misuse "another resizing" 'expected crop, fit or stretch' \
 misuse "a negative number" 'a whole number from 0' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad=-1
 misuse "csv without a label" '--label is missing' "$LOCKSTEP" import csv t.csv -o x.h5
+prints "help says what a table is for" 'tables yet.' "$LOCKSTEP" import --help
 misuse "an option of another kind" '--size is not an option of import idx' \
     "$LOCKSTEP" import idx i l -o x.h5 --size 8x8
 misuse "an empty name" 'an empty one' "$LOCKSTEP" import idx i l -o x.h5 --classes a,,b
@@ -82,6 +83,10 @@ prints "--overwrite replaces it" '750 training and 250' \
 bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
 bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
+bad "names given twice: the last ones count" 'l: expected labels below the 2 classes named' \
+    "$LOCKSTEP" import idx i l -o x.h5 --classes a,b,c,d,e,f,g,h,i,j --classes a,b
+bad "two classes of one name" "names of classes: expected different ones, found 'a' twice" \
+    "$LOCKSTEP" import idx i l -o x.h5 --classes a,b,a
 bad "a label beyond the names" 'l: expected labels below the 2 classes named, found 2 at 2' \
     "$LOCKSTEP" import idx i l -o x.h5 --classes a,b
 head -c 2000 i.gz >cut.gz
@@ -120,6 +125,17 @@ else
     skip "show of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
 fi
 
+long=$(printf 'a\033[31m,\303\251\303\250,c,d,e,f,g,h,i,j')
+prints "names of many kinds" 'of 10 classes' \
+    "$LOCKSTEP" import idx i l vi vl -o odd.h5 --classes "$long"
+prints "show of control characters and other letters" \
+    "$(printf '    0  a?[31m           100            10|    1  \303\251\303\250               100')" \
+    "$LOCKSTEP" show odd.h5
+printf '\0\0\10\1\0\0\3\350' >zero.l
+head -c 1000 /dev/zero >>zero.l
+bad "idx of one class" "zero.l: expected at least 2 classes, found 1: '0'" \
+    "$LOCKSTEP" import idx i zero.l -o x.h5
+
 # ---- csv ------------------------------------------------------------
 
 awk 'BEGIN {
@@ -146,6 +162,13 @@ prints "bad rows left out" 'bad rows left out: 3|180 training and 20 validation'
 printf 'a,kind\n1,"k\n' >open.csv
 bad "an open quote" 'open.csv:2: expected a closing quote' \
     "$LOCKSTEP" import csv open.csv -o x.h5 --label kind
+
+printf 'a,kind\n1,k\n2,\377\376\n' >bytes.csv
+bad_files "a label that is not UTF-8" "bad: bytes.csv:3: column 'kind': expected UTF-8|found 1" \
+    "$LOCKSTEP" import csv bytes.csv -o x.h5 --label kind
+printf 'a,kind\n1,k\n2,k\n' >one.csv
+bad "a table of one class" "one.csv: expected at least 2 classes, found 1: 'k'" \
+    "$LOCKSTEP" import csv one.csv -o x.h5 --label kind
 
 # ---- images ------------------------------------------------------------
 
@@ -176,6 +199,13 @@ prints "shown" '1 channel' "$LOCKSTEP" show one.h5
 prints "no validation" '16 training and 0 validation' \
     "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
 
+mkdir alone
+cp -R d/cat alone
+bad "a folder of one class" "alone: expected at least 2 classes, found 1: 'cat'" \
+    "$LOCKSTEP" import images alone -o x.h5 --size 8x8
+bad "images too large" 'at most 1 GiB an image, found 20000x20000 with 3 channels' \
+    "$LOCKSTEP" import images d -o x.h5 --size 20000x20000
+
 mkdir -p s/train s/val
 cp -R d/cat d/dog s/train
 cp -R d/cat s/val
@@ -183,6 +213,20 @@ prints "folders for the splits" '11 training and 6 validation samples, of 2 clas
     "$LOCKSTEP" import images s -o s.h5 --size 8x8
 bad "folders and a fraction" "s: expected either a folder or a fraction" \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8 -f 0.1
+mkdir s/extra s/test
+echo text >s/notes.txt
+echo text >s/train/notes.txt
+bad "two folders for validation" "expected one folder for validation beside 'train', found 'val'" \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8
+rmdir s/test
+prints "what else lies there is ignored" 'files and folders ignored: 3|11 training and 6' \
+    "$LOCKSTEP" import images s -o stray.h5 --size 8x8
+ok "and named" says err "ignored: extra: it lies beside the folder 'train'" \
+    'ignored: notes.txt: it lies beside' 'ignored: train/notes.txt: a file in no class folder'
+cp d/dog/1.png s/stray.png
+bad_files "an image that lies beside" 'bad: stray.png: an image in no class folder|found 1' \
+    "$LOCKSTEP" import images s -o x.h5 --size 8x8
+rm -r s/extra s/notes.txt s/train/notes.txt s/stray.png
 cp -R "d/the bird" s/val
 bad "a class in validation only" "s/val/the bird: expected a class that is in s/train too" \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8
@@ -207,6 +251,24 @@ bad "a line without a label" "short.csv:18: expected 'file,label'" \
 echo 'cat/1.jpg,0' | cat labels.csv - >twice.csv
 bad "a file twice" "twice.csv: expected each file once, found 'cat/1.jpg' twice" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+
+printf 'label,file\n1,cat/1.jpg\n0,dog/1.png\n' >order.csv
+bad "the columns exchanged" "order.csv:2: expected 'file,label', found the file in the second" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels order.csv
+sed 's|^"|"d/|' labels.csv >below.csv
+bad "paths from elsewhere" "below.csv: expected lines 'file,label' with paths relative to d, found" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels below.csv
+echo './cat//./1.jpg,0' | cat labels.csv - >twice.csv
+bad "a file twice, by another path" "expected each file once, found 'cat/1.jpg' twice" \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+for path in cat/../dog/1.png "$PWD/d/cat/1.jpg"; do
+    echo "$path,0" | cat labels.csv - >away.csv
+    bad "the path $path" 'away.csv:18: expected a path relative to d,' \
+        "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels away.csv
+done
+printf 'cat/1.jpg,\377\n' | cat labels.csv - >bytes.csv
+bad "a class that is not UTF-8" 'bytes.csv:18: expected a name of a class in UTF-8' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels bytes.csv
 
 mkdir d/empty
 bad "an empty class" "d/empty: expected images of the class 'empty'" \
@@ -289,7 +351,7 @@ bad "training a text model on images" \
 bad "planning it" "d.h5: expected a dataset of kind 'text', found 'images'" \
     "$LOCKSTEP" train r.yaml --plan
 bad "training it on a table, on two ranks" \
-    "t.h5: expected a dataset of kind 'text', found 'table'" \
+    "t.h5: expected a dataset of kind 'text', found 'table', which no model learns from yet" \
     2 "$LOCKSTEP" train r.yaml --set data.file=t.h5
 
 # ---- a real data set ------------------------------------------------------------

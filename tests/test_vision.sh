@@ -206,6 +206,21 @@ cp "$work/out" "$work/raw"
 prints "eval --weights auto" 'images 160' "$LOCKSTEP" eval bare s.h5 -w auto
 ok "is of the parameters there" cmp "$work/out" "$work/raw"
 prints "eval of three channels" 'images 4|  0 colour ' "$LOCKSTEP" eval rgb rgb.h5
+if command -v h5repack >/dev/null; then
+    h5repack -l validation/images:CHUNK=10x3x12x1 s.h5 slow.h5
+    run "$LOCKSTEP" eval run slow.h5
+    ok "eval of chunks that split images warns" says err "warning: slow.h5: 'images' will be slow"
+    ok "and is the same" cmp "$work/out" "$work/eval"
+else
+    skip "eval of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
+fi
+odd=$(printf 'a\033[1m\303\251\303\250\303\251\303\250\303\251\303\250\303\251\303\250')
+prints "names of many kinds" 'of 4 classes' \
+    "$LOCKSTEP" import idx i l vi vl -o odd.h5 --classes "$odd,b,c,d"
+prints "trained on" 'step 1  validation' "$LOCKSTEP" train v.yaml --set directory=odd \
+    --set data.file=odd.h5 --set train.steps=1
+prints "eval cuts names between characters" "$(printf '0 a?[1m\303\251\303\250\303\251\303\250\303\251\303\250\303\251 ')" \
+    "$LOCKSTEP" eval odd odd.h5
 prints "eval of fp16" 'images 160' "$LOCKSTEP" eval large s.h5
 
 prints "show of predictions" 'lockstep predictions|argmax  |label  |loss  |probability ' \
@@ -225,7 +240,7 @@ ok "predictions are those of the summary, each loss fits its probability" awk '
     END { d = sum / FNR - mean; e = hit / FNR - share; print d, e, wrong
           exit !(FNR == 160 && d * d < 1e-10 && e * e < 1e-8 && !wrong) }' "$work/eval" all.txt
 texts='lockstep checkpoint, version 1|12 x 12 pixels|kind: mobilenetv3|norm: batchnorm'
-texts="$texts|ema/stem/weight|parameters/stem_norm/running_var"
+texts="$texts|parameters      118,156 in |, running means and variances|ema/stem/weight|parameters/stem_norm/running_var"
 prints "show of a checkpoint" "$texts|[8, 3, 3, 1]" \
     "$LOCKSTEP" show run
 
@@ -253,6 +268,9 @@ bad "weights of no such name" "weights: expected auto, raw or ema, found 'mean'"
     "$LOCKSTEP" eval run s.h5 --weights mean
 bad "a moving average that is not there" 'holds no moving average of the parameters' \
     "$LOCKSTEP" eval bare s.h5 --weights ema
+bad "predictions over a dataset" \
+    "s.h5: expected a file of lockstep predictions, found schema|name another output file" \
+    "$LOCKSTEP" eval run s.h5 -p s.h5 --force
 bad "predictions over predictions" 'p.h5: exists already' "$LOCKSTEP" eval run s.h5 -p p.h5
 cp run/checkpoints/step-000060.h5 torn.h5
 "$h5edit" torn.h5 remove parameters/blocks/0/se/expand/weight

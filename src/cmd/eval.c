@@ -1,5 +1,6 @@
 /* lockstep eval CHECKPOINT DATA [--predictions OUT.h5 [--force]] */
 #include "cmd/cmd.h"
+#include "io/show.h"
 #include "train/train.h"
 
 #include <math.h>
@@ -55,7 +56,9 @@ static void print_classes(const lk_evaluation *e)
         const int64_t *row = e->confusion + l * n;
         int64_t all = 0;
         for (int64_t p = 0; p < n; p++) all += row[p];
-        printf("%3lld %-12.12s %8lld %7.2f%%", (long long)l, e->name[l], (long long)all,
+        printf("%3lld ", (long long)l);
+        lk_show_name(stdout, e->name[l], 12);
+        printf(" %8lld %7.2f%%", (long long)all,
                all ? 100.0 * (double)row[l] / (double)all : 0.0);
         for (int64_t p = 0; table && p < n; p++) printf(" %5lld", (long long)row[p]);
         printf("\n");
@@ -78,6 +81,7 @@ static lk_status job(const lk_world *w, void *context)
 {
     lk_evaluation e;
     LK_TRY(lk_evaluate(w->comm, w->io, context, &e));
+    if (w->comm->rank == 0 && e.warning[0]) fprintf(stderr, "warning: %s\n", e.warning);
     if (w->comm->rank == 0) print(&e);
     lk_evaluation_clear(&e);
     return LK_OK;

@@ -52,7 +52,7 @@ static const struct argp_option table[] = {
     {"resize", RESIZE, "HOW", 0,
      "crop (default): the middle of it; fit: all, with black bars; stretch: all, distorted", 3},
     {"channels", CHANNELS, "N", 0, "3 (default), or 1: luminance", 3},
-    {"labels", LABELS, "FILE.csv", 0, "Lines 'file,label' instead of a folder for each class", 3},
+    {"labels", LABELS, "FILE.csv", 0, "Lines 'file,label' instead of a folder for each class; file: path below DIR", 3},
     {NULL, 0, NULL, 0, "csv:", 4},
     {"label", LABEL, "COLUMN", 0, "The column with the labels", 4},
     {NULL, 0, NULL, 0, "images, csv:", 5},
@@ -88,10 +88,19 @@ static void parse_size(options *o, const char *arg, struct argp_state *state)
     o->width = w;
 }
 
+static void free_classes(options *o)
+{
+    if (o->class) free(o->class[0]); /* all lie in one copy */
+    free(o->class);
+    o->class = NULL;
+    o->classes = 0;
+}
+
 static void parse_classes(options *o, const char *arg, struct argp_state *state)
 {
     char *copy = strdup(arg), *rest = copy;
     size_t room = strlen(arg) + 1;
+    free_classes(o); /* of an option given before: the last one counts */
     o->class = calloc(room, sizeof *o->class);
     if (!copy || !o->class) argp_failure(state, LK_E_SYSTEM, 0, "out of memory");
     for (char *name; (name = strsep(&rest, ","));) {
@@ -203,16 +212,27 @@ static void progress(void *context, int64_t done, int64_t total)
 }
 
 /* Names of files are not ours: a terminal gets no control characters from them. */
-static void bad(void *context, const char *where, const char *reason)
+static void tell(const char *what, const char *where, const char *reason)
 {
     const char *part[2] = {where, reason};
-    (void)context;
-    fputs(isatty(2) ? "\r\033[Kbad: " : "bad: ", stderr);
+    fprintf(stderr, "%s%s: ", isatty(2) ? "\r\033[K" : "", what);
     for (int i = 0; i < 2; i++) {
         for (const char *c = part[i]; *c; c++)
             fputc((unsigned char)*c < ' ' || *c == 0x7F ? '?' : *c, stderr);
         fputs(i == 0 ? ": " : "\n", stderr);
     }
+}
+
+static void bad(void *context, const char *where, const char *reason)
+{
+    (void)context;
+    tell("bad", where, reason);
+}
+
+static void ignored(void *context, const char *where, const char *reason)
+{
+    (void)context;
+    tell("ignored", where, reason);
 }
 
 static lk_status import(const lk_world *w, const options *o, lk_import_result *r)
@@ -249,6 +269,7 @@ static lk_status job(const lk_world *w, void *context)
     if (r.bad > 0)
         printf("bad %s left out: %lld\n", o->kind->bit == CSV ? "rows" : "files",
                (long long)r.bad);
+    if (r.ignored > 0) printf("files and folders ignored: %lld\n", (long long)r.ignored);
     printf("%s: %lld training and %lld validation %s, %s %lld%s, digest %s\n", o->to.output,
            (long long)r.rows[0], (long long)r.rows[1], text ? "tokens" : "samples",
            text ? "vocabulary of" : "of", (long long)r.classes, text ? "" : " classes", r.digest);
@@ -269,15 +290,16 @@ int lk_cmd_import(int argc, char **argv)
         "plain, a second pair for validation. images: PNG and JPEG, a folder for each class; "
         "DIR/train with DIR/val, DIR/validation or DIR/test, where they are, are the splits; under "
         "mpirun all ranks decode, and an interrupted import goes on when it is started again. csv: "
-        "finite numbers and a column of labels; the first line names the columns.",
+        "finite numbers and a column of labels; the first line names the columns; no "
+        "model learns from tables yet.",
         NULL, NULL, NULL};
-    options o = {.to = {.validation = -1, .progress = progress, .bad = bad}, .channels = 3};
+    options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
+                        .ignored = ignored}, .channels = 3};
     o.file = calloc((size_t)argc + 4, sizeof *o.file);
     if (!o.file) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int code = lk_cmd_run("lockstep import", o.kind->bit != IMAGES, job, &o);
-    if (o.class) free(o.class[0]); /* all lie in one copy */
-    free(o.class);
+    free_classes(&o);
     free(o.file);
     return code;
 }

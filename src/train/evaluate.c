@@ -2,6 +2,7 @@
 #include "train/evaluate.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,7 @@ lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evalua
     status = score(&e, &found);
     found.kind = e.model.info.kind;
     found.ema = e.model.ema;
+    if (e.data) snprintf(found.warning, sizeof found.warning, "%s", e.data->warning);
     lk_forward_close(&e.model, &e.forward);
     lk_dataset_close(e.data);
     lk_trained_close(&e.model);

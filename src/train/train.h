@@ -80,6 +80,7 @@ typedef struct lk_evaluation {
     double loss, accuracy; /* mean of the samples (tokens or images): nats, share of argmax hits */
     int64_t samples;
     bool ema; /* of the moving average of the parameters */
+    char warning[512]; /* of the dataset (io/dataset.h), "" when there is none */
     /* images only: count of label l predicted as p at [l * classes + p], and names of classes; free
      * with lk_evaluation_clear() */
     int64_t classes, *confusion;
