@@ -278,8 +278,8 @@ static lk_status split_of(const finder *f, const lk_csv *c, int *split)
     return LK_OK;
 }
 
-/* Make a file's name in the list the only one of that file: without the steps '.' and ''. What leads
- * out of DIR is an error. */
+/* Make a file's name in the list the only one of that file: without the steps '.' and ''. What
+ * leads out of DIR is an error. */
 static lk_status clean_path(const finder *f, const lk_csv *c)
 {
     char *path = c->cell[0], *out = path, *next = path;

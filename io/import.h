@@ -76,10 +76,10 @@ typedef enum lk_resize {
 
 /* PNG and JPEG files below a folder, each a sample of the class that its sub-folder names (with
  * `labels`: that a CSV file of lines "file,label" gives it). Classes are sorted by name. Hidden
- * files are not looked at; what else is no part of the layout is ignored, an image in no class folder
- * is bad. Validation: DIR/val, DIR/validation or DIR/test (one of them) where there is DIR/train
- * too, else the share (default 0.1) that hashes of the files' paths below DIR choose. Samples are
- * in the order of another such hash, so that shards of the dataset are alike.
+ * files are not looked at; what else is no part of the layout is ignored, an image in no class
+ * folder is bad. Validation: DIR/val, DIR/validation or DIR/test (one of them) where there is
+ * DIR/train too, else the share (default 0.1) that hashes of the files' paths below DIR choose.
+ * Samples are in the order of another such hash, so that shards of the dataset are alike.
  *
  * Collective over `world`: all ranks decode, rank 0 finds the files, writes and calls the functions
  * of `to`; the dataset does not depend on the number of ranks. Decoded images are kept in

@@ -53,8 +53,8 @@ static lk_status check_options(const importer *m)
     if (o->height < 1 || o->width < 1 || o->height > MAX_SIDE || o->width > MAX_SIDE ||
         (uint64_t)(o->height * o->width * o->channels) > MAX_BLOCK)
         return lk_fail(LK_E_INPUT, "size: expected sides of 1 to %d pixels and at most 1 GiB an "
-                       "image, found %lldx%lld with %lld channel%s; give a smaller --size", MAX_SIDE,
-                       (long long)o->height, (long long)o->width, (long long)o->channels,
+                       "image, found %lldx%lld with %lld channel%s; give a smaller --size",
+                       MAX_SIDE, (long long)o->height, (long long)o->width, (long long)o->channels,
                        o->channels == 1 ? "" : "s");
     if (o->channels != 1 && o->channels != 3)
         return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld", (long long)o->channels);
