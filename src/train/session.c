@@ -243,8 +243,8 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
         return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
                        "or start a power-of-two number of ranks", leaves);
     if (leaves % size)
-        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start a power of two of up to "
-                       "%d ranks, or set train.leaves", size, leaves, leaves);
+        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start a power of two of at "
+                       "most %d, or set train.leaves", size, leaves, leaves);
     if (run->train.batch % leaves)
         return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
                        run->path, (long long)run->train.batch, leaves);
