@@ -10,13 +10,19 @@ typedef struct options {
     const char *file;
     const char **set;
     int sets;
-    bool resume, plan;
+    lk_start start;
+    bool plan;
     lk_progress progress;
 } options;
+
+enum { RESUME_OR_START = 256 }; /* options without a letter */
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
     {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"resume-or-start", RESUME_OR_START, NULL, 0,
+     "The same, or start it where there is no run directory or no checkpoint yet: for jobs that "
+     "are started again and again", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
     {0},
@@ -27,7 +33,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     options *o = state->input;
     switch (key) {
     case 's': o->set[o->sets++] = arg; break;
-    case 'r': o->resume = true; break;
+    case 'r': o->start.resume = LK_RESUME; break;
+    case RESUME_OR_START: o->start.resume = LK_RESUME_OR_START; break;
     case 'p': o->plan = true; break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
@@ -35,7 +42,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case ARGP_KEY_END:
         if (!o->file) argp_error(state, "RUN.yaml is missing");
-        if (o->plan && o->resume) argp_error(state, "--plan and --resume exclude each other");
+        if (o->plan && o->start.resume != LK_START_NEW)
+            argp_error(state, "--plan and --resume exclude each other");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -131,7 +139,7 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
     lk_train_result r;
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);
     lk_reporter reporter = {o, line, step, evaluated};
-    lk_status status = lk_train(w->comm, w->io, run, o->resume, &reporter, &r);
+    lk_status status = lk_train(w->comm, w->io, run, &o->start, &reporter, &r);
     lk_progress_end(&o->progress);
     if (status == LK_OK && w->comm->rank == 0) {
         printf("%lld steps in %.1f s, loss %.4f", (long long)r.steps, r.seconds, r.loss);

@@ -1,8 +1,10 @@
 /* Files of a run, written by rank 0. */
 #include "train/rundir.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,8 @@
 struct lk_rundir {
     char *path, *checkpoints;
     int rank, lock; /* lock: file descriptor, -1 without */
-    bool resume;
+    lk_resume how;
+    bool exists;
     FILE *loss, *validation;
 };
 
@@ -57,25 +60,26 @@ static lk_status take_lock(lk_rundir *d, int create)
     return status;
 }
 
-lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **out)
+lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **out)
 {
     struct stat st;
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
-    if (exists && !resume) return exists_already(directory);
-    if (!exists && resume)
+    if (exists && how == LK_START_NEW) return exists_already(directory);
+    if (!exists && how == LK_RESUME)
         return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
                        "the working directory", directory);
     lk_rundir *d = calloc(1, sizeof *d);
     if (!d) return lk_fail(LK_E_SYSTEM, "out of memory");
     d->rank = rank;
-    d->resume = resume;
+    d->how = how;
+    d->exists = exists;
     d->lock = -1;
     d->path = strdup(directory);
     d->checkpoints = join(directory, "checkpoints");
     lk_status status = d->path && d->checkpoints ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && resume && rank == 0) status = take_lock(d, 0);
+    if (status == LK_OK && exists && rank == 0) status = take_lock(d, 0);
     if (status != LK_OK) {
         lk_rundir_close(d);
         return status;
@@ -97,17 +101,35 @@ void lk_rundir_close(lk_rundir *d)
 
 const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
 
+/* A run that was killed before its first checkpoint, to be started again in its directory: that
+ * directory must be a run's, and no checkpoint may be in it, whose link alone is lost. */
+static bool not_saved_yet(const lk_rundir *d)
+{
+    char *run_file = join(d->path, "run.yaml"), *lock = join(d->path, "lock");
+    bool ours = run_file && lock && (access(run_file, F_OK) == 0 || access(lock, F_OK) == 0);
+    bool saved = false;
+    DIR *files = opendir(d->checkpoints);
+    for (struct dirent *e; files && (e = readdir(files)) && !saved;)
+        saved = fnmatch("step-*.h5", e->d_name, 0) == 0;
+    if (files) closedir(files);
+    free(run_file);
+    free(lock);
+    return ours && !saved;
+}
+
 lk_status lk_rundir_latest(const lk_rundir *d, char **path)
 {
     char *latest = join(d->checkpoints, "latest");
     if (!latest) return lk_fail(LK_E_SYSTEM, "out of memory");
     char *real = realpath(latest, NULL);
     lk_status status = LK_OK;
-    if (!real)
-        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
-                         "start again without --resume", latest);
-    else
+    if (real || (d->how == LK_RESUME_OR_START && (!d->exists || not_saved_yet(d))))
         *path = real;
+    else
+        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; %s", latest,
+                         not_saved_yet(d)
+                             ? "start the run again in this directory with --resume-or-start"
+                             : "remove the directory and start again without --resume");
     free(latest);
     return status;
 }
@@ -186,7 +208,7 @@ static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
 {
     if (d->rank != 0) return LK_OK;
-    if (!d->resume) LK_TRY(make_directory(d->path));
+    if (!d->exists) LK_TRY(make_directory(d->path));
     LK_TRY(take_lock(d, O_CREAT));
     if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
         return cannot("make the directory", d->checkpoints);

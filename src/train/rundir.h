@@ -18,12 +18,13 @@
 
 typedef struct lk_rundir lk_rundir;
 
-/* Look: without `resume` DIR must not exist (LK_E_INPUT), with it it must, and rank 0 locks it: a
- * run that another process is working on is LK_E_INPUT. Nothing is made. */
-lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **d);
+/* Look: whether DIR may or must exist says `how`; what does not fit is LK_E_INPUT. Rank 0 locks a
+ * directory that exists: a run that another process is working on is LK_E_INPUT. Nothing is made. */
+lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
-/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none. */
+/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none; but with
+ * LK_RESUME_OR_START and a run that has not saved yet, or none, *path is NULL: start it. */
 lk_status lk_rundir_latest(const lk_rundir *d, char **path);
 /* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
  * meanwhile) and open the logs, cut back to `step`.

@@ -434,19 +434,33 @@ static lk_status find_end(trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-static lk_status run(trainer *t, bool resume)
+/* The checkpoint to go on from, as rank 0 sees it; NULL: the run starts. */
+static lk_status find_checkpoint(trainer *t, lk_resume how, char **path)
+{
+    char *found = NULL;
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
+                                                 &t->rundir)));
+    if (how == LK_START_NEW) return LK_OK;
+    lk_status status = t->comm->rank == 0 ? lk_rundir_latest(t->rundir, &found) : LK_OK;
+    if (status == LK_OK && t->comm->rank == 0 && !found) found = calloc(1, 1);
+    if (status == LK_OK && t->comm->rank == 0 && !found)
+        status = lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(t->comm, status);
+    if (status == LK_OK) status = lk_comm_agree(t->comm, lk_comm_broadcast_text(t->comm, &found));
+    if (status == LK_OK && found[0]) *path = found;
+    else free(found);
+    return status;
+}
+
+static lk_status run(trainer *t, lk_resume how)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, resume,
-                                                 &t->rundir)));
+    LK_TRY(find_checkpoint(t, how, &checkpoint));
     lk_status status = LK_OK;
-    if (resume) {
-        status = lk_rundir_latest(t->rundir, &checkpoint);
-        if (status == LK_OK)
-            status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
-        status = lk_comm_agree(t->comm, status);
-    }
+    if (checkpoint)
+        status = lk_comm_agree(t->comm, lk_checkpoint_open(t->io, t->comm->world, checkpoint,
+                                                           &saved));
     const lk_checkpoint_info *from = checkpoint && status == LK_OK ? &saved : NULL;
     if (status == LK_OK) status = set_up(t, from);
     if (status == LK_OK) status = start(t, from, checkpoint);
@@ -462,7 +476,7 @@ static lk_status run(trainer *t, bool resume)
     return status;
 }
 
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume,
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
                    const lk_reporter *reporter, lk_train_result *result)
 {
     trainer t = {.comm = comm,
@@ -471,7 +485,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, resume);
+    lk_status status = run(&t, how->resume);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
     lk_program_destroy(t.train);

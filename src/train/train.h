@@ -31,8 +31,20 @@ typedef struct lk_train_result {
     char checkpoint[4096]; /* the last one written */
 } lk_train_result;
 
-/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+/* What is done with a run directory that exists. */
+typedef enum lk_resume {
+    LK_START_NEW,       /* refused */
+    LK_RESUME,          /* gone on from the newest checkpoint; there must be one */
+    LK_RESUME_OR_START, /* the same, or from the first step where there is no checkpoint yet */
+} lk_resume;
+
+/* How this start goes, beside what the run file says. */
+typedef struct lk_start {
+    lk_resume resume;
+} lk_start;
+
+/* Run or resume a training run. Collective. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
 /* Memory a rank holds while it trains. All but the last are on the device. */
