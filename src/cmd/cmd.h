@@ -33,6 +33,12 @@ typedef struct lk_world {
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
 
+/* A duration such as 90s, 30m, 12h, 2d, 1:30:00 or 2-00:00:00, in seconds; false: none. walltime.c */
+bool lk_cmd_duration(const char *text, double *seconds);
+/* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from now
+ * (0: none) or Slurm, whichever is first; 0: never. */
+lk_status lk_cmd_deadline(double walltime, double *deadline);
+
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),

@@ -6,6 +6,7 @@
 #include "io/checkpoint.h"
 #include "train/rundir.h"
 #include "train/session.h"
+#include "train/stop.h"
 #include "version.h"
 
 #include <math.h>
@@ -20,6 +21,7 @@ typedef struct trainer {
     const lk_run *run;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_stop *stop;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -38,6 +40,7 @@ typedef struct trainer {
     uint64_t skipped_in_row;
     double begun, best;
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    double each;         /* mean time of a step, s */
     lk_train_result result;
 } trainer;
 
@@ -333,10 +336,10 @@ static lk_status drain(trainer *t)
         return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
                        "checkpoint is kept; lower optimizer.lr or check the data",
                        (unsigned long long)t->drained, (double)s.loss);
-    double each = step_seconds(t);
+    t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
-                          (double)s.loss, (double)t->run->train.batch / each, each);
+                          (double)s.loss, (double)t->run->train.batch / t->each, t->each);
     return LK_OK;
 }
 
@@ -354,25 +357,42 @@ static lk_status one_step(trainer *t, uint64_t step)
 
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
+/* What is due after `step`, whose steps are all done. */
+static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool saving)
+{
+    while (t->drained < step) LK_TRY(drain(t));
+    double begin = lk_clock_seconds(), now = begin;
+    if (evaluation && t->run->eval.batches > 0) {
+        LK_TRY(validate(t, step));
+        now = lk_clock_seconds();
+        lk_stop_validated(t->stop, now - begin);
+    }
+    if (saving) {
+        LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+        LK_TRY(save(t));
+        lk_stop_saved(t->stop, lk_clock_seconds() - now);
+    }
+    t->paused += lk_clock_seconds() - begin;
+    return LK_OK;
+}
+
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
     if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(save(t));
     for (uint64_t step = t->start; step < t->last;) {
+        bool stop = false;
         LK_TRY(one_step(t, step));
         step++;
+        LK_TRY(lk_stop_ask(t->stop, t->each, &stop));
+        if (stop && step < t->last) {
+            snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
+            t->last = step;
+        }
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
-        if (!evaluation && !saving) continue;
-        while (t->drained < step) LK_TRY(drain(t));
-        double pause = lk_clock_seconds();
-        if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
-        if (saving) {
-            LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-            LK_TRY(save(t));
-        }
-        t->paused += lk_clock_seconds() - pause;
+        if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
@@ -452,11 +472,18 @@ static lk_status find_checkpoint(trainer *t, lk_resume how, char **path)
     return status;
 }
 
-static lk_status run(trainer *t, lk_resume how)
+static lk_status open_stop(trainer *t, double deadline)
+{
+    int buffers = t->run->train.ema > 0 ? 4 : 3; /* parameters, two moments, moving average */
+    double bytes = (double)t->params->total * sizeof(float) * buffers;
+    return lk_stop_open(t->comm, deadline, bytes, &t->stop);
+}
+
+static lk_status run(trainer *t, const lk_start *how)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
-    LK_TRY(find_checkpoint(t, how, &checkpoint));
+    LK_TRY(find_checkpoint(t, how->resume, &checkpoint));
     lk_status status = LK_OK;
     if (checkpoint)
         status = lk_comm_agree(t->comm, lk_checkpoint_open(t->io, t->comm->world, checkpoint,
@@ -467,6 +494,7 @@ static lk_status run(trainer *t, lk_resume how)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) status = open_stop(t, how->deadline);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
@@ -485,9 +513,10 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, how->resume);
+    lk_status status = run(&t, how);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    lk_stop_close(t.stop);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);

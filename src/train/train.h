@@ -29,6 +29,7 @@ typedef struct lk_train_result {
     lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
     char checkpoint[4096]; /* the last one written */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
 } lk_train_result;
 
 /* What is done with a run directory that exists. */
@@ -41,9 +42,11 @@ typedef enum lk_resume {
 /* How this start goes, beside what the run file says. */
 typedef struct lk_start {
     lk_resume resume;
+    double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
 } lk_start;
 
-/* Run or resume a training run. Collective. */
+/* Run or resume a training run, until its end or until a signal (base/signals.h) or the time limit
+ * stops it after a step, with a save. Collective. */
 lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
