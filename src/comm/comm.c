@@ -2,6 +2,7 @@
 #include "comm/comm.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,7 +103,9 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     struct {
         int code, rank;
     } in = {mine, c->rank}, out;
+    lk_heart_at("an agreement of all ranks", NULL);
     LK_MPI(MPI_Allreduce(&in, &out, 1, MPI_2INT, MPI_MAXLOC, c->world));
+    lk_heart_at(NULL, NULL);
     if (out.code == LK_OK) return LK_OK;
     char text[2048] = "";
     if (c->rank == out.rank) {
@@ -133,6 +136,11 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     return done;
 }
 
+void lk_comm_give_up(lk_comm *c)
+{
+    if (c->collectives && c->collectives->give_up) c->collectives->give_up(c);
+}
+
 void lk_comm_abort(lk_comm *c, int code)
 {
     MPI_Abort(c ? c->world : MPI_COMM_WORLD, code);
@@ -154,6 +162,12 @@ lk_status lk_comm_broadcast_text(lk_comm *c, char **text)
         if (!*text) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     return lk_comm_broadcast(c, *text, (size_t)length);
+}
+
+lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all)
+{
+    LK_MPI(MPI_Allgather(mine, (int)size, MPI_BYTE, all, (int)size, MPI_BYTE, c->world));
+    return LK_OK;
 }
 
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all)

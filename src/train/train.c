@@ -3,6 +3,8 @@
  * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
+#include "base/heart.h"
+#include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "train/rundir.h"
 #include "train/session.h"
@@ -22,6 +24,7 @@ typedef struct trainer {
     const lk_reporter *reporter;
     lk_rundir *rundir;
     lk_stop *stop;
+    lk_watchdog *watchdog;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -255,6 +258,7 @@ static lk_status evaluate_batch(trainer *t, lk_program *program, int64_t batch,
 {
     const lk_backend *b = t->device->backend;
     lk_step_state state = {.step = (uint64_t)batch, .loss_scale = 1.0f};
+    lk_heart_begin(LK_VALIDATING, t->drained);
     LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
     LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
     LK_TRY(lk_program_run(program));
@@ -325,6 +329,7 @@ static double step_seconds(trainer *t)
 static lk_status drain(trainer *t)
 {
     int slot = (int)(t->drained % RING);
+    lk_heart_begin(LK_AWAITING, t->drained + 1);
     LK_TRY(t->device->backend->wait(t->device, slot));
     lk_step_state s = t->ring[slot];
     t->drained++;
@@ -347,7 +352,9 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_heart_begin(LK_READING, step + 1);
     LK_TRY(lk_loader_feed(t->loader, step));
+    lk_heart_begin(LK_STEPPING, step + 1);
     LK_TRY(lk_program_run(t->train));
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
@@ -368,6 +375,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
         lk_stop_validated(t->stop, now - begin);
     }
     if (saving) {
+        lk_heart_begin(LK_SAVING, step);
         LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
         LK_TRY(save(t));
         lk_stop_saved(t->stop, lk_clock_seconds() - now);
@@ -394,6 +402,7 @@ static lk_status loop(trainer *t)
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    lk_heart_begin(LK_ENDING, 0);
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
@@ -504,6 +513,16 @@ static lk_status run(trainer *t, const lk_start *how)
     return status;
 }
 
+static lk_status open_watchdog(trainer *t, const lk_start *how)
+{
+    char warning[300];
+    lk_watchdog_options o = {t->run->train.timeout, how->context, how->end};
+    if (!how->end) return LK_OK;
+    LK_TRY(lk_watchdog_open(t->comm, &o, &t->watchdog, warning, sizeof warning));
+    if (warning[0]) say(t, warning);
+    return lk_comm_agree(t->comm, lk_io_attach(t->io, lk_watchdog_io(t->watchdog)));
+}
+
 lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
                    const lk_reporter *reporter, lk_train_result *result)
 {
@@ -513,9 +532,15 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, how);
+    lk_status status = open_watchdog(&t, how);
+    if (status == LK_OK) status = run(&t, how);
     /* where the others are still at work, to close files or NCCL would wait for them */
-    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
+        lk_watchdog_leave(t.watchdog);
+        return status;
+    }
+    lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
+    lk_io_attach(io, NULL);
     lk_stop_close(t.stop);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
@@ -536,6 +561,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
     lk_rundir_close(t.rundir);
+    lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
     return status;
 }
