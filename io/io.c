@@ -6,9 +6,11 @@
 
 #include "base/heart.h"
 
+#include <hdf5.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,3 +171,23 @@ static lk_status attach(void *heart)
 }
 
 lk_status lk_io_attach(lk_io *io, struct lk_heart *heart) { return lk_io_call(io, attach, heart); }
+
+typedef struct name {
+    char *text;
+    size_t size;
+} name;
+
+static lk_status read_version(void *argument)
+{
+    const name *n = argument;
+    unsigned major = 0, minor = 0, release = 0;
+    if (H5get_libversion(&major, &minor, &release) < 0)
+        return lk_fail(LK_E_INTERNAL, "HDF5 does not tell its version");
+    snprintf(n->text, n->size, "%u.%u.%u", major, minor, release);
+    return LK_OK;
+}
+
+lk_status lk_io_library(lk_io *io, char *text, size_t size)
+{
+    return lk_io_call(io, read_version, &(name){text, size});
+}

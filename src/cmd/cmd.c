@@ -64,7 +64,7 @@ void lk_cmd_end(void *comm, const char *text)
     alarm(20);
     if (text) fprintf(stderr, "lockstep: %s\n", text);
     fflush(stderr);
-    lk_comm_give_up(comm);
+    lk_comm_interrupt(comm);
     if (text) lk_comm_abort(comm, LK_E_COMM);
     else sleep(5); /* for MPI_Abort of the rank that has printed */
     _exit(LK_E_COMM);

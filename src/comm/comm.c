@@ -136,9 +136,24 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     return done;
 }
 
-void lk_comm_give_up(lk_comm *c)
+void lk_comm_library(char *text, size_t size)
 {
-    if (c->collectives && c->collectives->give_up) c->collectives->give_up(c);
+    char all[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(all, &length);
+    all[strcspn(all, ",\n")] = '\0'; /* what follows is the package's life */
+    snprintf(text, size, "%s", all);
+#ifdef LK_HAVE_NCCL
+    size_t used = strlen(text);
+    int version = lk_nccl_version();
+    snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
+             version % 100);
+#endif
+}
+
+void lk_comm_interrupt(lk_comm *c)
+{
+    if (c->collectives && c->collectives->interrupt) c->collectives->interrupt(c);
 }
 
 void lk_comm_abort(lk_comm *c, int code)

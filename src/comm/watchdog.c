@@ -336,9 +336,9 @@ static void tell(lk_watchdog *w, int kind)
 }
 
 /* A process that was stopped for a while (a suspended job) is not late for that. */
-static void notice_rest(lk_watchdog *w, double begin, double now)
+static void notice_rest(lk_watchdog *w, double before, double now)
 {
-    double lost = now - begin - w->tick;
+    double lost = now - before - w->tick;
     if (lost < 0.25 + 3 * w->tick) return;
     for (int k = 0; k < HEARTS; k++) lk_heart_forgive(&w->heart[k], lost);
     w->rested = now;
@@ -357,17 +357,18 @@ static void *watch(void *context)
 {
     lk_watchdog *w = context;
     const lk_star_events events = {w, heard, gone};
+    double before = lk_clock_seconds();
     for (int leaving = 0; !leaving;) {
-        double begin = lk_clock_seconds();
         leaving = atomic_load(&w->leaving);
-        look_at_self(w, begin);
+        look_at_self(w, lk_clock_seconds());
         tell(w, leaving ? leaving : BEAT);
         if (leaving) break;
         struct pollfd wake = {.fd = w->wake[0], .events = POLLIN};
         if (w->star) lk_star_poll(w->star, w->tick, wake.fd, &events);
         else poll(&wake, 1, (int)(1e3 * w->tick));
         double now = lk_clock_seconds();
-        notice_rest(w, begin, now);
+        notice_rest(w, before, now);
+        before = now;
         look_at_self(w, now);
         judge_all(w, now);
     }

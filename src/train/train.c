@@ -8,6 +8,7 @@
 #include "io/checkpoint.h"
 #include "train/rundir.h"
 #include "train/session.h"
+#include "train/starts.h"
 #include "train/stop.h"
 #include "version.h"
 
@@ -325,6 +326,27 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
+/* A gradient that is not finite is skipped where loss scaling may have caused it, but not for ever;
+ * it has changed nothing. Every rank sees the same state. */
+static lk_status check_finite(trainer *t, const lk_step_state *s)
+{
+    bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
+    const char *last = t->result.checkpoint;
+    t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
+    if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
+    char row[80] = "";
+    if (scaling)
+        snprintf(row, sizeof row, ", the %d. such step in a row, loss scale %g", HOPELESS,
+                 (double)s->loss_scale);
+    return lk_fail(LK_E_INTERNAL, "step %llu: the %s is not finite (loss %g, gradient norm %g%s); "
+                   "%s%s; try a lower optimizer.lr or look at the data: "
+                   "lockstep train %s %s--set optimizer.lr=%g",
+                   (unsigned long long)s->step, s->finite ? "loss" : "gradient", (double)s->loss,
+                   (double)s->grad_norm, row, last[0] ? "the last checkpoint is good: " : "there is "
+                   "no checkpoint yet", last, t->run->path, last[0] ? "--resume " : "",
+                   t->run->optimizer.lr / 3);
+}
+
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
 static lk_status drain(trainer *t)
 {
@@ -335,12 +357,8 @@ static lk_status drain(trainer *t)
     t->drained++;
     t->result.loss = (double)s.loss;
     t->result.skipped = (int64_t)s.skipped;
-    t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
-    if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
-        return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
-                       "checkpoint is kept; lower optimizer.lr or check the data",
-                       (unsigned long long)t->drained, (double)s.loss);
+    LK_TRY(check_finite(t, &s));
     t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
@@ -412,8 +430,17 @@ static lk_status loop(trainer *t)
 static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved)
 {
     if (strcmp(saved->dataset_digest, t->data->digest) != 0)
-        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s",
-                       t->data->path, t->data->digest, saved->dataset_digest);
+        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s "
+                       "(then %s); set data.file to that data, or start a new run in another "
+                       "'directory'", t->data->path, t->data->digest, saved->dataset_digest,
+                       saved->dataset_path);
+    if (strcmp(saved->code_version, LK_CODE_VERSION) != 0 || strcmp(saved->build, LK_BUILD) != 0) {
+        char text[900];
+        snprintf(text, sizeof text, "the checkpoint was written by lockstep %.300s (%.300s): the "
+                 "same bits as without a stop are promised for one and the same build only",
+                 saved->code_version, saved->build);
+        say(t, text);
+    }
     lk_run started;
     LK_TRY(lk_run_parse("the checkpoint's run file", saved->run_file, 0, NULL, &started));
     lk_status status = lk_run_check_resume(t->run, &started);
@@ -450,6 +477,8 @@ static void report_start(const trainer *t)
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
+    if (t->start == (uint64_t)t->run->train.steps)
+        say(t, "the run is finished, all its steps are done; to go on raise train.steps");
 }
 
 /* The step at which this start ends. */
@@ -503,11 +532,17 @@ static lk_status run(trainer *t, const lk_start *how)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK)
+        status = lk_starts_append(t->comm, t->io, t->run->directory,
+                                  &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
+                                                     checkpoint});
     if (status == LK_OK) status = open_stop(t, how->deadline);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
     }
+    if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
+        status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
     free(checkpoint);
     lk_checkpoint_info_clear(&saved);
     return status;
