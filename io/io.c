@@ -4,9 +4,13 @@
  * recorded there again. Signals are blocked on this thread, so handlers run on the caller's. */
 #include "io/io.h"
 
+#include "base/heart.h"
+
+#include <hdf5.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +18,8 @@ typedef struct job {
     lk_io_job run;
     void *argument;
     long ticket;
+    lk_activity activity; /* of the thread that submitted it, for this thread's heart */
+    uint64_t step;
     bool done;
     lk_status status;
     char *text; /* NULL: no error, or no memory for its text */
@@ -40,7 +46,9 @@ static void *serve(void *argument)
         if (!j) break;
         pthread_mutex_unlock(&io->lock);
         lk_error_clear();
+        lk_heart_begin(j->activity, j->step);
         lk_status status = j->run(j->argument);
+        lk_heart_begin(LK_RESTING, 0);
         char *text = status == LK_OK ? NULL : strdup(lk_error_text());
         pthread_mutex_lock(&io->lock);
         j->status = status;
@@ -103,6 +111,7 @@ lk_status lk_io_submit(lk_io *io, lk_io_job run, void *argument, long *ticket)
     if (!j) return lk_fail(LK_E_SYSTEM, "out of memory for an I/O job");
     j->run = run;
     j->argument = argument;
+    j->activity = lk_heart_now(&j->step);
     pthread_mutex_lock(&io->lock);
     *ticket = j->ticket = io->tickets++;
     if (io->last)
@@ -153,4 +162,32 @@ lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
     long ticket = 0;
     LK_TRY(lk_io_submit(io, run, argument, &ticket));
     return lk_io_wait(io, ticket);
+}
+
+static lk_status attach(void *heart)
+{
+    lk_heart_attach(heart);
+    return LK_OK;
+}
+
+lk_status lk_io_attach(lk_io *io, struct lk_heart *heart) { return lk_io_call(io, attach, heart); }
+
+typedef struct name {
+    char *text;
+    size_t size;
+} name;
+
+static lk_status read_version(void *argument)
+{
+    const name *n = argument;
+    unsigned major = 0, minor = 0, release = 0;
+    if (H5get_libversion(&major, &minor, &release) < 0)
+        return lk_fail(LK_E_INTERNAL, "HDF5 does not tell its version");
+    snprintf(n->text, n->size, "%u.%u.%u", major, minor, release);
+    return LK_OK;
+}
+
+lk_status lk_io_library(lk_io *io, char *text, size_t size)
+{
+    return lk_io_call(io, read_version, &(name){text, size});
 }

@@ -7,6 +7,8 @@
 
 #include "base/status.h"
 
+#include <stddef.h>
+
 typedef struct lk_io lk_io;
 typedef lk_status (*lk_io_job)(void *argument);
 
@@ -17,5 +19,11 @@ lk_status lk_io_call(lk_io *io, lk_io_job job, void *argument);
 /* Enqueue a job; *ticket names it. One lk_io_wait() per ticket. */
 lk_status lk_io_submit(lk_io *io, lk_io_job job, void *argument, long *ticket);
 lk_status lk_io_wait(lk_io *io, long ticket);
+/* "1.10.8", the HDF5 library's version. */
+lk_status lk_io_library(lk_io *io, char *text, size_t size);
+/* Let the heart (base/heart.h) of the I/O thread be this one, NULL: none. A job counts as what the
+ * thread that submitted it did then. */
+struct lk_heart;
+lk_status lk_io_attach(lk_io *io, struct lk_heart *heart);
 
 #endif

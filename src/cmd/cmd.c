@@ -58,6 +58,18 @@ static void report(lk_comm *comm, lk_status status)
     lk_comm_abort(comm, (int)status);
 }
 
+/* Everything here may hang too: then the alarm's signal ends the process. */
+void lk_cmd_end(void *comm, const char *text)
+{
+    alarm(20);
+    if (text) fprintf(stderr, "lockstep: %s\n", text);
+    fflush(stderr);
+    lk_comm_interrupt(comm);
+    if (text) lk_comm_abort(comm, LK_E_COMM);
+    else sleep(5); /* for MPI_Abort of the rank that has printed */
+    _exit(LK_E_COMM);
+}
+
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options)
 {

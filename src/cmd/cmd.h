@@ -30,6 +30,10 @@ typedef struct lk_world {
     lk_io *io;
 } lk_world;
 
+/* The end of a process that hangs, from the watchdog's thread: print `text` and end all ranks, or
+ * with NULL only this one. Does not return. `comm`: a lk_comm *. */
+void lk_cmd_end(void *comm, const char *text);
+
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
 

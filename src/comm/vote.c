@@ -1,6 +1,7 @@
 #include "comm/vote.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ lk_status lk_vote_cast(lk_vote *v, int64_t mine, int64_t *greatest)
 {
     int64_t before = 0;
     if (v->pending) {
+        lk_heart_at("the vote on stopping", NULL);
         if (MPI_Wait(&v->request, MPI_STATUS_IGNORE) != MPI_SUCCESS)
             return lk_fail(LK_E_COMM, "MPI_Wait of a vote failed");
         before = v->greatest;

@@ -187,22 +187,58 @@ static lk_status open_log(const lk_rundir *d, const char *name, uint64_t step, d
 }
 
 /* The old file stays whole until the new one is. */
-static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
+static lk_status write_file(const lk_rundir *d, const char *name, const char *text)
 {
-    char *text = NULL, *path = join(d->path, "run.yaml"), *part = join(d->path, "run.yaml.part");
-    lk_status status = path && part ? lk_run_format(run, &text)
-                                    : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK) {
-        FILE *f = fopen(part, "w");
-        bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
-        if (bad) status = cannot("write", part);
-        if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
-        if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
+    char *path = join(d->path, name), *part = NULL;
+    if (!path || asprintf(&part, "%s.part", path) < 0) {
+        free(path);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
     }
-    free(text);
+    lk_status status = LK_OK;
+    FILE *f = fopen(part, "w");
+    bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
+    if (bad) status = cannot("write", part);
+    if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
+    if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
     free(path);
     free(part);
     return status;
+}
+
+static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
+{
+    char *text = NULL;
+    lk_status status = lk_run_format(run, &text);
+    if (status == LK_OK) status = write_file(d, "run.yaml", text);
+    free(text);
+    return status;
+}
+
+/* New names in a directory are on disk when it is synced. */
+static lk_status sync_directory(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    lk_status status = fd >= 0 && fsync(fd) == 0 ? LK_OK : cannot("sync", path);
+    if (fd >= 0) close(fd);
+    return status;
+}
+
+static lk_status forget_done(const lk_rundir *d)
+{
+    char *path = join(d->path, "DONE");
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = unlink(path) == 0 || errno == ENOENT ? LK_OK : cannot("remove", path);
+    free(path);
+    return status;
+}
+
+lk_status lk_rundir_done(lk_rundir *d, uint64_t steps)
+{
+    char text[64];
+    if (d->rank != 0) return LK_OK;
+    snprintf(text, sizeof text, "%llu steps\n", (unsigned long long)steps);
+    LK_TRY(write_file(d, "DONE", text));
+    return sync_directory(d->path);
 }
 
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
@@ -212,9 +248,11 @@ lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double
     LK_TRY(take_lock(d, O_CREAT));
     if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
         return cannot("make the directory", d->checkpoints);
+    if (step < (uint64_t)run->train.steps) LK_TRY(forget_done(d));
     LK_TRY(write_run_file(d, run));
     LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
-    return open_log(d, "validation.log", step, best, &d->validation);
+    LK_TRY(open_log(d, "validation.log", step, best, &d->validation));
+    return sync_directory(d->path);
 }
 
 static lk_status written(FILE *f, int result)

@@ -4,6 +4,8 @@
  *   DIR/loss.log         one line a step: step loss learning-rate loss-scale gradient-norm skipped
  *   DIR/validation.log   one line an evaluation: step loss, then accuracy of image models, then
  *                        both again for the moving average of the parameters where it is kept
+ *   DIR/starts.jsonl     one line a start (train/starts.h)
+ *   DIR/DONE             there when all train.steps are done and saved
  *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
  *   DIR/lock             held (flock) by the process that works on the run
  *
@@ -27,11 +29,13 @@ const char *lk_rundir_checkpoints(const lk_rundir *d);
  * LK_RESUME_OR_START and a run that has not saved yet, or none, *path is NULL: start it. */
 lk_status lk_rundir_latest(const lk_rundir *d, char **path);
 /* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
- * meanwhile) and open the logs, cut back to `step`.
+ * meanwhile) and open the logs, cut back to `step`; a run that goes on is not DONE.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v);
 lk_status lk_rundir_sync(lk_rundir *d); /* logs to disk */
+/* All steps are done and saved: write DONE, on disk when this returns. */
+lk_status lk_rundir_done(lk_rundir *d, uint64_t steps);
 
 #endif

@@ -3,9 +3,12 @@
  * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
+#include "base/heart.h"
+#include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "train/rundir.h"
 #include "train/session.h"
+#include "train/starts.h"
 #include "train/stop.h"
 #include "version.h"
 
@@ -22,6 +25,7 @@ typedef struct trainer {
     const lk_reporter *reporter;
     lk_rundir *rundir;
     lk_stop *stop;
+    lk_watchdog *watchdog;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -255,6 +259,7 @@ static lk_status evaluate_batch(trainer *t, lk_program *program, int64_t batch,
 {
     const lk_backend *b = t->device->backend;
     lk_step_state state = {.step = (uint64_t)batch, .loss_scale = 1.0f};
+    lk_heart_begin(LK_VALIDATING, t->drained);
     LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
     LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
     LK_TRY(lk_program_run(program));
@@ -321,21 +326,39 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
+/* A gradient that is not finite is skipped where loss scaling may have caused it, but not for ever;
+ * it has changed nothing. Every rank sees the same state. */
+static lk_status check_finite(trainer *t, const lk_step_state *s)
+{
+    bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
+    const char *last = t->result.checkpoint;
+    t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
+    if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
+    char row[80] = "";
+    if (scaling)
+        snprintf(row, sizeof row, ", the %d. such step in a row, loss scale %g", HOPELESS,
+                 (double)s->loss_scale);
+    return lk_fail(LK_E_INTERNAL, "step %llu: the %s is not finite (loss %g, gradient norm %g%s); "
+                   "%s%s; try a lower optimizer.lr or look at the data: "
+                   "lockstep train %s %s--set optimizer.lr=%g",
+                   (unsigned long long)s->step, s->finite ? "loss" : "gradient", (double)s->loss,
+                   (double)s->grad_norm, row, last[0] ? "the last checkpoint is good: " : "there is "
+                   "no checkpoint yet", last, t->run->path, last[0] ? "--resume " : "",
+                   t->run->optimizer.lr / 3);
+}
+
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
 static lk_status drain(trainer *t)
 {
     int slot = (int)(t->drained % RING);
+    lk_heart_begin(LK_AWAITING, t->drained + 1);
     LK_TRY(t->device->backend->wait(t->device, slot));
     lk_step_state s = t->ring[slot];
     t->drained++;
     t->result.loss = (double)s.loss;
     t->result.skipped = (int64_t)s.skipped;
-    t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
-    if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
-        return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
-                       "checkpoint is kept; lower optimizer.lr or check the data",
-                       (unsigned long long)t->drained, (double)s.loss);
+    LK_TRY(check_finite(t, &s));
     t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
@@ -347,7 +370,9 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_heart_begin(LK_READING, step + 1);
     LK_TRY(lk_loader_feed(t->loader, step));
+    lk_heart_begin(LK_STEPPING, step + 1);
     LK_TRY(lk_program_run(t->train));
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
@@ -368,6 +393,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
         lk_stop_validated(t->stop, now - begin);
     }
     if (saving) {
+        lk_heart_begin(LK_SAVING, step);
         LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
         LK_TRY(save(t));
         lk_stop_saved(t->stop, lk_clock_seconds() - now);
@@ -394,6 +420,7 @@ static lk_status loop(trainer *t)
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    lk_heart_begin(LK_ENDING, 0);
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
@@ -403,8 +430,17 @@ static lk_status loop(trainer *t)
 static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved)
 {
     if (strcmp(saved->dataset_digest, t->data->digest) != 0)
-        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s",
-                       t->data->path, t->data->digest, saved->dataset_digest);
+        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s "
+                       "(then %s); set data.file to that data, or start a new run in another "
+                       "'directory'", t->data->path, t->data->digest, saved->dataset_digest,
+                       saved->dataset_path);
+    if (strcmp(saved->code_version, LK_CODE_VERSION) != 0 || strcmp(saved->build, LK_BUILD) != 0) {
+        char text[900];
+        snprintf(text, sizeof text, "the checkpoint was written by lockstep %.300s (%.300s): the "
+                 "same bits as without a stop are promised for one and the same build only",
+                 saved->code_version, saved->build);
+        say(t, text);
+    }
     lk_run started;
     LK_TRY(lk_run_parse("the checkpoint's run file", saved->run_file, 0, NULL, &started));
     lk_status status = lk_run_check_resume(t->run, &started);
@@ -441,6 +477,8 @@ static void report_start(const trainer *t)
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
+    if (t->start == (uint64_t)t->run->train.steps)
+        say(t, "the run is finished, all its steps are done; to go on raise train.steps");
 }
 
 /* The step at which this start ends. */
@@ -494,14 +532,30 @@ static lk_status run(trainer *t, const lk_start *how)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK)
+        status = lk_starts_append(t->comm, t->io, t->run->directory,
+                                  &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
+                                                     checkpoint});
     if (status == LK_OK) status = open_stop(t, how->deadline);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
     }
+    if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
+        status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
     free(checkpoint);
     lk_checkpoint_info_clear(&saved);
     return status;
+}
+
+static lk_status open_watchdog(trainer *t, const lk_start *how)
+{
+    char warning[300];
+    lk_watchdog_options o = {t->run->train.timeout, how->context, how->end};
+    if (!how->end) return LK_OK;
+    LK_TRY(lk_watchdog_open(t->comm, &o, &t->watchdog, warning, sizeof warning));
+    if (warning[0]) say(t, warning);
+    return lk_comm_agree(t->comm, lk_io_attach(t->io, lk_watchdog_io(t->watchdog)));
 }
 
 lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
@@ -513,9 +567,15 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, how);
+    lk_status status = open_watchdog(&t, how);
+    if (status == LK_OK) status = run(&t, how);
     /* where the others are still at work, to close files or NCCL would wait for them */
-    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
+        lk_watchdog_leave(t.watchdog);
+        return status;
+    }
+    lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
+    lk_io_attach(io, NULL);
     lk_stop_close(t.stop);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
@@ -536,6 +596,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
     lk_rundir_close(t.rundir);
+    lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
     return status;
 }

@@ -43,6 +43,9 @@ typedef enum lk_resume {
 typedef struct lk_start {
     lk_resume resume;
     double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
+    /* How the watchdog ends this process (comm/watchdog.h); NULL: there is no watchdog. */
+    void (*end)(void *context, const char *text);
+    void *context;
 } lk_start;
 
 /* Run or resume a training run, until its end or until a signal (base/signals.h) or the time limit
