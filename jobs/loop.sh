@@ -75,7 +75,7 @@ begin_start()
     mkdir -p "$(dirname "$restarts")"
     printf '%(%FT%T)T %s %s\n' -1 "$1" "$step" >>"$restarts" ||
         quit 3 "$restarts: cannot be written, and without it nothing would end useless restarts"
-    stalled=$(awk -v job="$1" '$2 == job { n = $3 == last ? n + 1 : 0; last = $3 }
+    stalled=$(awk -v job="$1" '$2 == job { n = seen++ && $3 == last ? n + 1 : 0; last = $3 }
         END { print n }' "$restarts")
     # Only if the end of the start before could not be seen to: it was killed with its job.
     if ((stalled > most)); then give_up; fi

@@ -8,7 +8,7 @@
 #
 #   box_enter "$0" "$@"  first line of a test: run it again inside (or skip it, saying why)
 #   box_start NODES CPUS GPUS  start munged, slurmctld and one slurmd for each node n1, n2 ...
-#   box_log              what the daemons had to say, for the diagnosis of a failure
+#   box_log LINES        the last ones of slurmctld, for the diagnosis of a failure
 #
 # Two partitions: `low`, whose jobs are requeued when `high` needs their nodes; BOX_PREEMPT=abrupt
 # gives them no time, the default is GraceTime=20 and no signal but USR1 to the batch shell.
@@ -35,7 +35,7 @@ box_enter() {
     # Names of sockets have at most 107 characters, so the directory is not in TMPDIR.
     box=$(mktemp -d /tmp/lockstep-slurm-XXXXXX) || exit 99
     trap 'rm -rf "$box"' EXIT
-    export LOCKSTEP_BOX=inside box
+    export LOCKSTEP_BOX=inside box TMPDIR="$box"
     PATH=$PATH:/usr/sbin:/sbin
     # --pdeathsig and --kill-child: even kill -9 of this shell ends all.
     # shellcheck disable=SC2086 # options
@@ -143,10 +143,4 @@ box_start() {
     within 30 box_idle "$1"
 }
 
-box_log() {
-    for box_file in "$box"/log/*; do
-        [ -s "$box_file" ] || continue
-        echo "# ${box_file##*/}:"
-        tail -n "${1:-15}" "$box_file" | sed 's/^/#   /'
-    done
-}
+box_log() { tail -n "${1:-15}" "$box/log/slurmctld.log" | sed 's/^/#   /'; }
