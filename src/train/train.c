@@ -5,8 +5,8 @@
 #include "base/clock.h"
 #include "io/checkpoint.h"
 #include "train/rundir.h"
+#include "train/save.h"
 #include "train/session.h"
-#include "version.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,6 +28,7 @@ typedef struct trainer {
     lk_loader *loader, *held_loader;
     lk_loss_graph train_graph, eval_graph, ema_graph; /* ema: eval of the moving average */
     lk_store *store;
+    lk_save *save;
     lk_program *train, *eval, *ema;
     int64_t eval_batches;     /* of a validation */
     void *eval_state, *scale; /* device; scale: of images */
@@ -177,38 +178,16 @@ static void free_buffers(lk_flat *d)
     free(d->ema);
 }
 
-static lk_status save(trainer *t)
+static lk_status open_save(trainer *t)
 {
-    lk_flat d = {NULL};
-    lk_checkpoint_info info = {
-        .seed = (uint64_t)t->run->seed,
-        .leaves = t->leaves,
-        .code_version = (char *)LK_CODE_VERSION,
-        .build = (char *)LK_BUILD,
-        .dataset_path = t->data->path,
-        .dataset_digest = t->data->digest,
-        .kind = t->data->kind,
-        .image = t->data->image,
-        .characters = t->data->characters,
-        .vocabulary = t->data->vocabulary,
-        .vocabulary_size = t->data->vocabulary_size,
-    };
-    lk_status status = host_buffers(t, &d);
-    if (status == LK_OK) status = lk_store_get(t->store, &d);
-    if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
-    if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
-    if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
-    status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK)
-        status = lk_checkpoint_save(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir),
-                                    t->params, &info, &d);
-    if (status == LK_OK)
-        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s/step-%06llu.h5",
-                 lk_rundir_checkpoints(t->rundir), (unsigned long long)info.state.step);
-    free(info.run_file);
-    free(info.choices);
-    free_buffers(&d);
-    return status;
+    return lk_save_open(&(lk_save_options){.comm = t->comm,
+                                           .io = t->io,
+                                           .run = t->run,
+                                           .data = t->data,
+                                           .store = t->store,
+                                           .directory = lk_rundir_checkpoints(t->rundir),
+                                           .leaves = t->leaves},
+                        &t->save);
 }
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
@@ -357,7 +336,7 @@ static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(save(t));
+    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
         LK_TRY(one_step(t, step));
         step++;
@@ -370,10 +349,12 @@ static lk_status loop(trainer *t)
         if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
         if (saving) {
             LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-            LK_TRY(save(t));
+            LK_TRY(lk_save_begin(t->save));
         }
         t->paused += lk_clock_seconds() - pause;
     }
+    if (lk_save_path(t->save)[0])
+        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", lk_save_path(t->save));
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
@@ -453,6 +434,7 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) status = open_save(t);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
@@ -474,6 +456,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
     lk_status status = run(&t, resume);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    lk_save_close(t.save);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);
