@@ -313,5 +313,5 @@ lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t firs
                        (long long)first, (long long)(first + count), path_of(d, split, field, path),
                        (long long)rows);
     reading r = {d, split, field, first, count, out};
-    return lk_io_call(d->io, read_job, &r);
+    return lk_io_call_independent(d->io, read_job, &r);
 }

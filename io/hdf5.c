@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { VERSION = 1, MAX_DEPTH = 16, MAX_DATASETS = 1 << 20 };
@@ -52,6 +54,21 @@ lk_status lk_h5_fail(lk_status code, const char *format, ...)
     return lk_fail(code, "%s%s%s", message, cause[0] ? ": " : "", system ? system : cause);
 }
 
+/* In a save one rank's I/O thread may wait for another's disk, while its cores are wanted for
+ * training: look now and then, after a while in which the answer is likely to come. */
+static bool wait_politely(MPI_Request *request)
+{
+    int done = 0;
+    for (int i = 0; !done; i++) {
+        if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (!done && i > 100)
+            nanosleep(&(struct timespec){.tv_nsec = i > 1000 ? 1000000 : 50000}, NULL);
+        else if (!done)
+            sched_yield();
+    }
+    return true;
+}
+
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
 {
     if (comm == MPI_COMM_NULL) return mine;
@@ -60,10 +77,12 @@ lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
         char text[1500];
     } report = {.code = mine};
     int rank, first, failed;
+    MPI_Request request;
     MPI_Comm_rank(comm, &rank);
     failed = mine == LK_OK ? INT_MAX : rank;
-    if (MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, comm) != MPI_SUCCESS)
-        return lk_fail(LK_E_COMM, "MPI_Allreduce failed");
+    if (MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, comm, &request) != MPI_SUCCESS ||
+        !wait_politely(&request))
+        return lk_fail(LK_E_COMM, "MPI_Iallreduce failed");
     if (first == INT_MAX) return LK_OK;
     snprintf(report.text, sizeof report.text, "%.*s", (int)sizeof report.text - 1,
              lk_error_text());
@@ -480,8 +499,14 @@ lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const ch
 
 lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path)
 {
+    return lk_h5_dataset_verify_in(NULL, d, where, path);
+}
+
+lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
+                                  const char *path)
+{
     char text[LK_DIGEST_TEXT];
-    hsize_t rows = rows_of(d), step = rows_per_piece(d, (size_t)1 << 26);
+    hsize_t rows = rows_of(d), step = rows_per_piece(d, (size_t)1 << 25);
     if (step > rows) step = rows;
     lk_digest *digest = NULL;
     LK_TRY(lk_digest_create(&digest));
@@ -491,6 +516,7 @@ lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const 
         hsize_t count = rows - at < step ? rows - at : step;
         status = lk_h5_dataset_rows(d, where, path, at, count, buffer);
         if (status == LK_OK) lk_digest_update(digest, buffer, count * d->row);
+        if (status == LK_OK && io) lk_io_yield(io);
     }
     lk_digest_text(digest, text);
     lk_digest_destroy(digest);

@@ -8,6 +8,7 @@
 
 #include "base/digest.h"
 #include "base/status.h"
+#include "io/io.h"
 
 #include <hdf5.h>
 #include <mpi.h>
@@ -52,8 +53,8 @@ hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
 
 /* ---- files -------------------------------------------------------------------------------- */
 
-/* Agree on failure over `comm`: all return the code and text of the first rank that failed.
- * MPI_COMM_NULL: alone. Collective. */
+/* Agree on failure over `comm`: all return the code and text of the first rank that failed. A rank
+ * that waits long leaves its core to others. MPI_COMM_NULL: alone. Collective. */
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
@@ -120,6 +121,9 @@ lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const ch
                              void *out);
 /* The same without keeping the bytes. */
 lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
+/* The same, letting independent jobs in between pieces. */
+lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
+                                  const char *path);
 const char *lk_h5_shape(const lk_h5_dataset *d, char *text, size_t size); /* "[2, 3]" */
 
 /* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
@@ -144,7 +148,7 @@ void lk_h5_list_clear(lk_h5_list *list);
 lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint32_t **vocabulary,
                            int64_t *size);
 
-/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint.c */
+/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint_dir.c */
 lk_status lk_h5_resolve(const char *path, char **resolved);
 
 #endif

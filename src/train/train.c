@@ -178,6 +178,18 @@ static void free_buffers(lk_flat *d)
     free(d->ema);
 }
 
+static void warn(void *context, const char *text)
+{
+    char line[2200];
+    snprintf(line, sizeof line, "warning: %s", text);
+    say(context, line);
+}
+
+static void saved(void *context, const lk_checkpoint_figures *f)
+{
+    if (f->warning[0]) warn(context, f->warning);
+}
+
 static lk_status open_save(trainer *t)
 {
     return lk_save_open(&(lk_save_options){.comm = t->comm,
@@ -186,8 +198,22 @@ static lk_status open_save(trainer *t)
                                            .data = t->data,
                                            .store = t->store,
                                            .directory = lk_rundir_checkpoints(t->rundir),
-                                           .leaves = t->leaves},
+                                           .leaves = t->leaves,
+                                           .saved = saved,
+                                           .context = t},
                         &t->save);
+}
+
+static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
+{
+    char text[200];
+    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
+    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+             bytes * (double)t->params->total / 0x1p20,
+             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
+    say(t, text);
+    return LK_OK;
 }
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
@@ -201,7 +227,7 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         t->result.loss = (double)state.loss; /* if no step is left to do */
         t->result.skipped = (int64_t)state.skipped;
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
-        status = lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, &d);
+        status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
         lk_params_initialise(t->params, (uint64_t)t->run->seed, d.param);
@@ -331,6 +357,18 @@ static lk_status one_step(trainer *t, uint64_t step)
     return b->record(t->device, slot);
 }
 
+static void report_saves(trainer *t)
+{
+    char text[200];
+    const lk_save_totals s = t->result.saves = lk_save_total(t->save);
+    if (s.saves == 0) return;
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
+             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+             s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
+             100 * s.stall / t->result.seconds);
+    say(t, text);
+}
+
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
 static lk_status loop(trainer *t)
@@ -340,6 +378,7 @@ static lk_status loop(trainer *t)
     for (uint64_t step = t->start; step < t->last;) {
         LK_TRY(one_step(t, step));
         step++;
+        LK_TRY(lk_save_poll(t->save));
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
@@ -353,11 +392,13 @@ static lk_status loop(trainer *t)
         }
         t->paused += lk_clock_seconds() - pause;
     }
+    LK_TRY(lk_save_finish(t->save));
     if (lk_save_path(t->save)[0])
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", lk_save_path(t->save));
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
+    report_saves(t);
     return LK_OK;
 }
 
@@ -423,7 +464,8 @@ static lk_status run(trainer *t, bool resume)
                                                  &t->rundir)));
     lk_status status = LK_OK;
     if (resume) {
-        status = lk_rundir_latest(t->rundir, &checkpoint);
+        status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
+                                      t, &checkpoint);
         if (status == LK_OK)
             status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
         status = lk_comm_agree(t->comm, status);
