@@ -1,8 +1,9 @@
 /* Private helpers of io/ around the HDF5 library. Called on the I/O thread only.
  *
  * Files come from anywhere, so reading trusts nothing: only hard links are followed, only the
- * types, layouts and filters that lockstep writes are accepted, and a declared size is compared
- * with the bytes stored before anything is allocated. */
+ * types, layouts and filters that lockstep writes are accepted (so no references, virtual datasets
+ * or other files, and no filter is loaded), and a declared size is compared with the bytes stored,
+ * these with the file, before anything is allocated. */
 #ifndef LK_IO_HDF5_H
 #define LK_IO_HDF5_H
 
@@ -61,8 +62,11 @@ lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
 /* Open for reading and check the root attributes schema and version. `schema` NULL: any of
  * lockstep's. `comm` MPI_COMM_NULL: this process alone. LK_E_INPUT: "FILE: expected ..., found ...;
- * what to do". Collective. */
+ * what to do". Errors of the system that may pass (a stale handle, too many open files) are tried
+ * again, six times in 3 s, then LK_E_SYSTEM. Collective. */
 lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+/* Whether the last lk_h5_open() of this thread had to try again, in words; "": it had not. */
+const char *lk_h5_note(void);
 /* Create (truncate) for writing, newest format; sets schema and version. Collective. */
 lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
 /* Flush and close; *file becomes -1. Collective. */
