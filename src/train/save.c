@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define PATIENCE 20.0 /* seconds for a failure on one rank to reach the others' I/O threads */
+#define PATIENCE 10.0 /* seconds for a failure on one rank to reach the others' I/O threads */
 
 struct lk_save {
     lk_save_options o;
