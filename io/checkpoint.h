@@ -99,6 +99,10 @@ lk_status lk_checkpoint_saver_wait(lk_checkpoint_saver *s, lk_checkpoint_figures
 lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
                                void (*report)(void *context, const char *text), void *context,
                                char **path);
+/* After LK_E_INPUT in reading `path` (a file, or what leads to one): name the checkpoint before it
+ * in the error text, if there is one. What evaluates, generates or shows ends with that: a figure
+ * of other parameters than those asked for is the user's to want. Only --resume passes over. */
+void lk_checkpoint_name_before(const char *path);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);
