@@ -16,7 +16,7 @@ typedef struct options {
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
-    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint that is whole", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
     {0},
@@ -162,7 +162,9 @@ int lk_cmd_train(int argc, char **argv)
         "Train the model of a run file. Under mpirun every rank takes a part of each batch; the "
         "result has the same bits on 1, 2, 4 ... ranks up to train.leaves.\v"
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
-        "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
+        "checkpoint. Checkpoints are written while training goes on, read back before they count, "
+        "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as it would be allocated, without what CUDA and "
         "its libraries take; work as each op must do at least; time as if every node ran at the "
         "speed of a large product or sum, measured here, and nothing ran beside it.",
         NULL, NULL, NULL};
