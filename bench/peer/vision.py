@@ -315,8 +315,9 @@ def layers(a):
         if error > a.limit or a.verbose:
             print(f"{kind:18s} {name:32s} {error:.1e}, torchvision's fp32 {their_error:.1e}"
                   f"{'  BAD' if bad else ''}")
-    print(f"{len(compared)} tensors compared, {failed} too far from the exact value; largest error {worst:.1e}; {nothing} gradients are zero but for rounding, "
-          f"{left_out} elements next to a corner left out")
+    print(f"{len(compared)} tensors compared, {failed} too far from the exact value; largest error "
+          f"{worst:.1e}; {nothing} gradients are zero but for rounding, {left_out} elements "
+          "next to a corner left out")
     return 0 if compared and not failed else 1
 
 
