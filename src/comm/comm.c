@@ -123,6 +123,7 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     MPI_Request request;
     int done = 0;
     double end = lk_clock_seconds() + seconds;
+    if (c->hung) return false;
     if (c->size == 1 || c->failed) return true;
     if (c->alone) return false;
     c->alone = true;
@@ -155,6 +156,7 @@ void lk_comm_interrupt(lk_comm *c)
 {
     if (c->collectives && c->collectives->interrupt) c->collectives->interrupt(c);
 }
+void lk_comm_give_up(lk_comm *c) { c->hung = true; }
 
 void lk_comm_abort(lk_comm *c, int code)
 {
