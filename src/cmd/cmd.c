@@ -62,14 +62,19 @@ static void report(lk_comm *comm, lk_status status)
 }
 
 /* Everything here may hang too: then the alarm's signal ends the process. */
-void lk_cmd_end(void *comm, const char *text)
+void lk_cmd_say(void *comm, const char *text)
+{
+    (void)comm;
+    alarm(20);
+    fprintf(stderr, "lockstep: %s\n", text);
+    fflush(stderr);
+}
+
+void lk_cmd_end(void *comm, bool all)
 {
     alarm(20);
-    if (text) fprintf(stderr, "lockstep: %s\n", text);
-    fflush(stderr);
     lk_comm_interrupt(comm);
-    if (text) lk_comm_abort(comm, LK_E_COMM);
-    else sleep(5); /* for MPI_Abort of the rank that has printed */
+    if (all) lk_comm_abort(comm, LK_E_COMM);
     _exit(LK_E_COMM);
 }
 

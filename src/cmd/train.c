@@ -162,6 +162,7 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
     lk_train_result r;
     LK_TRY(lk_signals_catch());
     LK_TRY(lk_cmd_deadline(o->walltime, &o->start.deadline));
+    o->start.say = lk_cmd_say;
     o->start.end = lk_cmd_end;
     o->start.context = w->comm;
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);

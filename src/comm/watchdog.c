@@ -220,13 +220,15 @@ static void explain(const lk_watchdog *w, FILE *f, int rank, int heart, double n
     free(blamed);
 }
 
+/* The text is out before any rank ends, for then a launcher may end this one. */
 static void end(lk_watchdog *w, const char *text)
 {
     sign s = {.kind = END};
+    if (atomic_load(&w->leaving)) return; /* this rank has something to say itself */
+    if (text) w->o.say(w->o.context, text);
     if (w->star && w->comm->rank == 0)
         for (int r = 1; r < w->comm->size; r++) lk_star_send(w->star, r, &s);
-    if (atomic_load(&w->leaving)) return; /* this rank has something to say itself */
-    w->o.end(w->o.context, text);
+    w->o.end(w->o.context, text != NULL);
 }
 
 /* End with a text made by explain() or about a death. */

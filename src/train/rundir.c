@@ -124,6 +124,9 @@ lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
         return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from, the run was ended before its "
                        "first; start it again in this directory with --resume-or-start",
                        d->checkpoints);
+    if (d->how == LK_RESUME && access(d->checkpoints, F_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
+                       "start again without --resume", d->path);
     if (d->how == LK_RESUME_OR_START && d->exists && !unsaved && access(d->checkpoints, F_OK) != 0)
         return lk_fail(LK_E_INPUT, "%s: the directory exists and holds no run; choose another "
                        "'directory', or remove this one", d->path);

@@ -593,7 +593,7 @@ static lk_status run(trainer *t, const lk_start *how)
 static lk_status open_watchdog(trainer *t, const lk_start *how)
 {
     char warning[300];
-    lk_watchdog_options o = {t->run->train.timeout, how->context, how->end};
+    lk_watchdog_options o = {t->run->train.timeout, how->context, how->say, how->end};
     if (!how->end) return LK_OK;
     LK_TRY(lk_watchdog_open(t->comm, &o, &t->watchdog, warning, sizeof warning));
     if (warning[0]) say(t, warning);

@@ -51,8 +51,9 @@ typedef enum lk_resume {
 typedef struct lk_start {
     lk_resume resume;
     double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
-    /* How the watchdog ends this process (comm/watchdog.h); NULL: there is no watchdog. */
-    void (*end)(void *context, const char *text);
+    /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
+    void (*say)(void *context, const char *text);
+    void (*end)(void *context, bool all);
     void *context;
 } lk_start;
 
