@@ -36,7 +36,7 @@ void lk_save_close(lk_save *s);
 lk_status lk_save_begin(lk_save *s);
 /* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs nothing
  * when none is under way, else one small reduction over the ranks. A rank that failed where the
- * others hang is waited for 20 s; then lk_comm_give_up() is called. */
+ * others hang is waited for 10 s; then lk_comm_give_up() is called. */
 lk_status lk_save_poll(lk_save *s);
 /* Wait for the save that is under way, if any. */
 lk_status lk_save_finish(lk_save *s);
