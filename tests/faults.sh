@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # shellcheck disable=SC2034,SC2317 # the variables set here are for the tests; called by ok
 # What the tests of faults share; read by them after tap.sh, in an empty directory.
-h5same=$builddir/tests/h5same strike=$builddir/tests/strike
+h5same=$builddir/tests/h5same strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
 [ -x "$h5same" ] && [ -x "$strike" ] || echo "Bail out! make tests/h5same tests/strike"
 
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt

@@ -4,7 +4,8 @@
  *   FAULT_AFTER  writes to such files that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all and
- *                stored half; sync: no write fails, but every fsync does, with EIO
+ *                stored half; sync: no write fails, but every fsync does, with EIO; hang: writes never
+ *                return
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
@@ -61,6 +62,7 @@ static int fate(int fd)
     pthread_mutex_unlock(&lock);
     if (turn < 0) return GOOD;
     if (turn == 0) tell();
+    while (is("FAULT_KIND", "hang")) pause();
     if (is("FAULT_KIND", "torn")) return turn == 0 ? TORN : GOOD;
     if (is("FAULT_KIND", "short") && turn == 0) return HALF;
     errno = is("FAULT_KIND", "eio") ? EIO : ENOSPC;

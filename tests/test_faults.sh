@@ -100,7 +100,7 @@ for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00; do
     misuse "--walltime $text" 'expected a duration' "$LOCKSTEP" train r.yaml --walltime=$text
 done
 
-# ---- a rank is stopped, or dies where its launcher does not notice ----------------------------
+# ---- a rank is stopped, stuck, or dies where its launcher does not notice ----------------------------
 
 for rank in 1 0; do
     rm -rf stop
@@ -115,6 +115,36 @@ for rank in 1 0; do
     note "$(grep '^lockstep: ' "$work/err")"
     kill -KILL "$pid" 2>/dev/null
 done
+
+# A job that is suspended for longer than the timeout, all ranks of it, goes on afterwards.
+rm -rf rest
+begin 2 --set directory=rest $long --set train.timeout=3
+steps rest 20
+hit STOP 0 0 rest
+first=$pid
+hit STOP 1 0 rest
+sleep 5
+kill -CONT "$first" "$pid"
+before=$(wc -l <rest/loss.log)
+steps rest $((before + 20))
+hit USR1 0 0 rest
+finish_job
+ok "suspended for 5 s with a timeout of 3 s, the run goes on" test "$rc" -eq 75
+ok "past step $before" test "$(wc -l <rest/loss.log)" -ge $((before + 20))
+[ "$rc" -eq 75 ] || note_run "suspended"
+
+# A write that never returns, on one rank, while training goes on. The other rank's I/O thread waits.
+rm -rf hang
+WRAP="env LD_PRELOAD=$faulty FAULT_FILE=.h5.part FAULT_KIND=hang FAULT_RANK=1 FAULT_LOG=$PWD/log" \
+    begin 2 --set directory=hang $long --set checkpoint.every=20 --set train.timeout="$TIMEOUT"
+begun=$(now)
+pid=0
+finish_job
+ok "a write of rank 1 hangs: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
+ok "one message names it and what it does" says_once "the save after step 20 has taken" \
+    "rank 1 on " "is late, in the save after step 20; rank 0 waits in the save after step 20"
+note "$(grep '^lockstep: ' "$work/err")"
+ok "and training went on meanwhile" test "$(wc -l <hang/loss.log)" -gt 25
 
 # The shell between mpirun and lockstep stays.
 printf '#!/bin/sh\n"$@"\n[ $? -lt 128 ] || sleep 60\n' >shell

@@ -396,9 +396,11 @@ static lk_status know_hosts(lk_watchdog *w)
 {
     int size = w->comm->size;
     char *hosts = calloc((size_t)size, sizeof w->comm->host);
-    LK_TRY(lk_comm_agree(w->comm, hosts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    lk_status status = lk_comm_gather(w->comm, w->comm->host, sizeof w->comm->host, hosts);
-    for (int r = 0; r < size; r++) {
+    lk_status status = hosts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(w->comm, status);
+    if (status == LK_OK)
+        status = lk_comm_gather(w->comm, w->comm->host, sizeof w->comm->host, hosts);
+    for (int r = 0; r < size && status == LK_OK; r++) {
         memcpy(w->peer[r].host, hosts + (size_t)r * sizeof w->comm->host, sizeof w->peer[r].host);
         w->peer[r].heard = lk_clock_seconds();
     }
