@@ -1,11 +1,13 @@
 /* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
- * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
+ * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends,
+ * whenever that is, and give back all they took. The linker sends the library's allocations here (--wrap); those inside other libraries
  * are not touched. */
 #include "io/checkpoint.h"
+#include "comm/watchdog.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/session.h"
+#include "train/stop.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -257,6 +259,26 @@ static void check_saves(void)
     MPI_Finalize();
 }
 
+/* ---- guards --------------------------------------------------------------------------------- */
+
+static void ignore_text(void *context, const char *text) { (void)context, (void)text; }
+static void ignore_end(void *context, bool all) { (void)context, (void)all; }
+
+/* What watches over a run, on one rank. */
+static lk_status guards(void)
+{
+    lk_comm comm = {.size = 1, .host = "here"};
+    lk_watchdog_options o = {.timeout = -1, .say = ignore_text, .end = ignore_end};
+    lk_watchdog *w = NULL;
+    lk_stop *stop = NULL;
+    char warning[300];
+    lk_status status = lk_watchdog_open(&comm, &o, &w, warning, sizeof warning);
+    if (status == LK_OK) status = lk_stop_open(&comm, 0, 1e6, &stop);
+    lk_stop_close(stop);
+    lk_watchdog_close(w);
+    return status;
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -267,6 +289,7 @@ int main(void)
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("run files", run_files);
+    exhaust("the watchdog and what stops a run", guards);
     check_saves();
     return tap_done();
 }

@@ -50,6 +50,7 @@ typedef struct lk_run {
         char *recompute;      /* none | ffn | block */
         double ema;           /* decay; 0: no moving average */
         char *device;         /* auto | cpu | cuda */
+        double timeout;       /* of the watchdog, s; 0: none, < 0: from the times so far */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
     struct {
