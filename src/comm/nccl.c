@@ -12,6 +12,15 @@
             return lk_fail(LK_E_COMM, "%s: %s", #call, ncclGetErrorString(lk_nccl_));              \
     } while (0)
 
+void lk_nccl_versions(int *loaded, int *header)
+{
+    *loaded = 0;
+    ncclGetVersion(loaded);
+    *header = NCCL_VERSION_CODE;
+}
+
+void *lk_nccl_symbol(void) { return (void *)ncclGetVersion; }
+
 static cudaStream_t stream(lk_device *d) { return (cudaStream_t)lk_cuda_stream(d); }
 
 static lk_status open(lk_comm *c, lk_device *d)

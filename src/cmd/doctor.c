@@ -1,0 +1,139 @@
+/* lockstep doctor */
+#include "cmd/cmd.h"
+#include "doctor/doctor.h"
+#include "version.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { JSON = 1000, FROM, QUICK, ROOT, WIDTH = 100 };
+
+static const struct argp_option table[] = {
+    {"profile", 'p', "NAME", 0,
+     "dev (default): what is needed; prod: recommended versions too, and a GPU if this build is "
+     "for one", 0},
+    {"directory", 'd', "DIR", 0,
+     "Where runs will be written (default: the current directory): its file system is measured, "
+     "with up to 256 MiB for each host, and no file is left", 0},
+    {"quick", QUICK, NULL, 0, "No measurements of speed", 0},
+    {"json", JSON, NULL, 0, "Print findings and all facts as JSON", 0},
+    {"from", FROM, "FILE", 0,
+     "Judge the facts in FILE, an earlier output of --json, instead of this machine", 0},
+    {"root", ROOT, "DIR", OPTION_HIDDEN, "Where /proc and /sys lie, for tests", 0},
+    {0},
+};
+
+typedef struct options {
+    lk_doctor_options examination;
+    lk_profile profile;
+    bool json;
+    const char *from;
+    lk_verdict verdict;
+} options;
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    options *o = state->input;
+    switch (key) {
+    case 'p':
+        if (strcmp(arg, "dev") != 0 && strcmp(arg, "prod") != 0)
+            argp_error(state, "--profile: expected dev or prod, found '%s'", arg);
+        o->profile = strcmp(arg, "prod") == 0 ? LK_PROFILE_PROD : LK_PROFILE_DEV;
+        break;
+    case 'd': o->examination.directory = arg; break;
+    case QUICK: o->examination.measure = false; break;
+    case JSON: o->json = true; break;
+    case FROM: o->from = arg; break;
+    case ROOT: o->examination.root = arg; break;
+    case ARGP_KEY_ARG: argp_error(state, "no argument is expected, found '%s'", arg); break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static lk_status print(const options *o, const lk_report *r, const json_t *facts)
+{
+    if (o->json) {
+        char *text = NULL;
+        LK_TRY(lk_report_json(r, facts, &text));
+        printf("%s\n", text);
+        free(text);
+        return LK_OK;
+    }
+    struct winsize size = {0};
+    const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
+    bool terminal = lk_cmd_terminal();
+    bool color = terminal && (!plain || !plain[0]) && term && strcmp(term, "dumb") != 0;
+    if (!terminal || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        size.ws_col = WIDTH;
+    lk_report_print(r, facts, size.ws_col < WIDTH ? size.ws_col : WIDTH, color, stdout);
+    return LK_OK;
+}
+
+static lk_status judge(options *o, const json_t *facts)
+{
+    lk_report r;
+    LK_TRY(lk_doctor_judge(facts, o->profile, &r));
+    lk_status status = print(o, &r, facts);
+    o->verdict = r.verdict;
+    lk_report_clear(&r);
+    return status;
+}
+
+static lk_status job(const lk_world *w, void *context)
+{
+    options *o = context;
+    json_t *facts = NULL;
+    LK_TRY(lk_doctor_examine(w->comm, w->io, &o->examination, &facts));
+    lk_status status = facts ? judge(o, facts) : LK_OK;
+    json_decref(facts);
+    LK_TRY(lk_comm_agree(w->comm, status));
+    return lk_comm_broadcast(w->comm, &o->verdict, sizeof o->verdict);
+}
+
+static lk_status judge_file(options *o)
+{
+    json_error_t error;
+    json_t *facts = json_load_file(o->from, 0, &error);
+    if (!facts)
+        return lk_fail(LK_E_INPUT, "%s: line %d: %s; expected an output of 'lockstep doctor "
+                       "--json'", o->from, error.line, error.text);
+    lk_status status = judge(o, facts);
+    json_decref(facts);
+    return status == LK_OK ? status : lk_fail_prefix(status, "%s", o->from);
+}
+
+/* Without MPI: facts are judged anywhere. */
+static int from_file(options *o)
+{
+    lk_status status = judge_file(o);
+    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    return status == LK_OK ? (int)o->verdict : (int)status;
+}
+
+int lk_cmd_doctor(int argc, char **argv)
+{
+    static const struct argp argp = {
+        table, parse, "",
+        "Is this machine fit to train on? Software, cores, memory, GPUs, their links, network, "
+        "files and settings, each with what to do. Start it as training would be started, by "
+        "mpirun or srun: one table shows all ranks, and where hosts differ.\v"
+        "Exit status: 0 fit, 1 warnings, 2 errors: not fit (or a wrong command line); 3 and more: "
+        "the examination itself failed. doc/doctor.md says what is looked at.",
+        NULL, NULL, NULL};
+    options o = {.examination = {.version = LK_VERSION,
+                                 .code = LK_CODE_VERSION,
+                                 .build = LK_BUILD,
+                                 .environment = environ,
+                                 .directory = ".",
+                                 .measure = true,
+                                 .root = ""}};
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    if (o.from) return from_file(&o);
+    int code = lk_cmd_run_any_mpi("lockstep doctor", job, &o);
+    return code == LK_OK ? (int)o.verdict : code;
+}

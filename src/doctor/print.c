@@ -1,0 +1,222 @@
+/* The report: a table for people, the topology as nvidia-smi topo -m draws it, and JSON. */
+#include "doctor/exam.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MARK = 10, NAME = 18 }; /* columns before the name, and of it */
+
+const char *lk_size(double bytes)
+{
+    static _Thread_local char text[4][24];
+    static _Thread_local int turn;
+    char *t = text[turn++ % 4];
+    if (bytes >= 0x1p30) snprintf(t, 24, "%.1f GiB", bytes / 0x1p30);
+    else if (bytes >= 0x1p20) snprintf(t, 24, "%.0f MiB", bytes / 0x1p20);
+    else snprintf(t, 24, "%.0f KiB", bytes / 0x1p10);
+    return t;
+}
+
+const char *lk_rate(double rate)
+{
+    static _Thread_local char text[4][24];
+    static _Thread_local int turn;
+    char *t = text[turn++ % 4];
+    if (rate >= 9.95e9) snprintf(t, 24, "%.0f GB/s", rate / 1e9);
+    else if (rate >= 0.995e9) snprintf(t, 24, "%.1f GB/s", rate / 1e9);
+    else snprintf(t, 24, "%.0f MB/s", rate / 1e6);
+    return t;
+}
+
+/* ---- lines ----------------------------------------------------------------------------------- */
+
+typedef struct page {
+    FILE *out;
+    int width;
+    bool color;
+} page;
+
+static void paint(const page *p, const char *code)
+{
+    if (p->color) fputs(code, p->out);
+}
+
+#define RED "\033[1;31m"
+#define YELLOW "\033[1;33m"
+#define GREEN "\033[32m"
+#define BOLD "\033[1m"
+#define PLAIN "\033[0m"
+
+/* Words from column `at`; further lines begin at column `indent`. A word longer than a line, a path
+ * say, is not broken. */
+static void put_words(const page *p, const char *text, int at, int indent)
+{
+    bool first = true;
+    while (*text) {
+        int n = (int)strcspn(text, " ");
+        if (!first && at + 1 + n > p->width) {
+            fprintf(p->out, "\n%*s", indent, "");
+            at = indent;
+        } else if (!first) {
+            fputc(' ', p->out);
+            at++;
+        }
+        fwrite(text, 1, (size_t)n, p->out);
+        at += n;
+        text += n + strspn(text + n, " ");
+        first = false;
+    }
+}
+
+static void put_finding(const page *p, const lk_finding *f)
+{
+    static const char *const code[] = {GREEN, YELLOW, RED};
+    fputs("  ", p->out);
+    paint(p, code[f->verdict]);
+    fprintf(p->out, "%-*s", MARK - 2, lk_verdict_name[f->verdict]);
+    paint(p, PLAIN);
+    int n = fprintf(p->out, "%-*s", NAME - 1, f->name);
+    char line[sizeof f->value + sizeof f->where + 32];
+    snprintf(line, sizeof line, "%s%s%s%s%s%s", f->where[0] || f->differs ? "[" : "",
+             f->differs ? "differs" : "", f->differs && f->where[0] ? ": " : "", f->where,
+             f->where[0] || f->differs ? "] " : "", f->value);
+    fputc(' ', p->out);
+    put_words(p, line, MARK + n + 1, MARK + NAME);
+    fputc('\n', p->out);
+    if (!f->advice[0]) return;
+    fprintf(p->out, "%*s-> ", MARK + NAME - 3, "");
+    put_words(p, f->advice, MARK + NAME, MARK + NAME);
+    fputc('\n', p->out);
+}
+
+static const char *text_at(const json_t *row, size_t i)
+{
+    const json_t *x = json_array_get(row, i);
+    if (json_is_array(x)) x = json_array_get(x, 0);
+    return json_string_value(x) ? json_string_value(x) : "?";
+}
+
+/* Ranks, as numbers, that would train on GPU `pci` of the host of rank `host`. */
+static void ranks_on(const json_t *ranks, size_t host, const char *pci, char *text, size_t size)
+{
+    size_t r, used = 0;
+    const json_t *rank;
+    const char *name = lk_part_text(json_array_get(ranks, host), "host");
+    text[0] = '\0';
+    json_array_foreach((json_t *)ranks, r, rank)
+        if (strcmp(lk_part_text(rank, "host"), name) == 0 && used + 8 < size &&
+            strcmp(lk_part_text(rank, "device.pci"), pci) == 0)
+            used += (size_t)snprintf(text + used, size - used, "%s%zu", used ? "," : "", r);
+    if (used == 0) snprintf(text, size, "-");
+}
+
+static void put_matrix(const page *p, const json_t *ranks, size_t host)
+{
+    const json_t *rank = json_array_get(ranks, host), *gpu;
+    const json_t *gpus = lk_part(rank, "nvml.devices"), *nics = lk_part(rank, "machine.nics");
+    size_t i, k, cards = json_array_size(nics);
+    char ranks_there[24];
+    fprintf(p->out, "  %-6s", "");
+    for (k = 0; k < json_array_size(gpus); k++) fprintf(p->out, " GPU%-3zu", k);
+    for (k = 0; k < cards; k++) fprintf(p->out, " NIC%-3zu", k);
+    fprintf(p->out, " %-6s %-5s %s\n", "rank", "NUMA", "cores near it");
+    json_array_foreach((json_t *)gpus, i, gpu)
+    {
+        fprintf(p->out, "  GPU%-3zu", i);
+        for (k = 0; k < json_array_size(gpus); k++)
+            fprintf(p->out, " %-6.6s", text_at(json_array_get(lk_part(rank, "nvml.links"), i), k));
+        for (k = 0; k < cards; k++)
+            fprintf(p->out, " %-6.6s", text_at(json_array_get(lk_part(rank, "nvml.nics"), i), k));
+        ranks_on(ranks, host, lk_part_text(gpu, "pci"), ranks_there, sizeof ranks_there);
+        fprintf(p->out, " %-6s %-5.0f %.32s\n", ranks_there, lk_part_number(gpu, "numa_node"),
+                lk_part_text(gpu, "cores"));
+    }
+    for (k = 0; k < cards; k++)
+        fprintf(p->out, "%s%s%zu %.20s", k == 0 ? "  " : ", ", "NIC", k,
+                lk_part_text(json_array_get(nics, k), "name"));
+    fputs(cards ? "\n" : "", p->out);
+}
+
+/* For each host with several GPUs, or a GPU and a network card. */
+static void put_topology(const page *p, const json_t *ranks)
+{
+    size_t r, k;
+    const json_t *rank;
+    bool legend = false;
+    json_array_foreach((json_t *)ranks, r, rank)
+    {
+        const char *host = lk_part_text(rank, "host");
+        size_t gpus = json_array_size(lk_part(rank, "nvml.devices"));
+        size_t cards = json_array_size(lk_part(rank, "machine.nics"));
+        for (k = 0; k < r; k++)
+            if (strcmp(lk_part_text(json_array_get(ranks, k), "host"), host) == 0) break;
+        if (k < r || gpus == 0 || gpus + cards < 2) continue;
+        paint(p, BOLD);
+        fprintf(p->out, "\ntopology of %.64s\n", host);
+        paint(p, PLAIN);
+        put_matrix(p, ranks, r);
+        legend = true;
+    }
+    if (legend)
+        fprintf(p->out, "  NVn: n NVLinks; PIX: one PCIe switch; PXB: several; PHB: a host bridge; "
+                        "NODE: one NUMA\n  node; SYS: between NUMA nodes\n");
+}
+
+static void put_summary(const page *p, const lk_report *r)
+{
+    static const char *const code[] = {GREEN, YELLOW, RED};
+    static const char *const words[] = {"fit", "fit, with warnings", "not fit"};
+    fputc('\n', p->out);
+    paint(p, code[r->verdict]);
+    fputs(words[r->verdict], p->out);
+    paint(p, PLAIN);
+    fprintf(p->out, ": %d error%s, %d warning%s, %d ok\n", r->errors, r->errors == 1 ? "" : "s",
+            r->warnings, r->warnings == 1 ? "" : "s", r->count - r->errors - r->warnings);
+}
+
+void lk_report_print(const lk_report *r, const json_t *facts, int width, bool color, FILE *out)
+{
+    page p = {out, width < 60 ? 60 : width, color};
+    fprintf(out, "lockstep doctor: %d rank%s on %d host%s, profile %s\n", r->ranks,
+            r->ranks == 1 ? "" : "s", r->hosts, r->hosts == 1 ? "" : "s",
+            r->profile == LK_PROFILE_PROD ? "prod" : "dev");
+    const char *section = "";
+    for (int i = 0; i < r->count; i++) {
+        if (strcmp(section, r->finding[i].section) != 0) {
+            section = r->finding[i].section;
+            paint(&p, BOLD);
+            fprintf(out, "\n%s\n", section);
+            paint(&p, PLAIN);
+        }
+        put_finding(&p, &r->finding[i]);
+    }
+    put_topology(&p, json_object_get(facts, "ranks"));
+    put_summary(&p, r);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text)
+{
+    json_t *all = json_array();
+    int bad = all == NULL;
+    for (int i = 0; i < r->count && !bad; i++) {
+        const lk_finding *f = &r->finding[i];
+        bad = json_array_append_new(
+            all, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b}", "section", f->section, "name",
+                           f->name, "verdict", lk_verdict_name[f->verdict], "value", f->value,
+                           "advice", f->advice, "where", f->where, "differs", f->differs));
+    }
+    json_t *report =
+        bad ? NULL
+            : json_pack("{s:O, s:s, s:s, s:i, s:i, s:O, s:O}", "lockstep",
+                        json_object_get(facts, "lockstep"), "profile",
+                        r->profile == LK_PROFILE_PROD ? "prod" : "dev", "verdict",
+                        lk_verdict_name[r->verdict], "errors", r->errors, "warnings", r->warnings,
+                        "findings", all, "ranks", json_object_get(facts, "ranks"));
+    *text = report ? json_dumps(report, JSON_INDENT(1)) : NULL;
+    json_decref(report);
+    json_decref(all);
+    return *text ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for the report");
+}
