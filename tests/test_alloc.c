@@ -2,6 +2,8 @@
  * reading a run file, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
  * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
  * are not touched. */
+#include "cpu/machine.h"
+#include "doctor/doctor.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/session.h"
@@ -184,6 +186,41 @@ static lk_status run_files(void)
     return status;
 }
 
+/* ---- the doctor: jansson allocates as we do ---------------------------------------------------- */
+
+static json_t *facts;
+
+static lk_status judged(void)
+{
+    lk_report report;
+    char *text = NULL;
+    lk_status status = lk_doctor_judge(facts, LK_PROFILE_PROD, &report);
+    if (status != LK_OK) return status;
+    status = lk_report_json(&report, facts, &text);
+    lk_report_clear(&report);
+    free(text);
+    return status;
+}
+
+static lk_status machine(void)
+{
+    json_t *all = NULL;
+    lk_status status = lk_machine_facts("", &all);
+    json_decref(all);
+    return status;
+}
+
+static void doctor(void)
+{
+    json_set_alloc_funcs(malloc, free);
+    facts = json_loads("{\"lockstep\": {\"facts\": 1}, \"ranks\": [{\"host\": \"a\", "
+                       "\"machine\": {\"cpu\": {\"threads\": 64, \"usable\": \"0-3\"}}, "
+                       "\"environment\": {\"UCX_A\": \"1\"}}, {\"host\": \"b\"}]}", 0, NULL);
+    exhaust("the doctor's judgement", judged);
+    exhaust("the doctor's facts", machine);
+    json_decref(facts);
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -194,5 +231,6 @@ int main(void)
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("run files", run_files);
+    doctor();
     return tap_done();
 }

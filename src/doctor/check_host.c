@@ -140,6 +140,7 @@ void lk_check_memory(lk_exam *e, int rank)
     double available = lk_fact_number(e, rank, "machine.memory.available");
     double limit = lk_fact_number(e, rank, "machine.memory.limit");
     char text[64] = "";
+    if (isnan(total)) return;
     if (limit < total) snprintf(text, sizeof text, ", limit %s by control group", lk_size(limit));
     lk_find(e, "memory", LK_FIT, "%s, more than %.0f %% available%s", lk_size(total),
             10 * floor(10 * available / total), text);

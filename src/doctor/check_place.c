@@ -106,7 +106,7 @@ static int grade(const char *text)
 }
 
 typedef struct pairs {
-    int count, best, worst, blocked, fewest; /* fewest: NVLinks of a pair */
+    int count, best, worst, blocked, fewest, most; /* fewest, most: NVLinks of a pair */
     const char *best_word, *worst_word;
 } pairs;
 
@@ -114,10 +114,12 @@ static void add_pair(pairs *p, const json_t *link)
 {
     const char *text = word(link);
     int g = grade(text), links = g == 0 ? atoi(text + 2) : 0;
-    if (p->count == 0 || g < p->best) p->best = g, p->best_word = text;
+    if (p->count == 0 || g < p->best || (g == p->best && links > p->most))
+        p->best = g, p->best_word = text;
     if (p->count == 0 || g > p->worst || (g == p->worst && links < p->fewest))
         p->worst = g, p->worst_word = text;
     if (p->count == 0 || links < p->fewest) p->fewest = links;
+    if (links > p->most) p->most = links;
     p->blocked += !json_is_true(json_array_get(link, 1));
     p->count++;
 }
@@ -136,10 +138,11 @@ void lk_check_links(lk_exam *e, int rank)
         }
     }
     if (p.count == 0) return;
-    lk_find(e, "GPU to GPU", LK_FIT, p.best == p.worst ? "%s%.0s" : "%s to %s", p.best_word,
-            p.worst_word);
-    if (p.best != p.worst && p.best == 0)
-        lk_advise(e, LK_WARNING, "not all pairs have NVLink: the slowest pair sets the pace; choose "
+    lk_find(e, "GPU to GPU", LK_FIT, strcmp(p.best_word, p.worst_word) == 0 ? "%s%.0s"
+                                                                               : "%s to %s",
+            p.best_word, p.worst_word);
+    if (p.best == 0 && (p.worst > 0 || p.fewest < p.most))
+        lk_advise(e, LK_WARNING, "not all pairs have as many NVLinks: the slowest pair sets the pace; choose "
                   "GPUs that have (nvidia-smi topo -m), or see a broken link (nvidia-smi nvlink -s)");
     if (p.best > 0 && p.worst == 5)
         lk_advise(e, LK_FIT, "some pairs go between the sockets; with fewer ranks than GPUs choose "

@@ -22,33 +22,44 @@ static const char *about(double rate)
 
 /* ---- host and device ------------------------------------------------------------------------- */
 
-/* Over the ranks of a host, which took turns. */
+static double slower_way(const lk_exam *e, int rank)
+{
+    return fmin(lk_fact_number(e, rank, "speed.upload"), lk_fact_number(e, rank, "speed.download"));
+}
+
+static void judge_link(lk_exam *e, int rank)
+{
+    double width = lk_fact_number(e, rank, "speed.busy.pcie_width");
+    double width_max = lk_fact_number(e, rank, "speed.busy.pcie_width_max");
+    double slot = lane(lk_fact_number(e, rank, "speed.busy.pcie_gen")) * width;
+    if (width < width_max)
+        lk_advise(e, LK_WARNING, "rank %d's GPU has %.0f of %.0f PCIe lanes: reseat it, or see the "
+                  "slot", rank, width, width_max);
+    else if (slower_way(e, rank) < 0.4 * slot)
+        lk_advise(e, LK_WARNING, "the slot carries %s: rank %d's memory is on another socket, or "
+                  "others use the link", lk_rate(slot), rank);
+}
+
+/* Over the ranks of a host, which took turns: the slowest is shown, all are judged. */
 void lk_check_host_link(lk_exam *e, int rank)
 {
-    double up = INFINITY, down = INFINITY, gen = NAN, width = NAN, width_max = NAN;
     int slowest = -1;
     for (int r = 0; r < lk_exam_ranks(e); r++) {
-        double u = lk_fact_number(e, r, "speed.upload"), d = lk_fact_number(e, r, "speed.download");
-        if (!lk_exam_same_host(e, r, rank) || isnan(u) || isnan(d)) continue;
-        if (fmin(u, d) >= fmin(up, down)) continue;
-        up = u;
-        down = d;
-        slowest = r;
-        gen = lk_fact_number(e, r, "speed.busy.pcie_gen");
-        width = lk_fact_number(e, r, "speed.busy.pcie_width");
-        width_max = lk_fact_number(e, r, "speed.busy.pcie_width_max");
+        if (!lk_exam_same_host(e, r, rank) || isnan(slower_way(e, r))) continue;
+        if (slowest < 0 || slower_way(e, r) < slower_way(e, slowest)) slowest = r;
     }
     if (slowest < 0) return;
     char link[48] = "";
-    if (!isnan(gen)) snprintf(link, sizeof link, ", PCIe %.0f x%.0f", gen, width);
-    lk_find(e, "host to GPU", LK_FIT, "%s, back %s (pinned)%s%s", about(up), about(down), link,
+    double gen = lk_fact_number(e, slowest, "speed.busy.pcie_gen");
+    if (!isnan(gen))
+        snprintf(link, sizeof link, ", PCIe %.0f x%.0f", gen,
+                 lk_fact_number(e, slowest, "speed.busy.pcie_width"));
+    lk_find(e, "host to GPU", LK_FIT, "%s, back %s (pinned)%s%s",
+            about(lk_fact_number(e, slowest, "speed.upload")),
+            about(lk_fact_number(e, slowest, "speed.download")), link,
             lk_exam_host_ranks(e, rank) > 1 ? ", of the slowest" : "");
-    if (width < width_max)
-        lk_advise(e, LK_WARNING, "rank %d's GPU has %.0f of %.0f PCIe lanes: reseat it, or see the "
-                  "slot", slowest, width, width_max);
-    else if (fmin(up, down) < 0.4 * lane(gen) * width)
-        lk_advise(e, LK_WARNING, "the slot carries %s: rank %d's memory is on another socket, or "
-                  "others use the link", lk_rate(lane(gen) * width), slowest);
+    for (int r = 0; r < lk_exam_ranks(e); r++)
+        if (lk_exam_same_host(e, r, rank)) judge_link(e, r);
 }
 
 /* ---- all-reduce ------------------------------------------------------------------------------ */

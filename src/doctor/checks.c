@@ -27,7 +27,7 @@ const lk_check lk_checks[] = {
     {"GPU", LK_EACH_RANK, false, lk_check_clocks},
     {"placement", LK_EACH_RANK, false, lk_check_placement},
     {"placement", LK_EACH_HOST, true, lk_check_links},
-    {"placement", LK_EACH_RANK, true, lk_check_gpu_nics},
+    {"placement", LK_EACH_RANK, false, lk_check_gpu_nics},
     {"speed", LK_EACH_HOST, false, lk_check_host_link},
     {"speed", LK_WHOLE_JOB, false, lk_check_reduce},
     {"speed", LK_WHOLE_JOB, false, lk_check_choice},

@@ -57,4 +57,7 @@ void lk_report_print(const lk_report *r, const json_t *facts, int width, bool co
 /* {"lockstep", "verdict", "profile", "findings", "ranks"}: lk_doctor_judge() takes it again. */
 lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text);
 
+/* JSON as text, to free(); NULL: out of memory. */
+char *lk_json_text(const json_t *x, size_t flags);
+
 #endif

@@ -84,7 +84,8 @@ static bool of_interest(const char *name)
                                          "PMI_SIZE="};
     static const char *const internal[] = {"OMPI_MCA_orte_", "OMPI_MCA_ess", "OMPI_MCA_pmix",
                                            "OMPI_MCA_initial_wdir", "OMPI_MCA_shmem_RUNTIME",
-                                           "OMPI_MCA_mpi_oversubscribe", "OMPI_MCA_prte_"};
+                                           "OMPI_MCA_mpi_oversubscribe", "OMPI_MCA_prte_",
+                                           "CUDA_HOME", "CUDA_PATH"};
     for (size_t i = 0; i < sizeof internal / sizeof *internal; i++)
         if (strncmp(name, internal[i], strlen(internal[i])) == 0) return false;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
@@ -436,7 +437,7 @@ static lk_status measure(examination *x)
 /* Facts of all ranks as texts, then one object of them. */
 static lk_status collect(examination *x, json_t **facts)
 {
-    char *mine = json_dumps(x->facts, JSON_COMPACT), **all = NULL;
+    char *mine = lk_json_text(x->facts, JSON_COMPACT), **all = NULL;
     lk_status status = mine ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for facts");
     status = lk_comm_agree(x->comm, status);
     if (status == LK_OK) status = lk_comm_gather_texts(x->comm, mine, &all);

@@ -197,6 +197,20 @@ void lk_report_print(const lk_report *r, const json_t *facts, int width, bool co
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
+/* json_dumps() may lose a piece of the text when memory ends, and say nothing: the size first. */
+char *lk_json_text(const json_t *x, size_t flags)
+{
+    size_t size = x ? json_dumpb(x, NULL, 0, flags) : 0;
+    char *text = size ? malloc(size + 1) : NULL;
+    if (!text) return NULL;
+    if (json_dumpb(x, text, size, flags) == size) {
+        text[size] = '\0';
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
 lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text)
 {
     json_t *all = json_array();
@@ -215,7 +229,7 @@ lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text)
                         r->profile == LK_PROFILE_PROD ? "prod" : "dev", "verdict",
                         lk_verdict_name[r->verdict], "errors", r->errors, "warnings", r->warnings,
                         "findings", all, "ranks", json_object_get(facts, "ranks"));
-    *text = report ? json_dumps(report, JSON_INDENT(1)) : NULL;
+    *text = lk_json_text(report, JSON_INDENT(1));
     json_decref(report);
     json_decref(all);
     return *text ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for the report");

@@ -11,7 +11,7 @@ static const struct {
     /* least: what configure asks for. recommended: the oldest that the project is tested with. */
     {"Open MPI", "4.0.0", "4.1.4", "older ones lose messages of several threads now and then"},
     {"HDF5", "1.10.8", "1.10.8", "older ones read damaged files unsafely"},
-    {"oneDNN", "2.6.0", "2.7.0", "older ones have slower products on recent CPUs"},
+    {"oneDNN", "2.6.0", "2.6.3", "older ones have slower products on recent CPUs"},
     {"driver", "525.60.13", "550.54.14", "525 runs CUDA 12, 550 CUDA 12.4"},
     {"CUDA", "12.0", "12.4", "older ones lack faults mended in captured graphs"},
     {"cuBLASLt", "12.0.0", "12.4.0", "it comes with CUDA"},
