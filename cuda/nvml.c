@@ -22,6 +22,16 @@ typedef struct memory_info {
     unsigned long long total, free, used;
 } memory_info;
 
+typedef struct field_value {
+    unsigned field, scope;
+    long long time, latency;
+    int type, code;
+    union {
+        unsigned number;
+        double widest;
+    } value;
+} field_value;
+
 typedef struct process_info {
     unsigned pid;
     unsigned long long memory;
@@ -34,6 +44,8 @@ enum {
     CLOCK_SM = 1,       /* nvmlClockType_t */
     TEMPERATURE_GPU = 0,
     P2P_READ = 0,       /* nvmlGpuP2PCapsIndex_t */
+    LINK_SPEED = 90,    /* NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON: MB/s of a link, one direction */
+    UNSIGNED = 1,       /* nvmlValueType_t */
     REMOTE_SWITCH = 2,  /* nvmlIntNvLinkDeviceType_t */
     LINKS = 18,         /* NVML_NVLINK_MAX_LINKS */
     PROCESSES = 64,
@@ -61,7 +73,7 @@ enum {
     CALL(DeviceGetPersistenceMode, (device, int *))                                                \
     CALL(DeviceGetComputeRunningProcesses_v3, (device, unsigned *, process_info *))                \
     CALL(DeviceGetNvLinkState, (device, unsigned, int *))                                          \
-    CALL(DeviceGetNvLinkVersion, (device, unsigned, unsigned *))                                   \
+    CALL(DeviceGetFieldValues, (device, int, field_value *))                                       \
     CALL(DeviceGetNvLinkRemoteDeviceType, (device, unsigned, int *))                               \
     CALL(DeviceGetNvLinkRemotePciInfo_v2, (device, unsigned, pci_info *))                          \
     CALL(DeviceGetTopologyCommonAncestor, (device, device, int *))                                 \
@@ -176,14 +188,12 @@ static json_t *processes(const lk_nvml *n, device d)
 static int links_of(const lk_nvml *n, device d, double *rate)
 {
     int active = 0, on;
-    unsigned version = 0;
-    *rate = 0;
-    for (unsigned i = 0; i < LINKS; i++) {
-        if (!ASK(n, DeviceGetNvLinkState, d, i, &on) || !on) continue;
-        active++;
-        if (ASK(n, DeviceGetNvLinkVersion, d, i, &version)) /* 20, 25, 25, 25, 50 GB/s */
-            *rate = version <= 1 ? 20e9 : version <= 4 ? 25e9 : 50e9;
-    }
+    field_value speed = {.field = LINK_SPEED};
+    for (unsigned i = 0; i < LINKS; i++)
+        if (ASK(n, DeviceGetNvLinkState, d, i, &on) && on) active++;
+    bool known = active > 0 && ASK(n, DeviceGetFieldValues, d, 1, &speed) && speed.code == 0 &&
+                 speed.type == UNSIGNED;
+    *rate = known ? 1e6 * speed.value.number : 0;
     return active;
 }
 

@@ -1,4 +1,4 @@
-/* What the CUDA runtime and cuBLASLt say of themselves and of the GPUs that this process may use. */
+/* What the CUDA runtime and cuBLASLt say of themselves and of the GPUs of this process. */
 #ifndef LK_CUDA_PROBE_H
 #define LK_CUDA_PROBE_H
 

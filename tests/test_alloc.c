@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the allocator --------------------------------------------------------------------------- */
+/* ---- the allocator -------------------------------------------------------------------------- */
 
 static long calls, fails_at, live; /* fails_at 0: never */
 
@@ -84,7 +84,7 @@ static void exhaust(const char *name, lk_status (*job)(void))
     tap_ok(job() == LK_OK, "%s: works again %s", name, lk_error_text());
 }
 
-/* ---- what is built --------------------------------------------------------------------------- */
+/* ---- what is built -------------------------------------------------------------------------- */
 
 static lk_model model = {.text = {.layers = 2,
                                         .width = 16,
@@ -186,7 +186,7 @@ static lk_status run_files(void)
     return status;
 }
 
-/* ---- the doctor: jansson allocates as we do ---------------------------------------------------- */
+/* ---- the doctor: jansson allocates as we do ------------------------------------------------- */
 
 static json_t *facts;
 

@@ -38,7 +38,7 @@ bool lk_cmd_terminal(void);
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
-/* The same for a job that says itself what an MPI lacks: one with too low a thread level will do. */
+/* The same for a job that says itself what an MPI lacks: any thread level will do. */
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);
 

@@ -91,8 +91,8 @@ lk_status lk_comm_facts(json_t **facts)
     path_of(lk_nccl_symbol(), nccl_path, sizeof nccl_path);
 #endif
     *facts = json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:o, s:o, s:o, s:s}", "library",
-                       library, "version", version, "header", header, "path", path, "loaded", s.found,
-                       "libraries", s.others, "level", level_name(level), "cuda_aware",
+                       library, "version", version, "header", header, "path", path, "loaded",
+                       s.found, "libraries", s.others, "level", level_name(level), "cuda_aware",
                        cuda_aware(), "nccl", nccl_version(nccl), "nccl_header",
                        nccl_version(nccl_header), "nccl_path", nccl_path);
     return *facts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for facts of MPI");

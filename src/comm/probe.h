@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-/* {"library", "version", "header", "path", "loaded", "libraries", "level", "cuda_aware", "nccl", "nccl_header",
- * "nccl_path"}: versions loaded and compiled against, the file each was loaded from, all MPI
+/* {"library", "version", "header", "path", "loaded", "libraries", "level", "cuda_aware", "nccl",
+ * "nccl_header", "nccl_path"}: versions loaded and compiled against, their files, all MPI
  * libraries in this process; null what this build has not. LK_E_SYSTEM: out of memory. The caller
  * owns *facts. */
 lk_status lk_comm_facts(json_t **facts);

@@ -29,7 +29,7 @@ void lk_cores_usable(lk_cores *set);
  * LK_E_SYSTEM: out of memory. The caller owns *facts. */
 lk_status lk_machine_facts(const char *root, json_t **facts);
 
-/* The first line of a file without its end, "" when it cannot be read. printf format of its path. */
+/* The first line of a file without its end, "" when it cannot be read. `format`: its path. */
 void lk_machine_line(char *line, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

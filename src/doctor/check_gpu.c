@@ -5,7 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-static const json_t *devices(const lk_exam *e, int rank) { return lk_fact(e, rank, "nvml.devices"); }
+static const json_t *devices(const lk_exam *e, int rank)
+{
+    return lk_fact(e, rank, "nvml.devices");
+}
 
 void lk_check_driver(lk_exam *e, int rank)
 {
@@ -19,8 +22,8 @@ void lk_check_driver(lk_exam *e, int rank)
                  lk_fact_text(e, rank, "nvml.cuda"));
         lk_find_version(e, "driver", driver, detail);
         if (!built && gpus > 0)
-            lk_advise(e, LK_WARNING, "there are GPUs, but this lockstep is built for the CPU alone: "
-                      "configure it --with-cuda");
+            lk_advise(e, LK_WARNING, "there are GPUs, but this lockstep is built for the CPU "
+                      "alone: configure it --with-cuda");
         return;
     }
     lk_find(e, "driver", LK_FIT, "%s", why[0] ? why : "none");
@@ -44,8 +47,8 @@ void lk_check_cuda(lk_exam *e, int rank)
     if (lk_version_compare(runtime, header) < 0)
         lk_advise(e, LK_UNFIT, "lockstep was compiled with %s: load that runtime", header);
     if (strcmp(driver, "0.0") != 0 && lk_version_compare(driver, runtime) < 0)
-        lk_advise(e, atoi(driver) < atoi(runtime) ? LK_UNFIT : LK_WARNING, "the driver runs CUDA up "
-                  "to %s: update the driver, or compile lockstep with CUDA %s", driver, driver);
+        lk_advise(e, atoi(driver) < atoi(runtime) ? LK_UNFIT : LK_WARNING, "the driver runs CUDA "
+                  "up to %s: update the driver, or compile lockstep with CUDA %s", driver, driver);
     lk_find_version(e, "cuBLASLt", lt, lk_fact_text(e, rank, "cuda.cublaslt_path"));
     if (atoi(lt) != atoi(lk_fact_text(e, rank, "cuda.cublaslt_header")))
         lk_advise(e, LK_UNFIT, "lockstep was compiled with %s: see LD_LIBRARY_PATH",
@@ -178,8 +181,8 @@ void lk_check_gpu_share(lk_exam *e, int rank)
         if (lk_part_true(gpu, "mig")) {
             lk_find(e, "GPU in use", LK_FIT, "GPU %zu is cut into instances (MIG)", i);
             if (lk_exam_ranks(e) > 1)
-                lk_advise(e, LK_WARNING, "instances reach each other neither by NVLink nor by PCIe: "
-                          "for several ranks switch it off (nvidia-smi -mig 0)");
+                lk_advise(e, LK_WARNING, "instances reach each other neither by NVLink nor by PCIe"
+                          ": for several ranks switch it off (nvidia-smi -mig 0)");
             free = false;
         }
     }

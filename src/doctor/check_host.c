@@ -111,8 +111,8 @@ void lk_check_binding(lk_exam *e, int rank)
                   "--map-by slot:PE=N --bind-to core, or srun --cpus-per-task=N", ranks, least,
                   online);
     if (shared && lk_fact_true(e, rank, "machine.cpu.bound_threads"))
-        lk_advise(e, LK_WARNING, "OMP_PROC_BIND binds threads of all ranks to the same cores: unset "
-                  "it, or bind each rank to cores of its own");
+        lk_advise(e, LK_WARNING, "OMP_PROC_BIND binds threads of all ranks to the same cores: "
+                  "unset it, or bind each rank to cores of its own");
 }
 
 /* Two threads of a core are no fault, but rarely help: physical cores are recommended. */

@@ -35,9 +35,9 @@ void lk_check_launch(lk_exam *e, int rank)
     lk_find(e, "ranks", LK_FIT, "%d on %d host%s%s%s", ranks, hosts, hosts == 1 ? "" : "s",
             launcher ? ", started by " : ", started without a launcher", launcher ? launcher : "");
     if (started > ranks)
-        lk_advise(e, LK_UNFIT, "%s started %d processes, but MPI joins %d: it is not the launcher of "
-                  "this MPI; use this MPI's mpirun, or srun --mpi=pmix (srun --mpi=list)", launcher,
-                  started, ranks);
+        lk_advise(e, LK_UNFIT, "%s started %d processes, but MPI joins %d: it is not the launcher "
+                  "of this MPI; use this MPI's mpirun, or srun --mpi=pmix (srun --mpi=list)",
+                  launcher, started, ranks);
     else if ((ranks & (ranks - 1)) != 0)
         lk_advise(e, LK_WARNING, "train takes a power of two ranks: start %d or %d",
                   1 << (31 - __builtin_clz((unsigned)ranks)),
@@ -56,8 +56,8 @@ void lk_check_mpi(lk_exam *e, int rank)
         lk_find_version(e, "Open MPI", version, path);
     } else {
         lk_find(e, "MPI", LK_UNFIT, "%s, %s", library, path);
-        lk_advise(e, LK_UNFIT, "lockstep was compiled with Open MPI %s, whose types are others: load "
-                  "that, or see LD_LIBRARY_PATH", header);
+        lk_advise(e, LK_UNFIT, "lockstep was compiled with Open MPI %s, whose types are others: "
+                  "load that, or see LD_LIBRARY_PATH", header);
         return;
     }
     if (atoi(version) != atoi(header))

@@ -1,4 +1,4 @@
-/* Checks of which rank sits where: on which GPU, near which cores, and how GPUs reach each other. */
+/* Checks of which rank sits where: on which GPU, near which cores; and of links between GPUs. */
 #include "doctor/exam.h"
 
 #include "cpu/machine.h"
@@ -113,6 +113,7 @@ typedef struct pairs {
 static void add_pair(pairs *p, const json_t *link)
 {
     const char *text = word(link);
+    if (text[0] == '?') return; /* a virtual machine may hide it */
     int g = grade(text), links = g == 0 ? atoi(text + 2) : 0;
     if (p->count == 0 || g < p->best || (g == p->best && links > p->most))
         p->best = g, p->best_word = text;
@@ -142,8 +143,9 @@ void lk_check_links(lk_exam *e, int rank)
                                                                                : "%s to %s",
             p.best_word, p.worst_word);
     if (p.best == 0 && (p.worst > 0 || p.fewest < p.most))
-        lk_advise(e, LK_WARNING, "not all pairs have as many NVLinks: the slowest pair sets the pace; choose "
-                  "GPUs that have (nvidia-smi topo -m), or see a broken link (nvidia-smi nvlink -s)");
+        lk_advise(e, LK_WARNING, "not all pairs have as many NVLinks: the slowest pair sets the "
+                  "pace; choose GPUs that have (nvidia-smi topo -m), or see a broken link "
+                  "(nvidia-smi nvlink -s)");
     if (p.best > 0 && p.worst == 5)
         lk_advise(e, LK_FIT, "some pairs go between the sockets; with fewer ranks than GPUs choose "
                   "those of one socket");

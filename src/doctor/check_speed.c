@@ -151,8 +151,8 @@ void lk_check_directory(lk_exam *e, int rank)
             isnan(free) ? "" : lk_size(free < 0x1p34 ? free : 0x1p34 * floor(free / 0x1p34)));
     if (error[0])
         lk_advise(e, strstr(error, "lock") ? LK_WARNING : LK_UNFIT, "%s: choose another one with "
-                  "--directory%s", error, strstr(error, "lock") ? ", for without locks two runs may "
-                  "work in one directory" : "");
+                  "--directory%s", error, strstr(error, "lock")
+                      ? ", for without locks two runs may work in one directory" : "");
     else if (free < 0x1p30)
         lk_advise(e, LK_WARNING, "checkpoints will soon fill it: make room, or choose another one");
     if (lk_exam_hosts(e) > 1 && weak(type))

@@ -1,4 +1,4 @@
-/* The examination: facts of every rank, then measurements that all take part in, gathered on rank 0.
+/* The examination: facts of every rank, then measurements of all together, gathered on rank 0.
  *
  * What fails here is a fact to be judged, an "error" in words; only a rank without memory, or one
  * that MPI does not reach, ends it. */

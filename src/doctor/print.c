@@ -12,7 +12,8 @@ const char *lk_size(double bytes)
     static _Thread_local char text[4][24];
     static _Thread_local int turn;
     char *t = text[turn++ % 4];
-    if (bytes >= 0x1p30) snprintf(t, 24, "%.1f GiB", bytes / 0x1p30);
+    if (bytes >= 0x1p40) snprintf(t, 24, "%.1f TiB", bytes / 0x1p40);
+    else if (bytes >= 0x1p30) snprintf(t, 24, "%.1f GiB", bytes / 0x1p30);
     else if (bytes >= 0x1p20) snprintf(t, 24, "%.0f MiB", bytes / 0x1p20);
     else snprintf(t, 24, "%.0f KiB", bytes / 0x1p10);
     return t;
@@ -111,34 +112,67 @@ static void ranks_on(const json_t *ranks, size_t host, const char *pci, char *te
     if (used == 0) snprintf(text, size, "-");
 }
 
+enum { TOGETHER = 10 }; /* GPUs and cards in one table; more cards get one of their own */
+
+static void put_heads(const page *p, const char *kind, size_t count)
+{
+    for (size_t k = 0; k < count; k++) fprintf(p->out, " %s%-3zu", kind, k);
+}
+
+static void put_row(const page *p, const json_t *table, size_t i, size_t count)
+{
+    for (size_t k = 0; k < count; k++)
+        fprintf(p->out, " %-6.6s", text_at(json_array_get(table, i), k));
+}
+
+static void put_cards(const page *p, const json_t *rank, bool apart)
+{
+    const json_t *nics = lk_part(rank, "machine.nics"), *nic;
+    size_t i, cards = json_array_size(nics);
+    if (apart) {
+        fprintf(p->out, "  %-6s", "");
+        put_heads(p, "NIC", cards);
+        for (i = 0; i < json_array_size(lk_part(rank, "nvml.devices")); i++) {
+            fprintf(p->out, "\n  GPU%-3zu", i);
+            put_row(p, lk_part(rank, "nvml.nics"), i, cards);
+        }
+        fputc('\n', p->out);
+    }
+    json_array_foreach((json_t *)nics, i, nic)
+        fprintf(p->out, "%s%s%zu %.20s", i == 0 ? "  " : ", ", "NIC", i, lk_part_text(nic, "name"));
+    if (cards) fputc('\n', p->out);
+}
+
 static void put_matrix(const page *p, const json_t *ranks, size_t host)
 {
     const json_t *rank = json_array_get(ranks, host), *gpu;
-    const json_t *gpus = lk_part(rank, "nvml.devices"), *nics = lk_part(rank, "machine.nics");
-    size_t i, k, cards = json_array_size(nics);
+    const json_t *gpus = lk_part(rank, "nvml.devices");
+    size_t i, cards = json_array_size(lk_part(rank, "machine.nics"));
+    bool apart = json_array_size(gpus) + cards > TOGETHER;
     char ranks_there[24];
     fprintf(p->out, "  %-6s", "");
-    for (k = 0; k < json_array_size(gpus); k++) fprintf(p->out, " GPU%-3zu", k);
-    for (k = 0; k < cards; k++) fprintf(p->out, " NIC%-3zu", k);
+    put_heads(p, "GPU", json_array_size(gpus));
+    put_heads(p, "NIC", apart ? 0 : cards);
     fprintf(p->out, " %-6s %-5s %s\n", "rank", "NUMA", "cores near it");
     json_array_foreach((json_t *)gpus, i, gpu)
     {
         fprintf(p->out, "  GPU%-3zu", i);
-        for (k = 0; k < json_array_size(gpus); k++)
-            fprintf(p->out, " %-6.6s", text_at(json_array_get(lk_part(rank, "nvml.links"), i), k));
-        for (k = 0; k < cards; k++)
-            fprintf(p->out, " %-6.6s", text_at(json_array_get(lk_part(rank, "nvml.nics"), i), k));
+        put_row(p, lk_part(rank, "nvml.links"), i, json_array_size(gpus));
+        put_row(p, lk_part(rank, "nvml.nics"), i, apart ? 0 : cards);
         ranks_on(ranks, host, lk_part_text(gpu, "pci"), ranks_there, sizeof ranks_there);
-        fprintf(p->out, " %-6s %-5.0f %.32s\n", ranks_there, lk_part_number(gpu, "numa_node"),
+        fprintf(p->out, " %-6s %-5.0f %.16s\n", ranks_there, lk_part_number(gpu, "numa_node"),
                 lk_part_text(gpu, "cores"));
     }
-    for (k = 0; k < cards; k++)
-        fprintf(p->out, "%s%s%zu %.20s", k == 0 ? "  " : ", ", "NIC", k,
-                lk_part_text(json_array_get(nics, k), "name"));
-    fputs(cards ? "\n" : "", p->out);
+    put_cards(p, rank, apart);
 }
 
-/* For each host with several GPUs, or a GPU and a network card. */
+static bool alike(const json_t *a, const json_t *b)
+{
+    return json_equal(lk_part(a, "nvml.links"), lk_part(b, "nvml.links")) &&
+           json_equal(lk_part(a, "nvml.nics"), lk_part(b, "nvml.nics"));
+}
+
+/* Of each host with several GPUs, or a GPU and a network card; one for all that are alike. */
 static void put_topology(const page *p, const json_t *ranks)
 {
     size_t r, k;
@@ -146,14 +180,18 @@ static void put_topology(const page *p, const json_t *ranks)
     bool legend = false;
     json_array_foreach((json_t *)ranks, r, rank)
     {
-        const char *host = lk_part_text(rank, "host");
         size_t gpus = json_array_size(lk_part(rank, "nvml.devices"));
-        size_t cards = json_array_size(lk_part(rank, "machine.nics"));
+        size_t cards = json_array_size(lk_part(rank, "machine.nics")), others = 0;
         for (k = 0; k < r; k++)
-            if (strcmp(lk_part_text(json_array_get(ranks, k), "host"), host) == 0) break;
+            if (alike(json_array_get(ranks, k), rank)) break;
         if (k < r || gpus == 0 || gpus + cards < 2) continue;
+        for (k = r + 1; k < json_array_size(ranks); k++)
+            others += alike(json_array_get(ranks, k), rank) &&
+                      lk_part_number(json_array_get(ranks, k), "local_rank") == 0;
         paint(p, BOLD);
-        fprintf(p->out, "\ntopology of %.64s\n", host);
+        fprintf(p->out, "\ntopology of %.64s", lk_part_text(rank, "host"));
+        if (others) fprintf(p->out, ", and of %zu host%s alike", others, others == 1 ? "" : "s");
+        fputc('\n', p->out);
         paint(p, PLAIN);
         put_matrix(p, ranks, r);
         legend = true;
