@@ -136,6 +136,8 @@ static const fault faults[] = {
      "OMP_NUM_THREADS=8", W},
     {"too many threads for a container", ALL, "machine.cpu.quota", "4.0", "OpenMP threads",
      "OMP_NUM_THREADS=1", W},
+    {"all ranks on a quarter of the cores", ALL, "machine.cpu.online", "128", "binding",
+     "the others stay idle", W},
     {"ranks on each other's cores", 1, "machine.cpu.usable", "'4-11'", "binding",
      "ranks 0 and 1 overlap", W},
     {"ranks on the other socket than their GPU", ALL, "nvml.devices.3.cores", "'0-15'", "placement",
@@ -383,14 +385,16 @@ static void link_pci(const char *pci, const char *folder)
     if (symlink(from, to) != 0) printf("# cannot link %s\n", to);
 }
 
-static double quota_of(void)
+static double number_of(const char *path)
 {
     json_t *facts = NULL;
-    double quota = NAN;
-    if (lk_machine_facts(root, &facts) == LK_OK) quota = lk_part_number(facts, "cpu.quota");
+    double number = NAN;
+    if (lk_machine_facts(root, &facts) == LK_OK) number = lk_part_number(facts, path);
     json_decref(facts);
-    return quota;
+    return number;
 }
+
+static double quota_of(void) { return number_of("cpu.quota"); }
 
 static void check_limits(void)
 {
@@ -407,6 +411,12 @@ static void check_limits(void)
     tap_ok(quota_of() == 2, "version 1");
     write_file("/sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
     tap_ok(isnan(quota_of()), "version 1 without a limit");
+    tap_ok(isnan(number_of("cpu.cpuset")), "and without a set of cores");
+    write_file("/sys/fs/cgroup/cpuset/x/cpuset.effective_cpus", "0-3,8\n");
+    tap_ok(number_of("cpu.cpuset") == 5, "a set of cores");
+    write_file("/proc/self/cgroup", "0::/user/job\n");
+    write_file("/sys/fs/cgroup/user/job/cpuset.cpus.effective", "0-1\n");
+    tap_ok(number_of("cpu.cpuset") == 2, "version 2 of it");
 }
 
 static void check_nics(void)

@@ -211,14 +211,16 @@ echo '400 Gb/sec (4X NDR)' >$port/rate
 echo InfiniBand >$port/link_layer
 unlimited=$(ulimit -l)
 if [ "$unlimited" = unlimited ]; then
-    base "$LOCKSTEP" doctor --quick --root root
-    clean "an RDMA network and all the memory locked" "$LOCKSTEP" doctor --quick --root root
+    base "$LOCKSTEP" doctor --quick --profile prod
+    clean "an RDMA network and memory that may be locked" \
+        "$LOCKSTEP" doctor --quick --profile prod --root root
 fi
-base "$LOCKSTEP" doctor --quick
+base "$LOCKSTEP" doctor --quick --profile prod
 named "an RDMA network, but no locked memory" warning 'locked memory' 'ulimit -l unlimited' \
-    sh -c 'ulimit -l 64; exec "$@"' sh "$LOCKSTEP" doctor --quick --root root
+    sh -c 'ulimit -l 64; exec "$@"' sh "$LOCKSTEP" doctor --quick --profile prod --root root
 clean "no locked memory where nothing needs it" \
-    sh -c 'ulimit -l 64; exec "$@"' sh "$LOCKSTEP" doctor --quick
+    sh -c 'ulimit -l 64; exec "$@"' sh "$LOCKSTEP" doctor --quick --profile prod
+base "$LOCKSTEP" doctor --quick
 rm -r root/sys/class/infiniband
 mkdir root/sys/fs/cgroup
 echo '100000 100000' >root/sys/fs/cgroup/cpu.max
@@ -299,5 +301,13 @@ misuse "a wrong profile" "expected dev or prod, found 'fast'" "$LOCKSTEP" doctor
 misuse "an argument" "no argument is expected, found 'x'" "$LOCKSTEP" doctor x
 prints "--help says what the exit code means" '0 fit, 1 warnings, 2 errors|--profile|--directory' \
     "$LOCKSTEP" doctor --help
+
+# ---- the documentation -------------------------------------------------------------------------
+
+sed -n 's/^    {"\([^"]*\)", "\([0-9.]*\)", "\([0-9.]*\)", ".*/| \1 | \2 | \3 |/p' \
+    "$srcdir/src/doctor/versions.c" >"$work/versions"
+ok "doc/doctor.md has the versions of the table: $(grep -c '' "$work/versions")" sh -c \
+    'test "$(wc -l <"$1")" -ge 8 && ! grep -vxF -f "$2" "$1"' sh "$work/versions" \
+    "$srcdir/doc/doctor.md"
 
 finish

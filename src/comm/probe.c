@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,12 +175,14 @@ static lk_status once(lk_comm *c, lk_device *d, float *buffer, int64_t count, bo
 {
     LK_MPI(MPI_Barrier(c->world));
     double begin = lk_clock_seconds();
-    LK_TRY(lk_reduce(c, d, buffer, count, exact));
-    LK_TRY(d->backend->sync(d));
-    *seconds = lk_clock_seconds() - begin;
-    /* as slow as its slowest rank */
+    lk_status status = lk_reduce(c, d, buffer, count, exact);
+    if (status == LK_OK) status = d->backend->sync(d);
+    /* as slow as its slowest rank; one that failed takes for ever, and so all know */
+    *seconds = status == LK_OK ? lk_clock_seconds() - begin : INFINITY;
     LK_MPI(MPI_Allreduce(MPI_IN_PLACE, seconds, 1, MPI_DOUBLE, MPI_MAX, c->world));
-    return LK_OK;
+    if (status == LK_OK && isinf(*seconds))
+        return lk_fail(LK_E_COMM, "an all-reduce failed on another rank");
+    return status;
 }
 
 lk_status lk_comm_time_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t count, bool exact,

@@ -194,6 +194,18 @@ static double read_quota(const char *root, const char *group)
     return quota > 0 && period > 0 ? quota / period : 0;
 }
 
+/* How many cores a control group may use: less than all where a batch system shares out a host. */
+static double read_cpuset(const char *root, const char *group)
+{
+    char line[1024];
+    lk_cores set;
+    lk_machine_line(line, sizeof line, "%s/sys/fs/cgroup%s/cpuset.cpus.effective", root, group);
+    if (!line[0])
+        lk_machine_line(line, sizeof line, "%s/sys/fs/cgroup%s/cpuset.effective_cpus", root, group);
+    lk_cores_parse(line, &set);
+    return lk_cores_count(&set);
+}
+
 static double read_memory(const char *root, const char *group)
 {
     char line[128];
@@ -225,6 +237,8 @@ static int physical(const char *root, const lk_cores *usable)
     return n;
 }
 
+static json_t *number_or_null(double x) { return x > 0 ? json_real(x) : json_null(); }
+
 static json_t *cpu_facts(const char *root)
 {
     char model[256], list[1024], nodes[256], all[256];
@@ -237,16 +251,14 @@ static json_t *cpu_facts(const char *root)
     lk_cores_parse(nodes, &set);
     int numa = lk_cores_count(&set);
     lk_cores_parse(all, &set);
-    double quota = limit(root, "cpu", read_quota);
-    return json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:o, s:i, s:b}", "model",
+    double quota = limit(root, "cpu", read_quota), cpuset = limit(root, "cpuset", read_cpuset);
+    return json_pack("{s:s, s:i, s:i, s:s, s:i, s:i, s:o, s:o, s:i, s:b}", "model",
                      model[0] ? model : "CPU", "online", lk_cores_count(&set), "numa_nodes", numa,
                      "usable", list, "usable_count", lk_cores_count(&usable), "physical",
-                     physical(root, &usable), "quota", quota > 0 ? json_real(quota) : json_null(),
-                     "threads", omp_get_max_threads(), "bound_threads",
+                     physical(root, &usable), "quota", number_or_null(quota), "cpuset",
+                     number_or_null(cpuset), "threads", omp_get_max_threads(), "bound_threads",
                      omp_get_proc_bind() != omp_proc_bind_false);
 }
-
-static json_t *number_or_null(double x) { return x > 0 ? json_real(x) : json_null(); }
 
 static json_t *memory_facts(const char *root)
 {

@@ -78,11 +78,13 @@ void lk_check_binding(lk_exam *e, int rank)
 {
     int ranks = lk_exam_host_ranks(e, rank), crossing = -1, shared = 0, first = 0;
     double least = INFINITY, online = lk_fact_number(e, rank, "machine.cpu.online");
-    lk_cores mine, others;
+    double given = fmin(online, lk_fact_number(e, rank, "machine.cpu.cpuset"));
+    lk_cores mine, others, all = {{false}};
     for (int r = 0; r < lk_exam_ranks(e); r++) {
         if (!lk_exam_same_host(e, r, rank)) continue;
         usable(e, r, &mine);
         least = fmin(least, lk_cores_count(&mine));
+        for (int i = 0; i < LK_CPU_CORES; i++) all.in[i] |= mine.in[i];
         for (int k = 0; k < r; k++) {
             if (!lk_exam_same_host(e, k, rank)) continue;
             usable(e, k, &others);
@@ -106,10 +108,10 @@ void lk_check_binding(lk_exam *e, int rank)
         lk_advise(e, LK_WARNING, "cores of ranks %d and %d overlap in part: bind all the same way "
                   "(mpirun --map-by slot:PE=N --bind-to core, or srun --cpus-per-task=N)", first,
                   crossing);
-    else if (shared && least < online && least < ranks && least * 2 <= online)
-        lk_advise(e, LK_WARNING, "%d ranks are bound to the same %.0f of %.0f cores: mpirun "
-                  "--map-by slot:PE=N --bind-to core, or srun --cpus-per-task=N", ranks, least,
-                  online);
+    else if (ranks > 1 && 2 * lk_cores_count(&all) <= given)
+        lk_advise(e, LK_WARNING, "all are bound to %d of %.0f cores, the others stay idle: mpirun "
+                  "--map-by slot:PE=%d --bind-to core, or srun --cpus-per-task=%d",
+                  lk_cores_count(&all), given, (int)given / ranks, (int)given / ranks);
     if (shared && lk_fact_true(e, rank, "machine.cpu.bound_threads"))
         lk_advise(e, LK_WARNING, "OMP_PROC_BIND binds threads of all ranks to the same cores: "
                   "unset it, or bind each rank to cores of its own");
@@ -189,8 +191,10 @@ void lk_check_memlock(lk_exam *e, int rank)
         return;
     }
     lk_find(e, "locked memory", LK_FIT, "%s%s", lk_size(bytes),
-            needed ? "" : "; no matter without an RDMA network");
-    if (needed)
+            !needed                 ? "; no matter without an RDMA network"
+            : lk_exam_hosts(e) == 1 ? "; no matter on one host"
+                                    : "");
+    if (needed && (lk_exam_hosts(e) > 1 || lk_exam_prod(e)))
         lk_advise(e, lk_exam_hosts(e) > 1 && bytes < 0x1p30 ? LK_UNFIT : LK_WARNING,
                   "RDMA locks the memory it sends: ulimit -l unlimited in limits.conf, "
                   "LimitMEMLOCK=infinity for slurmd, or docker run --ulimit memlock=-1");

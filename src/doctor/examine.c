@@ -179,8 +179,8 @@ static lk_status try_kernel(lk_device *d)
     lk_status status = d->backend->add(d, buffer, buffer, 256);
     if (status == LK_OK) status = d->backend->sync(d);
     if (status != LK_OK)
-        lk_fail_prefix(status, "the GPU runs no kernel of this build (compiled for %s)",
-                       "what --with-cuda-arch says, see 'compiled as' above");
+        lk_fail_prefix(status, "the GPU runs no kernel of this build, see 'compiled as' above and "
+                       "configure --with-cuda-arch");
     d->backend->release(d, buffer);
     return status;
 }
