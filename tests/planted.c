@@ -5,7 +5,8 @@
  *   PLANT_FILTERS=1       and has no filters
  *   PLANT_THREADS=1       MPI gives a lower thread level
  *   PLANT_HOSTS=1         every rank is on a host of its own, "node0", "node1" ...
- *   PLANT_UNSHARED=1      files of other hosts are not seen */
+ *   PLANT_UNSHARED=1      files of other hosts are not seen
+ *   PLANT_HANG=1          fsync() does not come back */
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdbool.h>
@@ -70,4 +71,11 @@ int access(const char *path, int mode)
     if (!strstr(path, ".lockstep-doctor-") || !planted("PLANT_UNSHARED")) return real(path, mode);
     errno = ENOENT;
     return -1;
+}
+
+int fsync(int file)
+{
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
+    while (planted("PLANT_HANG")) pause();
+    return real(file);
 }

@@ -197,6 +197,13 @@ planted="env LD_PRELOAD=$plant/planted.so"
         2 $planted PLANT_HOSTS=1 PLANT_RANK=1 PLANT_UNSHARED=1 "$LOCKSTEP" doctor --quick
 }
 
+# shellcheck disable=SC2086
+for n in 1 2; do
+    start $n $planted PLANT_HANG=1 PLANT_RANK=$((n - 1)) "$LOCKSTEP" doctor --timeout 3
+    ok "a file system that hangs, of $n ranks: $(grep '^lockstep' "$work/err")" test "$rc" -eq 5 -a \
+        "$(grep -c 'no end after 3 s: writing and reading in the directory' "$work/err")" -ge 1
+done
+
 # ---- a machine with an RDMA network and a container's limits -----------------------------------
 
 mkdir -p root/sys/class root/sys/fs

@@ -1,8 +1,11 @@
 /* lockstep doctor */
+#include "base/clock.h"
 #include "cmd/cmd.h"
 #include "doctor/doctor.h"
 #include "version.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -10,7 +13,7 @@
 
 extern char **environ;
 
-enum { JSON = 1000, FROM, QUICK, ROOT, WIDTH = 100 };
+enum { JSON = 1000, FROM, QUICK, ROOT, TIMEOUT, WIDTH = 100 };
 
 static const struct argp_option table[] = {
     {"profile", 'p', "NAME", 0,
@@ -23,6 +26,8 @@ static const struct argp_option table[] = {
     {"json", JSON, NULL, 0, "Print findings and all facts as JSON", 0},
     {"from", FROM, "FILE", 0,
      "Judge the facts in FILE, an earlier output of --json, instead of this machine", 0},
+    {"timeout", TIMEOUT, "SECONDS", 0,
+     "Give up when a part of the examination hangs for so long (default: 120)", 0},
     {"root", ROOT, "DIR", OPTION_HIDDEN, "Where /proc and /sys lie, for tests", 0},
     {0},
 };
@@ -32,6 +37,7 @@ typedef struct options {
     lk_profile profile;
     bool json;
     const char *from;
+    double timeout;
     lk_verdict verdict;
 } options;
 
@@ -48,6 +54,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case QUICK: o->examination.measure = false; break;
     case JSON: o->json = true; break;
     case FROM: o->from = arg; break;
+    case TIMEOUT: {
+        char *end;
+        o->timeout = strtod(arg, &end);
+        if (end == arg || *end || !(o->timeout > 0))
+            argp_error(state, "--timeout: expected seconds, more than 0, found '%s'", arg);
+        break;
+    }
     case ROOT: o->examination.root = arg; break;
     case ARGP_KEY_ARG: argp_error(state, "no argument is expected, found '%s'", arg); break;
     default: return ARGP_ERR_UNKNOWN;
@@ -84,11 +97,85 @@ static lk_status judge(options *o, const json_t *facts)
     return status;
 }
 
+/* ---- patience -------------------------------------------------------------------------------- */
+
+/* A driver, a network or a file system may hang, and that is for the doctor to say. */
+typedef struct patience {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool over;
+    double seconds; /* for one stage */
+    _Atomic(const char *) stage;
+    lk_comm *comm;
+} patience;
+
+/* The main thread hangs, maybe on other ranks as well: one message, and an end to all. */
+static void lose(const patience *p, const char *stage)
+{
+    if (p->comm->rank > 0) sleep(2); /* rank 0 speaks if it waits too */
+    fprintf(stderr, "lockstep: doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
+            "--quick' measures nothing\n", p->comm->rank, p->comm->host, p->seconds, stage);
+    fflush(stderr);
+    lk_comm_abort(p->comm, LK_E_COMM);
+}
+
+static void *wait_with(void *argument)
+{
+    patience *p = argument;
+    const char *stage = NULL;
+    double since = lk_clock_seconds();
+    pthread_mutex_lock(&p->lock);
+    while (!p->over) {
+        const char *now = atomic_load(&p->stage);
+        struct timespec until;
+        if (now != stage) since = lk_clock_seconds();
+        stage = now;
+        if (lk_clock_seconds() - since > p->seconds) lose(p, stage);
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        pthread_cond_timedwait(&p->wake, &p->lock, &until);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static lk_status begin(patience *p)
+{
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    int error = pthread_create(&p->thread, NULL, wait_with, p);
+    return error ? lk_fail(LK_E_SYSTEM, "cannot start a thread: %s", strerror(error)) : LK_OK;
+}
+
+static void end(patience *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->over = true;
+    pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+}
+
+static lk_status examine(const lk_world *w, options *o, json_t **facts)
+{
+    patience p = {.seconds = o->timeout, .stage = "starting", .comm = w->comm};
+    LK_TRY(lk_comm_agree(w->comm, begin(&p)));
+    o->examination.stage = &p.stage;
+    lk_status status = lk_doctor_examine(w->comm, w->io, &o->examination, facts);
+    end(&p);
+    return status;
+}
+
+/* ---- the command ----------------------------------------------------------------------------- */
+
 static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     json_t *facts = NULL;
-    LK_TRY(lk_doctor_examine(w->comm, w->io, &o->examination, &facts));
+    LK_TRY(examine(w, o, &facts));
     lk_status status = facts ? judge(o, facts) : LK_OK;
     json_decref(facts);
     LK_TRY(lk_comm_agree(w->comm, status));
@@ -131,7 +218,8 @@ int lk_cmd_doctor(int argc, char **argv)
                                  .environment = environ,
                                  .directory = ".",
                                  .measure = true,
-                                 .root = ""}};
+                                 .root = ""},
+                 .timeout = 120};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     if (o.from) return from_file(&o);
     int code = lk_cmd_run_any_mpi("lockstep doctor", job, &o);

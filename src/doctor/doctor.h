@@ -23,6 +23,7 @@ typedef struct lk_doctor_options {
     const char *directory;              /* where files are written; NULL: nowhere */
     bool measure;                       /* bandwidths, some seconds */
     const char *root;                   /* before /proc and /sys: "" but in tests */
+    _Atomic(const char *) *stage; /* set to what is being done, in words that stay; or NULL */
 } lk_doctor_options;
 
 /* Facts of all ranks, {"lockstep": {"facts": 1}, "ranks": [...]}, on rank 0; NULL on the others.

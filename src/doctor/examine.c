@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,6 +56,12 @@ static json_t *error_fact(void)
     if (!text) text = json_string("an error whose text is no UTF-8");
     lk_error_clear();
     return text;
+}
+
+/* What follows may hang, with a driver, a network or a file system. */
+static void begin(examination *x, const char *stage)
+{
+    if (x->options->stage) atomic_store(x->options->stage, stage);
 }
 
 /* ---- facts ----------------------------------------------------------------------------------- */
@@ -430,7 +437,10 @@ static lk_status measure(examination *x)
     json_t *speed = json_object();
     lk_status status = put(x->facts, "speed", speed);
     LK_TRY(lk_comm_agree(x->comm, status));
+    begin(x, "copies between host and GPU");
     LK_TRY(lk_comm_agree(x->comm, time_links(x, speed)));
+    begin(x, x->gpu ? "NCCL's all-reduce (NCCL_DEBUG=INFO shows how far it comes)"
+                    : "MPI's all-reduce");
     return lk_comm_agree(x->comm, time_reduce(x, speed));
 }
 
@@ -456,10 +466,14 @@ static lk_status collect(examination *x, json_t **facts)
 
 static lk_status examine(examination *x, json_t **facts)
 {
+    begin(x, "looking at this host and its driver");
     LK_TRY(lk_comm_agree(x->comm, local_facts(x)));
+    begin(x, "opening the device");
     LK_TRY(lk_comm_agree(x->comm, open_device(x)));
     if (x->options->measure) LK_TRY(measure(x));
+    begin(x, "writing and reading in the directory");
     LK_TRY(lk_comm_agree(x->comm, directory_facts(x)));
+    begin(x, "gathering the facts of all ranks");
     return lk_comm_agree(x->comm, collect(x, facts));
 }
 
