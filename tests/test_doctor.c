@@ -39,7 +39,7 @@ static const char *const template_rank =
     "   'temperature': 60, 'power': 690, 'power_limit': 700, 'power_default': 700, 'pcie_gen': 5,"
     "   'pcie_width': 16, 'pcie_gen_max': 5, 'pcie_width_max': 16}, 'upload': 52e9,"
     "  'download': 50e9, 'reduce': {'library': 'NCCL', 'bytes': 134217728, 'fast': 40e9,"
-    "   'exact': 35e9, 'error': null}},"
+    "   'exact': 35e9, 'ring': 40.2e9, 'tree': 31e9, 'error': null}},"
     " 'directory': {'path': '/scratch', 'type': 'lustre', 'free': 1e14, 'write': 5e8, 'read': 6e8,"
     "  'error': null, 'shared': true}}";
 
@@ -197,7 +197,10 @@ static const fault faults[] = {
      "['NV18',true]]", "GPU to GPU", "1 of 6 pairs", W},
     {"lanes missing", 2, "speed.busy.pcie_width", "8", "host to GPU", "8 of 16", W},
     {"slow copies", 2, "speed.upload", "6e9", "host to GPU", "another socket", W},
-    {"a slow all-reduce", 0, "speed.reduce.fast", "4e9", "all-reduce", "NCCL_*", W},
+    {"a slow all-reduce", 0, "speed.reduce", "{'library': 'NCCL', 'bytes': 134217728, 'fast': 4e9,"
+     " 'exact': 3e9, 'ring': null, 'tree': null, 'error': null}", "all-reduce", "NCCL_*", W},
+    {"a wrong choice by NCCL", 0, "speed.reduce.ring", "90e9", "ring or tree", "NCCL_TOPO_FILE",
+     W},
     {"an all-reduce that fails", 0, "speed.reduce.error", "'unhandled system error'", "all-reduce",
      "unhandled", E},
     {"a directory that is not there", NODE1, "directory.error", "'cannot look at it'", "directory",

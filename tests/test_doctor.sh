@@ -200,8 +200,9 @@ planted="env LD_PRELOAD=$plant/planted.so"
 # shellcheck disable=SC2086
 for n in 1 2; do
     start $n $planted PLANT_HANG=1 PLANT_RANK=$((n - 1)) "$LOCKSTEP" doctor --timeout 3
-    ok "a file system that hangs, of $n ranks: $(grep '^lockstep' "$work/err")" test "$rc" -eq 5 -a \
-        "$(grep -c 'no end after 3 s: writing and reading in the directory' "$work/err")" -ge 1
+    grep 'no end after 3 s: writing and reading in the directory' "$work/err" >"$work/hung"
+    ok "a file system that hangs, of $n ranks: $(cat "$work/hung")" \
+        test "$rc" -eq 5 -a -s "$work/hung"
 done
 
 # ---- a machine with an RDMA network and a container's limits -----------------------------------
@@ -269,6 +270,39 @@ gpus="env LD_LIBRARY_PATH=$plant:${LD_LIBRARY_PATH:-}"
     start $gpus FAKE_NVML=unloaded "$LOCKSTEP" doctor --quick
     ok "a library without a driver" grep -q 'driver is not loaded' "$work/out"
 }
+
+# ---- true GPUs ---------------------------------------------------------------------------------
+
+# bandwidth NAME: the first rate of a finding, in MB/s.
+bandwidth() {
+    finding "$1" | sed 's/\([0-9.]*\) \([MG]\)B\/s.*/ \1 \2/' |
+        awk '{ print int($(NF - 1) * ($NF == "G" ? 1000 : 1)) }'
+}
+
+"$LOCKSTEP" doctor --quick --json >"$work/one.json" </dev/null
+gpus=$(grep -c '"capability"' "$work/one.json")
+if [ "$gpus" -gt 0 ]; then
+    doctor
+    names ok >"$work/all"
+    for name in GPUs ECC clocks placement 'host to GPU'; do
+        ok "a GPU: $(finding "$name")" grep -qxF "$name" "$work/all"
+    done
+    ok "copies run at more than 1 GB/s" test "$(bandwidth 'host to GPU')" -gt 1000
+else
+    skip "facts of a GPU" "no GPU here"
+fi
+if [ "$gpus" -gt 1 ] && [ -n "$nccl" ]; then
+    base 2 "$LOCKSTEP" doctor
+    free=$(bandwidth all-reduce)
+    ok "NCCL: $(finding all-reduce)" test "$free" -gt 0
+    ok "with rings and trees: $(finding 'ring or tree')" grep -q 'ring .*, tree .*like' "$work/out"
+    ranks 2 env NCCL_P2P_DISABLE=1 NCCL_MAX_NCHANNELS=1 "$LOCKSTEP" doctor
+    ok "throttled: $(finding NCCL_P2P_DISABLE)$(finding NCCL_MAX_NCHANNELS)" test "$rc" -ge 1
+    slow=$(bandwidth all-reduce)
+    ok "$slow instead of $free MB/s" test $((2 * slow)) -lt "$free"
+else
+    skip "NCCL throttled" "fewer than two GPUs, or no NCCL, here"
+fi
 
 # ---- directories -------------------------------------------------------------------------------
 

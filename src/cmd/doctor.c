@@ -159,11 +159,18 @@ static void end(patience *p)
     pthread_mutex_destroy(&p->lock);
 }
 
+/* Only where the user leaves the choice to NCCL. */
+static bool choose(const char *algorithm)
+{
+    return algorithm ? setenv("NCCL_ALGO", algorithm, 1) == 0 : unsetenv("NCCL_ALGO") == 0;
+}
+
 static lk_status examine(const lk_world *w, options *o, json_t **facts)
 {
     patience p = {.seconds = o->timeout, .stage = "starting", .comm = w->comm};
     LK_TRY(lk_comm_agree(w->comm, begin(&p)));
     o->examination.stage = &p.stage;
+    if (!getenv("NCCL_ALGO") && !getenv("NCCL_PROTO")) o->examination.choose = choose;
     lk_status status = lk_doctor_examine(w->comm, w->io, &o->examination, facts);
     end(&p);
     return status;

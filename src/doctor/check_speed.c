@@ -110,19 +110,39 @@ void lk_check_reduce(lk_exam *e, int rank)
                   "list the pml ucx", what, lk_rate(link));
 }
 
-/* NCCL has no call that tells what it chose; what is known is what forces the choice. */
+static const char *likeness(double own, double ring, double tree)
+{
+    bool like_ring = fabs(own - ring) < 0.05 * own, like_tree = fabs(own - tree) < 0.05 * own;
+    return like_ring && like_tree ? "either"
+           : like_ring            ? "ring"
+           : like_tree            ? "tree"
+           : own > fmax(ring, tree) ? "neither, faster (NVLS or CollNet)"
+                                    : "neither";
+}
+
+/* NCCL has no call that tells what it chose: it is measured with each alone. */
 void lk_check_choice(lk_exam *e, int rank)
 {
     const char *algorithm = lk_fact_text(e, rank, "environment.NCCL_ALGO");
     const char *protocol = lk_fact_text(e, rank, "environment.NCCL_PROTO");
+    const json_t *reduce = lk_fact(e, rank, "speed.reduce");
+    double fast = lk_part_number(reduce, "fast");
+    double ring = lk_part_number(reduce, "ring"), tree = lk_part_number(reduce, "tree");
     if (strcmp(lk_fact_text(e, rank, "speed.reduce.library"), "NCCL") != 0) return;
+    if (!json_is_null(lk_part(reduce, "error")) || isnan(fast)) return;
     if (algorithm[0] || protocol[0])
         lk_find(e, "ring or tree", LK_FIT, "forced: %s, protocol %s",
                 algorithm[0] ? algorithm : "any", protocol[0] ? protocol : "any");
+    else if (isnan(ring) && isnan(tree))
+        lk_find(e, "ring or tree", LK_FIT, "NCCL's choice by size, which it does not tell");
     else
-        lk_find(e, "ring or tree", LK_FIT, "NCCL's choice by size; exact sends between pairs, by "
-                "neither");
+        lk_find(e, "ring or tree", LK_FIT, "ring %s, tree %s: NCCL's own choice is like %s",
+                isnan(ring) ? "none" : about(ring), isnan(tree) ? "none" : about(tree),
+                likeness(fast, ring, tree));
     lk_advise(e, LK_FIT, "NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=TUNING shows it for each size");
+    if (fmax(ring, tree) > 1.3 * fast)
+        lk_advise(e, LK_WARNING, "its own choice, %s, is slower: its model of the links is wrong, "
+                  "as in a virtual machine without NCCL_TOPO_FILE", about(fast));
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */

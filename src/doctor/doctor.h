@@ -23,6 +23,8 @@ typedef struct lk_doctor_options {
     const char *directory;              /* where files are written; NULL: nowhere */
     bool measure;                       /* bandwidths, some seconds */
     const char *root;                   /* before /proc and /sys: "" but in tests */
+    /* Set NCCL_ALGO for communicators made from now on, NULL: unset it; NULL: not to be changed. */
+    bool (*choose)(const char *algorithm);
     _Atomic(const char *) *stage; /* set to what is being done, in words that stay; or NULL */
 } lk_doctor_options;
 

@@ -336,12 +336,13 @@ static lk_status may_reduce(examination *x, char *why, size_t size)
     return lk_comm_broadcast(x->comm, why, size);
 }
 
+/* `exact` NULL: not wanted. */
 static lk_status time_both(examination *x, float *buffer, int64_t floats, double *fast,
                            double *exact)
 {
     lk_comm *c = x->comm;
     LK_TRY(lk_comm_time_reduce(c, x->device, buffer, floats, false, BUDGET, fast));
-    if ((c->size & (c->size - 1)) != 0) return LK_OK;
+    if (!exact || (c->size & (c->size - 1)) != 0) return LK_OK;
     return lk_comm_time_reduce(c, x->device, buffer, floats, true, BUDGET, exact);
 }
 
@@ -360,26 +361,43 @@ static lk_status try_reduce(examination *x, int64_t floats, double *fast, double
     return status;
 }
 
+/* With rings alone, then trees: what NCCL chooses by itself is the faster one, if its model of the
+ * machine is right. One that this NCCL or topology has not is left out. */
+static void time_choices(examination *x, int64_t floats, double *ring, double *tree)
+{
+    double none = NAN;
+    bool (*choose)(const char *) = x->options->choose;
+    if (!x->gpu || !choose) return; /* the same on all ranks */
+    if (choose("Ring") && try_reduce(x, floats, ring, NULL) != LK_OK) *ring = none;
+    if (choose("Tree") && try_reduce(x, floats, tree, NULL) != LK_OK) *tree = none;
+    choose(NULL);
+    lk_error_clear();
+}
+
+static json_t *bus_fact(const examination *x, double bytes, double seconds)
+{
+    return isnan(seconds) ? json_null() : json_real(lk_comm_bus(bytes, seconds, x->comm->size));
+}
+
 /* The failure of this one measurement is a fact; `failed` would end what follows. */
 static lk_status time_reduce(examination *x, json_t *speed)
 {
     char why[256] = "";
-    double fast = NAN, exact = NAN;
+    double fast = NAN, exact = NAN, ring = NAN, tree = NAN;
     int64_t floats = x->gpu ? REDUCED_GPU : REDUCED_CPU;
     double bytes = (double)floats * sizeof(float);
     if (x->comm->size == 1) return LK_OK;
     LK_TRY(may_reduce(x, why, sizeof why));
     lk_status status = why[0] ? lk_fail(LK_E_DEVICE, "not tried: %s", why)
                               : try_reduce(x, floats, &fast, &exact);
-    x->comm->failed = false;
     json_t *error = status == LK_OK ? json_null() : error_fact();
-    int n = x->comm->size;
-    fast = lk_comm_bus(bytes, fast, n);
-    exact = lk_comm_bus(bytes, exact, n);
+    if (status == LK_OK) time_choices(x, floats, &ring, &tree);
+    x->comm->failed = false;
     return put(speed, "reduce",
-               json_pack("{s:s, s:f, s:o, s:o, s:o}", "library", x->gpu ? "NCCL" : "MPI", "bytes",
-                         bytes, "fast", isnan(fast) ? json_null() : json_real(fast), "exact",
-                         isnan(exact) ? json_null() : json_real(exact), "error", error));
+               json_pack("{s:s, s:f, s:o, s:o, s:o, s:o, s:o}", "library",
+                         x->gpu ? "NCCL" : "MPI", "bytes", bytes, "fast", bus_fact(x, bytes, fast),
+                         "exact", bus_fact(x, bytes, exact), "ring", bus_fact(x, bytes, ring),
+                         "tree", bus_fact(x, bytes, tree), "error", error));
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
