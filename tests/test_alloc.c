@@ -1,9 +1,11 @@
 /* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
  * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends,
- * whenever that is, and give back all they took. The linker sends the library's allocations here (--wrap); those inside other libraries
- * are not touched. */
+ * whenever that is, and give back all they took. The linker sends the library's allocations here
+ * (--wrap); those inside other libraries are not touched. */
 #include "io/checkpoint.h"
 #include "comm/watchdog.h"
+#include "cpu/machine.h"
+#include "doctor/doctor.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/session.h"
@@ -14,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the allocator --------------------------------------------------------------------------- */
+/* ---- the allocator -------------------------------------------------------------------------- */
 
 static long calls, fails_at, live; /* fails_at 0: never */
 
@@ -88,7 +90,7 @@ static void exhaust(const char *name, lk_status (*job)(void))
     tap_ok(job() == LK_OK, "%s: works again %s", name, lk_error_text());
 }
 
-/* ---- what is built --------------------------------------------------------------------------- */
+/* ---- what is built -------------------------------------------------------------------------- */
 
 static lk_model model = {.text = {.layers = 2,
                                         .width = 16,
@@ -279,6 +281,41 @@ static lk_status guards(void)
     return status;
 }
 
+/* ---- the doctor: jansson allocates as we do ------------------------------------------------- */
+
+static json_t *facts;
+
+static lk_status judged(void)
+{
+    lk_report report;
+    char *text = NULL;
+    lk_status status = lk_doctor_judge(facts, LK_PROFILE_PROD, &report);
+    if (status != LK_OK) return status;
+    status = lk_report_json(&report, facts, &text);
+    lk_report_clear(&report);
+    free(text);
+    return status;
+}
+
+static lk_status machine(void)
+{
+    json_t *all = NULL;
+    lk_status status = lk_machine_facts("", &all);
+    json_decref(all);
+    return status;
+}
+
+static void doctor(void)
+{
+    json_set_alloc_funcs(malloc, free);
+    facts = json_loads("{\"lockstep\": {\"facts\": 1}, \"ranks\": [{\"host\": \"a\", "
+                       "\"machine\": {\"cpu\": {\"threads\": 64, \"usable\": \"0-3\"}}, "
+                       "\"environment\": {\"UCX_A\": \"1\"}}, {\"host\": \"b\"}]}", 0, NULL);
+    exhaust("the doctor's judgement", judged);
+    exhaust("the doctor's facts", machine);
+    json_decref(facts);
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -291,5 +328,6 @@ int main(void)
     exhaust("run files", run_files);
     exhaust("the watchdog and what stops a run", guards);
     check_saves();
+    doctor();
     return tap_done();
 }

@@ -13,6 +13,7 @@ int lk_cmd_import(int argc, char **argv);
 int lk_cmd_train(int argc, char **argv);
 int lk_cmd_eval(int argc, char **argv);
 int lk_cmd_generate(int argc, char **argv);
+int lk_cmd_doctor(int argc, char **argv);
 int lk_cmd_show(int argc, char **argv);
 int lk_cmd_help(int argc, char **argv);
 
@@ -49,5 +50,8 @@ lk_status lk_cmd_deadline(double walltime, double *deadline);
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
+/* The same for a job that says itself what an MPI lacks: any thread level will do. */
+int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options);
 
 #endif

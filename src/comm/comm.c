@@ -146,7 +146,8 @@ void lk_comm_library(char *text, size_t size)
     snprintf(text, size, "%s", all);
 #ifdef LK_HAVE_NCCL
     size_t used = strlen(text);
-    int version = lk_nccl_version();
+    int version, header;
+    lk_nccl_versions(&version, &header);
     snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
              version % 100);
 #endif

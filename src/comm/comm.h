@@ -37,7 +37,9 @@ typedef struct lk_collectives {
 extern const lk_collectives lk_collectives_mpi;
 #ifdef LK_HAVE_NCCL
 extern const lk_collectives lk_collectives_nccl;
-int lk_nccl_version(void); /* 22005: 2.20.5 */
+/* NCCL_VERSION_CODE of the library loaded and of the header; a function of the library. */
+void lk_nccl_versions(int *loaded, int *header);
+void *lk_nccl_symbol(void);
 #endif
 
 /* MPI_Init_thread(MULTIPLE). Called once in a process. */
