@@ -359,7 +359,7 @@ static void check_room(const char *directory, const lk_params *p, lk_flat *d)
     lk_graph_destroy(g);
     lk_params_layout(huge);
     failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, huge, &info, d), LK_E_SYSTEM,
-           "free bytes for a checkpoint, found", "a PiB");
+           "MiB of free space for a checkpoint of", "a PiB");
     check_survival(directory, p, d, "no room");
     lk_params_destroy(huge);
 }

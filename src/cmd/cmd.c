@@ -49,8 +49,11 @@ static void report(lk_comm *comm, lk_status status)
 {
     bool together = lk_comm_all_failed(comm, 2.0);
     if (together && comm->rank != 0) return;
-    if (together || comm->size == 1) {
+    if (comm->hung && comm->rank != 0) sleep(5); /* rank 0 prints and ends all */
+    if (together || comm->size == 1 || comm->hung) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
+        fflush(stderr);
+        if (comm->hung) lk_comm_abort(comm, (int)status);
         return;
     }
     fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());

@@ -120,6 +120,7 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     MPI_Request request;
     int done = 0;
     double end = lk_clock_seconds() + seconds;
+    if (c->hung) return false;
     if (c->size == 1 || c->failed) return true;
     if (c->alone) return false;
     c->alone = true;
@@ -132,6 +133,8 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     c->alone = !done;
     return done;
 }
+
+void lk_comm_give_up(lk_comm *c) { c->hung = true; }
 
 void lk_comm_abort(lk_comm *c, int code)
 {

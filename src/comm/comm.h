@@ -17,6 +17,7 @@ struct lk_comm {
     MPI_Comm emergency;         /* a copy of world, for lk_comm_all_failed() alone */
     bool failed;                /* every rank knows of a failure */
     bool alone;                 /* this rank failed and the others do not know */
+    bool hung;                  /* every rank knows of a failure, and that one hangs */
     const struct lk_collectives *collectives; /* set by lk_comm_attach() */
     void *nccl;                               /* ncclComm_t, or NULL */
     void *staging;                            /* device buffer of the exact reduction */
@@ -54,6 +55,9 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine);
  * `seconds` for them to ask the same. After false collective calls, closing a file among them,
  * would wait for ever: only lk_comm_abort() is left. */
 bool lk_comm_all_failed(lk_comm *c, double seconds);
+/* All ranks know that one failed, and that a thread of theirs hangs in what it left: from now on
+ * lk_comm_all_failed() is false everywhere, and rank 0 has the message to print. */
+void lk_comm_give_up(lk_comm *c);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */

@@ -153,7 +153,11 @@ static const key keys[] = {
     {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, 0, NULL,
      "steps between checkpoints; 0: only at the end"},
     {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
-     "also write the initial values"},
+     "also write the initial values, and keep them"},
+    {"checkpoint.keep", INTEGER, AT(checkpoint.keep), "3", 0, MANY, 0, 0, NULL,
+     "newest checkpoints that stay; older ones are removed after the next is safe; 0: all stay"},
+    {"checkpoint.keep_every", INTEGER, AT(checkpoint.keep_every), "0", 0, MANY, 0, 0, NULL,
+     "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
 };

@@ -97,21 +97,6 @@ void lk_rundir_close(lk_rundir *d)
 
 const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
 
-lk_status lk_rundir_latest(const lk_rundir *d, char **path)
-{
-    char *latest = join(d->checkpoints, "latest");
-    if (!latest) return lk_fail(LK_E_SYSTEM, "out of memory");
-    char *real = realpath(latest, NULL);
-    lk_status status = LK_OK;
-    if (!real)
-        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
-                         "start again without --resume", latest);
-    else
-        *path = real;
-    free(latest);
-    return status;
-}
-
 /* mkdir -p of what lies above the last part, then the last part itself, which must be new. */
 static lk_status make_directory(const char *path)
 {

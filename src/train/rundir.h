@@ -23,8 +23,6 @@ typedef struct lk_rundir lk_rundir;
 lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
-/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none. */
-lk_status lk_rundir_latest(const lk_rundir *d, char **path);
 /* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
  * meanwhile) and open the logs, cut back to `step`.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */

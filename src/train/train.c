@@ -5,8 +5,8 @@
 #include "base/clock.h"
 #include "io/checkpoint.h"
 #include "train/rundir.h"
+#include "train/save.h"
 #include "train/session.h"
-#include "version.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,6 +28,7 @@ typedef struct trainer {
     lk_loader *loader, *held_loader;
     lk_loss_graph train_graph, eval_graph, ema_graph; /* ema: eval of the moving average */
     lk_store *store;
+    lk_save *save;
     lk_program *train, *eval, *ema;
     int64_t eval_batches;     /* of a validation */
     void *eval_state, *scale; /* device; scale: of images */
@@ -177,38 +178,42 @@ static void free_buffers(lk_flat *d)
     free(d->ema);
 }
 
-static lk_status save(trainer *t)
+static void warn(void *context, const char *text)
 {
-    lk_flat d = {NULL};
-    lk_checkpoint_info info = {
-        .seed = (uint64_t)t->run->seed,
-        .leaves = t->leaves,
-        .code_version = (char *)LK_CODE_VERSION,
-        .build = (char *)LK_BUILD,
-        .dataset_path = t->data->path,
-        .dataset_digest = t->data->digest,
-        .kind = t->data->kind,
-        .image = t->data->image,
-        .characters = t->data->characters,
-        .vocabulary = t->data->vocabulary,
-        .vocabulary_size = t->data->vocabulary_size,
-    };
-    lk_status status = host_buffers(t, &d);
-    if (status == LK_OK) status = lk_store_get(t->store, &d);
-    if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
-    if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
-    if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
-    status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK)
-        status = lk_checkpoint_save(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir),
-                                    t->params, &info, &d);
-    if (status == LK_OK)
-        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s/step-%06llu.h5",
-                 lk_rundir_checkpoints(t->rundir), (unsigned long long)info.state.step);
-    free(info.run_file);
-    free(info.choices);
-    free_buffers(&d);
-    return status;
+    char line[2200];
+    snprintf(line, sizeof line, "warning: %s", text);
+    say(context, line);
+}
+
+static void saved(void *context, const lk_checkpoint_figures *f)
+{
+    if (f->warning[0]) warn(context, f->warning);
+}
+
+static lk_status open_save(trainer *t)
+{
+    return lk_save_open(&(lk_save_options){.comm = t->comm,
+                                           .io = t->io,
+                                           .run = t->run,
+                                           .data = t->data,
+                                           .store = t->store,
+                                           .directory = lk_rundir_checkpoints(t->rundir),
+                                           .leaves = t->leaves,
+                                           .saved = saved,
+                                           .context = t},
+                        &t->save);
+}
+
+static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
+{
+    char text[200];
+    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
+    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+             bytes * (double)t->params->total / 0x1p20,
+             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
+    say(t, text);
+    return LK_OK;
 }
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
@@ -222,7 +227,7 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         t->result.loss = (double)state.loss; /* if no step is left to do */
         t->result.skipped = (int64_t)state.skipped;
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
-        status = lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, &d);
+        status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
         lk_params_initialise(t->params, (uint64_t)t->run->seed, d.param);
@@ -352,15 +357,28 @@ static lk_status one_step(trainer *t, uint64_t step)
     return b->record(t->device, slot);
 }
 
+static void report_saves(trainer *t)
+{
+    char text[200];
+    const lk_save_totals s = t->result.saves = lk_save_total(t->save);
+    if (s.saves == 0) return;
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
+             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+             s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
+             100 * s.stall / t->result.seconds);
+    say(t, text);
+}
+
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(save(t));
+    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
         LK_TRY(one_step(t, step));
         step++;
+        LK_TRY(lk_save_poll(t->save));
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
@@ -370,13 +388,17 @@ static lk_status loop(trainer *t)
         if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
         if (saving) {
             LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-            LK_TRY(save(t));
+            LK_TRY(lk_save_begin(t->save));
         }
         t->paused += lk_clock_seconds() - pause;
     }
+    LK_TRY(lk_save_finish(t->save));
+    if (lk_save_path(t->save)[0])
+        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", lk_save_path(t->save));
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
+    report_saves(t);
     return LK_OK;
 }
 
@@ -442,7 +464,8 @@ static lk_status run(trainer *t, bool resume)
                                                  &t->rundir)));
     lk_status status = LK_OK;
     if (resume) {
-        status = lk_rundir_latest(t->rundir, &checkpoint);
+        status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
+                                      t, &checkpoint);
         if (status == LK_OK)
             status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
         status = lk_comm_agree(t->comm, status);
@@ -453,6 +476,7 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) status = open_save(t);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
@@ -474,6 +498,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
     lk_status status = run(&t, resume);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    lk_save_close(t.save);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);

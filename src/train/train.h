@@ -23,11 +23,19 @@ typedef struct lk_reporter {
     void (*evaluated)(void *context, int64_t step, const struct lk_validation *v, double best);
 } lk_reporter;
 
+/* The saves of a start. */
+typedef struct lk_save_totals {
+    int64_t saves;
+    double bytes, seconds; /* of files; from first write to rename, beside training */
+    double stall;          /* seconds that training waited for them */
+} lk_save_totals;
+
 typedef struct lk_train_result {
     int64_t steps, skipped; /* done by this start; of the whole run */
     double loss, best_validation_loss;
     lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
+    lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
 } lk_train_result;
 
