@@ -4,6 +4,7 @@
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
 #include "io/checkpoint.h"
+#include "train/check.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
@@ -456,6 +457,21 @@ static lk_status find_end(trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
+static void warn_of_data(void *context, const char *text) { say(context, text); }
+
+/* Last of all checks, for it takes longest, and before the run directory is made. */
+static lk_status begin_directory(trainer *t)
+{
+    char *unkept = NULL;
+    if (strcmp(t->run->data.check, "auto") == 0)
+        LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
+                               &unkept));
+    lk_status status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
+    if (status == LK_OK && t->comm->rank == 0) lk_check_keep(t->run->directory, unkept);
+    free(unkept);
+    return status;
+}
+
 static lk_status run(trainer *t, bool resume)
 {
     lk_checkpoint_info saved = {.leaves = 0};
@@ -475,7 +491,7 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK) status = start(t, from, checkpoint);
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
-        status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+        status = lk_comm_agree(t->comm, begin_directory(t));
     if (status == LK_OK) status = open_save(t);
     if (status == LK_OK) {
         report_start(t);
