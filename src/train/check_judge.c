@@ -93,7 +93,7 @@ static lk_status judge_twins(lk_checker *c)
     lk_severity severity = share >= (text ? WARN_PASSAGES : WARN_TWINS) ? LK_WARNING : LK_NOTE;
     if (text)
         return lk_check_find(c, severity, "overlap", LK_VALIDATION, NULL, t->count, row,
-                             "%.2g %% of its passages of %d tokens are in train too (token %lld is "
+                             "%.3g %% of its passages of %d tokens are in train too (token %lld is "
                              "token %lld)", 100 * share, LK_CHECK_PASSAGE,
                              (long long)t->example[0].row, (long long)t->example[0].first);
     return lk_check_find(c, severity, "overlap", LK_VALIDATION, NULL, t->count, row,

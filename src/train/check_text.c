@@ -90,7 +90,7 @@ static lk_status judge(lk_checker *c)
     double share = (double)count / (double)samples;
     for (int i = 0; i < LK_FAULT_ROWS; i++) row[i] = t->within[LK_TRAIN].example[i].row;
     return lk_check_find(c, share > WARN_REPEATED ? LK_WARNING : LK_NOTE, "duplicates", LK_TRAIN,
-                         NULL, count, row, "%.2g %% of its passages of %d tokens repeat an earlier "
+                         NULL, count, row, "%.3g %% of its passages of %d tokens repeat an earlier "
                          "one", 100 * share, LK_CHECK_PASSAGE);
 }
 
