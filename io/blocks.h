@@ -18,14 +18,15 @@ enum { LK_BLOCK_LANES = 64 };
 typedef struct lk_block {
     int lane;
     int64_t first, rows; /* of the split */
-    int64_t extra;       /* rows that follow in memory, of field 0; less than asked for at the end */
+    int64_t extra;       /* rows that follow in memory, of field 0; fewer at the end */
     void *field[LK_DATASET_FIELDS];
 } lk_block;
 
 typedef struct lk_blocks lk_blocks;
 
 /* `extra`: so many rows after each block are read with it. `threads`: half the blocks wanted at a
- * time, the same on all ranks; it changes no result. Opens the file of `d` once more, each rank by itself; not collective. */
+ * time, the same on all ranks; it changes no result. Opens the file of `d` once more, each rank by
+ * itself; not collective. */
 lk_status lk_blocks_open(lk_dataset *d, int rank, int ranks, int64_t extra, int threads,
                          lk_blocks **blocks);
 void lk_blocks_close(lk_blocks *b); /* takes NULL */

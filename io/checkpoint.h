@@ -4,8 +4,8 @@
  * its scope as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with
  * Fletcher-32; dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
- * algorithms), code_version, build, dataset_digest, dataset_path, reference (optional), kind (of the data; without it:
- * text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
+ * algorithms), code_version, build, dataset_digest, dataset_path, reference (optional: that of the
+ * dataset), kind (of the data; without it: text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
  * width, channels, classes (texts), mean and std (f64, a list by channel). Each dataset has the
  * attribute digest (XXH3-128 of the bytes).
  *

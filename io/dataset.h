@@ -64,8 +64,8 @@ typedef struct lk_dataset {
     lk_image_format image;
     lk_table_format table;
     char digest[33];
-    char *reference;             /* JSON of the training split's distribution (metric/drift.h); NULL:
-                                    the file is older */
+    char *reference;             /* the training split's distribution, JSON (metric/drift.h);
+                                    NULL: the file is older */
     char warning[512];           /* one line for the user, "" when there is nothing to say: rows are
                                     slow to read, and what to do about it */
     struct lk_dataset_handles *handles;

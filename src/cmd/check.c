@@ -11,17 +11,19 @@
 typedef struct options {
     lk_check_job job;
     bool json;
+    const char *html;
     bool utf8; /* the terminal shows blocks */
     lk_severity verdict;
 } options;
 
-enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON };
+enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON, HTML };
 
 static const struct argp_option table[] = {
     {"level", 'l', "N", 0, "1: integrity, 2: and labels, 3: and features (default)", 0},
     {"against", 'a', "FILE", 0,
      "Compare with a dataset, a checkpoint or the newest one of a run directory: drift", 0},
     {"json", JSON, NULL, 0, "Print the whole report as JSON", 0},
+    {"html", HTML, "FILE", 0, "Write the report as a page that stands alone, with charts", 0},
     {"min-samples", MIN_SAMPLES, "N", 0,
      "Fewer training samples (tokens) are unfit (default: fewer than 1000 are a warning)", 0},
     {"min-share", MIN_SHARE, "X", 0,
@@ -31,7 +33,7 @@ static const struct argp_option table[] = {
      "A feature that alone tells this share of the label's entropy is a warning (default: 0.9)", 0},
     {"psi", PSI, "X", 0, "A population stability index above this is drift (default: 0.2)", 0},
     {"tmp", TMP, "DIR", 0,
-     "For temporary files, 24 bytes a sample where there are millions (default: TMPDIR or /tmp)", 0},
+     "For temporary files: 24 bytes a sample, of millions (default: TMPDIR or /tmp)", 0},
     {0},
 };
 
@@ -53,6 +55,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strlen(arg) != 1) argp_error(state, "expected 1, 2 or 3, found '%s'", arg);
         break;
     case 'a': o->job.against = arg; break;
+    case HTML: o->html = arg; break;
     case JSON: o->json = true; break;
     case MIN_SAMPLES:
         o->job.min_samples = (int64_t)number(state, arg, 0, 1e15);
@@ -264,11 +267,12 @@ static lk_status job(const lk_world *w, void *context)
     lk_status status = LK_OK;
     o->verdict = r.verdict;
     if (w->comm->rank == 0 && o->json) status = lk_check_format(&r, &json);
+    if (w->comm->rank == 0 && o->html && status == LK_OK) status = lk_check_page(&r, o->html);
     if (json) puts(json);
     else if (w->comm->rank == 0 && !o->json) print(o, &r);
     free(json);
     lk_check_report_clear(&r);
-    return status;
+    return lk_comm_agree(w->comm, status);
 }
 
 static bool utf8_here(void)
@@ -284,8 +288,8 @@ int lk_cmd_check(int argc, char **argv)
         table,
         parse,
         "DATA",
-        "Is a dataset fit for training? Damage, values that are none, constant, duplicate and leaked "
-        "samples; labels; distributions, correlations, leakage and drift."
+        "Is a dataset fit for training? Damage, values that are none, constant, duplicate and "
+        "leaked samples; labels; distributions, correlations, leakage and drift."
         "\vOn several ranks: mpirun -np N lockstep check DATA; the report is the same. Memory does "
         "not grow with the data. Exit status: 0 fit, 1 there are warnings, 2 unfit or no dataset, "
         "else as of every command.",

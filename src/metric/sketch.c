@@ -39,7 +39,10 @@ double lk_sketch_edge(lk_sketch_scale s, int bin)
     return (double)s.center + d / (double)s.inverse;
 }
 
-static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+static double clamp(double x, double low, double high)
+{
+    return x < low ? low : x > high ? high : x;
+}
 
 double lk_sketch_quantile(lk_sketch_scale s, const int64_t count[LK_SKETCH_BINS], double q,
                           double low, double high)

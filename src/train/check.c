@@ -39,6 +39,9 @@ static lk_status read_sample(lk_checker *c, float *out, int64_t each, int64_t *c
         if (n == 0) continue;
         status = lk_blocks_read(c->blocks, LK_TRAIN, 0, first, n, rows);
         if (status == LK_OK) c->kind->derive(c, rows, n, out + *count * c->features);
+        else
+            lk_fail_prefix(status, "rows %lld to %lld", (long long)first,
+                           (long long)(first + n - 1));
         *count += n;
     }
     free(rows);
@@ -277,8 +280,8 @@ lk_status lk_check_dataset(lk_comm *comm, lk_io *io, lk_dataset *d, const lk_che
                            lk_check_report *report)
 {
     lk_check_report r = {.path = NULL};
-    lk_checker c = {.comm = comm, .io = io, .job = job, .level = job->level, .judging = true, .split = {true, true},
-                    .report = &r, .data = d};
+    lk_checker c = {.comm = comm, .io = io, .job = job, .level = job->level, .judging = true,
+                    .split = {true, true}, .report = &r, .data = d};
     lk_status status = run(&c);
     lk_checker_close(&c);
     if (status == LK_OK) *report = r;

@@ -120,11 +120,16 @@ lk_status lk_check_drift(lk_comm *comm, lk_io *io, lk_dataset *d, lk_split split
  * src/train/check_json.c */
 lk_status lk_check_format(const lk_check_report *r, char **text);
 
-/* Level 1 of data that a run has not seen. What was found is kept as JSON, in FILE.check.json beside
- * the data file or, where that cannot be written, in DIRECTORY/check.json, with digest, size and time
- * of the file: as long as these are the same the data is not looked at again. The run directory need
- * not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for lk_check_keep(). LK_E_INPUT:
- * unfit; that is not kept. `say` gets warnings, on rank 0. Collective. src/train/check_cache.c */
+/* The report as a page that stands alone. LK_E_INPUT, LK_E_SYSTEM: as lk_html_open() and
+ * lk_html_close(). src/train/check_html.c */
+lk_status lk_check_page(const lk_check_report *r, const char *path);
+
+/* Level 1 of data that a run has not seen. What was found is kept as JSON, in FILE.check.json
+ * beside the data file or, where that cannot be written, in DIRECTORY/check.json, with digest, size and
+ * time of the file: as long as these are the same the data is not looked at again. The run directory
+ * need not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for lk_check_keep().
+ * LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
+ * src/train/check_cache.c */
 lk_status lk_check_unseen(lk_comm *comm, lk_io *io, lk_dataset *d, const char *directory,
                           void (*say)(void *context, const char *line), void *context,
                           char **unkept);

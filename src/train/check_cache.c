@@ -98,7 +98,7 @@ static void look_up(memory *m)
     json_decref(expected);
 }
 
-/* A directory for temporary files: where the data lies, for there is room, or where the run will. */
+/* A directory for temporary files: where the data lies, or where the run will: there is room. */
 static const char *temporary(const memory *m, char place[4096])
 {
     const char *path[] = {m->beside, m->within};

@@ -1,4 +1,4 @@
-/* Drift: data against the distribution that a dataset or a checkpoint keeps of its training data. */
+/* Drift: data against the distribution that a dataset or a checkpoint keeps of training data. */
 #include "train/check_job.h"
 
 #include <stdlib.h>

@@ -70,11 +70,11 @@ static json_t *twins_json(const lk_twins *t)
 static json_t *splits_json(const lk_check_report *r)
 {
     json_t *o = json_object();
+    bool text = r->kind == LK_TEXT_DATA;
     for (int s = 0; s < 2; s++)
         json_object_set_new(o, s == LK_TRAIN ? "train" : "validation",
-                            json_pack("{s:I, s:I, s:o}", r->kind == LK_TEXT_DATA ? "tokens" : "rows",
-                                      (json_int_t)r->rows[s],
-                                      r->kind == LK_TEXT_DATA ? "passages" : "samples",
+                            json_pack("{s:I, s:I, s:o}", text ? "tokens" : "rows",
+                                      (json_int_t)r->rows[s], text ? "passages" : "samples",
                                       (json_int_t)r->samples[s], "duplicates",
                                       twins_json(&r->twins.within[s])));
     json_object_set_new(json_object_get(o, "validation"), "in_train",
@@ -149,8 +149,8 @@ lk_status lk_check_format(const lk_check_report *r, char **text)
 {
     json_t *levels = numbers(lk_check_quantile, LK_CHECK_QUANTILES);
     json_t *o = json_pack("{s:o, s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "file",
-                          text_json(r->path), "kind", lk_dataset_kind_name(r->kind), "digest", r->digest,
-                          "level", r->level, "verdict",
+                          text_json(r->path), "kind", lk_dataset_kind_name(r->kind), "digest",
+                          r->digest, "level", r->level, "verdict",
                           r->verdict == LK_NOTE ? "fit" : r->verdict == LK_WARNING ? "warnings"
                                                                                    : "unfit",
                           "findings", findings_json(r), "splits", splits_json(r), "labels",
