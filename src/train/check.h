@@ -125,10 +125,10 @@ lk_status lk_check_format(const lk_check_report *r, char **text);
 lk_status lk_check_page(const lk_check_report *r, const char *path);
 
 /* Level 1 of data that a run has not seen. What was found is kept as JSON, in FILE.check.json
- * beside the data file or, where that cannot be written, in DIRECTORY/check.json, with digest, size and
- * time of the file: as long as these are the same the data is not looked at again. The run directory
- * need not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for lk_check_keep().
- * LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
+ * beside the data file or, where that cannot be written, in DIRECTORY/check.json, with digest, size
+ * and time of the file: as long as these are the same the data is not looked at again. The run
+ * directory need not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for
+ * lk_check_keep(). LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
  * src/train/check_cache.c */
 lk_status lk_check_unseen(lk_comm *comm, lk_io *io, lk_dataset *d, const char *directory,
                           void (*say)(void *context, const char *line), void *context,
