@@ -6,6 +6,7 @@
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
 #include "doctor/doctor.h"
+#include "metric/drift.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/session.h"
@@ -316,6 +317,51 @@ static void doctor(void)
     json_decref(facts);
 }
 
+/* The distribution of a table, as text and back, and drift from it. */
+static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const float *x,
+                         int64_t rows)
+{
+    lk_reference r = {.samples = rows}, back = {.samples = 0};
+    lk_drift_report drift = {.worst = -1};
+    lk_drift d;
+    char *text = NULL;
+    int64_t *bin = calloc((size_t)p->columns * LK_SKETCH_BINS, sizeof *bin);
+    if (!bin) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_columns_block(p, x, NULL, rows, n, NULL, NULL);
+    lk_columns_counts_move(p, n, bin, NULL);
+    lk_status status = lk_reference_add_column(&r, "a", p->scale[0], bin);
+    if (status == LK_OK) status = lk_reference_add(&r, "label", 2, bin, false);
+    if (status == LK_OK) status = lk_reference_format(&r, &text);
+    if (status == LK_OK) status = lk_reference_parse("file", text, &back);
+    if (status == LK_OK) status = lk_drift_of(&back.feature[0], rows, r.feature[0].count, 9, &d);
+    if (status == LK_OK) status = lk_drift_report_add(&drift, "a", &d);
+    if (status == LK_OK) status = lk_drift_report_add(&drift, "b", &d);
+    lk_drift_report_clear(&drift);
+    lk_reference_clear(&r);
+    lk_reference_clear(&back);
+    if (text) __real_free(text); /* jansson's */
+    free(bin);
+    return status;
+}
+
+static lk_status distributions(void)
+{
+    static float x[64][3];
+    lk_columns_plan plan = {.columns = 0};
+    lk_columns_counts counts = {.rows = 0};
+    lk_scan scan = {.columns = 0};
+    for (int i = 0; i < 64; i++)
+        for (int k = 0; k < 3; k++) x[i][k] = (float)(i * k % 17);
+    lk_status status = lk_scan_create(3, &scan);
+    if (status == LK_OK) status = lk_columns_plan_create(x[0], 64, 3, 0, &plan);
+    if (status == LK_OK) status = lk_columns_counts_create(&plan, &counts);
+    if (status == LK_OK) status = compare(&plan, &counts, x[0], 64);
+    lk_scan_destroy(&scan);
+    lk_columns_plan_destroy(&plan);
+    lk_columns_counts_destroy(&counts);
+    return status;
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -325,6 +371,7 @@ int main(void)
     model.text.tied = false;
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
+    exhaust("distributions of data", distributions);
     exhaust("run files", run_files);
     exhaust("the watchdog and what stops a run", guards);
     check_saves();

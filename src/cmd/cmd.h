@@ -10,6 +10,7 @@
 
 /* argv[0] is the name for messages, "lockstep train". Returns the exit code of the program. */
 int lk_cmd_import(int argc, char **argv);
+int lk_cmd_check(int argc, char **argv);
 int lk_cmd_train(int argc, char **argv);
 int lk_cmd_eval(int argc, char **argv);
 int lk_cmd_generate(int argc, char **argv);

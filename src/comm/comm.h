@@ -79,6 +79,9 @@ lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, doub
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count);
 lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count);
 lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count);
+lk_status lk_comm_sum_counts(lk_comm *c, int64_t *x, int64_t count); /* exact in any order */
+lk_status lk_comm_min_counts(lk_comm *c, int64_t *x, int64_t count);
+lk_status lk_comm_max_doubles(lk_comm *c, double *x, int64_t count);
 
 /* Sum `buffer` over ranks in place. exact: recursive halving then doubling, partners r^1, r^2,
  * r^4 ...: for every element the same binary tree over ranks. src/comm/reduce.c */

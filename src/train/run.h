@@ -18,6 +18,7 @@ typedef struct lk_run {
     int64_t seed;
     struct {
         char *file;
+        char *check;         /* auto | off */
         char *resident;      /* auto | yes | no */
         double resident_gib; /* limit of auto */
     } data;

@@ -35,6 +35,9 @@ static const key keys[] = {
      "key of everything random: initial values, order of samples, dropout, augmentation"},
     {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, 0, NULL,
      "dataset file made by 'lockstep import'; from the working directory"},
+    {"data.check", CHOICE, AT(data.check), "auto", 0, 0, 0, 0, "auto|off",
+     "auto: look at data that was not trained on before as 'lockstep check --level 1' does; unfit "
+     "data end the run; what was seen is noted beside the file, in FILE.check.json"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,

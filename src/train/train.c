@@ -6,6 +6,7 @@
 #include "base/heart.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
+#include "train/check.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
@@ -553,6 +554,21 @@ static lk_status open_stop(trainer *t, double deadline)
     return lk_stop_open(t->comm, deadline, bytes, &t->stop);
 }
 
+static void warn_of_data(void *context, const char *text) { say(context, text); }
+
+/* Last of all checks, for it takes longest, and before the run directory is made. */
+static lk_status begin_directory(trainer *t)
+{
+    char *unkept = NULL;
+    if (strcmp(t->run->data.check, "auto") == 0)
+        LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
+                               &unkept));
+    lk_status status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
+    if (status == LK_OK && t->comm->rank == 0) lk_check_keep(t->run->directory, unkept);
+    free(unkept);
+    return status;
+}
+
 static lk_status run(trainer *t, const lk_start *how)
 {
     lk_checkpoint_info saved = {.leaves = 0};
@@ -572,7 +588,7 @@ static lk_status run(trainer *t, const lk_start *how)
     if (status == LK_OK) status = start(t, from, checkpoint);
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
-        status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+        status = lk_comm_agree(t->comm, begin_directory(t));
     if (status == LK_OK) status = open_save(t);
     if (status == LK_OK)
         status = lk_starts_append(t->comm, t->io, t->run->directory,

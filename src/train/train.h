@@ -4,6 +4,7 @@
 
 #include "comm/comm.h"
 #include "io/dataset.h"
+#include "metric/drift.h"
 #include "train/run.h"
 
 /* What an evaluation during training found, means over its samples. */
@@ -108,6 +109,9 @@ typedef struct lk_evaluation {
     int64_t samples;
     bool ema; /* of the moving average of the parameters */
     char warning[512]; /* of the dataset (io/dataset.h), "" when there is none */
+    bool compared;     /* the checkpoint knows the distribution of its training data: `drift` is
+                          that of the validation split from it */
+    lk_drift_report drift; /* free with lk_evaluation_clear() */
     /* images only: count of label l predicted as p at [l * classes + p], and names of classes; free
      * with lk_evaluation_clear() */
     int64_t classes, *confusion;
@@ -121,6 +125,7 @@ typedef struct lk_scoring {
     bool overwrite;          /* of an earlier predictions file */
     const char *device;      /* auto | cpu | cuda */
     const char *weights; /* auto | raw | ema: auto takes the moving average where there is one */
+    double psi;          /* threshold of drift (metric/drift.h) */
 } lk_scoring;
 /* Loss and accuracy over the whole validation split: every non-overlapping window of a text, every
  * image. Collective. */
