@@ -1,8 +1,8 @@
 /* Signals that ask a run to save and end: SIGUSR1, SIGUSR2, SIGTERM.
  *
  * The first one only sets a flag, which the work looks at where it can stop. A further one ends the
- * process at once, as if nothing caught it; but within a second of the first it is the same request,
- * for a batch system and an MPI launcher may both deliver it. */
+ * process at once, as if nothing caught it; but within a second of the first it is the same
+ * request, for a batch system and an MPI launcher may both deliver it. */
 #ifndef LK_BASE_SIGNALS_H
 #define LK_BASE_SIGNALS_H
 

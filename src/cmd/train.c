@@ -22,7 +22,7 @@ enum { RESUME_OR_START = 256, PRINT }; /* options without a letter */
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
-    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint that is whole", 0},
     {"resume-or-start", RESUME_OR_START, NULL, 0,
      "The same, or start it where there is no run directory or no checkpoint yet: for jobs that "
      "are started again and again", 0},
@@ -166,6 +166,7 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
     lk_train_result r;
     LK_TRY(lk_signals_catch());
     LK_TRY(lk_cmd_deadline(o->walltime, &o->start.deadline));
+    o->start.say = lk_cmd_say;
     o->start.end = lk_cmd_end;
     o->start.context = w->comm;
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);
@@ -206,8 +207,10 @@ int lk_cmd_train(int argc, char **argv)
         "Train the model of a run file. Under mpirun every rank takes a part of each batch; the "
         "result has the same bits on 1, 2, 4 ... ranks up to train.leaves.\v"
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
-        "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
-        "its libraries take; work as each op must do at least; time as if every node ran at the "
+        "checkpoint. Checkpoints are written while training goes on, read back before they count, "
+        "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as it "
+        "would be allocated, without what CUDA and its libraries take; work as each op must do at least; time as if every node ran at the "
         "speed of a large product or sum, measured here, and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
         "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "

@@ -254,14 +254,19 @@ lk_status lk_star_open(lk_comm *comm, size_t message, lk_star **star, char *reas
     invitation all = {.count = 0};
     in_port_t port = 0;
     lk_star *s = allocate(comm, message);
-    LK_TRY(lk_comm_agree(comm, s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    lk_status status = s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(comm, status);
+    if (status != LK_OK) {
+        lk_star_close(s);
+        return status;
+    }
     int listening = comm->rank == 0 ? listen_anywhere(comm->size, &port) : -1;
     if (listening >= 0) {
         list_addresses(&all, port);
         memcpy(all.host, comm->host, sizeof all.host);
         all.ok = getrandom(all.secret, SECRET, 0) == SECRET;
     }
-    lk_status status = lk_comm_broadcast(comm, &all, sizeof all);
+    status = lk_comm_broadcast(comm, &all, sizeof all);
     int32_t bad = !all.ok;
     if (!bad) bad = comm->rank == 0 ? !accept_all(s, listening, &all) : !join(s, comm, &all);
     if (listening >= 0) close(listening);

@@ -11,25 +11,31 @@
 struct lk_vote {
     MPI_Comm comm; /* of its own: other collectives may be called between */
     MPI_Request request;
-    bool pending;
+    bool alone, pending; /* alone: there is nobody to ask */
     int64_t mine, greatest; /* the buffers of the all-reduce under way */
 };
 
 lk_status lk_vote_open(lk_comm *comm, lk_vote **vote)
 {
     lk_vote *v = calloc(1, sizeof *v);
-    LK_TRY(lk_comm_agree(comm, v ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    if (MPI_Comm_dup(comm->world, &v->comm) != MPI_SUCCESS) {
-        free(v);
-        return lk_fail(LK_E_COMM, "MPI_Comm_dup failed");
-    }
-    *vote = v;
-    return LK_OK;
+    lk_status status = v ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(comm, status);
+    if (status == LK_OK) v->alone = comm->size == 1;
+    if (status == LK_OK && !v->alone && MPI_Comm_dup(comm->world, &v->comm) != MPI_SUCCESS)
+        status = lk_fail(LK_E_COMM, "MPI_Comm_dup failed");
+    if (status == LK_OK) *vote = v;
+    else free(v);
+    return status;
 }
 
 lk_status lk_vote_cast(lk_vote *v, int64_t mine, int64_t *greatest)
 {
     int64_t before = 0;
+    if (v->alone) {
+        *greatest = v->greatest;
+        v->greatest = mine;
+        return LK_OK;
+    }
     if (v->pending) {
         lk_heart_at("the vote on stopping", NULL);
         if (MPI_Wait(&v->request, MPI_STATUS_IGNORE) != MPI_SUCCESS)
@@ -55,6 +61,6 @@ void lk_vote_close(lk_vote *v)
         if (!done) usleep(1000);
     }
     if (!done) return; /* MPI still owns the buffers */
-    MPI_Comm_free(&v->comm);
+    if (!v->alone) MPI_Comm_free(&v->comm);
     free(v);
 }

@@ -21,9 +21,10 @@ typedef struct lk_watchdog lk_watchdog;
 typedef struct lk_watchdog_options {
     double timeout; /* seconds; 0: no watchdog; < 0: from the times so far */
     void *context;
-    /* Called once on the watchdog's thread and must end the process. `text`: what happened, to be
-     * printed, and MPI is to be aborted; NULL: another rank does both, only this one must go. */
-    void (*end)(void *context, const char *text);
+    /* Both on the watchdog's thread. Print what happened, on one rank. */
+    void (*say)(void *context, const char *text);
+    /* End the process without returning, with `all` all ranks. */
+    void (*end)(void *context, bool all);
 } lk_watchdog_options;
 
 /* Start it and attach the calling thread's heart. *w is NULL when timeout is 0. `warning`, of at

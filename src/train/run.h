@@ -18,6 +18,7 @@ typedef struct lk_run {
     int64_t seed;
     struct {
         char *file;
+        char *check;         /* auto | off */
         char *resident;      /* auto | yes | no */
         double resident_gib; /* limit of auto */
     } data;
@@ -67,6 +68,7 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
         bool initial;  /* also before the first step */
+        int64_t keep, keep_every; /* the newest so many (0: all); and every so many steps' (0: no) */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */

@@ -35,6 +35,9 @@ static const key keys[] = {
      "key of everything random: initial values, order of samples, dropout, augmentation"},
     {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, 0, NULL,
      "dataset file made by 'lockstep import'; from the working directory"},
+    {"data.check", CHOICE, AT(data.check), "auto", 0, 0, 0, 0, "auto|off",
+     "auto: look at data that was not trained on before as 'lockstep check --level 1' does; unfit "
+     "data end the run; what was seen is noted beside the file, in FILE.check.json"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,
@@ -157,7 +160,11 @@ static const key keys[] = {
     {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, 0, NULL,
      "steps between checkpoints; 0: only at the end"},
     {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
-     "also write the initial values"},
+     "also write the initial values, and keep them"},
+    {"checkpoint.keep", INTEGER, AT(checkpoint.keep), "3", 0, MANY, 0, 0, NULL,
+     "newest checkpoints that stay; older ones are removed after the next is safe; 0: all stay"},
+    {"checkpoint.keep_every", INTEGER, AT(checkpoint.keep_every), "0", 0, MANY, 0, 0, NULL,
+     "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
 };

@@ -117,21 +117,21 @@ static bool not_saved_yet(const lk_rundir *d)
     return ours && !saved;
 }
 
-lk_status lk_rundir_latest(const lk_rundir *d, char **path)
+lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
 {
-    char *latest = join(d->checkpoints, "latest");
-    if (!latest) return lk_fail(LK_E_SYSTEM, "out of memory");
-    char *real = realpath(latest, NULL);
-    lk_status status = LK_OK;
-    if (real || (d->how == LK_RESUME_OR_START && (!d->exists || not_saved_yet(d))))
-        *path = real;
-    else
-        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; %s", latest,
-                         not_saved_yet(d)
-                             ? "start the run again in this directory with --resume-or-start"
-                             : "remove the directory and start again without --resume");
-    free(latest);
-    return status;
+    bool unsaved = d->exists && not_saved_yet(d);
+    if (d->how == LK_RESUME && unsaved)
+        return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from, the run was ended before its "
+                       "first; start it again in this directory with --resume-or-start",
+                       d->checkpoints);
+    if (d->how == LK_RESUME && access(d->checkpoints, F_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
+                       "start again without --resume", d->path);
+    if (d->how == LK_RESUME_OR_START && d->exists && !unsaved && access(d->checkpoints, F_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: the directory exists and holds no run; choose another "
+                       "'directory', or remove this one", d->path);
+    *begins = !d->exists || unsaved;
+    return LK_OK;
 }
 
 /* mkdir -p of what lies above the last part, then the last part itself, which must be new. */

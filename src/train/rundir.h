@@ -25,9 +25,9 @@ typedef struct lk_rundir lk_rundir;
 lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
-/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none; but with
- * LK_RESUME_OR_START and a run that has not saved yet, or none, *path is NULL: start it. */
-lk_status lk_rundir_latest(const lk_rundir *d, char **path);
+/* Whether the run begins, there being no checkpoint to go on from. LK_E_INPUT: there ought to be one,
+ * for LK_RESUME, or the directory is not a run's. Where *begins is false there may be one. */
+lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
 /* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
  * meanwhile) and open the logs, cut back to `step`; a run that goes on is not DONE.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */

@@ -22,12 +22,15 @@ struct lk_stop {
 lk_status lk_stop_open(lk_comm *comm, double deadline, double bytes, lk_stop **stop)
 {
     lk_stop *s = calloc(1, sizeof *s);
-    LK_TRY(lk_comm_agree(comm, s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    s->rank = comm->rank;
-    s->deadline = deadline;
-    s->given = deadline - lk_clock_seconds();
-    s->save = 2 + bytes / 100e6;
-    lk_status status = lk_vote_open(comm, &s->vote);
+    lk_status status = s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(comm, status);
+    if (status == LK_OK) {
+        s->rank = comm->rank;
+        s->deadline = deadline;
+        s->given = deadline - lk_clock_seconds();
+        s->save = 2 + bytes / 100e6;
+        status = lk_vote_open(comm, &s->vote);
+    }
     if (status == LK_OK) *stop = s;
     else free(s);
     return status;

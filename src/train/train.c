@@ -6,7 +6,9 @@
 #include "base/heart.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
+#include "train/check.h"
 #include "train/rundir.h"
+#include "train/save.h"
 #include "train/session.h"
 #include "train/starts.h"
 #include "train/stop.h"
@@ -34,6 +36,7 @@ typedef struct trainer {
     lk_loader *loader, *held_loader;
     lk_loss_graph train_graph, eval_graph, ema_graph; /* ema: eval of the moving average */
     lk_store *store;
+    lk_save *save;
     lk_program *train, *eval, *ema;
     int64_t eval_batches;     /* of a validation */
     void *eval_state, *scale; /* device; scale: of images */
@@ -41,6 +44,7 @@ typedef struct trainer {
     int leaves;
     uint64_t start, last; /* steps done at the start; stop here */
     uint64_t drained;     /* steps whose state was read */
+    uint64_t saved;       /* steps done in the last checkpoint */
     uint64_t skipped_in_row;
     double begun, best;
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
@@ -184,38 +188,46 @@ static void free_buffers(lk_flat *d)
     free(d->ema);
 }
 
-static lk_status save(trainer *t)
+static void warn(void *context, const char *text)
 {
-    lk_flat d = {NULL};
-    lk_checkpoint_info info = {
-        .seed = (uint64_t)t->run->seed,
-        .leaves = t->leaves,
-        .code_version = (char *)LK_CODE_VERSION,
-        .build = (char *)LK_BUILD,
-        .dataset_path = t->data->path,
-        .dataset_digest = t->data->digest,
-        .kind = t->data->kind,
-        .image = t->data->image,
-        .characters = t->data->characters,
-        .vocabulary = t->data->vocabulary,
-        .vocabulary_size = t->data->vocabulary_size,
-    };
-    lk_status status = host_buffers(t, &d);
-    if (status == LK_OK) status = lk_store_get(t->store, &d);
-    if (status == LK_OK) status = lk_store_get_state(t->store, &info.state);
-    if (status == LK_OK) status = lk_run_format(t->run, &info.run_file);
-    if (status == LK_OK) status = t->device->backend->choices_get(t->device, &info.choices);
-    status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK)
-        status = lk_checkpoint_save(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir),
-                                    t->params, &info, &d);
-    if (status == LK_OK)
-        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s/step-%06llu.h5",
-                 lk_rundir_checkpoints(t->rundir), (unsigned long long)info.state.step);
-    free(info.run_file);
-    free(info.choices);
-    free_buffers(&d);
-    return status;
+    char line[2200];
+    snprintf(line, sizeof line, "warning: %s", text);
+    say(context, line);
+}
+
+static void saved(void *context, const lk_checkpoint_figures *f)
+{
+    trainer *t = context;
+    if (f->warning[0]) warn(context, f->warning);
+    lk_stop_saved(t->stop, f->seconds);
+    snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
+    t->saved = f->step;
+}
+
+static lk_status open_save(trainer *t)
+{
+    return lk_save_open(&(lk_save_options){.comm = t->comm,
+                                           .io = t->io,
+                                           .run = t->run,
+                                           .data = t->data,
+                                           .store = t->store,
+                                           .directory = lk_rundir_checkpoints(t->rundir),
+                                           .leaves = t->leaves,
+                                           .saved = saved,
+                                           .context = t},
+                        &t->save);
+}
+
+static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
+{
+    char text[200];
+    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
+    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+             bytes * (double)t->params->total / 0x1p20,
+             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
+    say(t, text);
+    return LK_OK;
 }
 
 static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *checkpoint)
@@ -229,7 +241,8 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         t->result.loss = (double)state.loss; /* if no step is left to do */
         t->result.skipped = (int64_t)state.skipped;
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
-        status = lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, &d);
+        t->saved = state.step;
+        status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
         lk_params_initialise(t->params, (uint64_t)t->run->seed, d.param);
@@ -242,6 +255,27 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
     free_buffers(&d);
     t->start = t->drained = state.step;
     return lk_comm_agree(t->comm, status);
+}
+
+/* The run has diverged; `what`: how. All ranks alike. A checkpoint is known to be good only when a
+ * step after it has had a finite loss. */
+static lk_status diverged(trainer *t, uint64_t step, const char *what)
+{
+    LK_TRY(lk_save_finish(t->save)); /* the one under way was begun before */
+    const char *path = t->result.checkpoint, *run = t->run->path;
+    double lr = t->run->optimizer.lr / 3;
+    if (!path[0])
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at the "
+                       "data, or start again with a lower rate, such as --set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, lr);
+    if (t->saved + 1 >= step)
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
+                       "before and may be spoilt: remove it and go on from the one before, with a "
+                       "lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, path, run, lr);
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: look at "
+                   "the data, or go on from it with a lower rate: lockstep train %s --resume --set "
+                   "optimizer.lr=%.3g", (unsigned long long)step, what, path, run, lr);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
@@ -308,6 +342,7 @@ static lk_status validate(trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
     if (t->comm->rank == 0 && t->reporter->evaluated)
         t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
     return LK_OK;
@@ -326,25 +361,20 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
-/* A gradient that is not finite is skipped where loss scaling may have caused it, but not for ever;
- * it has changed nothing. Every rank sees the same state. */
+/* A step that is not finite is skipped where loss scaling may be the cause, but not for ever; it
+ * has changed no parameter. */
 static lk_status check_finite(trainer *t, const lk_step_state *s)
 {
     bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
-    const char *last = t->result.checkpoint;
+    char what[200], row[80] = "";
     t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
     if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
-    char row[80] = "";
     if (scaling)
-        snprintf(row, sizeof row, ", the %d. such step in a row, loss scale %g", HOPELESS,
+        snprintf(row, sizeof row, ", %d such steps in a row, loss scale %g", HOPELESS,
                  (double)s->loss_scale);
-    return lk_fail(LK_E_INTERNAL, "step %llu: the %s is not finite (loss %g, gradient norm %g%s); "
-                   "%s%s; try a lower optimizer.lr or look at the data: "
-                   "lockstep train %s %s--set optimizer.lr=%g",
-                   (unsigned long long)s->step, s->finite ? "loss" : "gradient", (double)s->loss,
-                   (double)s->grad_norm, row, last[0] ? "the last checkpoint is good: " : "there is "
-                   "no checkpoint yet", last, t->run->path, last[0] ? "--resume " : "",
-                   t->run->optimizer.lr / 3);
+    snprintf(what, sizeof what, "the %s is not finite (loss %g, gradient norm %g%s)",
+             s->finite ? "loss" : "gradient", (double)s->loss, (double)s->grad_norm, row);
+    return diverged(t, s->step, what);
 }
 
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
@@ -380,6 +410,18 @@ static lk_status one_step(trainer *t, uint64_t step)
     return b->record(t->device, slot);
 }
 
+static void report_saves(trainer *t)
+{
+    char text[200];
+    const lk_save_totals s = t->result.saves = lk_save_total(t->save);
+    if (s.saves == 0) return;
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
+             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+             s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
+             100 * s.stall / t->result.seconds);
+    say(t, text);
+}
+
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
 /* What is due after `step`, whose steps are all done. */
@@ -395,8 +437,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
     if (saving) {
         lk_heart_begin(LK_SAVING, step);
         LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-        LK_TRY(save(t));
-        lk_stop_saved(t->stop, lk_clock_seconds() - now);
+        LK_TRY(lk_save_begin(t->save));
     }
     t->paused += lk_clock_seconds() - begin;
     return LK_OK;
@@ -405,11 +446,12 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(save(t));
+    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
         bool stop = false;
         LK_TRY(one_step(t, step));
         step++;
+        LK_TRY(lk_save_poll(t->save));
         LK_TRY(lk_stop_ask(t->stop, t->each, &stop));
         if (stop && step < t->last) {
             snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
@@ -420,10 +462,13 @@ static lk_status loop(trainer *t)
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    lk_heart_begin(LK_SAVING, t->last);
+    LK_TRY(lk_save_finish(t->save));
     lk_heart_begin(LK_ENDING, 0);
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
+    report_saves(t);
     return LK_OK;
 }
 
@@ -492,22 +537,14 @@ static lk_status find_end(trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-/* The checkpoint to go on from, as rank 0 sees it; NULL: the run starts. */
-static lk_status find_checkpoint(trainer *t, lk_resume how, char **path)
+/* Whether this start begins the run, as rank 0 sees it. */
+static lk_status open_directory(trainer *t, lk_resume how, bool *begins)
 {
-    char *found = NULL;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
                                                  &t->rundir)));
-    if (how == LK_START_NEW) return LK_OK;
-    lk_status status = t->comm->rank == 0 ? lk_rundir_latest(t->rundir, &found) : LK_OK;
-    if (status == LK_OK && t->comm->rank == 0 && !found) found = calloc(1, 1);
-    if (status == LK_OK && t->comm->rank == 0 && !found)
-        status = lk_fail(LK_E_SYSTEM, "out of memory");
-    status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK) status = lk_comm_agree(t->comm, lk_comm_broadcast_text(t->comm, &found));
-    if (status == LK_OK && found[0]) *path = found;
-    else free(found);
-    return status;
+    lk_status status = t->comm->rank == 0 ? lk_rundir_begins(t->rundir, begins) : LK_OK;
+    LK_TRY(lk_comm_agree(t->comm, status));
+    return lk_comm_broadcast(t->comm, begins, sizeof *begins);
 }
 
 static lk_status open_stop(trainer *t, double deadline)
@@ -517,21 +554,42 @@ static lk_status open_stop(trainer *t, double deadline)
     return lk_stop_open(t->comm, deadline, bytes, &t->stop);
 }
 
+static void warn_of_data(void *context, const char *text) { say(context, text); }
+
+/* Last of all checks, for it takes longest, and before the run directory is made. */
+static lk_status begin_directory(trainer *t)
+{
+    char *unkept = NULL;
+    if (strcmp(t->run->data.check, "auto") == 0)
+        LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
+                               &unkept));
+    lk_status status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
+    if (status == LK_OK && t->comm->rank == 0) lk_check_keep(t->run->directory, unkept);
+    free(unkept);
+    return status;
+}
+
 static lk_status run(trainer *t, const lk_start *how)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
-    LK_TRY(find_checkpoint(t, how->resume, &checkpoint));
+    bool begins = true;
+    LK_TRY(open_directory(t, how->resume, &begins));
     lk_status status = LK_OK;
-    if (checkpoint)
-        status = lk_comm_agree(t->comm, lk_checkpoint_open(t->io, t->comm->world, checkpoint,
-                                                           &saved));
+    if (!begins) {
+        status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
+                                      t, &checkpoint);
+        if (status == LK_OK)
+            status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
+        status = lk_comm_agree(t->comm, status);
+    }
     const lk_checkpoint_info *from = checkpoint && status == LK_OK ? &saved : NULL;
     if (status == LK_OK) status = set_up(t, from);
     if (status == LK_OK) status = start(t, from, checkpoint);
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
-        status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+        status = lk_comm_agree(t->comm, begin_directory(t));
+    if (status == LK_OK) status = open_save(t);
     if (status == LK_OK)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
                                   &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
@@ -551,7 +609,7 @@ static lk_status run(trainer *t, const lk_start *how)
 static lk_status open_watchdog(trainer *t, const lk_start *how)
 {
     char warning[300];
-    lk_watchdog_options o = {t->run->train.timeout, how->context, how->end};
+    lk_watchdog_options o = {t->run->train.timeout, how->context, how->say, how->end};
     if (!how->end) return LK_OK;
     LK_TRY(lk_watchdog_open(t->comm, &o, &t->watchdog, warning, sizeof warning));
     if (warning[0]) say(t, warning);
@@ -575,6 +633,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
         return status;
     }
     lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
+    lk_save_close(t.save);
     lk_io_attach(io, NULL);
     lk_stop_close(t.stop);
     lk_program_destroy(t.train);
