@@ -207,7 +207,9 @@ if [ -n "${CYCLES:-}" ]; then
         esac
         LAUNCHER=$(printf 'srun\nsrun\nmpirun\n' | shuf -n 1)
         export LAUNCHER
-        note "cycle $i of $CYCLES: $LAUNCHER $shape"
+        told=$(printf 'script\ntasks\n' | shuf -n 1)
+        box_tells "$told"
+        note "cycle $i of $CYCLES: $LAUNCHER $shape, preemption told to the $told"
         # shellcheck disable=SC2046 # words
         cycle cycle-$i "$shape" $(printf '%s\n' preempted killed node_lost | shuf -n 2)
         rm -rf cycle-$i*
