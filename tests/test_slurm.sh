@@ -159,10 +159,12 @@ killed() { # one rank
     killed=$(pgrep -f "^$LOCKSTEP train $2.yaml " | shuf -n 1)
     kill -KILL "${killed:-0}"
 }
+# shellcheck disable=SC2317 # called by node_lost
+no_process() { ! pgrep -f "(slurm_script|$LOCKSTEP train) $1.yaml" >/dev/null; }
 # shellcheck disable=SC2317 # called by happens
-node_lost() { # its last one, which is back at once
+node_lost() { # its last one; it is back when nothing of the job is left on it, as after a reboot
     lost=$(scontrol show hostnames "$(squeue -h -j "$1" -o %N)" | tail -n 1)
-    scontrol update NodeName="$lost" State=DOWN Reason=test &&
+    scontrol update NodeName="$lost" State=DOWN Reason=test && within 100 no_process "$2" &&
         scontrol update NodeName="$lost" State=RESUME
 }
 
