@@ -160,11 +160,11 @@ killed() { # one rank
     kill -KILL "${killed:-0}"
 }
 # shellcheck disable=SC2317 # called by node_lost
-no_process() { ! pgrep -f "(slurm_script|$LOCKSTEP train) $1.yaml" >/dev/null; }
+nothing_runs() { ! pgrep -f "slurmstepd: \[$1\.|(slurm_script|$LOCKSTEP train) $2.yaml" >/dev/null; }
 # shellcheck disable=SC2317 # called by happens
 node_lost() { # its last one; it is back when nothing of the job is left on it, as after a reboot
     lost=$(scontrol show hostnames "$(squeue -h -j "$1" -o %N)" | tail -n 1)
-    scontrol update NodeName="$lost" State=DOWN Reason=test && within 100 no_process "$2" &&
+    scontrol update NodeName="$lost" State=DOWN Reason=test && within 100 nothing_runs "$1" "$2" &&
         scontrol update NodeName="$lost" State=RESUME
 }
 
