@@ -4,8 +4,10 @@
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
 #include "io/checkpoint.h"
+#include "train/debug.h"
 #include "train/rundir.h"
 #include "train/session.h"
+#include "train/tracing.h"
 #include "version.h"
 
 #include <math.h>
@@ -18,8 +20,11 @@ typedef struct trainer {
     lk_comm *comm;
     lk_io *io;
     const lk_run *run;
+    const lk_start *how;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_tracing *tracing;
+    lk_debug *debug;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -96,6 +101,7 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
 
 static lk_status create_programs(trainer *t)
 {
+    t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
     if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
@@ -318,6 +324,17 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
+/* A run has the same bits when it is done again, so that what went wrong can be looked for. */
+static lk_status not_finite(const trainer *t, double loss)
+{
+    bool saved = t->result.checkpoint[0] != '\0';
+    return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); lower "
+                   "optimizer.lr or check the data; to find where it began: %s'lockstep train %s %s"
+                   "--detect-anomaly'", (unsigned long long)t->drained, loss,
+                   saved ? "" : "remove the run directory, then ", t->run->path,
+                   saved ? "--resume " : "");
+}
+
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
 static lk_status drain(trainer *t)
 {
@@ -330,9 +347,7 @@ static lk_status drain(trainer *t)
     t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
     if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
-        return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
-                       "checkpoint is kept; lower optimizer.lr or check the data",
-                       (unsigned long long)t->drained, (double)s.loss);
+        return not_finite(t, (double)s.loss);
     double each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
@@ -344,8 +359,12 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    LK_TRY(lk_tracing_before(t->tracing, step + 1));
     LK_TRY(lk_loader_feed(t->loader, step));
     LK_TRY(lk_program_run(t->train));
+    double pause = lk_clock_seconds();
+    LK_TRY(lk_tracing_after(t->tracing, step + 1));
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
@@ -368,7 +387,7 @@ static lk_status loop(trainer *t)
         while (t->drained < step) LK_TRY(drain(t));
         double pause = lk_clock_seconds();
         if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
-        if (saving) {
+        if (saving && !t->how->profile) {
             LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
             LK_TRY(save(t));
         }
@@ -434,8 +453,30 @@ static lk_status find_end(trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-static lk_status run(trainer *t, bool resume)
+/* Who watches the training step. */
+static lk_status open_observers(trainer *t)
 {
+    lk_tracing_options trace = {
+        .comm = t->comm, .io = t->io, .run = t->run, .reporter = t->reporter, .program = t->train,
+        .leaves = t->leaves, .start = t->start, .last = t->last,
+        .parts = {.device = t->device, .params = t->params, .train = t->train_graph.graph,
+                  .held = t->eval_graph.graph, .ema = t->ema_graph.graph,
+                  .local_leaves = t->order.local_leaves, .ranks = t->comm->size,
+                  .average = t->run->train.ema > 0}};
+    lk_debug_options debug = {
+        .comm = t->comm, .io = t->io, .run = t->run, .program = t->train,
+        .graph = t->train_graph.graph, .store = t->store, .loader = t->loader,
+        .local_leaves = t->order.local_leaves, .detect_anomaly = t->how->detect_anomaly,
+        .launch_blocking = t->how->launch_blocking};
+    LK_TRY(lk_loader_measure(t->data, &t->order, &trace.parts.sizes));
+    if (t->held_loader) LK_TRY(lk_loader_measure(t->data, &t->held, &trace.parts.held_sizes));
+    LK_TRY(lk_tracing_open(&trace, &t->tracing));
+    return lk_debug_open(&debug, &t->debug);
+}
+
+static lk_status run(trainer *t)
+{
+    bool resume = t->how->resume;
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, resume,
@@ -453,27 +494,35 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) status = lk_comm_agree(t->comm, open_observers(t));
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
+        if (status == LK_E_DEVICE && !t->how->launch_blocking)
+            lk_fail_suffix(status, "; to have the kernel named: 'lockstep train %s%s "
+                           "--launch-blocking'", t->run->path,
+                           t->result.checkpoint[0] ? " --resume" : "");
     }
     free(checkpoint);
     lk_checkpoint_info_clear(&saved);
     return status;
 }
 
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume,
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
                    const lk_reporter *reporter, lk_train_result *result)
 {
     trainer t = {.comm = comm,
                  .io = io,
                  .run = run_file,
+                 .how = how,
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, resume);
+    lk_status status = run(&t);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    lk_tracing_close(t.tracing);
+    lk_debug_close(t.debug);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);

@@ -4,6 +4,7 @@
 
 #include "comm/comm.h"
 #include "io/dataset.h"
+#include "trace/roofline.h"
 #include "train/run.h"
 
 /* What an evaluation during training found, means over its samples. */
@@ -31,8 +32,16 @@ typedef struct lk_train_result {
     char checkpoint[4096]; /* the last one written */
 } lk_train_result;
 
-/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+/* How this start goes, beside what the run file says. */
+typedef struct lk_start {
+    bool resume;          /* an existing run directory is gone on with, not refused */
+    bool detect_anomaly;  /* stop at the first value that is not finite; train/debug.h */
+    bool launch_blocking; /* wait for each kernel, so that an error names it */
+    bool profile;         /* nothing is saved */
+} lk_start;
+
+/* Run or resume a training run. Collective. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
 /* Memory a rank holds while it trains. All but the last are on the device. */
@@ -67,7 +76,7 @@ typedef struct lk_step_plan {
     double memory[LK_MEMORY_KINDS], device_bytes; /* bytes; the sum of those on the device */
     lk_plan_line line[LK_OPS + 1], total;         /* kinds that occur, the longest first */
     int lines;
-    double rate, bandwidth; /* ceilings measured here: FLOP/s of a product, bytes/s of a sum */
+    lk_roofline ceiling; /* measured here */
 } lk_step_plan;
 /* Plan the training step of a run: memory, and the time predicted as the sum over nodes of
  * max(flops / rate, bytes / bandwidth); over several ranks the reduction is measured and added as
