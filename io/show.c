@@ -377,6 +377,19 @@ static lk_status show_trace(const view *v)
     return LK_OK;
 }
 
+/* Attributes of a file of tensors that are texts. */
+static lk_status show_tensors(const view *v)
+{
+    const char *const name[] = {"message", "scope", "op"};
+    for (int i = 0; i < 3; i++) {
+        char *text = NULL;
+        LK_TRY(lk_h5_get_text(v->file, v->path, name[i], &text));
+        put_line(v, name[i], text);
+        free(text);
+    }
+    return LK_OK;
+}
+
 static const struct {
     const char *schema;
     lk_status (*show)(const view *v);
@@ -385,6 +398,7 @@ static const struct {
     {"lockstep checkpoint", show_checkpoint},
     {"lockstep predictions", show_predictions},
     {"lockstep trace", show_trace},
+    {"lockstep tensors", show_tensors},
 };
 
 static lk_status show(view *v)
@@ -397,8 +411,8 @@ static lk_status show(view *v)
     LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
     while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
     if (k == n)
-        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint, predictions or "
-                       "trace, found schema '%.60s'; use the lockstep that wrote it", v->path, v->schema);
+        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint, predictions, "
+                       "trace or tensors, found schema '%.60s'; use the lockstep that wrote it", v->path, v->schema);
     LK_TRY(read_lines(v));
     fprintf(v->out, "%s\n", v->path);
     put_label(v, "kind");

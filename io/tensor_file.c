@@ -79,7 +79,7 @@ static lk_status write_all(job *j)
     for (int i = 0; i < f->items; i++) LK_TRY(write_item(j, &f->item[i]));
     if (f->samples > 0) {
         LK_H5_AUTO hid_t dataset = -1;
-        LK_TRY(write_dataset(j, "samples", H5T_STD_I64LE, H5T_NATIVE_INT64, 1, &f->samples,
+        LK_TRY(write_dataset(j, "samples", H5T_IEEE_F64LE, H5T_NATIVE_INT64, 1, &f->samples,
                              f->sample, &dataset));
     }
     LK_TRY(lk_h5_close(j->part, &j->file));

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 typedef struct lk_tensor_item {
-    char name[64];    /* of the dataset */
+    char name[64];     /* of the dataset */
     char meaning[160]; /* attribute of it */
     lk_dtype dtype;   /* f16 and bf16 are written as f32, which changes no value */
     int dims;
@@ -25,7 +25,7 @@ typedef struct lk_tensor_file {
     int rank, leaf; /* leaf -1: none, and no attribute */
     const lk_tensor_item *item;
     int items;
-    const int64_t *sample; /* rows of the split that the leaf's samples begin at: dataset `samples` */
+    const int64_t *sample; /* rows at which the leaf's samples begin: dataset `samples`, f64 */
     int64_t samples;
 } lk_tensor_file;
 

@@ -46,7 +46,7 @@ static void print_share(const char *what, double seconds, double of)
 static void print_time(const lk_trace *t, const lk_trace_summary *s)
 {
     printf("\n%-38s %18s %7s\n", "time of a step, mean", "ms", "%");
-    print_share("step", s->step, s->step);
+    print_share("a step", s->step, s->step);
     print_share("nodes, added up", s->total.seconds, s->step);
     print_share("in which a node ran", s->covered, s->step);
     print_share("in which none ran", s->uncovered, s->step);

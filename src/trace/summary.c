@@ -16,18 +16,22 @@ static int by_seconds(const void *a, const void *b)
 /* depth -1: the op; 0: scope and op; above: the first `depth` parts of the scope. */
 static char *name_of(const lk_trace_node *n, int depth)
 {
-    char *name = NULL;
     if (depth < 0 || strcmp(n->scope, n->op) == 0) return strdup(n->op);
-    if (depth == 0) return asprintf(&name, "%s %s", n->scope, n->op) < 0 ? NULL : name;
+    size_t length = strlen(n->scope), room = length + strlen(n->op) + 2;
     const char *end = n->scope - 1;
     for (int i = 0; i < depth && end; i++) end = strchr(end + 1, '.');
-    return end ? strndup(n->scope, (size_t)(end - n->scope)) : strdup(n->scope);
+    if (depth > 0 && end) length = (size_t)(end - n->scope);
+    char *name = malloc(room);
+    if (name)
+        snprintf(name, room, "%.*s%s%s", (int)length, n->scope, depth == 0 ? " " : "",
+                 depth == 0 ? n->op : "");
+    return name;
 }
 
 static void add(lk_trace_line *l, const lk_trace *t, int node, const double *seconds)
 {
     const lk_trace_node *n = &t->node[node];
-    l->nodes++;
+    l->nodes += node < t->nodes - 1; /* the last, sums over leaves, is no node */
     l->seconds += seconds[node];
     l->flops += n->flops;
     l->bytes += n->bytes;
@@ -150,7 +154,6 @@ static lk_status work_out(const lk_trace *t, int depth, double *seconds, lk_trac
     LK_TRY(collect(t, seconds, 0, &s->node, &s->node_lines));
     LK_TRY(measure_cover(t, s));
     for (int i = 0; i < t->nodes; i++) add(&s->total, t, i, seconds);
-    s->total.nodes--; /* sums over leaves are no node */
     measure_ranks(t, s);
     find_peaks(t, s);
     s->covered /= times;

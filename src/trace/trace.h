@@ -67,7 +67,8 @@ typedef struct lk_recorder lk_recorder;
  * Starts the clock: ranks call it together. */
 lk_status lk_recorder_start(lk_program *p, lk_graph *g, lk_device *d, int local_leaves, int skip,
                             int steps, lk_recorder **recorder);
-/* End of the trace, after as many runs: this rank's nodes, steps and spans. */
+/* End of the trace, after at most as many runs and one that is kept: this rank's nodes, steps and
+ * spans. */
 lk_status lk_recorder_finish(lk_recorder *r, int rank, int first_leaf, lk_trace *trace);
 void lk_recorder_destroy(lk_recorder *r); /* takes NULL; before the program */
 

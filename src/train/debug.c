@@ -57,7 +57,7 @@ static void say_tensor(message *m, const lk_debug *d, const lk_tensor *t, int64_
     int64_t at = element + (int64_t)(t->offset / lk_dtype_size(t->dtype));
     if (flat && element >= 0) p = param_at(d->o.store->params, at);
     const char *name = p ? p->name : t->name;
-    if (name) say(m, "%s'%s' ", t->region == LK_REGION_GRAD ? "gradient of " : "", name);
+    if (name && name[0]) say(m, "%s'%s' ", t->region == LK_REGION_GRAD ? "gradient of " : "", name);
     say(m, "%s %s", lk_dtype_name(t->dtype), lk_shape_text(t, shape, sizeof shape));
 }
 

@@ -108,15 +108,24 @@ static lk_status finish(lk_tracing *t, const char *path)
     return status;
 }
 
-lk_status lk_tracing_after(lk_tracing *t, uint64_t step)
+static lk_status end(lk_tracing *t, uint64_t step)
 {
     char path[4096], text[4400];
-    if (!t || step != t->final || !t->recorder) return LK_OK;
     snprintf(path, sizeof path, "%s/trace.h5", t->o.run->directory);
     LK_TRY(finish(t, path));
     snprintf(text, sizeof text, "steps %llu to %llu traced; lockstep trace %s",
-             (unsigned long long)t->first, (unsigned long long)t->final, path);
+             (unsigned long long)t->first, (unsigned long long)step, path);
     if (t->o.comm->rank == 0 && t->o.reporter->line)
         t->o.reporter->line(t->o.reporter->context, text);
     return LK_OK;
+}
+
+lk_status lk_tracing_after(lk_tracing *t, uint64_t step)
+{
+    return t && step == t->final && t->recorder ? end(t, step) : LK_OK;
+}
+
+lk_status lk_tracing_end(lk_tracing *t, uint64_t step)
+{
+    return t && step >= t->first && t->recorder ? end(t, step) : LK_OK;
 }

@@ -27,5 +27,7 @@ void lk_tracing_close(lk_tracing *t); /* takes NULL; before the program */
  * the file. */
 lk_status lk_tracing_before(lk_tracing *t, uint64_t step);
 lk_status lk_tracing_after(lk_tracing *t, uint64_t step);
+/* The run ends after this step, perhaps sooner than it was to: write what was traced so far. */
+lk_status lk_tracing_end(lk_tracing *t, uint64_t step);
 
 #endif

@@ -324,15 +324,15 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
-/* A run has the same bits when it is done again, so that what went wrong can be looked for. */
+/* Done again, a run has the same bits: where it went wrong can be looked for. */
 static lk_status not_finite(const trainer *t, double loss)
 {
     bool saved = t->result.checkpoint[0] != '\0';
     return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); lower "
-                   "optimizer.lr or check the data; to find where it began: %s'lockstep train %s %s"
-                   "--detect-anomaly'", (unsigned long long)t->drained, loss,
-                   saved ? "" : "remove the run directory, then ", t->run->path,
-                   saved ? "--resume " : "");
+                   "optimizer.lr or check the data; to find where it began: %s",
+                   (unsigned long long)t->drained, loss,
+                   saved ? "the same command with --resume --detect-anomaly"
+                         : "remove the run directory, then the same command with --detect-anomaly");
 }
 
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
@@ -393,6 +393,7 @@ static lk_status loop(trainer *t)
         }
         t->paused += lk_clock_seconds() - pause;
     }
+    LK_TRY(lk_tracing_end(t->tracing, t->last));
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
@@ -499,9 +500,8 @@ static lk_status run(trainer *t)
         report_start(t);
         status = loop(t);
         if (status == LK_E_DEVICE && !t->how->launch_blocking)
-            lk_fail_suffix(status, "; to have the kernel named: 'lockstep train %s%s "
-                           "--launch-blocking'", t->run->path,
-                           t->result.checkpoint[0] ? " --resume" : "");
+            lk_fail_suffix(status, "; to have the kernel named: the same command with %s"
+                           "--launch-blocking", t->result.checkpoint[0] ? "--resume " : "");
     }
     free(checkpoint);
     lk_checkpoint_info_clear(&saved);
