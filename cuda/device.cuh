@@ -197,7 +197,7 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 
-/* ---- measure.cu, trace.cu: of the backend ------------------------------------------------------ */
+/* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
 
 lk_status lk_cuda_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,
                                 lk_range *range);

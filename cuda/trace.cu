@@ -357,9 +357,9 @@ static lk_status pair_by_order(lk_cuda_trace *t)
             good = append_id(&t->cloned, id[k++], t->captured.item[i].mark, 1);
     free(id);
     if (good) return LK_OK;
-    return lk_fail(LK_E_DEVICE, "CUPTI has records of %lld nodes of graphs, but %lld were captured: "
-                   "this version of CUDA cannot be traced; use nsys, to which steps and nodes are "
-                   "named", (long long)distinct, (long long)works);
+    return lk_fail(LK_E_DEVICE, "CUPTI has records of %lld nodes of graphs, but %lld were "
+                   "captured: this version of CUDA cannot be traced; use nsys, to which steps and "
+                   "nodes are named", (long long)distinct, (long long)works);
 }
 
 /* Which of the runs seen so far a correlation id stands for; a new one is the next. */

@@ -412,7 +412,8 @@ static lk_status show(view *v)
     while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
     if (k == n)
         return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint, predictions, "
-                       "trace or tensors, found schema '%.60s'; use the lockstep that wrote it", v->path, v->schema);
+                       "trace or tensors, found schema '%.60s'; use the lockstep that wrote it",
+                       v->path, v->schema);
     LK_TRY(read_lines(v));
     fprintf(v->out, "%s\n", v->path);
     put_label(v, "kind");

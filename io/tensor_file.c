@@ -44,8 +44,8 @@ static lk_status write_dataset(const job *j, const char *name, hid_t type, hid_t
     hsize_t dim[LK_H5_MAX_DIMS];
     for (int i = 0; i < dims; i++) dim[i] = (hsize_t)size[i];
     LK_H5(LK_E_SYSTEM, space = H5Screate_simple(dims, dim, NULL), "%s: '%s'", j->part, name);
-    LK_H5(LK_E_SYSTEM, *dataset = H5Dcreate2(j->file, name, type, space, H5P_DEFAULT, H5P_DEFAULT,
-                                             H5P_DEFAULT),
+    LK_H5(LK_E_SYSTEM,
+          *dataset = H5Dcreate2(j->file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
           "%s: cannot create '%s'", j->part, name);
     LK_H5(LK_E_SYSTEM, H5Dwrite(*dataset, memory, H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
           "%s: cannot write '%s'", j->part, name);

@@ -43,7 +43,7 @@ _Static_assert(sizeof(lk_section) == 4, "a section is written as i32");
 
 static size_t size_of(lk_h5_type t) { return t == LK_H5_F64 ? sizeof(double) : sizeof(int32_t); }
 
-/* ---- writing ---------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 typedef struct saving {
     MPI_Comm comm;
@@ -69,8 +69,9 @@ static lk_status create_column(const saving *s, const column *c, const rows *r, 
           c->path);
     LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", s->part, c->path);
     LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", s->part, c->path);
-    LK_H5(LK_E_SYSTEM, *dataset = H5Dcreate2(s->file, c->path, lk_h5_type_id(c->type), space, links,
-                                             H5P_DEFAULT, H5P_DEFAULT),
+    LK_H5(LK_E_SYSTEM,
+          *dataset = H5Dcreate2(s->file, c->path, lk_h5_type_id(c->type), space, links, H5P_DEFAULT,
+                                H5P_DEFAULT),
           "%s: cannot create '%s'", s->part, c->path);
     return LK_OK;
 }
@@ -92,8 +93,8 @@ static lk_status write_rows(const saving *s, const column *c, hid_t dataset, con
         return lk_h5_fail(LK_E_INTERNAL, "%s: '%s'", s->part, c->path);
     if (!none)
         LK_H5(LK_E_INTERNAL,
-              H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, size, NULL),
-              "%s: '%s'", s->part, c->path);
+              H5Sselect_hyperslab(file_space, H5S_SELECT_SET, start, NULL, size, NULL), "%s: '%s'",
+              s->part, c->path);
     LK_H5(LK_E_SYSTEM,
           H5Dwrite(dataset, lk_h5_type_id(c->type), memory_space, file_space, transfer, data),
           "%s: cannot write '%s'; check the disk's free space and quota", s->part, c->path);
@@ -111,8 +112,7 @@ static lk_status write_column(const saving *s, const column *c, const rows *r, c
         memcpy(packed + i * size, (const char *)from + i * stride + c->offset, size);
     lk_status status = lk_h5_agree(s->comm, packed ? create_column(s, c, r, &dataset)
                                                    : lk_fail(LK_E_SYSTEM, "out of memory"));
-    if (status == LK_OK)
-        status = lk_h5_agree(s->comm, write_rows(s, c, dataset, r, packed));
+    if (status == LK_OK) status = lk_h5_agree(s->comm, write_rows(s, c, dataset, r, packed));
     free(packed);
     return status;
 }
@@ -133,7 +133,8 @@ static lk_status write_shared_text(const saving *s, const char *name, const char
 {
     char *text = NULL;
     lk_status status = share(s, mine, &text);
-    if (status == LK_OK) status = lk_h5_agree(s->comm, lk_h5_set_text(s->file, s->part, name, text));
+    if (status == LK_OK)
+        status = lk_h5_agree(s->comm, lk_h5_set_text(s->file, s->part, name, text));
     free(text);
     return status;
 }
@@ -239,9 +240,8 @@ lk_status lk_trace_save(lk_io *io, MPI_Comm world, const char *path, const char 
     LK_TRY(lk_h5_comm(world, &s.comm));
     MPI_Comm_rank(s.comm, &s.rank);
     MPI_Comm_size(s.comm, &s.ranks);
-    lk_status status = asprintf(&s.part, "%s.part", path) < 0
-                           ? lk_fail(LK_E_SYSTEM, "out of memory")
-                           : LK_OK;
+    lk_status status =
+        asprintf(&s.part, "%s.part", path) < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
     status = lk_h5_agree(s.comm, status);
     if (status == LK_OK) status = lk_io_call(io, save_job, &s);
     free(s.part);
@@ -249,7 +249,7 @@ lk_status lk_trace_save(lk_io *io, MPI_Comm world, const char *path, const char 
     return status;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 typedef struct loading {
     const char *path;
@@ -262,21 +262,21 @@ static lk_status damaged(const loading *l, const char *what)
     return lk_fail(LK_E_INPUT, "%s: %s; the file is damaged, trace the run again", l->path, what);
 }
 
-static lk_status read_column(const loading *l, const column *c, int dims, int64_t count,
-                             void *to, size_t stride)
+static lk_status read_column(const loading *l, const column *c, int dims, int64_t count, void *to,
+                             size_t stride)
 {
     lk_h5_dataset d = {.id = -1};
     LK_TRY(lk_h5_dataset_open(l->file, l->path, c->path, 0, &d));
     size_t size = size_of(c->type);
     lk_status status = lk_h5_dataset_expect(&d, l->path, c->path, c->type, dims);
     if (status == LK_OK && d.bytes != (size_t)count * size)
-        status = lk_fail(LK_E_INPUT, "%s: '%s': expected %lld elements, found %zu; the file is "
-                         "damaged, trace the run again", l->path, c->path, (long long)count,
-                         d.bytes / size);
+        status = lk_fail(LK_E_INPUT,
+                         "%s: '%s': expected %lld elements, found %zu; the file is "
+                         "damaged, trace the run again",
+                         l->path, c->path, (long long)count, d.bytes / size);
     char *packed = status == LK_OK ? malloc(d.bytes + 1) : NULL;
     if (status == LK_OK && !packed) status = lk_fail(LK_E_SYSTEM, "out of memory for a trace");
-    if (status == LK_OK)
-        status = lk_h5_dataset_rows(&d, l->path, c->path, 0, d.dim[0], packed);
+    if (status == LK_OK) status = lk_h5_dataset_rows(&d, l->path, c->path, 0, d.dim[0], packed);
     for (int64_t i = 0; i < count && status == LK_OK; i++)
         memcpy((char *)to + (size_t)i * stride + c->offset, packed + (size_t)i * size, size);
     free(packed);
@@ -321,8 +321,7 @@ static lk_status read_names(loading *l)
         if (!t->node || !t->memory || !bytes)
             status = lk_fail(LK_E_SYSTEM, "out of memory for a trace");
     }
-    if (status == LK_OK)
-        status = lk_h5_get_f64s(l->file, l->path, "memory_bytes", bytes, memories);
+    if (status == LK_OK) status = lk_h5_get_f64s(l->file, l->path, "memory_bytes", bytes, memories);
     if (status == LK_OK) { /* take the texts over */
         t->nodes = (int)scopes;
         t->memories = (int)memories;
@@ -373,8 +372,10 @@ static lk_status check_values(const loading *l)
         if (s->rank < 0 || s->rank >= t->ranks || s->step < 0 || s->step >= t->steps ||
             s->node < 0 || s->node >= t->nodes || s->lane < 0 || s->lane > 4096 ||
             !(s->seconds >= 0 && s->seconds < 1e9) || !(s->begin > -1e9 && s->begin < 1e9))
-            return lk_fail(LK_E_INPUT, "%s: span %lld makes no sense; the file is damaged, trace "
-                           "the run again", l->path, (long long)i);
+            return lk_fail(LK_E_INPUT,
+                           "%s: span %lld makes no sense; the file is damaged, trace "
+                           "the run again",
+                           l->path, (long long)i);
     }
     for (int64_t i = 0; i < (int64_t)t->ranks * t->steps; i++)
         if (!(t->step[i].seconds >= 0 && t->step[i].seconds < 1e9))

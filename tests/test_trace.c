@@ -17,12 +17,25 @@ enum { LEAVES = 4, SHARD = 1000, STEPS = 3 };
 
 /* ---- a model that trains on the CPU ---------------------------------------------------------- */
 
-static const lk_model model = {.text = {.layers = 4, .width = 64, .context = 32, .heads = 4,
-                                        .kv_heads = 4, .position = "alibi", .norm = "layernorm",
-                                        .ffn = "gelu", .bias = true, .tied = true,
-                                        .rope_theta = 10000, .norm_eps = 1e-5f, .vocabulary = 37}};
-static const lk_source source = {.batch = 4, .context = 32, .type = LK_U8, .resident = true,
-                                 .shard_rows = SHARD, .purpose = LK_PURPOSE_ORDER,
+static const lk_model model = {.text = {.layers = 4,
+                                        .width = 64,
+                                        .context = 32,
+                                        .heads = 4,
+                                        .kv_heads = 4,
+                                        .position = "alibi",
+                                        .norm = "layernorm",
+                                        .ffn = "gelu",
+                                        .bias = true,
+                                        .tied = true,
+                                        .rope_theta = 10000,
+                                        .norm_eps = 1e-5f,
+                                        .vocabulary = 37}};
+static const lk_source source = {.batch = 4,
+                                 .context = 32,
+                                 .type = LK_U8,
+                                 .resident = true,
+                                 .shard_rows = SHARD,
+                                 .purpose = LK_PURPOSE_ORDER,
                                  .local_leaves = LEAVES};
 
 typedef struct rig {
@@ -37,9 +50,18 @@ typedef struct rig {
 
 static lk_status make(rig *r, lk_dtype type, bool apart)
 {
-    lk_optimizer hyper = {.lr = 1e-3f, .steps = 10, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f,
-                          .clip = 1, .leaves = LEAVES, .scaling = type == LK_F16, .growth = 2,
-                          .backoff = 0.5f, .growth_interval = 100, .max_scale = 65536};
+    lk_optimizer hyper = {.lr = 1e-3f,
+                          .steps = 10,
+                          .beta1 = 0.9f,
+                          .beta2 = 0.99f,
+                          .eps = 1e-8f,
+                          .clip = 1,
+                          .leaves = LEAVES,
+                          .scaling = type == LK_F16,
+                          .growth = 2,
+                          .backoff = 0.5f,
+                          .growth_interval = 100,
+                          .max_scale = 65536};
     lk_passes passes = {.compute = type, .training = true};
     lk_program_options o = {.seed = 1, .local_leaves = LEAVES};
     *r = (rig){.params = lk_params_create()};
@@ -48,10 +70,9 @@ static lk_status make(rig *r, lk_dtype type, bool apart)
     lk_params_layout(r->params);
     LK_TRY(lk_optimize(r->graph.graph, &hyper));
     r->graph.graph->apart = apart;
-    LK_TRY(lk_store_create(r->device, r->params,
-                           &(lk_store_options){.compute = type, .training = true,
-                                               .local_leaves = LEAVES},
-                           &r->store));
+    LK_TRY(lk_store_create(
+        r->device, r->params,
+        &(lk_store_options){.compute = type, .training = true, .local_leaves = LEAVES}, &r->store));
     LK_TRY(lk_program_create(r->graph.graph, r->store, &o, &r->program));
     LK_TRY(lk_backend_cpu.alloc(r->device, LEAVES * SHARD, &r->tokens));
     for (int i = 0; i < LEAVES * SHARD; i++) ((uint8_t *)r->tokens)[i] = (uint8_t)(i * 7 % 37);
@@ -158,8 +179,9 @@ static void test_observers(void)
            "one that was removed is told nothing, the other goes on");
     b.fail_at = "blocks.2.attn.qkv";
     status = lk_program_run(r.program);
-    tap_ok(status == LK_E_INTERNAL && strcmp(lk_error_text(), "stopped at blocks.2.attn.qkv") == 0 &&
-               b.runs == 3 && b.run_ends == 2,
+    tap_ok(status == LK_E_INTERNAL &&
+               strcmp(lk_error_text(), "stopped at blocks.2.attn.qkv") == 0 && b.runs == 3 &&
+               b.run_ends == 2,
            "an error of an observer ends the run: %s", lk_error_text());
     lk_error_clear();
     destroy(&r);
@@ -177,7 +199,8 @@ static lk_status train(rig *r, int steps)
 static lk_status take_trace(rig *r, int skip, int steps, lk_trace *t)
 {
     lk_recorder *recorder;
-    LK_TRY(lk_recorder_start(r->program, r->graph.graph, r->device, LEAVES, skip, steps, &recorder));
+    LK_TRY(
+        lk_recorder_start(r->program, r->graph.graph, r->device, LEAVES, skip, steps, &recorder));
     lk_status status = train(r, skip + steps);
     if (status == LK_OK) status = lk_recorder_finish(recorder, 3, 8, t);
     lk_recorder_destroy(recorder);
@@ -267,26 +290,42 @@ static void test_live(void)
 /* Two ranks, two steps. Rank 0: a step of 10 s, in which nodes run for 4 s and 3 s, a reduction for
  * 4 s of which 2 s lie beside the second; rank 1: 12 s, 8 s of the first node alone. */
 static lk_trace_node hand_nodes[] = {
-    {.scope = (char *)"blocks.0.attn.qkv", .op = (char *)"linear", .flops = 100, .bytes = 10,
+    {.scope = (char *)"blocks.0.attn.qkv",
+     .op = (char *)"linear",
+     .flops = 100,
+     .bytes = 10,
      .live = 2e6},
-    {.scope = (char *)"blocks.0.ffn.up", .op = (char *)"linear", .flops = 50, .bytes = 400,
-     .live = 3e6, .scratch = 7},
+    {.scope = (char *)"blocks.0.ffn.up",
+     .op = (char *)"linear",
+     .flops = 50,
+     .bytes = 400,
+     .live = 3e6,
+     .scratch = 7},
     {.scope = (char *)"reduce.0", .op = (char *)"reduce", .section = LK_LAST, .bytes = 40},
     {.scope = (char *)"leaf_sums", .op = (char *)"leaf_sums", .section = LK_LAST},
 };
 static lk_trace_span hand_spans[] = {
-    {0, 0, 0, 0, 0, 1, 4},  {0, 0, 1, 0, 0, 6, 3},  {0, 0, 2, 0, 1, 7, 4},
-    {0, 1, 0, 0, 0, 21, 4}, {0, 1, 1, 0, 0, 26, 3}, {0, 1, 2, 0, 1, 27, 4},
-    {1, 0, 0, 1, 0, 1, 8},  {1, 1, 0, 1, 0, 21, 8},
+    {0, 0, 0, 0, 0, 1, 4},  {0, 0, 1, 0, 0, 6, 3},  {0, 0, 2, 0, 1, 7, 4}, {0, 1, 0, 0, 0, 21, 4},
+    {0, 1, 1, 0, 0, 26, 3}, {0, 1, 2, 0, 1, 27, 4}, {1, 0, 0, 1, 0, 1, 8}, {1, 1, 0, 1, 0, 21, 8},
 };
 static lk_trace_step hand_steps[] = {{0, 10}, {20, 10}, {0, 12}, {20, 12}};
 static lk_trace_memory hand_memory[] = {{(char *)"activations", 4e6}};
 static char *hand_hosts[] = {(char *)"one", (char *)"two \"quoted\""};
-static const lk_trace by_hand = {
-    .device = (char *)"a device", .version = (char *)"v", .host = hand_hosts, .ranks = 2,
-    .leaves = 2, .first_step = 100, .steps = 2, .ceiling = {.rate = 50, .bandwidth = 100},
-    .nodes = 4, .node = hand_nodes, .memories = 1, .memory = hand_memory, .step = hand_steps,
-    .spans = 8, .span = hand_spans};
+static const lk_trace by_hand = {.device = (char *)"a device",
+                                 .version = (char *)"v",
+                                 .host = hand_hosts,
+                                 .ranks = 2,
+                                 .leaves = 2,
+                                 .first_step = 100,
+                                 .steps = 2,
+                                 .ceiling = {.rate = 50, .bandwidth = 100},
+                                 .nodes = 4,
+                                 .node = hand_nodes,
+                                 .memories = 1,
+                                 .memory = hand_memory,
+                                 .step = hand_steps,
+                                 .spans = 8,
+                                 .span = hand_spans};
 
 static bool near(double a, double b) { return fabs(a - b) < 1e-9 * (fabs(a) + fabs(b) + 1e-9); }
 
@@ -297,17 +336,16 @@ static void test_summary(void)
     tap_ok(status == LK_OK, "a trace is summed up %s", lk_error_text());
     if (status != LK_OK) return;
     /* means over two ranks and two steps: of rank 0 once and of rank 1 once a step */
-    tap_ok(near(s.step, 11) && near(s.total.seconds, (11 + 8) / 2.0) && near(s.covered, (9 + 8) / 2.0) &&
-               near(s.uncovered, 11 - 8.5),
+    tap_ok(near(s.step, 11) && near(s.total.seconds, (11 + 8) / 2.0) &&
+               near(s.covered, (9 + 8) / 2.0) && near(s.uncovered, 11 - 8.5),
            "step %g, nodes %g, covered %g", s.step, s.total.seconds, s.covered);
-    tap_ok(near(s.reduction, 2) && near(s.overlap, 1), "reduction %g, of which %g beside other work",
-           s.reduction, s.overlap);
+    tap_ok(near(s.reduction, 2) && near(s.overlap, 1),
+           "reduction %g, of which %g beside other work", s.reduction, s.overlap);
     tap_ok(s.slowest == 1 && near(s.slowest_step, 12) && near(s.fastest_step, 10),
            "the slowest rank is %d", s.slowest);
     tap_ok(s.live == 1 && s.scratch == 1, "memory peaks at node %d and %d", s.live, s.scratch);
     tap_ok(s.ops == 2 && strcmp(s.op[0].name, "linear") == 0 && s.op[0].nodes == 2 &&
-               near(s.op[0].seconds, 7.5) && near(s.op[0].flops, 150) &&
-               near(s.op[0].least, 2 + 4),
+               near(s.op[0].seconds, 7.5) && near(s.op[0].flops, 150) && near(s.op[0].least, 2 + 4),
            "linear: %d nodes, %g s, %g FLOP, %g s at least", s.op[0].nodes, s.op[0].seconds,
            s.op[0].flops, s.op[0].least);
     tap_ok(s.scopes == 2 && strcmp(s.scope[0].name, "blocks.0") == 0, "scopes of two parts: %s",
@@ -347,7 +385,8 @@ static void test_perfetto(void)
     fclose(out);
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     json_t *events = json_object_get(root, "traceEvents");
-    tap_ok(status == LK_OK && json_is_array(events), "the export is JSON: %s", root ? "" : error.text);
+    tap_ok(status == LK_OK && json_is_array(events), "the export is JSON: %s",
+           root ? "" : error.text);
     json_array_foreach(events, i, event)
     {
         const char *phase = json_string_value(json_object_get(event, "ph"));
@@ -405,8 +444,12 @@ static lk_status search(lk_dtype type, const char *name, int64_t at, float value
     *f = (finding){.count = 0};
     lk_status status = make(&r, type, true);
     if (status == LK_OK) status = begin(&r, name, at, value, scale);
-    lk_anomaly_options o = {.program = r.program, .graph = r.graph.graph, .store = r.store,
-                            .scaling = type == LK_F16, .found = note, .context = f};
+    lk_anomaly_options o = {.program = r.program,
+                            .graph = r.graph.graph,
+                            .store = r.store,
+                            .scaling = type == LK_F16,
+                            .found = note,
+                            .context = f};
     if (status == LK_OK) status = lk_anomaly_open(&o, &s);
     for (int i = 0; i < STEPS && status == LK_OK; i++) status = lk_program_run(r.program);
     lk_store_get_state(r.store, state);
@@ -422,8 +465,8 @@ static void test_anomaly(void)
     lk_dtype types[] = {LK_F32, LK_F16};
     for (int i = 0; i < 2; i++) {
         lk_error_clear();
-        lk_status status = search(types[i], "blocks.3.attn.qkv.weight", 64 * 5 + 9, INFINITY,
-                                  1024, &f, &state);
+        lk_status status =
+            search(types[i], "blocks.3.attn.qkv.weight", 64 * 5 + 9, INFINITY, 1024, &f, &state);
         tap_ok(status == LK_E_INTERNAL && f.count == 1 && f.step == 1 && f.leaf == 0 &&
                    strcmp(f.scope, "blocks.3.attn.qkv") == 0 && strcmp(f.op, "linear") == 0,
                "%s: Inf in block 3's attention is found in %s (%s), leaf %d of step %d",
@@ -439,8 +482,7 @@ static void test_anomaly(void)
            "f32: nothing is found in a sound run %s", lk_error_text());
     status = search(LK_F16, NULL, 0, 0, 1e9f, &f, &state);
     tap_ok(status == LK_OK && f.count == 0 && state.step == STEPS && state.skipped == STEPS,
-           "f16: overflows of scaled gradients are not, %d steps are skipped",
-           (int)state.skipped);
+           "f16: overflows of scaled gradients are not, %d steps are skipped", (int)state.skipped);
     status = search(LK_F32, NULL, 0, 0, 3e38f, &f, &state);
     tap_ok(status == LK_E_INTERNAL && f.count == 1 && f.leaf >= -1,
            "f32: a gradient that overflows is found, in %s (%s)", f.scope, f.op);
@@ -487,8 +529,12 @@ static void test_gpt2(const char *srcdir)
     tap_ok(status == LK_OK, "%s is read %s", path, lk_error_text());
     if (status != LK_OK) return;
     lk_model m = lk_session_model(&run, 50304, NULL);
-    lk_source s = {.batch = run.train.batch, .context = run.model.context, .type = LK_U16,
-                   .resident = true, .shard_rows = 1 << 20, .purpose = LK_PURPOSE_ORDER,
+    lk_source s = {.batch = run.train.batch,
+                   .context = run.model.context,
+                   .type = LK_U16,
+                   .resident = true,
+                   .shard_rows = 1 << 20,
+                   .purpose = LK_PURPOSE_ORDER,
                    .local_leaves = 1};
     lk_params *params = lk_params_create();
     status = lk_session_train_graph(&comm, &run, 1, &m, &s, params, &graph);

@@ -174,7 +174,8 @@ ok "and the output" grep -q -e nan -e inf output
 ok "and which samples they were" test "$(wc -l <samples)" -eq 2
 prints "show tells of them" 'blocks.3.attn.qkv|linear|output0' "$LOCKSTEP" show wrong/anomaly.h5
 ranks 2 "$LOCKSTEP" train run.yaml --set directory=wrong-2 --resume --detect-anomaly
-ok "on 2 ranks each keeps its own" test "$rc" -eq 1 -a -s wrong-2/anomaly.h5 -a -s wrong-2/anomaly-1.h5
+ok "on 2 ranks each keeps its own" \
+    test "$rc" -eq 1 -a -s wrong-2/anomaly.h5 -a -s wrong-2/anomaly-1.h5
 ok "and one message comes" test "$(grep -c '^lockstep: ' "$work/err")" -eq 1
 
 sed 's/  leaves: 8/  leaves: 8\

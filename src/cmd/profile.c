@@ -68,8 +68,10 @@ static lk_status choose_directory(lk_comm *c, const char *given, char **home)
         *home = strdup(given ? given : "lockstep-profile-XXXXXX");
         if (!*home) status = lk_fail(LK_E_SYSTEM, "out of memory");
         else if (!given && !mkdtemp(*home))
-            status = lk_fail(LK_E_INPUT, "cannot make a directory here: %s; work where you may "
-                             "write, or give --directory", strerror(errno));
+            status = lk_fail(LK_E_INPUT,
+                             "cannot make a directory here: %s; work where you may "
+                             "write, or give --directory",
+                             strerror(errno));
     }
     LK_TRY(lk_comm_agree(c, status));
     return lk_comm_agree(c, lk_comm_broadcast_text(c, home));
@@ -139,14 +141,18 @@ static lk_status job(const lk_world *w, void *context)
 int lk_cmd_profile(int argc, char **argv)
 {
     static const struct argp argp = {
-        table, parse, "RUN.yaml",
+        table,
+        parse,
+        "RUN.yaml",
         "Train some steps of a run file, trace them, and print where their time went, as 'lockstep "
         "trace' does. Under mpirun the ranks are traced together.\v"
         "Nothing is validated or saved. What the run writes lies in a directory below the working "
         "directory meanwhile, and is removed, unless --directory says to keep it.",
-        NULL, NULL, NULL};
-    options o = {.set = calloc((size_t)argc + 1, sizeof *o.set), .depth = 2, .lines = 20,
-                 .steps = 10};
+        NULL,
+        NULL,
+        NULL};
+    options o = {
+        .set = calloc((size_t)argc + 1, sizeof *o.set), .depth = 2, .lines = 20, .steps = 10};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int code = lk_cmd_run("lockstep profile", false, job, &o);

@@ -184,15 +184,19 @@ static lk_status job(const lk_world *w, void *context)
 int lk_cmd_trace(int argc, char **argv)
 {
     static const struct argp argp = {
-        table, parse, "FILE",
-        "Where the time of the traced steps went: FILE is the trace.h5 of a run with trace.from, or "
-        "of 'lockstep profile --directory'.\v"
+        table,
+        parse,
+        "FILE",
+        "Where the time of the traced steps went: FILE is the trace.h5 of a run with trace.from, "
+        "or of 'lockstep profile --directory'.\v"
         "Times are those of the device (of the host's clock on the CPU), means over ranks and "
         "steps. TFLOP/s and GB/s are what a node must compute and move at least, by its time; "
         "% peak is the least time it could take under the two ceilings that were measured on the "
         "device, a large product and a large sum, by its time (roofline): above 100 what it moves "
         "was in a cache. Nodes that run beside each other are counted each.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     options o = {.depth = 2, .lines = 20};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     return lk_cmd_run("lockstep trace", true, job, &o);

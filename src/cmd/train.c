@@ -160,10 +160,9 @@ int lk_cmd_train(int argc, char **argv)
         "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
         "its libraries take; work as each op must do at least; time as if every node ran at the "
         "speed of a large product or sum, measured here, and nothing ran beside it.\n\n"
-        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In fp16 "
-        "an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
-        "is skipped. A run has the same bits when it is done again, so --resume with it finds what "
-        "a run has ended with.",
+        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
+        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
+        "is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;

@@ -70,7 +70,7 @@ lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const
                         const float *b, float beta, float *c);
 const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
 
-/* ---- trace.c, measure.c: of the backend -------------------------------------------------------- */
+/* ---- trace.c, measure.c: of the backend ------------------------------------------------------ */
 
 extern const lk_device_tracer lk_cpu_tracer;
 lk_status lk_cpu_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,

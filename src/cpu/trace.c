@@ -90,8 +90,11 @@ static lk_status run_end(lk_device *d)
 static lk_status trace_read(lk_device *d, lk_device_record *record)
 {
     lk_cpu_trace *t = trace_of(d);
-    *record = (lk_device_record){.span = t->span, .spans = t->spans, .begin = t->begin,
-                                 .seconds = t->seconds, .runs = t->runs};
+    *record = (lk_device_record){.span = t->span,
+                                 .spans = t->spans,
+                                 .begin = t->begin,
+                                 .seconds = t->seconds,
+                                 .runs = t->runs};
     t->span = NULL;
     t->begin = t->seconds = NULL;
     trace_close(d);

@@ -13,7 +13,7 @@
 struct lk_anomaly_search {
     lk_observer observer; /* first */
     lk_anomaly_options o;
-    bool *scaled; /* by tensor id */
+    bool *scaled;        /* by tensor id */
     lk_step_state state; /* at the start of the step */
 };
 
@@ -55,8 +55,12 @@ static lk_status look(lk_anomaly_search *s, const lk_exec *x, const lk_node *n, 
     if (s->o.scaling && s->state.loss_scale > 1 && is_scaled(s, t)) return LK_OK;
     LK_TRY(measure(s, x, t, &range));
     if (range.bad < 0) return LK_OK;
-    lk_anomaly a = {.node = n, .exec = x, .step = s->state.step + 1,
-                    .leaf = n->section == LK_LEAF ? x->leaf : -1, .tensor = t, .range = range,
+    lk_anomaly a = {.node = n,
+                    .exec = x,
+                    .step = s->state.step + 1,
+                    .leaf = n->section == LK_LEAF ? x->leaf : -1,
+                    .tensor = t,
+                    .range = range,
                     .loss_scale = s->state.loss_scale};
     for (int i = 0; i < n->inputs; i++) LK_TRY(measure(s, x, n->in[i], &a.in[i]));
     LK_TRY(s->o.found(s->o.context, &a));
@@ -83,8 +87,10 @@ lk_status lk_anomaly_open(const lk_anomaly_options *o, lk_anomaly_search **searc
 {
     static const lk_observer_calls calls = {.end = node_ended, .run_begin = run_begins};
     if (!o->store->device->backend->measure)
-        return lk_fail(LK_E_INPUT, "the %s backend cannot search for values that are not finite; "
-                       "leave --detect-anomaly out", o->store->device->backend->name);
+        return lk_fail(LK_E_INPUT,
+                       "the %s backend cannot search for values that are not finite; "
+                       "leave --detect-anomaly out",
+                       o->store->device->backend->name);
     lk_anomaly_search *s = calloc(1, sizeof *s);
     bool *scaled = calloc((size_t)o->graph->tensors, sizeof *scaled);
     if (!s || !scaled) {

@@ -13,7 +13,7 @@ typedef struct lk_anomaly {
     int leaf;            /* among all; -1: the node belongs to none */
     const lk_tensor *tensor; /* an output of the node; of LK_LAST and LK_STEP nodes an input */
     lk_range range;          /* of it */
-    lk_range in[LK_MAX_INPUTS]; /* of the node's float inputs; low > high and bad -1: not measured */
+    lk_range in[LK_MAX_INPUTS]; /* of its float inputs; low > high and bad -1: not measured */
     float loss_scale;
 } lk_anomaly;
 

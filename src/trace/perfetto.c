@@ -24,8 +24,8 @@ static void put(writer *w, json_t *event)
     if (w->status == LK_OK) {
         fputs(w->first ? "\n" : ",\n", w->out);
         if (json_dumpf(event, w->out, JSON_COMPACT | JSON_REAL_PRECISION(12)) != 0)
-            w->status = lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s",
-                                strerror(errno));
+            w->status =
+                lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s", strerror(errno));
     }
     w->first = false;
     json_decref(event);
@@ -57,8 +57,7 @@ static void put_rank(writer *w, int rank)
         const lk_trace_step *s = &t->step[rank * t->steps + i];
         snprintf(name, sizeof name, "step %lld", (long long)t->first_step + i);
         put(w, json_pack("{s:s,s:s,s:s,s:i,s:i,s:f,s:f}", "ph", "X", "name", name, "cat", "step",
-                         "pid", rank, "tid", STEPS, "ts", 1e6 * s->begin, "dur",
-                         1e6 * s->seconds));
+                         "pid", rank, "tid", STEPS, "ts", 1e6 * s->begin, "dur", 1e6 * s->seconds));
     }
 }
 
@@ -69,8 +68,8 @@ static void put_span(writer *w, const lk_trace_span *s)
     put(w, json_pack("{s:s,s:s,s:s,s:i,s:i,s:f,s:f,s:{s:s,s:I,s:i,s:f,s:f}}", "ph", "X", "name",
                      n->scope, "cat", n->op, "pid", (int)s->rank, "tid", LANES + (int)s->lane, "ts",
                      1e6 * s->begin, "dur", 1e6 * s->seconds, "args", "op", n->op, "step",
-                     (json_int_t)(t->first_step + s->step), "leaf", (int)s->leaf,
-                     "GFLOP a step", 1e-9 * n->flops, "MiB a step", n->bytes / 0x1p20));
+                     (json_int_t)(t->first_step + s->step), "leaf", (int)s->leaf, "GFLOP a step",
+                     1e-9 * n->flops, "MiB a step", n->bytes / 0x1p20));
     if (n->live > 0)
         put(w, json_pack("{s:s,s:s,s:i,s:f,s:{s:f}}", "ph", "C", "name", "activations", "pid",
                          (int)s->rank, "ts", 1e6 * s->begin, "args", "MiB", n->live / 0x1p20));

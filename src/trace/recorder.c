@@ -57,14 +57,14 @@ static const lk_observer_calls calls = {node_begins, node_ended, run_begins, run
 lk_status lk_recorder_start(lk_program *p, lk_graph *g, lk_device *d, int local_leaves, int skip,
                             int steps, lk_recorder **recorder)
 {
-    if (!d->backend->tracer)
-        return lk_fail(LK_E_INPUT, "steps cannot be traced on '%s' by this lockstep: it was built "
-                       "without CUPTI, which comes with the CUDA toolkit; configure it "
-                       "--with-cupti, or leave trace.from at 0", d->backend->name);
     lk_recorder *r = calloc(1, sizeof *r);
     if (!r) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
-    *r = (lk_recorder){.observer.calls = &calls, .graph = g, .device = d,
-                       .local_leaves = local_leaves, .skip = skip, .steps = steps};
+    *r = (lk_recorder){.observer.calls = &calls,
+                       .graph = g,
+                       .device = d,
+                       .local_leaves = local_leaves,
+                       .skip = skip,
+                       .steps = steps};
     for (const lk_node *n = g->first; n; n = n->next) r->nodes++;
     r->list = calloc((size_t)r->nodes + 1, sizeof *r->list);
     lk_status status = r->list ? d->backend->tracer->open(d, skip + steps)
@@ -94,8 +94,8 @@ void lk_recorder_destroy(lk_recorder *r)
 
 static lk_status describe_sums(const lk_recorder *r, lk_trace_node *out)
 {
-    double floats = (double)(r->local_leaves - 1) *
-                    (double)(r->graph->params->total + LK_METRIC_FLOATS);
+    double floats =
+        (double)(r->local_leaves - 1) * (double)(r->graph->params->total + LK_METRIC_FLOATS);
     out->scope = strdup("leaf_sums");
     out->op = strdup("leaf_sums");
     out->section = LK_LAST;
@@ -119,9 +119,12 @@ static lk_status describe_nodes(const lk_recorder *r, lk_trace *t)
         const char *scope = n->scope[0] ? n->scope : lk_op_name(n->op);
         lk_op_cost(n, &flops, &bytes);
         status = r->device->backend->prepare(r->device, n, &scratch);
-        *out = (lk_trace_node){.scope = strdup(scope), .op = strdup(lk_op_name(n->op)),
-                               .section = n->section, .flops = times * flops,
-                               .bytes = times * bytes, .live = live[i],
+        *out = (lk_trace_node){.scope = strdup(scope),
+                               .op = strdup(lk_op_name(n->op)),
+                               .section = n->section,
+                               .flops = times * flops,
+                               .bytes = times * bytes,
+                               .live = live[i],
                                .scratch = (double)scratch};
         if (!out->scope || !out->op) status = lk_fail(LK_E_SYSTEM, "out of memory for a trace");
     }
@@ -147,9 +150,13 @@ static lk_status take_spans(const lk_recorder *r, const lk_device_record *d, int
         int node = s->mark % (r->nodes + 1), leaf = s->mark / (r->nodes + 1);
         if (s->run < r->skip) continue;
         bool step = node < r->nodes && r->list[node]->section == LK_STEP;
-        t->span[t->spans++] = (lk_trace_span){
-            .rank = rank, .step = s->run - r->skip, .node = node, .lane = s->lane,
-            .leaf = step ? -1 : first_leaf + leaf, .begin = s->begin, .seconds = s->seconds};
+        t->span[t->spans++] = (lk_trace_span){.rank = rank,
+                                              .step = s->run - r->skip,
+                                              .node = node,
+                                              .lane = s->lane,
+                                              .leaf = step ? -1 : first_leaf + leaf,
+                                              .begin = s->begin,
+                                              .seconds = s->seconds};
     }
     t->lost = d->lost;
     return LK_OK;

@@ -147,8 +147,7 @@ static void find_peaks(const lk_trace *t, lk_trace_summary *s)
 static lk_status work_out(const lk_trace *t, int depth, double *seconds, lk_trace_summary *s)
 {
     double times = (double)t->ranks * t->steps;
-    for (int64_t i = 0; i < t->spans; i++)
-        seconds[t->span[i].node] += t->span[i].seconds / times;
+    for (int64_t i = 0; i < t->spans; i++) seconds[t->span[i].node] += t->span[i].seconds / times;
     LK_TRY(collect(t, seconds, -1, &s->op, &s->ops));
     LK_TRY(collect(t, seconds, depth, &s->scope, &s->scopes));
     LK_TRY(collect(t, seconds, 0, &s->node, &s->node_lines));

@@ -63,8 +63,8 @@ void lk_trace_clear(lk_trace *t); /* takes a zeroed struct too */
 typedef struct lk_recorder lk_recorder;
 
 /* Trace the next `steps` runs of a program of graph `g`, after `skip` that only prepare (the first
- * replay of what was captured is slow). LK_E_INPUT: this device has no tracer in this build.
- * Starts the clock: ranks call it together. */
+ * replay of what was captured is slow). The device's backend must have a tracer. Starts the clock:
+ * ranks call it together. */
 lk_status lk_recorder_start(lk_program *p, lk_graph *g, lk_device *d, int local_leaves, int skip,
                             int steps, lk_recorder **recorder);
 /* End of the trace, after at most as many runs and one that is kept: this rank's nodes, steps and

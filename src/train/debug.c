@@ -51,8 +51,8 @@ static const lk_param *param_at(const lk_params *p, int64_t at)
 static void say_tensor(message *m, const lk_debug *d, const lk_tensor *t, int64_t element)
 {
     char shape[96];
-    bool flat = !t->param && t->dims == 1 && t->region >= LK_REGION_PARAM &&
-                t->region <= LK_REGION_EMA;
+    bool flat =
+        !t->param && t->dims == 1 && t->region >= LK_REGION_PARAM && t->region <= LK_REGION_EMA;
     const lk_param *p = t->param;
     int64_t at = element + (int64_t)(t->offset / lk_dtype_size(t->dtype));
     if (flat && element >= 0) p = param_at(d->o.store->params, at);
@@ -108,8 +108,7 @@ static void compose(message *m, const lk_debug *d, const lk_anomaly *a)
         say_tensor(m, d, n->in[i], r->bad);
         say_range(m, n->in[i], r);
     }
-    if (lk_run_precision(d->o.run) == LK_FP16)
-        say(m, "; loss scale %g", (double)a->loss_scale);
+    if (lk_run_precision(d->o.run) == LK_FP16) say(m, "; loss scale %g", (double)a->loss_scale);
     say_samples(m, d, a);
 }
 
@@ -150,13 +149,19 @@ static lk_status keep(const lk_debug *d, const lk_anomaly *a, const char *text)
     int items = 0;
     int64_t batch = d->o.run->train.batch / (d->o.local_leaves * d->o.comm->size);
     int64_t *sample = calloc((size_t)batch + 1, sizeof *sample);
-    lk_status status = sample ? gather(d, a, item, &items)
-                              : lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = sample ? gather(d, a, item, &items) : lk_fail(LK_E_SYSTEM, "out of memory");
     for (int64_t b = 0; b < batch && sample && a->leaf >= 0; b++)
         sample[b] = lk_loader_sample(d->o.loader, a->step - 1, a->leaf, b);
-    lk_tensor_file f = {.path = d->path, .message = text, .scope = a->node->scope,
-                        .op = lk_op_name(a->node->op), .step = a->step, .rank = d->o.comm->rank,
-                        .leaf = a->leaf, .item = item, .items = items, .sample = sample,
+    lk_tensor_file f = {.path = d->path,
+                        .message = text,
+                        .scope = a->node->scope,
+                        .op = lk_op_name(a->node->op),
+                        .step = a->step,
+                        .rank = d->o.comm->rank,
+                        .leaf = a->leaf,
+                        .item = item,
+                        .items = items,
+                        .sample = sample,
                         .samples = a->leaf >= 0 ? batch : 0};
     if (status == LK_OK) status = lk_tensor_file_write(d->o.io, &f);
     for (int i = 0; i < items; i++) free((void *)item[i].data);

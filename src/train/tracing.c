@@ -13,6 +13,20 @@ struct lk_tracing {
     lk_recorder *recorder;
 };
 
+lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct)
+{
+    if (run->trace.from == 0) return LK_OK;
+    if (!d->backend->tracer)
+        return lk_fail(LK_E_INPUT, "%s: steps cannot be traced on '%s': this lockstep was built "
+                       "without CUPTI, which comes with the CUDA toolkit; configure it "
+                       "--with-cupti, or set trace.from to 0", run->path, d->backend->name);
+    if (direct && d->backend->capture_begin)
+        return lk_fail(LK_E_INPUT, "%s: trace.from is %lld, but --detect-anomaly and "
+                       "--launch-blocking leave nothing to trace on a GPU; set trace.from to 0",
+                       run->path, (long long)run->trace.from);
+    return LK_OK;
+}
+
 lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing)
 {
     uint64_t from = (uint64_t)o->run->trace.from, to = (uint64_t)o->run->trace.to;
@@ -60,7 +74,7 @@ static void measure_ceiling(const lk_tracing *t, lk_trace *trace)
     trace->ceiling = (lk_roofline){0, 0};
     if (t->o.comm->rank == 0 && t->o.reporter->line)
         t->o.reporter->line(t->o.reporter->context, "no memory is left to measure the ceilings of "
-                            "the device; the trace will not know them");
+                                                    "the device; the trace will not know them");
 }
 
 static lk_status list_memory(const lk_tracing *t, lk_trace *trace)
@@ -86,8 +100,7 @@ static lk_status complete(const lk_tracing *t, lk_trace *trace)
     trace->version = strdup(LK_CODE_VERSION);
     trace->leaves = t->o.leaves;
     trace->first_step = (int64_t)t->first;
-    if (!trace->device || !trace->version)
-        return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
+    if (!trace->device || !trace->version) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
     LK_TRY(list_memory(t, trace));
     measure_ceiling(t, trace);
     return LK_OK;
@@ -97,8 +110,8 @@ static lk_status finish(lk_tracing *t, const char *path)
 {
     lk_comm *c = t->o.comm;
     lk_trace trace = {.ranks = 0};
-    lk_status status = lk_recorder_finish(t->recorder, c->rank,
-                                          c->rank * t->o.parts.local_leaves, &trace);
+    lk_status status =
+        lk_recorder_finish(t->recorder, c->rank, c->rank * t->o.parts.local_leaves, &trace);
     lk_recorder_destroy(t->recorder);
     t->recorder = NULL;
     if (status == LK_OK) status = complete(t, &trace);

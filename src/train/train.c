@@ -419,6 +419,8 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
                                               &t->leaves)));
     LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
                                               &t->device)));
+    bool direct = t->how->detect_anomaly || t->how->launch_blocking;
+    LK_TRY(lk_comm_agree(c, lk_tracing_check(t->run, t->device, direct)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
     if (t->data->warning[0]) say(t, t->data->warning);
