@@ -4,7 +4,7 @@
 #
 # On a GPU host: LOCKSTEP=build/lockstep DEVICE=cuda sh tests/test_trace.sh
 # (make tests/h5edit tests/h5same first; several ranks share a GPU where there are fewer).
-# shellcheck disable=SC2016,SC2317 # awk programs; functions called by ok
+# shellcheck disable=SC2016,SC2086,SC2317 # awk programs; words without blanks; called by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
@@ -78,7 +78,7 @@ for n in 1 2 4; do
     step=$(figure 'a step') nodes=$(figure 'nodes, added up')
     # a busy machine keeps a rank waiting between nodes too; test_trace.c holds the 2 %
     ok "$n ranks: nodes take $nodes ms of a step's $step" awk -v device="$DEVICE" \
-        "BEGIN { share = $nodes / $step; exit !(share > (device == \"cpu\" ? 0.9 : 0.5) &&
+        "BEGIN { share = $nodes / $step; exit !(share > (device == \"cpu\" ? 0.9 : 0.2) &&
             share < (device == \"cpu\" ? 1.0001 : 1.5)) }"
     reduced=$(figure 'reduction over ranks')
     if [ $n -eq 1 ]; then
@@ -170,8 +170,8 @@ note "$(cat "$work/err")"
 ok "the input is kept, with Inf where it was" test "$(grep -n inf input)" = 78:inf
 "$h5edit" wrong/anomaly.h5 print output0 >output
 ok "and the output" grep -q -e nan -e inf output
-"$h5edit" wrong/anomaly.h5 print samples >samples
-ok "and which samples they were" test "$(wc -l <samples)" -eq 2
+"$h5edit" wrong/anomaly.h5 print samples >rows
+ok "and which samples they were" test "$(wc -l <rows)" -eq 2
 prints "show tells of them" 'blocks.3.attn.qkv|linear|output0' "$LOCKSTEP" show wrong/anomaly.h5
 ranks 2 "$LOCKSTEP" train run.yaml --set directory=wrong-2 --resume --detect-anomaly
 ok "on 2 ranks each keeps its own" \
