@@ -51,4 +51,7 @@ void *lk_loader_input(lk_loader *l, int field, int local_leaf);
  * those of step+1. Resident: nothing. Called before the step is replayed. */
 lk_status lk_loader_feed(lk_loader *l, uint64_t step);
 
+/* Row of the split at which sample `b` of the batch of global leaf `leaf` begins in step `step`. */
+int64_t lk_loader_sample(const lk_loader *l, uint64_t step, int leaf, int64_t b);
+
 #endif

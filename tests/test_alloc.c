@@ -9,6 +9,8 @@
 #include "metric/drift.h"
 #include "program/program.h"
 #include "tests/tap.h"
+#include "trace/anomaly.h"
+#include "trace/trace.h"
 #include "train/session.h"
 #include "train/stop.h"
 
@@ -179,6 +181,67 @@ static lk_status programs(void)
     lk_device *d = NULL;
     lk_status status = lk_backend_cpu.open(1, &d);
     if (status == LK_OK) status = compile(d);
+    if (d) d->backend->close(d);
+    return status;
+}
+
+/* A trace of a step, summed up and exported, with a search for anomalies beside it. */
+static lk_status watch(lk_device *d, lk_program *p, lk_graph *g, lk_store *store)
+{
+    static char file[1 << 20];
+    lk_recorder *recorder = NULL;
+    lk_anomaly_search *search = NULL;
+    lk_trace trace = {.ranks = 0};
+    lk_trace_summary summary = {.op = NULL};
+    char *host = (char *)"here";
+    lk_anomaly_options o = {.program = p, .graph = g, .store = store};
+    lk_status status = lk_recorder_start(p, g, d, 2, 0, 1, &recorder);
+    if (status == LK_OK) status = lk_anomaly_open(&o, &search);
+    if (status == LK_OK) status = lk_program_run(p);
+    if (status == LK_OK) status = lk_recorder_finish(recorder, 0, 0, &trace);
+    lk_anomaly_close(search);
+    lk_recorder_destroy(recorder);
+    if (status == LK_OK) status = lk_trace_summarise(&trace, 2, &summary);
+    FILE *out = status == LK_OK ? fmemopen(file, sizeof file, "w") : NULL;
+    trace.host = &host;
+    if (out) status = lk_trace_perfetto(&trace, out);
+    if (out) fclose(out);
+    trace.host = NULL;
+    lk_trace_summary_clear(&summary);
+    lk_trace_clear(&trace);
+    return status;
+}
+
+static lk_status watch_program(lk_device *d)
+{
+    static char tokens[2 * 100];
+    lk_loss_graph train = {.graph = NULL};
+    lk_store *store = NULL;
+    lk_program *program = NULL;
+    lk_program_options o = {.seed = 1, .local_leaves = 2};
+    lk_params *params = lk_params_create();
+    if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = training_graph(params, &train);
+    if (status == LK_OK)
+        status = lk_store_create(
+            d, params, &(lk_store_options){.compute = LK_F16, .training = true, .local_leaves = 2},
+            &store);
+    if (status == LK_OK) status = lk_program_create(train.graph, store, &o, &program);
+    for (int i = 0; i < 2 && status == LK_OK; i++)
+        status = lk_program_bind(program, train.field[0], i, tokens);
+    if (status == LK_OK) status = watch(d, program, train.graph, store);
+    lk_program_destroy(program);
+    lk_store_destroy(store);
+    lk_graph_destroy(train.graph);
+    lk_params_destroy(params);
+    return status;
+}
+
+static lk_status traces(void)
+{
+    lk_device *d = NULL;
+    lk_status status = lk_backend_cpu.open(1, &d);
+    if (status == LK_OK) status = watch_program(d);
     if (d) d->backend->close(d);
     return status;
 }
@@ -372,6 +435,7 @@ int main(void)
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("distributions of data", distributions);
+    exhaust("traces", traces);
     exhaust("run files", run_files);
     exhaust("the watchdog and what stops a run", guards);
     check_saves();

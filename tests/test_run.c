@@ -96,6 +96,8 @@ static const key keys[] = {
     {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"checkpoint.initial", "false", "true", {"on"}, "true or false", false, ALL},
     {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"trace.from", "0", "1", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"trace.to", "0", "9", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -73,6 +73,9 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */
     } log;
+    struct {
+        int64_t from, to; /* steps to trace, as numbered in the log; from 0: none */
+    } trace;
 } lk_run;
 
 /* Parse FILE, then apply `sets` ("a.b=c") in order. LK_E_INPUT with file:line, the key, what was

@@ -167,6 +167,10 @@ static const key keys[] = {
      "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
+    {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
+     "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
+    {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
+     "last such step; 0: trace.from"},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -7,11 +7,13 @@
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "train/check.h"
+#include "train/debug.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
 #include "train/starts.h"
 #include "train/stop.h"
+#include "train/tracing.h"
 #include "version.h"
 
 #include <math.h>
@@ -24,10 +26,13 @@ typedef struct trainer {
     lk_comm *comm;
     lk_io *io;
     const lk_run *run;
+    const lk_start *how;
     const lk_reporter *reporter;
     lk_rundir *rundir;
     lk_stop *stop;
     lk_watchdog *watchdog;
+    lk_tracing *tracing;
+    lk_debug *debug;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -107,6 +112,7 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
 
 static lk_status create_programs(trainer *t)
 {
+    t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
     if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
@@ -265,17 +271,20 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
     const char *path = t->result.checkpoint, *run = t->run->path;
     double lr = t->run->optimizer.lr / 3;
     if (!path[0])
-        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at the "
-                       "data, or start again with a lower rate, such as --set optimizer.lr=%.3g",
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find where "
+                       "it begins remove the run directory and add --detect-anomaly to the same "
+                       "command; or start again with a lower rate, such as --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, lr);
     if (t->saved + 1 >= step)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
-                       "before and may be spoilt: remove it and go on from the one before, with a "
-                       "lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                       "before and may be spoilt: remove it and go on from the one before, with "
+                       "--detect-anomaly to find where it begins or with a lower rate: lockstep "
+                       "train %s --resume --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, path, run, lr);
-    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: look at "
-                   "the data, or go on from it with a lower rate: lockstep train %s --resume --set "
-                   "optimizer.lr=%.3g", (unsigned long long)step, what, path, run, lr);
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find where "
+                   "it begins with lockstep train %s --resume --detect-anomaly, or go on from it "
+                   "with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                   (unsigned long long)step, what, path, run, run, lr);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
@@ -401,9 +410,13 @@ static lk_status one_step(trainer *t, uint64_t step)
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
     lk_heart_begin(LK_READING, step + 1);
+    LK_TRY(lk_tracing_before(t->tracing, step + 1));
     LK_TRY(lk_loader_feed(t->loader, step));
     lk_heart_begin(LK_STEPPING, step + 1);
     LK_TRY(lk_program_run(t->train));
+    double pause = lk_clock_seconds();
+    LK_TRY(lk_tracing_after(t->tracing, step + 1));
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
@@ -446,7 +459,8 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
+    if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile)
+        LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
         bool stop = false;
         LK_TRY(one_step(t, step));
@@ -459,9 +473,11 @@ static lk_status loop(trainer *t)
         }
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
-        bool saving = due(step, t->run->checkpoint.every) || step == t->last;
+        bool saving = !t->how->profile &&
+                      (due(step, t->run->checkpoint.every) || step == t->last);
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    LK_TRY(lk_tracing_end(t->tracing, t->last));
     lk_heart_begin(LK_SAVING, t->last);
     LK_TRY(lk_save_finish(t->save));
     lk_heart_begin(LK_ENDING, 0);
@@ -500,6 +516,8 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
                                               &t->leaves)));
     LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
                                               &t->device)));
+    bool direct = t->how->detect_anomaly || t->how->launch_blocking;
+    LK_TRY(lk_comm_agree(c, lk_tracing_check(t->run, t->device, direct)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
     if (t->data->warning[0]) say(t, t->data->warning);
@@ -569,12 +587,33 @@ static lk_status begin_directory(trainer *t)
     return status;
 }
 
-static lk_status run(trainer *t, const lk_start *how)
+/* Who watches the training step. */
+static lk_status open_observers(trainer *t)
+{
+    lk_tracing_options trace = {
+        .comm = t->comm, .io = t->io, .run = t->run, .reporter = t->reporter, .program = t->train,
+        .leaves = t->leaves, .start = t->start, .last = t->last,
+        .parts = {.device = t->device, .params = t->params, .train = t->train_graph.graph,
+                  .held = t->eval_graph.graph, .ema = t->ema_graph.graph,
+                  .local_leaves = t->order.local_leaves, .rank = t->comm->rank,
+                  .ranks = t->comm->size, .average = t->run->train.ema > 0}};
+    lk_debug_options debug = {
+        .comm = t->comm, .io = t->io, .run = t->run, .program = t->train,
+        .graph = t->train_graph.graph, .store = t->store, .loader = t->loader,
+        .local_leaves = t->order.local_leaves, .detect_anomaly = t->how->detect_anomaly,
+        .launch_blocking = t->how->launch_blocking};
+    LK_TRY(lk_loader_measure(t->data, &t->order, &trace.parts.sizes));
+    if (t->held_loader) LK_TRY(lk_loader_measure(t->data, &t->held, &trace.parts.held_sizes));
+    LK_TRY(lk_tracing_open(&trace, &t->tracing));
+    return lk_debug_open(&debug, &t->debug);
+}
+
+static lk_status run(trainer *t)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
     bool begins = true;
-    LK_TRY(open_directory(t, how->resume, &begins));
+    LK_TRY(open_directory(t, t->how->resume, &begins));
     lk_status status = LK_OK;
     if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
@@ -594,10 +633,14 @@ static lk_status run(trainer *t, const lk_start *how)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
                                   &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
                                                      checkpoint});
-    if (status == LK_OK) status = open_stop(t, how->deadline);
+    if (status == LK_OK) status = open_stop(t, t->how->deadline);
+    if (status == LK_OK) status = lk_comm_agree(t->comm, open_observers(t));
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
+        if (status == LK_E_DEVICE && !t->how->launch_blocking)
+            lk_fail_suffix(status, "; to have the kernel named: the same command with %s"
+                           "--launch-blocking", t->result.checkpoint[0] ? "--resume " : "");
     }
     if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
         status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
@@ -606,8 +649,9 @@ static lk_status run(trainer *t, const lk_start *how)
     return status;
 }
 
-static lk_status open_watchdog(trainer *t, const lk_start *how)
+static lk_status open_watchdog(trainer *t)
 {
+    const lk_start *how = t->how;
     char warning[300];
     lk_watchdog_options o = {t->run->train.timeout, how->context, how->say, how->end};
     if (!how->end) return LK_OK;
@@ -622,11 +666,12 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     trainer t = {.comm = comm,
                  .io = io,
                  .run = run_file,
+                 .how = how,
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = open_watchdog(&t, how);
-    if (status == LK_OK) status = run(&t, how);
+    lk_status status = open_watchdog(&t);
+    if (status == LK_OK) status = run(&t);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
         lk_watchdog_leave(t.watchdog);
@@ -636,6 +681,8 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_save_close(t.save);
     lk_io_attach(io, NULL);
     lk_stop_close(t.stop);
+    lk_tracing_close(t.tracing);
+    lk_debug_close(t.debug);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);
