@@ -4,6 +4,7 @@
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
 #include "io/checkpoint.h"
+#include "train/monitor.h"
 #include "train/rundir.h"
 #include "train/session.h"
 #include "version.h"
@@ -20,6 +21,7 @@ typedef struct trainer {
     const lk_run *run;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_monitor *monitor;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -37,6 +39,7 @@ typedef struct trainer {
     uint64_t drained;     /* steps whose state was read */
     uint64_t skipped_in_row;
     double begun, best;
+    double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
     lk_train_result result;
 } trainer;
@@ -267,11 +270,13 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
     double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
     float *sums = calloc((size_t)size, sizeof *sums);
     lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    double begin = lk_clock_seconds();
     for (int i = 0; i < n && status == LK_OK; i++) {
         float sum[LK_METRICS] = {0};
         status = evaluate_batch(t, program, i, sum);
         for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
     }
+    t->own_evaluation = n > 0 ? (lk_clock_seconds() - begin) / n : NAN;
     status = lk_comm_agree(t->comm, status);
     if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
     double total[LK_METRICS] = {0};
@@ -287,7 +292,7 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
 
 static lk_status validate(trainer *t, uint64_t step)
 {
-    double raw[LK_METRICS], ema[LK_METRICS];
+    double raw[LK_METRICS], ema[LK_METRICS], begin = lk_clock_seconds();
     LK_TRY(evaluate(t, t->eval, raw));
     if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
     bool vision = t->model.vision;
@@ -300,6 +305,7 @@ static lk_status validate(trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
     if (t->comm->rank == 0 && t->reporter->evaluated)
         t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
     return LK_OK;
@@ -329,6 +335,7 @@ static lk_status drain(trainer *t)
     t->result.skipped = (int64_t)s.skipped;
     t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
+    lk_monitor_step(t->monitor, &s);
     if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
         return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
                        "checkpoint is kept; lower optimizer.lr or check the data",
@@ -344,12 +351,16 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_monitor_begin(t->monitor, step);
     LK_TRY(lk_loader_feed(t->loader, step));
+    lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
-    return b->record(t->device, slot);
+    LK_TRY(b->record(t->device, slot));
+    lk_monitor_enqueued(t->monitor, step);
+    return LK_OK;
 }
 
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
@@ -367,11 +378,15 @@ static lk_status loop(trainer *t)
         if (!evaluation && !saving) continue;
         while (t->drained < step) LK_TRY(drain(t));
         double pause = lk_clock_seconds();
+        t->own_evaluation = NAN;
         if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
         if (saving) {
             LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+            double begin = lk_clock_seconds();
             LK_TRY(save(t));
+            lk_monitor_save(t->monitor, step, t->result.checkpoint, lk_clock_seconds() - begin);
         }
+        LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
         t->paused += lk_clock_seconds() - pause;
     }
     t->result.steps = (int64_t)(t->last - t->start);
@@ -409,15 +424,33 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
     return prepare_programs(t, saved ? saved->choices : NULL);
 }
 
+static int64_t count_parameters(const trainer *t)
+{
+    int64_t parameters = 0;
+    for (int i = 0; i < t->params->count; i++)
+        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
+    return parameters;
+}
+
+static lk_status open_monitor(trainer *t)
+{
+    lk_monitor_options o = {.comm = t->comm,
+                            .run = t->run,
+                            .data = t->data,
+                            .order = &t->order,
+                            .device = t->device,
+                            .parameters = count_parameters(t),
+                            .start = t->start,
+                            .reporter = t->reporter};
+    return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
+}
+
 static void report_start(const trainer *t)
 {
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
-    int64_t parameters = 0;
-    for (int i = 0; i < t->params->count; i++)
-        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
-             (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
+             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
@@ -453,6 +486,7 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, lk_rundir_begin(t->rundir, t->run, t->start, &t->best));
+    if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
@@ -472,6 +506,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = run(&t, resume);
+    lk_monitor_close(t.monitor, status, NULL);
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
     lk_program_destroy(t.train);
