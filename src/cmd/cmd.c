@@ -9,6 +9,8 @@
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
     {"train", lk_cmd_train, "train the model of a run file, on any number of ranks"},
+    {"watch", lk_cmd_watch, "look at a run while it goes on"},
+    {"report", lk_cmd_report, "one HTML page about a run, or about several"},
     {"eval", lk_cmd_eval, "loss and accuracy of a checkpoint on a dataset"},
     {"generate", lk_cmd_generate, "continue a text with a checkpoint"},
     {"show", lk_cmd_show, "what a dataset or checkpoint file holds"},

@@ -13,6 +13,8 @@ int lk_cmd_import(int argc, char **argv);
 int lk_cmd_train(int argc, char **argv);
 int lk_cmd_eval(int argc, char **argv);
 int lk_cmd_generate(int argc, char **argv);
+int lk_cmd_watch(int argc, char **argv);
+int lk_cmd_report(int argc, char **argv);
 int lk_cmd_show(int argc, char **argv);
 int lk_cmd_help(int argc, char **argv);
 

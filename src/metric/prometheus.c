@@ -13,11 +13,12 @@ char *lk_prometheus_label(char *labels, int size, const char *name, const char *
     int start = (int)strlen(labels);
     int n = start + snprintf(labels + start, (size_t)(size - start), "%s%s=\"",
                              start ? "," : "", name);
-    for (const char *p = value; *p && n + 3 < size; p++) {
+    const char *p = value;
+    for (; *p && n + 3 < size; p++) {
         if (*p == '\\' || *p == '"' || *p == '\n') labels[n++] = '\\';
         labels[n++] = *p == '\n' ? 'n' : *p;
     }
-    if (n + 2 > size) {
+    if (*p || n + 2 > size) {
         labels[start] = '\0';
     } else {
         labels[n++] = '"';

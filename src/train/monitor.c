@@ -159,6 +159,7 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
     m->at_once = !o->device->backend->capture_begin;
     m->opened = m->flushed = m->exported = lk_clock_seconds();
     m->best = INFINITY;
+    for (int i = 0; i < LK_MONITOR_SUSPECTS; i++) m->suspect[i] = -1;
     lk_status status = set_up(m);
     if (status != LK_OK) {
         destroy(m);
@@ -284,6 +285,7 @@ void lk_monitor_save(lk_monitor *m, uint64_t step, const char *path, double seco
 }
 
 enum { WORK, WAIT, EVALUATION, MEMORY, STEPS, FIGURES }; /* of a rank, gathered */
+_Static_assert((int)EVALUATION + 1 == (int)LK_MONITOR_SUSPECTS, "figures that make a suspect");
 
 static int ascending(const void *a, const void *b)
 {
@@ -315,9 +317,11 @@ static void name_slow_rank(lk_monitor *m, uint64_t step, const double *all)
     char text[400];
     for (int figure = WORK; figure <= EVALUATION; figure++) {
         double median;
-        int r = slowest(m, all, figure, &median);
-        if (r < 0 || m->slow[r]) continue;
-        m->slow[r] = true; /* said once */
+        if (figure == EVALUATION && m->at_once) break; /* work tells, and over more steps */
+        int r = slowest(m, all, figure, &median), before = m->suspect[figure];
+        m->suspect[figure] = r;
+        if (r < 0 || r != before || m->slow[r]) continue; /* once may be chance */
+        m->slow[r] = true;                                /* said once */
         double own = all[r * FIGURES + figure];
         snprintf(text, sizeof text, "rank %d on %s is slow: %.4g ms of %s, the others %.4g ms; it "
                  "holds up all ranks: look what else runs there, at its clocks and its binding", r,

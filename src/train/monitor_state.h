@@ -8,7 +8,10 @@
 #include "metric/tensorboard.h"
 #include "train/monitor.h"
 
-enum { LK_MONITOR_FLIGHT = 8 }; /* steps in flight at most, rounded up */
+enum {
+    LK_MONITOR_FLIGHT = 8, /* steps in flight at most, rounded up */
+    LK_MONITOR_SUSPECTS = 3
+};
 
 typedef enum lk_warning { LK_WARN_LOSS, LK_WARN_GRADIENT, LK_WARN_RANK, LK_WARNINGS } lk_warning;
 
@@ -41,6 +44,7 @@ struct lk_monitor {
     int64_t rank_steps;
     char (*host)[64]; /* of each rank; rank 0 */
     bool *slow;       /* ranks already named; rank 0 */
+    int suspect[LK_MONITOR_SUSPECTS]; /* the slow rank by each figure of the last gathering, or -1 */
     double *gathered;
 
     lk_outlier loss, norm;
