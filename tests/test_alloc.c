@@ -4,11 +4,13 @@
  * are not touched. */
 #include "program/program.h"
 #include "tests/tap.h"
+#include "train/report.h"
 #include "train/session.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the allocator --------------------------------------------------------------------------- */
 
@@ -184,6 +186,47 @@ static lk_status run_files(void)
     return status;
 }
 
+/* A run directory of few lines, and the page about it. */
+static char watched[] = "/tmp/lockstep-alloc-XXXXXX";
+
+static bool make_run_directory(void)
+{
+    static const char *const file[][2] = {
+        {"run.yaml", "directory: d\ndata:\n  file: f\n"},
+        {"loss.log", "1 3 0.1 1 2 0\n2 2 0.1 1 2 0\n"},
+        {"validation.log", "2 2.5\n"},
+        {"run.jsonl", "{\"event\":\"start\",\"time\":1,\"step\":0,\"steps\":2,\"ranks\":1}\n"
+                      "{\"event\":\"step\",\"time\":2,\"step\":1,\"samples_per_second\":3}\n"
+                      "{\"event\":\"warning\",\"time\":2,\"step\":1,\"text\":\"x\"}\n"}};
+    if (!mkdtemp(watched)) return false;
+    for (int i = 0; i < 4; i++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/%s", watched, file[i][0]);
+        FILE *f = fopen(path, "w");
+        if (!f || fputs(file[i][1], f) == EOF || fclose(f) != 0) return false;
+    }
+    return true;
+}
+
+static lk_status reports(void)
+{
+    char page[80];
+    snprintf(page, sizeof page, "%s/report.html", watched);
+    return lk_report(2, (const char *const[]){watched, watched}, page, 3);
+}
+
+static void remove_run_directory(void)
+{
+    static const char *const name[] = {"run.yaml", "loss.log", "validation.log", "run.jsonl",
+                                       "report.html"};
+    char path[80];
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/%s", watched, name[i]);
+        unlink(path);
+    }
+    rmdir(watched);
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -194,5 +237,8 @@ int main(void)
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("run files", run_files);
+    if (!make_run_directory()) return 99;
+    exhaust("reports", reports);
+    remove_run_directory();
     return tap_done();
 }

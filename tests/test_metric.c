@@ -1,6 +1,6 @@
 /* Measures and their files: the histogram's stated error, outliers against a definition computed
- * plainly, CRC-32C against RFC 3720, event files byte for byte, Prometheus' text, the run log's cut.
- */
+ * plainly, CRC-32C against RFC 3720, event files byte for byte, Prometheus' text, the cut of the
+ * run log. */
 #include "metric/histogram.h"
 #include "metric/outlier.h"
 #include "metric/prometheus.h"
@@ -149,7 +149,8 @@ static void outliers(void)
     lk_outlier_next(&o, NAN, 12, 1e-3);
     lk_outlier_next(&o, INFINITY, 12, 1e-3);
     lk_outlier_next(&o, 2.1, 12, 1e-3);
-    for (int i = 0; i < 200; i++) shifts += lk_outlier_next(&o, 6 + 0.01 * (i % 7), 12, 1e-3).begins;
+    for (int i = 0; i < 200; i++)
+        shifts += lk_outlier_next(&o, 6 + 0.01 * (i % 7), 12, 1e-3).begins;
     tap_ok(shifts == 1, "a new level: one alarm, %d", shifts);
     lk_outlier_close(&o);
 }
@@ -162,7 +163,8 @@ static void event_files(void)
     unsigned char ones[32], count[32];
     for (int i = 0; i < 32; i++) ones[i] = 0xff, count[i] = (unsigned char)i;
     tap_ok(lk_crc32c(zeros, 32) == 0x8a9136aau && lk_crc32c(ones, 32) == 0x62a8ab43u &&
-               lk_crc32c(count, 32) == 0x46dd794eu, "CRC-32C as in RFC 3720, B.4");
+               lk_crc32c(count, 32) == 0x46dd794eu,
+           "CRC-32C as in RFC 3720, B.4");
     lk_tensorboard *tb = NULL;
     lk_status status = lk_tensorboard_open("tb", 8, &tb);
     if (status == LK_OK)
@@ -175,13 +177,16 @@ static void event_files(void)
     if (d) closedir(d);
     size_t n = read_file(path, bytes, sizeof bytes);
     /* the last event: wall_time 1.5, step 300, summary { value { tag "a/b" simple_value 2.5 } } */
-    static const unsigned char event[] = {0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x10, 0xac, 0x02,
-                                          0x2a, 0x0c, 0x0a, 0x0a, 0x0a, 0x03, 'a', '/', 'b', 0x15,
-                                          0, 0, 0x20, 0x40};
+    static const unsigned char event[] = {0x09, 0,    0,    0,    0,    0,    0,    0xf8, 0x3f,
+                                          0x10, 0xac, 0x02, 0x2a, 0x0c, 0x0a, 0x0a, 0x0a, 0x03,
+                                          'a',  '/',  'b',  0x15, 0,    0,    0x20, 0x40};
     const char *at = n > sizeof event + 4 ? bytes + n - 4 - sizeof event : NULL;
-    tap_ok(status == LK_OK && at && memcmp(at, event, sizeof event) == 0 &&
-               at[-12] == sizeof event, "an event is the protocol buffer it should be");
-    tap_ok(n > 40 && memcmp(bytes + 12 + 11, "\x1a\x0d" "brain.Event:2", 15) == 0,
+    tap_ok(status == LK_OK && at && memcmp(at, event, sizeof event) == 0 && at[-12] == sizeof event,
+           "an event is the protocol buffer it should be");
+    tap_ok(n > 40 && memcmp(bytes + 12 + 11,
+                            "\x1a\x0d"
+                            "brain.Event:2",
+                            15) == 0,
            "a file begins with its version");
     char tag[5000];
     memset(tag, 'x', sizeof tag - 1);
@@ -257,8 +262,10 @@ static void run_logs(void)
     lk_run_log_close(log);
     read_file("run.jsonl", text, sizeof text);
     const char *last = strstr(text, "{\"event\":\"start\"");
-    tap_ok(last && strcmp(last, "{\"event\":\"start\",\"time\":1.25,\"step\":5,\"x\":null}\n") == 0 &&
-               last[-1] == '\n' && !strstr(text, "\"st{"), "the half is cut off, a line is whole");
+    tap_ok(last &&
+               strcmp(last, "{\"event\":\"start\",\"time\":1.25,\"step\":5,\"x\":null}\n") == 0 &&
+               last[-1] == '\n' && !strstr(text, "\"st{"),
+           "the half is cut off, a line is whole");
     lk_run_log_open("run.jsonl", 3, &log);
     lk_run_log_close(log);
     read_file("run.jsonl", text, sizeof text);
@@ -284,7 +291,8 @@ static void run_logs(void)
     }
     json_t *x = lk_run_log_real(0.1234567891), *y = lk_run_log_real(-5e-324);
     tap_ok(fabs(json_real_value(x) - 0.1234568) < 1e-15 && json_real_value(y) == -5e-324 &&
-               json_is_null(lk_run_log_real(INFINITY)), "numbers have seven digits or are null");
+               json_is_null(lk_run_log_real(INFINITY)),
+           "numbers have seven digits or are null");
     json_decref(x);
     json_decref(y);
 }

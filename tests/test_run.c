@@ -101,7 +101,8 @@ static const key keys[] = {
     {"log.prometheus", "\"false\"", "\"/metrics/a.prom\"", {"''"}, "text in UTF-8", false, ALL},
     {"log.steps", "1", "10", {WHOLE, "0"}, "a whole number from 1", false, ALL},
     {"log.outlier", "12", "0", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
-    {"log.outlier_window", "100", "50", {WHOLE, "7"}, "a whole number from 8 to 100000", false, ALL},
+    {"log.outlier_window", "100", "50", {WHOLE, "7"}, "a whole number from 8 to 100000", false,
+     ALL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -11,7 +11,8 @@ typedef struct options {
 } options;
 
 static const struct argp_option table[] = {
-    {"output", 'o', "FILE", 0, "The page to write (default report.html); an old one is replaced", 0},
+    {"output", 'o', "FILE", 0, "The page to write (default report.html); an old one is replaced",
+     0},
     {0},
 };
 
@@ -32,13 +33,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 int lk_cmd_report(int argc, char **argv)
 {
     static const struct argp argp = {
-        table, parse, "RUNDIR...",
-        "Write one HTML page about a run, or about several to compare them: loss, rate, step times, "
+        table,
+        parse,
+        "RUNDIR...",
+        "Write one HTML page about a run, or about several to compare them: loss, rate, step "
+        "times, "
         "memory, warnings, what ran where, settings.\v"
-        "The page stands alone: it can be mailed, and asks for nothing from a network. A run may be "
+        "The page stands alone: it can be mailed, and asks for nothing from a network. A run may "
+        "be "
         "going on meanwhile. Rate, times and memory come from run.jsonl (log.run_log in the run "
         "file).",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     options o = {.directory = calloc((size_t)argc + 1, sizeof *o.directory),
                  .output = "report.html"};
     if (!o.directory) return LK_E_SYSTEM;

@@ -94,7 +94,8 @@ static lk_status watch(const options *o, lk_history *h)
         else if (terminal) lines = redraw(h, lines, unicode);
         else if (said != lk_history_done(h) || h->done) lk_watch_line(stdout, h, now());
         said = lk_history_done(h);
-        if (fflush(stdout) != 0) return lk_fail(LK_E_SYSTEM, "standard output: %s", strerror(errno));
+        if (fflush(stdout) != 0)
+            return lk_fail(LK_E_SYSTEM, "standard output: %s", strerror(errno));
         if (o->once || h->done) return LK_OK;
         double whole = floor(o->interval);
         nanosleep(&(struct timespec){(time_t)whole, (long)(1e9 * (o->interval - whole))}, NULL);
@@ -105,14 +106,18 @@ static lk_status watch(const options *o, lk_history *h)
 int lk_cmd_watch(int argc, char **argv)
 {
     static const struct argp argp = {
-        table, parse, "RUNDIR",
+        table,
+        parse,
+        "RUNDIR",
         "Look at a run while it goes on, or afterwards: progress, loss, rate, times, memory and "
         "warnings, from the files in its directory alone.\v"
         "On a terminal the picture is redrawn in place; elsewhere a line is printed whenever there "
         "is something new. Ends when the run has done all its steps. Rate, times and memory come "
         "from run.jsonl (log.run_log in the run file). Reading needs no MPI and disturbs nothing: "
         "any host that sees the directory will do.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     options o = {.interval = 2};
     lk_history *h = NULL;
     argp_parse(&argp, argc, argv, 0, NULL, &o);

@@ -105,8 +105,11 @@ static lk_status event_line(lk_history *h, const char *line)
     const struct {
         const char *name;
         json_t *list;
-    } kept[] = {{"start", h->starts}, {"save", h->saves}, {"warning", h->warnings},
-                {"end", h->ends}, {"ranks", h->ranks}};
+    } kept[] = {{"start", h->starts},
+                {"save", h->saves},
+                {"warning", h->warnings},
+                {"end", h->ends},
+                {"ranks", h->ranks}};
     if (!event || isnan(number(o, "step"))) h->unreadable++;
     else if (strcmp(event, "step") == 0) status = record_line(h, o);
     for (size_t i = 0; i < sizeof kept / sizeof *kept && event; i++)
@@ -210,12 +213,12 @@ static void forget(lk_history *h)
     h->log_exists = false;
 }
 
-static void read_run_file(lk_history *h)
+static lk_status read_run_file(lk_history *h)
 {
     FILE *f = open_in(h, "run.yaml");
     char *text = NULL;
     size_t size = 0;
-    if (!f) return;
+    if (!f) return LK_OK;
     free(h->run_text);
     h->run_text = NULL;
     if (getdelim(&text, &size, '\0', f) > 0) h->run_text = text;
@@ -225,15 +228,15 @@ static void read_run_file(lk_history *h)
     h->has_run = false;
     free(h->run_problem);
     h->run_problem = NULL;
-    if (!h->run_text) return;
+    if (!h->run_text) return LK_OK;
     char name[600];
     snprintf(name, sizeof name, "%s/run.yaml", h->directory);
-    if (lk_run_parse(name, h->run_text, 0, NULL, &h->run) == LK_OK) {
-        h->has_run = true;
-        return;
-    }
+    lk_status status = lk_run_parse(name, h->run_text, 0, NULL, &h->run);
+    h->has_run = status == LK_OK;
+    if (status != LK_E_INPUT) return status;
     h->run_problem = strdup(lk_error_text()); /* by another version: shown, not needed */
     lk_error_clear();
+    return h->run_problem ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
 static void find_end(lk_history *h)
@@ -252,7 +255,7 @@ static void find_end(lk_history *h)
 lk_status lk_history_follow(lk_history *h)
 {
     bool again = false;
-    read_run_file(h);
+    LK_TRY(read_run_file(h));
     for (int pass = 0; pass < 2; pass++) {
         bool cut = false;
         for (int i = 0; i < LOGS && !cut; i++) LK_TRY(read_on(h, i, &cut));
@@ -269,8 +272,8 @@ static lk_status expect_run(const char *directory)
     static const char *const sign[] = {"run.yaml", "loss.log", "run.jsonl", "lock"};
     struct stat st;
     if (stat(directory, &st) != 0)
-        return lk_fail(LK_E_INPUT, "%s: expected a run directory of 'lockstep train': %s", directory,
-                       strerror(errno));
+        return lk_fail(LK_E_INPUT, "%s: expected a run directory of 'lockstep train': %s",
+                       directory, strerror(errno));
     lk_history h = {.directory = (char *)directory};
     for (size_t i = 0; i < sizeof sign / sizeof *sign && S_ISDIR(st.st_mode); i++) {
         FILE *f = open_in(&h, sign[i]);
@@ -278,9 +281,10 @@ static lk_status expect_run(const char *directory)
         fclose(f);
         return LK_OK;
     }
-    return lk_fail(LK_E_INPUT, "%s: expected a run directory of 'lockstep train' (with run.yaml and "
-                   "loss.log), found %s; give the 'directory' of the run file", directory,
-                   S_ISDIR(st.st_mode) ? "a directory without them" : "a file");
+    return lk_fail(LK_E_INPUT,
+                   "%s: expected a run directory of 'lockstep train' (with run.yaml and "
+                   "loss.log), found %s; give the 'directory' of the run file",
+                   directory, S_ISDIR(st.st_mode) ? "a directory without them" : "a file");
 }
 
 lk_status lk_history_open(const char *directory, lk_history **out)

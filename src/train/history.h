@@ -48,8 +48,8 @@ void lk_history_close(lk_history *h); /* takes NULL */
 
 int64_t lk_history_total(const lk_history *h); /* steps of the whole run; 0: not known */
 int64_t lk_history_done(const lk_history *h);  /* steps done */
-/* How the run stands, in words: "done", "running", "stopped: ...", "failed: ...", "silent for 2:10".
- * `now`: seconds since 1970. */
+/* How the run stands, in words: "done", "running", "stopped: ...", "failed: ...", "silent for
+ * 2:10". `now`: seconds since 1970. */
 const char *lk_history_state(const lk_history *h, double now, char text[256]);
 double lk_history_best(const lk_history *h, int64_t *step); /* lowest validation loss, NAN: none */
 void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */

@@ -9,12 +9,12 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { FEW = 3 };            /* steps between gatherings from which nothing is concluded */
-#define EXPORT_EVERY 5.0     /* seconds */
-#define SLOW 1.5             /* a rank is slow that works so many times as long as the others do */
-#define SLOW_LEAST 1e-3    /* and so many seconds a step longer */
-#define LEAST_LOSS 1e-3      /* share of a loss that is no deviation */
-#define LEAST_NORM 0.01      /* of the logarithm of a norm */
+enum { FEW = 3 };        /* steps between gatherings from which nothing is concluded */
+#define EXPORT_EVERY 5.0 /* seconds */
+#define SLOW 1.5         /* a rank is slow that works so many times as long as the others do */
+#define SLOW_LEAST 1e-3  /* and so many seconds a step longer */
+#define LEAST_LOSS 1e-3  /* share of a loss that is no deviation */
+#define LEAST_NORM 0.01  /* of the logarithm of a norm */
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
@@ -62,7 +62,7 @@ static lk_status open_prometheus(lk_monitor *m)
     lk_status status = lk_monitor_export(m);
     return status == LK_OK ? LK_OK
                            : lk_fail_prefix(LK_E_INPUT, "'log.prometheus': expected a file that "
-                                            "can be written, or true or false");
+                                                        "can be written, or true or false");
 }
 
 static double threshold(const lk_monitor *m) { return m->o.run->log.outlier; }
@@ -90,8 +90,8 @@ static lk_status replay(lk_monitor *m)
     if (m->o.start == 0) return LK_OK;
     LK_TRY(path_in(m, "loss.log", &path));
     FILE *f = fopen(path, "r");
-    lk_status status = f ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot read the loss log: %s", path,
-                                           strerror(errno));
+    lk_status status =
+        f ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot read the loss log: %s", path, strerror(errno));
     while (f && fgets(line, sizeof line, f)) {
         unsigned long long step;
         double loss, lr, scale, norm;
@@ -225,13 +225,15 @@ static json_t *samples(const lk_monitor *m, uint64_t steps)
 static void warn_outlier(lk_monitor *m, lk_warning kind, double value, double median, double score)
 {
     char text[300];
-    snprintf(text, sizeof text, "%s %.4g is %.3g standard deviations above %.4g, the median of the "
+    snprintf(text, sizeof text,
+             "%s %.4g is %.3g standard deviations above %.4g, the median of the "
              "last %lld steps (its samples: run.jsonl)",
              kind == LK_WARN_LOSS ? "loss" : "gradient norm", value, score, median,
              (long long)m->o.run->log.outlier_window);
     lk_monitor_warn(m, kind, m->last.step, text,
                     json_pack("{s:o, s:o, s:o, s:o}", "value", lk_run_log_real(value), "median",
-                              lk_run_log_real(median), "score", lk_run_log_real(score), "samples", samples(m, m->last.step)));
+                              lk_run_log_real(median), "score", lk_run_log_real(score), "samples",
+                              samples(m, m->last.step)));
 }
 
 static void judge(lk_monitor *m, const lk_step_state *s)
@@ -239,8 +241,7 @@ static void judge(lk_monitor *m, const lk_step_state *s)
     if (!judged(m, s->step)) return;
     lk_outlier_verdict loss = judge_loss(m, s->loss), norm = judge_norm(m, s->grad_norm);
     if (loss.begins) warn_outlier(m, LK_WARN_LOSS, s->loss, loss.median, loss.score);
-    if (norm.begins)
-        warn_outlier(m, LK_WARN_GRADIENT, s->grad_norm, exp(norm.median), norm.score);
+    if (norm.begins) warn_outlier(m, LK_WARN_GRADIENT, s->grad_norm, exp(norm.median), norm.score);
 }
 
 void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
@@ -281,10 +282,11 @@ void lk_monitor_validation(lk_monitor *m, uint64_t step, const lk_validation *v,
 void lk_monitor_save(lk_monitor *m, uint64_t step, const char *path, double seconds)
 {
     if (!m->writes) return;
-    lk_monitor_event(m, "save", step, json_pack("{s:s, s:o}", "file", path, "seconds", lk_run_log_real(seconds)));
+    lk_monitor_event(m, "save", step,
+                     json_pack("{s:s, s:o}", "file", path, "seconds", lk_run_log_real(seconds)));
 }
 
-enum { WORK, WAIT, EVALUATION, MEMORY, STEPS, FIGURES }; /* of a rank, gathered */
+enum { WORK, WAIT, EVALUATION, MEMORY, FIGURES }; /* of a rank, gathered */
 _Static_assert((int)EVALUATION + 1 == (int)LK_MONITOR_SUSPECTS, "figures that make a suspect");
 
 static int ascending(const void *a, const void *b)
@@ -323,9 +325,10 @@ static void name_slow_rank(lk_monitor *m, uint64_t step, const double *all)
         if (r < 0 || r != before || m->slow[r]) continue; /* once may be chance */
         m->slow[r] = true;                                /* said once */
         double own = all[r * FIGURES + figure];
-        snprintf(text, sizeof text, "rank %d on %s is slow: %.4g ms of %s, the others %.4g ms; it "
-                 "holds up all ranks: look what else runs there, at its clocks and its binding", r,
-                 m->host[r], 1e3 * own, what[figure], 1e3 * median);
+        snprintf(text, sizeof text,
+                 "rank %d on %s is slow: %.4g ms of %s, the others %.4g ms; it "
+                 "holds up all ranks: look what else runs there, at its clocks and its binding",
+                 r, m->host[r], 1e3 * own, what[figure], 1e3 * median);
         lk_monitor_warn(m, LK_WARN_RANK, step, text,
                         json_pack("{s:i, s:s, s:o, s:o}", "rank", r, "host", m->host[r], "value",
                                   lk_run_log_real(1e3 * own), "median",
@@ -353,13 +356,9 @@ lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
     }
     read_memory(m);
     bool enough = m->rank_steps >= FEW;
-    double steps = (double)m->rank_steps, mine[FIGURES] = {
-        [WORK] = enough && m->at_once ? m->work / steps : NAN,
-        [WAIT] = enough ? m->rank_wait / steps : NAN,
-        [EVALUATION] = evaluation,
-        [MEMORY] = m->host_peak,
-        [STEPS] = steps,
-    };
+    double steps = (double)m->rank_steps, mine[FIGURES] = {NAN, NAN, evaluation, m->host_peak};
+    if (enough && m->at_once) mine[WORK] = m->work / steps;
+    if (enough) mine[WAIT] = m->rank_wait / steps;
     m->work = m->rank_wait = 0;
     m->rank_steps = 0;
     LK_TRY(lk_comm_gather_doubles(c, mine, FIGURES, m->gathered));
@@ -386,14 +385,14 @@ void lk_monitor_close(lk_monitor *m, lk_status status, const char *stopped)
         const char *why = status != LK_OK ? lk_error_text() : done ? "" : stopped ? stopped : "";
         char *text = strdup(why[0] ? why : "");
         if (m->span_steps > 0) lk_monitor_log_step(m);
-        lk_monitor_event(
-            m, "end", m->last.step,
-            json_pack("{s:s, s:s*, s:I, s:o, s:o, s:o, s:I, s:o}", "how", how, "why",
-                      text && text[0] ? text : NULL, "steps",
-                      (json_int_t)(m->last.step - m->o.start), "seconds",
-                      lk_run_log_real(lk_clock_seconds() - m->opened), "step_ms", lk_monitor_times(&m->all, mean),
-                      "data_wait_seconds", lk_run_log_real(m->data_wait), "skipped", (json_int_t)m->last.skipped,
-                      "best", lk_run_log_real(m->best)));
+        lk_monitor_event(m, "end", m->last.step,
+                         json_pack("{s:s, s:s*, s:I, s:o, s:o, s:o, s:I, s:o}", "how", how, "why",
+                                   text && text[0] ? text : NULL, "steps",
+                                   (json_int_t)(m->last.step - m->o.start), "seconds",
+                                   lk_run_log_real(lk_clock_seconds() - m->opened), "step_ms",
+                                   lk_monitor_times(&m->all, mean), "data_wait_seconds",
+                                   lk_run_log_real(m->data_wait), "skipped",
+                                   (json_int_t)m->last.skipped, "best", lk_run_log_real(m->best)));
         if (m->prometheus) {
             lk_status last = lk_monitor_export(m);
             if (status == LK_OK) lk_monitor_give_up(m, last);

@@ -44,7 +44,7 @@ struct lk_monitor {
     int64_t rank_steps;
     char (*host)[64]; /* of each rank; rank 0 */
     bool *slow;       /* ranks already named; rank 0 */
-    int suspect[LK_MONITOR_SUSPECTS]; /* the slow rank by each figure of the last gathering, or -1 */
+    int suspect[LK_MONITOR_SUSPECTS]; /* slow rank by each figure of the last gathering, or -1 */
     double *gathered;
 
     lk_outlier loss, norm;

@@ -75,19 +75,20 @@ void lk_monitor_log_start(lk_monitor *m)
     char device[200];
     o->device->backend->describe(o->device, device, sizeof device);
     json_t *more = json_pack(
-        "{s:I, s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:{s:s, s:s}, s:I}",
-        "steps", (json_int_t)o->run->train.steps, "batch", (json_int_t)o->run->train.batch,
-        "ranks", o->comm->size, "leaves", o->order->leaves, "model", o->run->model.kind,
-        "precision", o->run->train.precision, "parameters", (json_int_t)o->parameters, "device",
-        device, "host", o->comm->host, "code", LK_CODE_VERSION, "build", LK_BUILD, "data", "file",
-        o->data->path, "digest", o->data->digest, "record_steps", (json_int_t)o->run->log.steps);
+        "{s:I, s:I, s:i, s:i, s:s, s:s, s:I, s:s, s:s, s:s, s:s, s:{s:s, s:s}, s:I}", "steps",
+        (json_int_t)o->run->train.steps, "batch", (json_int_t)o->run->train.batch, "ranks",
+        o->comm->size, "leaves", o->order->leaves, "model", o->run->model.kind, "precision",
+        o->run->train.precision, "parameters", (json_int_t)o->parameters, "device", device, "host",
+        o->comm->host, "code", LK_CODE_VERSION, "build", LK_BUILD, "data", "file", o->data->path,
+        "digest", o->data->digest, "record_steps", (json_int_t)o->run->log.steps);
     if (m->log) lk_monitor_event(m, "start", o->start, more);
     else json_decref(more);
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */
 
-static void write_scalars(lk_monitor *m, uint64_t step, const lk_tensorboard_scalar *scalar, int count)
+static void write_scalars(lk_monitor *m, uint64_t step, const lk_tensorboard_scalar *scalar,
+                          int count)
 {
     if (!m->tensorboard) return;
     lk_status status = lk_tensorboard_write(m->tensorboard, step, lk_monitor_now(), scalar, count);
@@ -122,15 +123,15 @@ void lk_monitor_log_step(lk_monitor *m)
     };
     write_scalars(m, s->step, scalar, sizeof scalar / sizeof *scalar);
     if (m->log)
-        lk_monitor_event(
-            m, "step", s->step,
-            json_pack("{s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}}", "loss",
-                      lk_run_log_real(s->loss), "lr", lk_run_log_real(s->lr), "loss_scale",
-                      lk_run_log_real(s->loss_scale), "grad_norm", lk_run_log_real(s->grad_norm), "skipped",
-                      (json_int_t)s->skipped, "samples_per_second", lk_run_log_real(rate),
-                      "step_ms", lk_monitor_times(h, mean), "data_wait_ms",
-                      lk_run_log_real(wait), "memory",
-                      "host_peak", (json_int_t)m->host_peak, "device", (json_int_t)device));
+        lk_monitor_event(m, "step", s->step,
+                         json_pack("{s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:{s:I, s:I}}", "loss",
+                                   lk_run_log_real(s->loss), "lr", lk_run_log_real(s->lr),
+                                   "loss_scale", lk_run_log_real(s->loss_scale), "grad_norm",
+                                   lk_run_log_real(s->grad_norm), "skipped", (json_int_t)s->skipped,
+                                   "samples_per_second", lk_run_log_real(rate), "step_ms",
+                                   lk_monitor_times(h, mean), "data_wait_ms", lk_run_log_real(wait),
+                                   "memory", "host_peak", (json_int_t)m->host_peak, "device",
+                                   (json_int_t)device));
     m->span = m->span_wait = 0;
     m->span_steps = 0;
 }
@@ -160,8 +161,14 @@ void lk_monitor_log_validation(lk_monitor *m, double seconds)
 
 /* ---- Prometheus ------------------------------------------------------------------------------ */
 
-#define GAUGE(name, help, value) {"lockstep_" name, "gauge", help, NULL, run, value}
-#define COUNTER(name, help, value) {"lockstep_" name, "counter", help, NULL, run, value}
+#define GAUGE(name, help, value)                                                                   \
+    {                                                                                              \
+        "lockstep_" name, "gauge", help, NULL, run, value                                          \
+    }
+#define COUNTER(name, help, value)                                                                 \
+    {                                                                                              \
+        "lockstep_" name, "counter", help, NULL, run, value                                        \
+    }
 #define TIMES "lockstep_step_duration_seconds", "summary", "Time of a training step."
 
 lk_status lk_monitor_export(lk_monitor *m)
@@ -185,8 +192,10 @@ lk_status lk_monitor_export(lk_monitor *m)
         lk_prometheus_label(warned[i], sizeof warned[i], "kind", kind[i]);
     }
 #define WARNED(i)                                                                                  \
-    {"lockstep_warnings_total", "counter", "Warnings of this start, by kind.", NULL, warned[i],    \
-     (double)m->warned[i]}
+    {                                                                                              \
+        "lockstep_warnings_total", "counter", "Warnings of this start, by kind.", NULL, warned[i], \
+            (double)m->warned[i]                                                                   \
+    }
     const lk_prometheus_sample metric[] = {
         GAUGE("steps_planned", "Steps of the whole run.", (double)m->o.run->train.steps),
         COUNTER("steps_total", "Steps done by the run.", (double)s->step),
@@ -208,12 +217,13 @@ lk_status lk_monitor_export(lk_monitor *m)
         {TIMES, NULL, quantile[2], lk_histogram_quantile(h, share[2])},
         {TIMES, "_sum", run, m->all.sum},
         {TIMES, "_count", run, (double)m->all.count},
-        COUNTER("data_wait_seconds_total", "Time in which steps waited for samples.",
-                m->data_wait),
+        COUNTER("data_wait_seconds_total", "Time in which steps waited for samples.", m->data_wait),
         GAUGE("host_memory_peak_bytes", "Largest resident size of rank 0 so far.", m->host_peak),
         GAUGE("device_memory_bytes", "Memory allocated by rank 0 on its device.",
               (double)m->o.device->allocated),
-        WARNED(LK_WARN_LOSS), WARNED(LK_WARN_GRADIENT), WARNED(LK_WARN_RANK),
+        WARNED(LK_WARN_LOSS),
+        WARNED(LK_WARN_GRADIENT),
+        WARNED(LK_WARN_RANK),
     };
     return lk_prometheus_write(m->prometheus, metric, sizeof metric / sizeof *metric);
 }

@@ -109,8 +109,12 @@ static lk_status loss_of_one(lk_html *p, lk_history *h)
     if (h->validation.rows && isfinite(h->validation.column[LK_VALID_EMA_LOSS][0]))
         s[count++] = series("validation, moving average of the parameters", &h->validation,
                             LK_VALID_STEP, LK_VALID_EMA_LOSS);
-    lk_html_lines(p, &(lk_html_chart){.title = "Loss", .x_label = "step", .y_label = "nats",
-                                      .y_log = far_apart(1, (lk_history *const[]){h})}, s, count);
+    lk_html_lines(p,
+                  &(lk_html_chart){.title = "Loss",
+                                   .x_label = "step",
+                                   .y_label = "nats",
+                                   .y_log = far_apart(1, (lk_history *const[]){h})},
+                  s, count);
     free(mean);
     return LK_OK;
 }
@@ -127,9 +131,12 @@ static lk_status loss_of_several(lk_html *p, int runs, lk_history *const *h)
         s[r].y = mean[r];
     }
     if (good)
-        lk_html_lines(p, &(lk_html_chart){.title = "Training loss, smoothed", .x_label = "step",
-                                          .y_label = "nats, mean of a hundredth of the run",
-                                          .y_log = far_apart(runs, h)}, s, runs);
+        lk_html_lines(p,
+                      &(lk_html_chart){.title = "Training loss, smoothed",
+                                       .x_label = "step",
+                                       .y_label = "nats, mean of a hundredth of the run",
+                                       .y_log = far_apart(runs, h)},
+                      s, runs);
     for (int r = 0; r < runs && mean; r++) free(mean[r]);
     free(mean);
     free(s);
@@ -143,26 +150,36 @@ static lk_status loss_section(lk_html *p, int runs, lk_history *const *h)
     else LK_TRY(loss_of_several(p, runs, h));
     lk_html_grid_begin(p);
     if (runs > 1)
-        LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Validation loss", .x_label = "step",
-                                                    .y_label = "nats"},
-                       validation_table, LK_VALID_LOSS, 1));
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Validation accuracy", .x_label = "step",
-                                                .y_label = "share of right classes"},
+        LK_TRY(overlay(
+            p, runs, h,
+            &(lk_html_chart){.title = "Validation loss", .x_label = "step", .y_label = "nats"},
+            validation_table, LK_VALID_LOSS, 1));
+    LK_TRY(overlay(p, runs, h,
+                   &(lk_html_chart){.title = "Validation accuracy",
+                                    .x_label = "step",
+                                    .y_label = "share of right classes"},
                    validation_table, LK_VALID_ACCURACY, 1));
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Gradient norm", .x_label = "step",
-                                                .y_label = "before clipping", .y_log = true},
+    LK_TRY(overlay(p, runs, h,
+                   &(lk_html_chart){.title = "Gradient norm",
+                                    .x_label = "step",
+                                    .y_label = "before clipping",
+                                    .y_log = true},
                    loss_table, LK_LOSS_NORM, 1));
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Learning rate", .x_label = "step",
-                                                .y_label = "a step", .y_from_zero = true},
-                   loss_table, LK_LOSS_LR, 1));
+    LK_TRY(overlay(
+        p, runs, h,
+        &(lk_html_chart){
+            .title = "Learning rate", .x_label = "step", .y_label = "a step", .y_from_zero = true},
+        loss_table, LK_LOSS_LR, 1));
     bool scaled = false;
     for (int r = 0; r < runs; r++)
         for (int64_t i = 0; i < h[r]->loss.rows; i++)
             scaled |= h[r]->loss.column[LK_LOSS_SCALE][i] != 1;
     if (scaled)
-        LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Loss scale", .x_label = "step",
-                                                    .y_log = true, .y_label = "factor"},
-                       loss_table, LK_LOSS_SCALE, 1));
+        LK_TRY(overlay(
+            p, runs, h,
+            &(lk_html_chart){
+                .title = "Loss scale", .x_label = "step", .y_log = true, .y_label = "factor"},
+            loss_table, LK_LOSS_SCALE, 1));
     lk_html_grid_end(p);
     return LK_OK;
 }
@@ -175,9 +192,12 @@ static lk_status step_times(lk_html *p, const lk_history *h)
     lk_html_series s[] = {series("p50", t, LK_RECORD_STEP, LK_RECORD_P50),
                           series("p95", t, LK_RECORD_STEP, LK_RECORD_P95),
                           series("p99", t, LK_RECORD_STEP, LK_RECORD_P99)};
-    lk_html_lines(p, &(lk_html_chart){.title = "Step time", .x_label = "step",
-                                      .y_label = "ms, quantiles of the last 1,000 steps",
-                                      .y_from_zero = true}, s, 3);
+    lk_html_lines(p,
+                  &(lk_html_chart){.title = "Step time",
+                                   .x_label = "step",
+                                   .y_label = "ms, quantiles of the last 1,000 steps",
+                                   .y_from_zero = true},
+                  s, 3);
     return LK_OK;
 }
 
@@ -209,7 +229,8 @@ static lk_status distribution(lk_html *p, const lk_history *h)
     }
     snprintf(title, sizeof title, "Distribution of step times%s", beyond ? ", 99 % of them" : "");
     if (high > low)
-        lk_html_histogram(p, &(lk_html_chart){.title = title, .x_label = "ms", .y_label = "records"},
+        lk_html_histogram(p,
+                          &(lk_html_chart){.title = title, .x_label = "ms", .y_label = "records"},
                           low, high, bin, BINS);
     free(x);
     return LK_OK;
@@ -220,27 +241,38 @@ static lk_status speed_section(lk_html *p, int runs, lk_history *const *h)
     lk_html_section(p, "Speed and memory");
     if (!any_finite(runs, h, record_table, LK_RECORD_RATE)) {
         lk_html_paragraph(p, "No run.jsonl: rate, step times and memory were not recorded "
-                          "(log.run_log in the run file).");
+                             "(log.run_log in the run file).");
         return LK_OK;
     }
     lk_html_grid_begin(p);
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Rate", .x_label = "step",
-                                                .y_label = "samples/s, mean of a hundredth of "
-                                                           "the run", .y_from_zero = true},
+    LK_TRY(overlay(p, runs, h,
+                   &(lk_html_chart){.title = "Rate",
+                                    .x_label = "step",
+                                    .y_label = "samples/s, mean of a hundredth of "
+                                               "the run",
+                                    .y_from_zero = true},
                    record_table, LK_RECORD_RATE, -1));
     if (runs == 1) {
         LK_TRY(step_times(p, h[0]));
         LK_TRY(distribution(p, h[0]));
     } else {
-        LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Step time, p95", .x_label = "step",
-                                                    .y_label = "ms", .y_from_zero = true},
-                       record_table, LK_RECORD_P95, 1));
+        LK_TRY(overlay(
+            p, runs, h,
+            &(lk_html_chart){
+                .title = "Step time, p95", .x_label = "step", .y_label = "ms", .y_from_zero = true},
+            record_table, LK_RECORD_P95, 1));
     }
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Waiting for data", .x_label = "step",
-                                                .y_label = "ms a step", .y_from_zero = true},
+    LK_TRY(overlay(p, runs, h,
+                   &(lk_html_chart){.title = "Waiting for data",
+                                    .x_label = "step",
+                                    .y_label = "ms a step",
+                                    .y_from_zero = true},
                    record_table, LK_RECORD_WAIT, 1));
-    LK_TRY(overlay(p, runs, h, &(lk_html_chart){.title = "Host memory, peak", .x_label = "step",
-                                                .y_label = "MiB, rank 0", .y_from_zero = true},
+    LK_TRY(overlay(p, runs, h,
+                   &(lk_html_chart){.title = "Host memory, peak",
+                                    .x_label = "step",
+                                    .y_label = "MiB, rank 0",
+                                    .y_from_zero = true},
                    record_table, LK_RECORD_HOST, 1 / 0x1p20));
     lk_html_grid_end(p);
     lk_report_ranks(p, runs, h);

@@ -44,8 +44,7 @@ static void date(double seconds, char text[32])
     time_t t = (time_t)seconds;
     struct tm parts;
     text[0] = '\0';
-    if (isfinite(seconds) && gmtime_r(&t, &parts))
-        strftime(text, 32, "%Y-%m-%d %H:%M:%S", &parts);
+    if (isfinite(seconds) && gmtime_r(&t, &parts)) strftime(text, 32, "%Y-%m-%d %H:%M:%S", &parts);
 }
 
 /* Seconds in which the run was at work, over all its starts. */
@@ -94,9 +93,9 @@ static void tiles(lk_html *p, const lk_history *h)
 
 static void comparison(lk_html *p, int runs, lk_history *const *h)
 {
-    static const char *const heading[] = {"run", "steps", "loss", "best validation", "accuracy",
-                                          "samples/s", "step p50 ms", "p95", "p99", "time",
-                                          "host MiB"};
+    static const char *const heading[] = {"run",      "steps",     "loss",        "best validation",
+                                          "accuracy", "samples/s", "step p50 ms", "p95",
+                                          "p99",      "time",      "host MiB"};
     lk_html_table_begin(p, "Where the runs stand", 11, heading, "lr");
     for (int r = 0; r < runs; r++) {
         const lk_table *t = &h[r]->record;
@@ -120,7 +119,8 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
 static void state_note(lk_html *p, const lk_history *h, int runs, double now)
 {
     char state[256];
-    const char *prefix = runs > 1 ? h->directory : "the run", *says = lk_history_state(h, now, state);
+    const char *prefix = runs > 1 ? h->directory : "the run",
+               *says = lk_history_state(h, now, state);
     lk_html_level level = h->done || strcmp(says, "running") == 0 ? LK_HTML_OK
                           : strncmp(says, "failed", 6) == 0       ? LK_HTML_ERROR
                                                                   : LK_HTML_WARNING;
@@ -129,8 +129,9 @@ static void state_note(lk_html *p, const lk_history *h, int runs, double now)
                      strchr(says, ':') ? "ended:" : "is", says, (long long)lk_history_done(h),
                      (long long)lk_history_total(h));
     if (h->unreadable)
-        lk_html_note(p, LK_HTML_WARNING, "%s: %lld lines of its logs make no sense and are left out",
-                     h->directory, (long long)h->unreadable);
+        lk_html_note(p, LK_HTML_WARNING,
+                     "%s: %lld lines of its logs make no sense and are left out", h->directory,
+                     (long long)h->unreadable);
     if (h->run_problem) lk_html_note(p, LK_HTML_WARNING, "%s", h->run_problem);
     if (h->loss.rows == 0) lk_html_note(p, LK_HTML_WARNING, "%s has no steps yet", h->directory);
 }
@@ -239,7 +240,8 @@ static void environment(lk_html *p, const lk_history *h, int runs)
     snprintf(caption, sizeof caption, "Environment of the last start%s%.200s",
              runs > 1 ? " of " : "", runs > 1 ? h->directory : "");
     lk_html_pairs_begin(p, caption);
-    json_object_foreach(o, name, v) {
+    json_object_foreach(o, name, v)
+    {
         flat_value(v, out);
         lk_html_pair(p, name, "%s", out);
     }
@@ -248,8 +250,8 @@ static void environment(lk_html *p, const lk_history *h, int runs)
 
 void lk_report_starts(lk_html *p, int runs, lk_history *const *h)
 {
-    static const char *const heading[] = {"run", "started (UTC)", "from step", "ranks", "host",
-                                          "device", "code", "build"};
+    static const char *const heading[] = {"run",  "started (UTC)", "from step", "ranks",
+                                          "host", "device",        "code",      "build"};
     size_t count = 0;
     for (int r = 0; r < runs; r++) count += json_array_size(h[r]->starts);
     lk_html_section(p, "Data and environment");

@@ -450,8 +450,8 @@ static void report_start(const trainer *t)
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
-             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
-             t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
+             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s",
+             t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
 }

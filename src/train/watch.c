@@ -48,8 +48,8 @@ static double seconds_left(const lk_history *h)
 /* ---- the curve ------------------------------------------------------------------------------- */
 
 typedef struct curve {
-    bool log;                 /* a loss that has fallen far is drawn by its logarithm */
-    int width, height;        /* dots */
+    bool log;          /* a loss that has fallen far is drawn by its logarithm */
+    int width, height; /* dots */
     double first, last, low, high;
     unsigned char dot[ROWS * 4][MOST * 2];
 } curve;
@@ -151,9 +151,9 @@ static void draw_progress(page *p, const lk_history *h, double now)
     line(p, "%s: %s", h->directory, lk_history_state(h, now, state));
     double rest = seconds_left(h);
     lk_history_duration(rest, left);
-    line(p, "[%s] %3lld%%  step %lld/%lld%s%s", bar, total > 0 ? (long long)(100 * done / total) : 0,
-         (long long)done, (long long)total, isnan(rest) || done >= total ? "" : "  ETA ",
-         isnan(rest) || done >= total ? "" : left);
+    line(p, "[%s] %3lld%%  step %lld/%lld%s%s", bar,
+         total > 0 ? (long long)(100 * done / total) : 0, (long long)done, (long long)total,
+         isnan(rest) || done >= total ? "" : "  ETA ", isnan(rest) || done >= total ? "" : left);
 }
 
 static void draw_figures(page *p, const lk_history *h)
@@ -172,8 +172,8 @@ static void draw_figures(page *p, const lk_history *h)
         snprintf(text + n, sizeof text - (size_t)n, "  best %.4f at %lld", best, (long long)at);
     }
     line(p, "%s", text);
-    n = snprintf(text, sizeof text, "learning rate %.3g  gradient norm %.3g", last_of(l, LK_LOSS_LR),
-                 last_of(l, LK_LOSS_NORM));
+    n = snprintf(text, sizeof text, "learning rate %.3g  gradient norm %.3g",
+                 last_of(l, LK_LOSS_LR), last_of(l, LK_LOSS_NORM));
     if (last_of(l, LK_LOSS_SCALE) != 1)
         n += snprintf(text + n, sizeof text - (size_t)n, "  loss scale %.0f",
                       last_of(l, LK_LOSS_SCALE));
@@ -181,9 +181,10 @@ static void draw_figures(page *p, const lk_history *h)
         snprintf(text + n, sizeof text - (size_t)n, "  skipped %.0f", last_of(l, LK_LOSS_SKIPPED));
     line(p, "%s", text);
     if (r->rows == 0) {
-        line(p, "%s", h->log_exists ? "no record of a step yet"
-                                    : "no run.jsonl: rate, times and memory are not known "
-                                      "(log.run_log)");
+        line(p, "%s",
+             h->log_exists ? "no record of a step yet"
+                           : "no run.jsonl: rate, times and memory are not known "
+                             "(log.run_log)");
         return;
     }
     line(p, "%.4g samples/s  step p50 %.3g  p95 %.3g  p99 %.3g ms  data wait %.2g ms",
@@ -231,7 +232,6 @@ void lk_watch_line(FILE *out, const lk_history *h, double now)
         fprintf(out, "  validation %.4f", last_of(&h->validation, LK_VALID_LOSS));
     if (h->record.rows) fprintf(out, "  %.4g samples/s", last_of(&h->record, LK_RECORD_RATE));
     if (!isnan(rest) && rest > 0) fprintf(out, "  ETA %s", left);
-    if (json_array_size(h->warnings))
-        fprintf(out, "  warnings %zu", json_array_size(h->warnings));
+    if (json_array_size(h->warnings)) fprintf(out, "  warnings %zu", json_array_size(h->warnings));
     fputc('\n', out);
 }
