@@ -8,6 +8,8 @@
 #include "train/session.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,6 +57,40 @@ void __wrap_free(void *p)
 {
     live -= p != NULL;
     __real_free(p);
+}
+
+/* Text made by libc. */
+int __real_vasprintf(char **text, const char *format, va_list args);
+int __wrap_vasprintf(char **text, const char *format, va_list args)
+{
+    int n = spent() ? -1 : __real_vasprintf(text, format, args);
+    live += n >= 0;
+    return n;
+}
+__attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = __wrap_vasprintf(text, format, args);
+    va_end(args);
+    return n;
+}
+/* Lines: only counted, for a line that cannot be read is the end of its file. */
+ssize_t __real_getdelim(char **line, size_t *size, int end, FILE *f);
+ssize_t __wrap_getdelim(char **line, size_t *size, int end, FILE *f)
+{
+    bool fresh = !*line;
+    ssize_t n = __real_getdelim(line, size, end, f);
+    live += fresh && *line;
+    return n;
+}
+ssize_t __wrap___getdelim(char **line, size_t *size, int end, FILE *f) /* what <stdio.h> inlines */
+{
+    return __wrap_getdelim(line, size, end, f);
+}
+ssize_t __wrap_getline(char **line, size_t *size, FILE *f)
+{
+    return __wrap_getdelim(line, size, '\n', f);
 }
 
 /* Run `job` with no failure, then with allocation 1, 2, 3 ... failing. */

@@ -1,6 +1,7 @@
 #include "train/history.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,11 +150,9 @@ struct lk_history_file {
 
 static FILE *open_in(const lk_history *h, const char *name)
 {
-    char *path = NULL;
-    if (asprintf(&path, "%s/%s", h->directory, name) < 0) return NULL;
-    FILE *f = fopen(path, "r");
-    free(path);
-    return f;
+    char path[PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s", h->directory, name);
+    return fopen(path, "r");
 }
 
 static bool same_so_far(FILE *f, const lk_history_file *p)
