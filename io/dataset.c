@@ -173,7 +173,9 @@ static lk_status open_job(void *argument)
     lk_dataset *d = argument;
     struct lk_dataset_handles *h = d->handles;
     LK_TRY(lk_h5_open(d->path, h->comm, "lockstep dataset", &h->file));
-    return lk_h5_agree(h->comm, check(d));
+    lk_status status = lk_h5_agree(h->comm, check(d));
+    if (!d->warning[0]) snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
+    return status;
 }
 
 static lk_status close_job(void *argument)
@@ -313,5 +315,5 @@ lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t firs
                        (long long)first, (long long)(first + count), path_of(d, split, field, path),
                        (long long)rows);
     reading r = {d, split, field, first, count, out};
-    return lk_io_call(d->io, read_job, &r);
+    return lk_io_call_independent(d->io, read_job, &r);
 }

@@ -205,7 +205,7 @@ static lk_status start(lk_loader *l, uint64_t step)
     discard(l, p);
     if (p->uploaded) LK_TRY(l->device->backend->wait(l->device, EVENT + (int)(step % 2)));
     p->step = step;
-    return lk_io_submit(l->data->io, read_samples, p, &p->ticket);
+    return lk_io_submit_independent(l->data->io, read_samples, p, &p->ticket);
 }
 
 lk_status lk_loader_feed(lk_loader *l, uint64_t step)

@@ -2,10 +2,12 @@
  * reading a run file, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
  * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
  * are not touched. */
+#include "comm/watchdog.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/report.h"
 #include "train/session.h"
+#include "train/stop.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -263,6 +265,24 @@ static void remove_run_directory(void)
     rmdir(watched);
 }
 
+static void ignore_text(void *context, const char *text) { (void)context, (void)text; }
+static void ignore_end(void *context, bool all) { (void)context, (void)all; }
+
+/* What watches over a run, on one rank. */
+static lk_status guards(void)
+{
+    lk_comm comm = {.size = 1, .host = "here"};
+    lk_watchdog_options o = {.timeout = -1, .say = ignore_text, .end = ignore_end};
+    lk_watchdog *w = NULL;
+    lk_stop *stop = NULL;
+    char warning[300];
+    lk_status status = lk_watchdog_open(&comm, &o, &w, warning, sizeof warning);
+    if (status == LK_OK) status = lk_stop_open(&comm, 0, 1e6, &stop);
+    lk_stop_close(stop);
+    lk_watchdog_close(w);
+    return status;
+}
+
 int main(void)
 {
     exhaust("graphs of a transformer", graphs);
@@ -276,5 +296,6 @@ int main(void)
     if (!make_run_directory()) return 99;
     exhaust("reports", reports);
     remove_run_directory();
+    exhaust("the watchdog and what stops a run", guards);
     return tap_done();
 }

@@ -135,7 +135,7 @@ static void times(void)
     if (!m) return;
     for (uint64_t i = 0; i < 60; i++) step(m, i, noise(i), i % 20 == 19 ? 20e-3 : 2e-3);
     lk_monitor_validation(m, 60, &(lk_validation){1.5, NAN, NAN, NAN}, 1.5, 0.25);
-    lk_monitor_save(m, 60, "times/checkpoints/step-000060.h5", 0.125);
+    lk_monitor_save(m, &(lk_checkpoint_figures){.step = 60, .bytes = 1000, .path = "c/60.h5"});
     lk_monitor_close(m, LK_OK, "asked to");
     json_t *s = last_event("times/run.jsonl", "step"), *e = last_event("times/run.jsonl", "end");
     json_t *v = last_event("times/run.jsonl", "validation");

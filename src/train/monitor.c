@@ -279,11 +279,13 @@ void lk_monitor_validation(lk_monitor *m, uint64_t step, const lk_validation *v,
     lk_monitor_log_validation(m, seconds);
 }
 
-void lk_monitor_save(lk_monitor *m, uint64_t step, const char *path, double seconds)
+void lk_monitor_save(lk_monitor *m, const lk_checkpoint_figures *f)
 {
-    if (!m->writes) return;
-    lk_monitor_event(m, "save", step,
-                     json_pack("{s:s, s:o}", "file", path, "seconds", lk_run_log_real(seconds)));
+    if (!m || !m->writes) return;
+    lk_monitor_event(m, "save", m->last.step,
+                     json_pack("{s:s, s:I, s:I, s:o}", "file", f->path, "of_step",
+                               (json_int_t)f->step, "bytes", (json_int_t)f->bytes, "seconds",
+                               lk_run_log_real(f->seconds)));
 }
 
 enum { WORK, WAIT, EVALUATION, MEMORY, FIGURES }; /* of a rank, gathered */

@@ -9,6 +9,7 @@
 #define LK_TRAIN_MONITOR_H
 
 #include "comm/comm.h"
+#include "io/checkpoint.h"
 #include "io/loader.h"
 #include "ops/step_state.h"
 #include "train/run.h"
@@ -44,7 +45,7 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s);
 
 void lk_monitor_validation(lk_monitor *m, uint64_t step, const lk_validation *v, double best,
                            double seconds);
-void lk_monitor_save(lk_monitor *m, uint64_t step, const char *path, double seconds);
+void lk_monitor_save(lk_monitor *m, const lk_checkpoint_figures *f); /* is complete; takes NULL */
 /* In a pause: gather what each rank took since the last one and name a slow rank. `evaluation`:
  * seconds of this rank's own work in a batch of the validation just done, NAN without one.
  * Collective. */

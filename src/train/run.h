@@ -50,6 +50,7 @@ typedef struct lk_run {
         char *recompute;      /* none | ffn | block */
         double ema;           /* decay; 0: no moving average */
         char *device;         /* auto | cpu | cuda */
+        double timeout;       /* of the watchdog, s; 0: none, < 0: from the times so far */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
     struct {
@@ -66,6 +67,7 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
         bool initial;  /* also before the first step */
+        int64_t keep, keep_every; /* the newest so many (0: all); and every so many steps' (0: no) */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */

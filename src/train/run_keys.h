@@ -122,6 +122,10 @@ static const key keys[] = {
      "auto: a GPU if there is one"},
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, 0, NULL,
      "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
+    {"train.timeout", REAL, AT(train.timeout), "-1", -1, 1e6, 0, 0, NULL,
+     "seconds after which a step, collective, read, validation batch or save that has not ended ends "
+     "the run and names the rank that is late; ten times that for the first steps; -1: ten times the "
+     "longest so far, at least 300; 0: never"},
     {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, 0, NULL, "peak learning rate"},
     {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, 0, NULL,
      "learning rate at the end of the cosine"},
@@ -153,7 +157,11 @@ static const key keys[] = {
     {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, 0, NULL,
      "steps between checkpoints; 0: only at the end"},
     {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
-     "also write the initial values"},
+     "also write the initial values, and keep them"},
+    {"checkpoint.keep", INTEGER, AT(checkpoint.keep), "3", 0, MANY, 0, 0, NULL,
+     "newest checkpoints that stay; older ones are removed after the next is safe; 0: all stay"},
+    {"checkpoint.keep_every", INTEGER, AT(checkpoint.keep_every), "0", 0, MANY, 0, 0, NULL,
+     "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
     {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,

@@ -23,16 +23,43 @@ typedef struct lk_reporter {
     void (*evaluated)(void *context, int64_t step, const struct lk_validation *v, double best);
 } lk_reporter;
 
+/* The saves of a start. */
+typedef struct lk_save_totals {
+    int64_t saves;
+    double bytes, seconds; /* of files; from first write to rename, beside training */
+    double stall;          /* seconds that training waited for them */
+} lk_save_totals;
+
 typedef struct lk_train_result {
     int64_t steps, skipped; /* done by this start; of the whole run */
     double loss, best_validation_loss;
     lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
+    lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
 } lk_train_result;
 
-/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+/* What is done with a run directory that exists. */
+typedef enum lk_resume {
+    LK_START_NEW,       /* refused */
+    LK_RESUME,          /* gone on from the newest checkpoint; there must be one */
+    LK_RESUME_OR_START, /* the same, or from the first step where there is no checkpoint yet */
+} lk_resume;
+
+/* How this start goes, beside what the run file says. */
+typedef struct lk_start {
+    lk_resume resume;
+    double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
+    /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
+    void (*say)(void *context, const char *text);
+    void (*end)(void *context, bool all);
+    void *context;
+} lk_start;
+
+/* Run or resume a training run, until its end or until a signal (base/signals.h) or the time limit
+ * stops it after a step, with a save. Collective. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
 /* Memory a rank holds while it trains. All but the last are on the device. */

@@ -1,0 +1,67 @@
+#include "base/heart.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+_Thread_local lk_heart *lk_heart_mine;
+
+void lk_heart_init(lk_heart *h)
+{
+    memset(h, 0, sizeof *h);
+    pthread_mutex_init(&h->lock, NULL);
+    h->since = lk_clock_seconds();
+}
+
+void lk_heart_attach(lk_heart *h) { lk_heart_mine = h; }
+
+void lk_heart_begin(lk_activity activity, uint64_t step)
+{
+    lk_heart *h = lk_heart_mine;
+    if (!h) return;
+    double now = lk_clock_seconds();
+    pthread_mutex_lock(&h->lock);
+    double took = now - h->since;
+    if (took > h->longest[h->activity]) h->longest[h->activity] = took;
+    h->count[h->activity]++;
+    h->activity = activity;
+    h->step = step;
+    h->since = now;
+    atomic_store(&h->what, NULL); /* under the lock: nobody reads the old texts any more */
+    atomic_store(&h->where, NULL);
+    atomic_store(&h->position, atomic_load(&h->position) + 1);
+    pthread_mutex_unlock(&h->lock);
+}
+
+lk_activity lk_heart_now(uint64_t *step)
+{
+    lk_heart *h = lk_heart_mine;
+    *step = h ? h->step : 0; /* this thread alone writes them */
+    return h ? h->activity : LK_RESTING;
+}
+
+void lk_heart_forgive(lk_heart *h, double seconds)
+{
+    pthread_mutex_lock(&h->lock);
+    h->since += seconds;
+    pthread_mutex_unlock(&h->lock);
+}
+
+void lk_heart_watch(lk_heart *h, lk_heart_look *look)
+{
+    pthread_mutex_lock(&h->lock);
+    const char *what = atomic_load(&h->what), *where = atomic_load(&h->where);
+    memset(look, 0, sizeof *look);
+    look->step = h->step;
+    look->position = atomic_load(&h->position);
+    look->age = lk_clock_seconds() - h->since;
+    look->longest = h->longest[h->activity];
+    look->activity = (int32_t)h->activity;
+    look->count = (int32_t)h->count[h->activity];
+    if (what && where && *where)
+        snprintf(look->place, sizeof look->place, "%s (%s)", where, what);
+    else if (what)
+        snprintf(look->place, sizeof look->place, "%s", what);
+    pthread_mutex_unlock(&h->lock);
+}
