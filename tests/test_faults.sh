@@ -142,7 +142,7 @@ pid=0
 finish_job
 ok "a write of rank 1 hangs: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
 ok "one message names it and what it does" says_once "the save after step 20 has taken" \
-    "rank 1 on " "is late, in the save after step 20; rank 0 waits in the save after step 20"
+    "rank 1 on " "is late, in the save after step 20, in write(); rank 0 waits in the save after"
 note "$(grep '^lockstep: ' "$work/err")"
 ok "and training went on meanwhile" test "$(wc -l <hang/loss.log)" -gt 25
 

@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 _Thread_local lk_heart *lk_heart_mine;
 
@@ -14,7 +16,11 @@ void lk_heart_init(lk_heart *h)
     h->since = lk_clock_seconds();
 }
 
-void lk_heart_attach(lk_heart *h) { lk_heart_mine = h; }
+void lk_heart_attach(lk_heart *h)
+{
+    lk_heart_mine = h;
+    if (h) atomic_store(&h->thread, (int)syscall(SYS_gettid));
+}
 
 void lk_heart_begin(lk_activity activity, uint64_t step)
 {
@@ -48,6 +54,28 @@ void lk_heart_forgive(lk_heart *h, double seconds)
     pthread_mutex_unlock(&h->lock);
 }
 
+/* The call on a file that a thread of this process is in, from Linux' /proc; "" when it is in none
+ * or that cannot be known. */
+static void name_call(int thread, char *text, size_t size)
+{
+    static const struct {
+        long number;
+        const char *name;
+    } calls[] = {{SYS_read, "read"},         {SYS_write, "write"},         {SYS_pread64, "pread"},
+                 {SYS_pwrite64, "pwrite"},   {SYS_readv, "readv"},         {SYS_writev, "writev"},
+                 {SYS_fsync, "fsync"},       {SYS_fdatasync, "fdatasync"}, {SYS_openat, "open"},
+                 {SYS_close, "close"},       {SYS_ftruncate, "ftruncate"}, {SYS_preadv, "preadv"},
+                 {SYS_fallocate, "fallocate"}, {SYS_pwritev, "pwritev"}};
+    char path[64];
+    long number = -1;
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", thread);
+    FILE *f = fopen(path, "re");
+    if (f && fscanf(f, "%ld", &number) != 1) number = -1; /* "running" */
+    if (f) fclose(f);
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        if (calls[i].number == number) snprintf(text, size, "%s", calls[i].name);
+}
+
 void lk_heart_watch(lk_heart *h, lk_heart_look *look)
 {
     pthread_mutex_lock(&h->lock);
@@ -64,4 +92,6 @@ void lk_heart_watch(lk_heart *h, lk_heart_look *look)
     else if (what)
         snprintf(look->place, sizeof look->place, "%s", what);
     pthread_mutex_unlock(&h->lock);
+    if (look->activity != LK_RESTING && look->age > 1)
+        name_call(atomic_load(&h->thread), look->call, sizeof look->call);
 }

@@ -30,6 +30,7 @@ typedef struct lk_heart {
     double since; /* lk_clock_seconds() */
     double longest[LK_ACTIVITIES]; /* that ended, seconds */
     long count[LK_ACTIVITIES];
+    _Atomic int thread; /* of the system */
     _Atomic uint64_t position;
     _Atomic(const char *) what, where;
 } lk_heart;
@@ -65,6 +66,7 @@ typedef struct lk_heart_look {
     double longest; /* such an activity so far, seconds */
     int32_t activity, count;
     char place[104]; /* "blocks.0.ffn.up (linear)", or "" */
+    char call[16];   /* of the system, on a file, that it is in for over a second perhaps; or "" */
 } lk_heart_look;
 void lk_heart_watch(lk_heart *h, lk_heart_look *look); /* from any thread */
 

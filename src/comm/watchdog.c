@@ -73,6 +73,7 @@ static void add(FILE *f, const lk_heart_look *h)
                 h->activity != LK_ENDING;
     fputs(words[h->activity], f);
     if (step) fprintf(f, " %llu", (unsigned long long)h->step);
+    if (h->call[0]) fprintf(f, ", in %s()", h->call);
     if (h->place[0]) fprintf(f, " at %s", h->place);
 }
 
@@ -148,6 +149,20 @@ static int find_late(const lk_watchdog *w, int heart, bool *late, bool *waiting)
     return count;
 }
 
+/* Where none is behind: those that are in a call on a file while the others wait in MPI. */
+static int find_hanging(const lk_watchdog *w, int heart, bool *hanging, bool *waiting)
+{
+    int count = 0, others = 0;
+    for (int r = 0; r < w->comm->size; r++) {
+        bool here = w->peer[r].state == PRESENT;
+        hanging[r] = here && w->peer[r].last.heart[heart].call[0];
+        waiting[r] = here && !hanging[r];
+        count += hanging[r];
+        others += waiting[r];
+    }
+    return others ? count : 0;
+}
+
 static int first_of(const bool *member, int size)
 {
     int r = 0;
@@ -186,7 +201,10 @@ static int blame(const lk_watchdog *w, int heart, bool *blamed, bool *waiting, b
     int size = w->comm->size, count = 0;
     for (int r = 0; r < size; r++) count += silent(w, r, now);
     *mute = count > 0;
-    if (!*mute) return find_late(w, heart, blamed, waiting);
+    if (!*mute) {
+        count = find_late(w, heart, blamed, waiting);
+        return count > 0 ? count : find_hanging(w, heart, blamed, waiting);
+    }
     for (int r = 0; r < size; r++) {
         blamed[r] = silent(w, r, now);
         waiting[r] = w->peer[r].state == PRESENT && !blamed[r];
