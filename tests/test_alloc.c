@@ -1,7 +1,8 @@
 /* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends,
- * whenever that is, and give back all they took. The linker sends the library's allocations here
- * (--wrap); those inside other libraries are not touched. */
+ * a run file, saving a checkpoint on the I/O thread, and the report of a run must report LK_E_SYSTEM
+ * when memory ends, whenever that is, and give back all they took. The linker sends the library's
+ * allocations here (--wrap), and the texts that libc makes; those inside other libraries are not
+ * touched. */
 #include "io/checkpoint.h"
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
@@ -11,13 +12,17 @@
 #include "tests/tap.h"
 #include "trace/anomaly.h"
 #include "trace/trace.h"
+#include "train/report.h"
 #include "train/session.h"
 #include "train/stop.h"
 
 #include <errno.h>
 #include <ftw.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the allocator -------------------------------------------------------------------------- */
 
@@ -64,6 +69,40 @@ void __wrap_free(void *p)
 {
     live -= p != NULL;
     __real_free(p);
+}
+
+/* Text made by libc. */
+int __real_vasprintf(char **text, const char *format, va_list args);
+int __wrap_vasprintf(char **text, const char *format, va_list args)
+{
+    int n = spent() ? -1 : __real_vasprintf(text, format, args);
+    live += n >= 0;
+    return n;
+}
+__attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = __wrap_vasprintf(text, format, args);
+    va_end(args);
+    return n;
+}
+/* Lines: only counted, for a line that cannot be read is the end of its file. */
+ssize_t __real_getdelim(char **line, size_t *size, int end, FILE *f);
+ssize_t __wrap_getdelim(char **line, size_t *size, int end, FILE *f)
+{
+    bool fresh = !*line;
+    ssize_t n = __real_getdelim(line, size, end, f);
+    live += fresh && *line;
+    return n;
+}
+ssize_t __wrap___getdelim(char **line, size_t *size, int end, FILE *f) /* what <stdio.h> inlines */
+{
+    return __wrap_getdelim(line, size, end, f);
+}
+ssize_t __wrap_getline(char **line, size_t *size, FILE *f)
+{
+    return __wrap_getdelim(line, size, '\n', f);
 }
 
 /* Run `job` with no failure, then with allocation 1, 2, 3 ... failing. */
@@ -256,6 +295,35 @@ static lk_status run_files(void)
     return status;
 }
 
+/* A run directory of few lines, and the page about it. */
+static char watched[] = "/tmp/lockstep-alloc-XXXXXX";
+
+static bool make_run_directory(void)
+{
+    static const char *const file[][2] = {
+        {"run.yaml", "directory: d\ndata:\n  file: f\n"},
+        {"loss.log", "1 3 0.1 1 2 0\n2 2 0.1 1 2 0\n"},
+        {"validation.log", "2 2.5\n"},
+        {"run.jsonl", "{\"event\":\"start\",\"time\":1,\"step\":0,\"steps\":2,\"ranks\":1}\n"
+                      "{\"event\":\"step\",\"time\":2,\"step\":1,\"samples_per_second\":3}\n"
+                      "{\"event\":\"warning\",\"time\":2,\"step\":1,\"text\":\"x\"}\n"}};
+    if (!mkdtemp(watched)) return false;
+    for (int i = 0; i < 4; i++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/%s", watched, file[i][0]);
+        FILE *f = fopen(path, "w");
+        if (!f || fputs(file[i][1], f) == EOF || fclose(f) != 0) return false;
+    }
+    return true;
+}
+
+static lk_status reports(void)
+{
+    char page[80];
+    snprintf(page, sizeof page, "%s/report.html", watched);
+    return lk_report(2, (const char *const[]){watched, watched}, page, 3);
+}
+
 /* ---- saving ---------------------------------------------------------------------------------- */
 
 static lk_io *io;
@@ -437,6 +505,9 @@ int main(void)
     exhaust("distributions of data", distributions);
     exhaust("traces", traces);
     exhaust("run files", run_files);
+    if (!make_run_directory()) return 99;
+    exhaust("reports", reports);
+    nftw(watched, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     exhaust("the watchdog and what stops a run", guards);
     check_saves();
     doctor();

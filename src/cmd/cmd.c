@@ -10,6 +10,8 @@ const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
     {"check", lk_cmd_check, "whether a dataset is fit for training, and how it has drifted"},
     {"train", lk_cmd_train, "train the model of a run file, on any number of ranks"},
+    {"watch", lk_cmd_watch, "look at a run while it goes on"},
+    {"report", lk_cmd_report, "one HTML page about a run, or about several"},
     {"eval", lk_cmd_eval, "loss and accuracy of a checkpoint on a dataset"},
     {"generate", lk_cmd_generate, "continue a text with a checkpoint"},
     {"profile", lk_cmd_profile, "where the time of a step of a run file goes"},

@@ -16,6 +16,8 @@ int lk_cmd_train(int argc, char **argv);
 int lk_cmd_eval(int argc, char **argv);
 int lk_cmd_generate(int argc, char **argv);
 int lk_cmd_doctor(int argc, char **argv);
+int lk_cmd_watch(int argc, char **argv);
+int lk_cmd_report(int argc, char **argv);
 int lk_cmd_show(int argc, char **argv);
 int lk_cmd_profile(int argc, char **argv);
 int lk_cmd_trace(int argc, char **argv);

@@ -8,6 +8,7 @@
 #include "io/checkpoint.h"
 #include "train/check.h"
 #include "train/debug.h"
+#include "train/monitor.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
@@ -29,6 +30,7 @@ typedef struct trainer {
     const lk_start *how;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_monitor *monitor;
     lk_stop *stop;
     lk_watchdog *watchdog;
     lk_tracing *tracing;
@@ -52,6 +54,7 @@ typedef struct trainer {
     uint64_t saved;       /* steps done in the last checkpoint */
     uint64_t skipped_in_row;
     double begun, best;
+    double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
     double each;         /* mean time of a step, s */
     lk_train_result result;
@@ -208,6 +211,7 @@ static void saved(void *context, const lk_checkpoint_figures *f)
     lk_stop_saved(t->stop, f->seconds);
     snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
     t->saved = f->step;
+    lk_monitor_save(t->monitor, f);
 }
 
 static lk_status open_save(trainer *t)
@@ -318,11 +322,13 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
     double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
     float *sums = calloc((size_t)size, sizeof *sums);
     lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    double begin = lk_clock_seconds();
     for (int i = 0; i < n && status == LK_OK; i++) {
         float sum[LK_METRICS] = {0};
         status = evaluate_batch(t, program, i, sum);
         for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
     }
+    t->own_evaluation = n > 0 ? (lk_clock_seconds() - begin) / n : NAN;
     status = lk_comm_agree(t->comm, status);
     if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
     double total[LK_METRICS] = {0};
@@ -338,7 +344,7 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
 
 static lk_status validate(trainer *t, uint64_t step)
 {
-    double raw[LK_METRICS], ema[LK_METRICS];
+    double raw[LK_METRICS], ema[LK_METRICS], begin = lk_clock_seconds();
     LK_TRY(evaluate(t, t->eval, raw));
     if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
     bool vision = t->model.vision;
@@ -351,6 +357,7 @@ static lk_status validate(trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
     if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
     if (t->comm->rank == 0 && t->reporter->evaluated)
         t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
@@ -397,6 +404,7 @@ static lk_status drain(trainer *t)
     t->result.loss = (double)s.loss;
     t->result.skipped = (int64_t)s.skipped;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
+    lk_monitor_step(t->monitor, &s);
     LK_TRY(check_finite(t, &s));
     t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
@@ -409,10 +417,12 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_monitor_begin(t->monitor, step);
     lk_heart_begin(LK_READING, step + 1);
     LK_TRY(lk_tracing_before(t->tracing, step + 1));
     LK_TRY(lk_loader_feed(t->loader, step));
     lk_heart_begin(LK_STEPPING, step + 1);
+    lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
     double pause = lk_clock_seconds();
     LK_TRY(lk_tracing_after(t->tracing, step + 1));
@@ -420,7 +430,9 @@ static lk_status one_step(trainer *t, uint64_t step)
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
-    return b->record(t->device, slot);
+    LK_TRY(b->record(t->device, slot));
+    lk_monitor_enqueued(t->monitor, step);
+    return LK_OK;
 }
 
 static void report_saves(trainer *t)
@@ -442,6 +454,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
 {
     while (t->drained < step) LK_TRY(drain(t));
     double begin = lk_clock_seconds(), now = begin;
+    t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
         LK_TRY(validate(t, step));
         now = lk_clock_seconds();
@@ -452,6 +465,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
         LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
         LK_TRY(lk_save_begin(t->save));
     }
+    LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
     t->paused += lk_clock_seconds() - begin;
     return LK_OK;
 }
@@ -528,16 +542,34 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
     return prepare_programs(t, saved ? saved->choices : NULL);
 }
 
+static int64_t count_parameters(const trainer *t)
+{
+    int64_t parameters = 0;
+    for (int i = 0; i < t->params->count; i++)
+        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
+    return parameters;
+}
+
+static lk_status open_monitor(trainer *t)
+{
+    lk_monitor_options o = {.comm = t->comm,
+                            .run = t->run,
+                            .data = t->data,
+                            .order = &t->order,
+                            .device = t->device,
+                            .parameters = count_parameters(t),
+                            .start = t->start,
+                            .reporter = t->reporter};
+    return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
+}
+
 static void report_start(const trainer *t)
 {
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
-    int64_t parameters = 0;
-    for (int i = 0; i < t->params->count; i++)
-        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
-             (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
-             t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
+             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s",
+             t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
     if (t->start == (uint64_t)t->run->train.steps)
@@ -635,6 +667,7 @@ static lk_status run(trainer *t)
                                                      checkpoint});
     if (status == LK_OK) status = open_stop(t, t->how->deadline);
     if (status == LK_OK) status = lk_comm_agree(t->comm, open_observers(t));
+    if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
@@ -672,6 +705,8 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = open_watchdog(&t);
     if (status == LK_OK) status = run(&t);
+    lk_monitor_close(t.monitor, status, t.result.stopped);
+    t.monitor = NULL;
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
         lk_watchdog_leave(t.watchdog);
