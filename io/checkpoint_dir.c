@@ -130,7 +130,7 @@ void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoi
     lk_checkpoint_steps_clear(&list);
 }
 
-/* ---- which one to read ------------------------------------------------------------------------ */
+/* ---- which one to read ----------------------------------------------------------------------- */
 
 /* The file that DIRECTORY/NAME leads to, if there is such a link or file. */
 static lk_status follow(const char *directory, const char *name, char **found)
@@ -193,7 +193,8 @@ static const char *last_part(const char *path)
 }
 
 /* Rank 0: what `latest` leads to, then the steps before it; without `latest` (killed before the
- * first was made) all steps. A link to a file of another name is the user's: no step is before it. */
+ * first was made) all steps. A link to a file of another name is the user's: no step is before
+ * it. */
 static lk_status list_candidates(choice *c)
 {
     uint64_t latest = UINT64_MAX;

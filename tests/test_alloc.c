@@ -1,7 +1,7 @@
-/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
- * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
- * are not touched. */
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model,
+ * reading a run file, and saving a checkpoint on the I/O thread must report LK_E_SYSTEM when
+ * memory ends, whenever that is, and give back all they took. The linker sends the library's
+ * allocations here (--wrap); those inside other libraries are not touched. */
 #include "io/checkpoint.h"
 #include "program/program.h"
 #include "tests/tap.h"
@@ -45,7 +45,10 @@ void *__wrap_aligned_alloc(size_t a, size_t n)
     return spent() ? NULL : given(__real_aligned_alloc(a, n));
 }
 char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
-char *__wrap_strndup(const char *s, size_t n) { return spent() ? NULL : given(__real_strndup(s, n)); }
+char *__wrap_strndup(const char *s, size_t n)
+{
+    return spent() ? NULL : given(__real_strndup(s, n));
+}
 void *__wrap_realloc(void *p, size_t n)
 {
     if (spent()) return NULL;

@@ -164,9 +164,10 @@ int lk_cmd_train(int argc, char **argv)
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
         "checkpoint. Checkpoints are written while training goes on, read back before they count, "
         "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
-        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as it would be allocated, without what CUDA and "
-        "its libraries take; work as each op must do at least; time as if every node ran at the "
-        "speed of a large product or sum, measured here, and nothing ran beside it.",
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as "
+        "it would be allocated, without what CUDA and its libraries take; work as each op must do"
+        " at least; time as if every node ran at the speed of a large product or sum, measured "
+        "here, and nothing ran beside it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;

@@ -362,8 +362,8 @@ static void report_saves(trainer *t)
     char text[200];
     const lk_save_totals s = t->result.saves = lk_save_total(t->save);
     if (s.saves == 0) return;
-    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
-             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training "
+             "waited %.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
              s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
              100 * s.stall / t->result.seconds);
     say(t, text);
