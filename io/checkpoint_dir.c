@@ -59,8 +59,14 @@ lk_status lk_checkpoint_dir_list(const char *directory, lk_checkpoint_steps *res
     lk_checkpoint_steps list = {0, 0, NULL};
     DIR *d;
     uint64_t step;
-    LK_TRY(open_directory(directory, &d));
-    lk_status status = LK_OK;
+    errno = 0;
+    lk_status status = open_directory(directory, &d);
+    if (status != LK_OK && errno == ENOENT) { /* killed before the first save */
+        lk_error_clear();
+        *result = list;
+        return LK_OK;
+    }
+    LK_TRY(status);
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
         if (step_of(e->d_name, &step)) status = append(&list, step);
     closedir(d);

@@ -39,6 +39,7 @@ typedef struct trainer {
     uint64_t skipped_in_row;
     double begun, best;
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
     lk_train_result result;
 } trainer;
 
@@ -206,13 +207,10 @@ static lk_status open_save(trainer *t)
 
 static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
 {
-    char text[200];
-    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    double begun = lk_clock_seconds();
     LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
-    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
-             bytes * (double)t->params->total / 0x1p20,
-             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
-    say(t, text);
+    t->load_bytes = (d->ema ? 4.0 : 3.0) * sizeof(float) * (double)t->params->total;
+    t->load_seconds = lk_clock_seconds() - begun;
     return LK_OK;
 }
 
@@ -442,6 +440,10 @@ static void report_start(const trainer *t)
              (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
+    say(t, text);
+    if (t->load_bytes <= 0) return;
+    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+             t->load_bytes / 0x1p20, t->load_bytes / 0x1p20 / t->load_seconds);
     say(t, text);
 }
 
