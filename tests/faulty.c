@@ -6,7 +6,7 @@
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
  *                and stored half; sync: no write fails, but every fsync does, with EIO;
  *                full: there are no blocks to reserve; unknown: the file system cannot reserve
- *                any, after which writes fail with ENOSPC
+ *                any, after which writes fail with ENOSPC; hang: writes never return
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
@@ -54,6 +54,15 @@ static void tell(void)
 
 enum { GOOD, FAIL, HALF, TORN };
 
+/* A write that the system never finishes: to a pipe that nobody reads. */
+static void hang(void)
+{
+    static char bytes[1 << 20];
+    int end[2];
+    if (pipe(end) != 0) abort();
+    for (;;) syscall(SYS_write, end[1], bytes, sizeof bytes);
+}
+
 /* What becomes of this write; errno is set for FAIL. */
 static int fate(int fd)
 {
@@ -63,6 +72,7 @@ static int fate(int fd)
     pthread_mutex_unlock(&lock);
     if (turn < 0) return GOOD;
     if (turn == 0) tell();
+    if (is("FAULT_KIND", "hang")) hang();
     if (is("FAULT_KIND", "torn")) return turn == 0 ? TORN : GOOD;
     if (is("FAULT_KIND", "short") && turn == 0) return HALF;
     errno = is("FAULT_KIND", "eio") ? EIO : ENOSPC;
