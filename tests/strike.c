@@ -6,7 +6,11 @@
  * microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way, and for
  * AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
  * the signal was sent, and "over" where process PID, which started it all, or the rank ended
- * before. */
+ * before.
+ *
+ *   strike GONE TOKEN
+ *
+ * Waits until no such process of any rank is left, and prints the seconds; "never" after 90. */
 #include <dirent.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -42,13 +46,14 @@ static bool has(const char *environment, size_t n, const char *name, const char 
     return false;
 }
 
+/* rank NULL: any. A zombie has no environment. */
 static bool is_rank(const char *pid, const char *token, const char *rank)
 {
     static char text[262144];
     size_t n;
     return read_file(pid, "comm", text, sizeof text, &n) && strcmp(text, "lockstep\n") == 0 &&
            read_file(pid, "environ", text, sizeof text, &n) && has(text, n, "STRIKE", token) &&
-           has(text, n, "OMPI_COMM_WORLD_RANK", rank);
+           (!rank || has(text, n, "OMPI_COMM_WORLD_RANK", rank));
 }
 
 static pid_t find_rank(const char *token, const char *rank)
@@ -60,6 +65,22 @@ static pid_t find_rank(const char *token, const char *rank)
             found = (pid_t)atol(e->d_name);
     if (all) closedir(all);
     return found;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int wait_gone(const char *token)
+{
+    double begun = now();
+    while (find_rank(token, NULL) && now() - begun < 90) pause_for(20000);
+    if (find_rank(token, NULL)) printf("never\n");
+    else printf("%.2f\n", now() - begun);
+    return 0;
 }
 
 static bool saving(const char *directory)
@@ -98,6 +119,7 @@ static int number_of(const char *name)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "GONE") == 0) return wait_gone(argv[2]);
     if (argc < 7 || number_of(argv[1]) < 0) return 2;
     const char *token = argv[2], *directory = argv[6];
     long starter = atol(argv[3]);
