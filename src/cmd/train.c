@@ -1,4 +1,4 @@
-/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume | --plan] */
+/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume | --plan | --print KEY] */
 #include "base/signals.h"
 #include "cmd/cmd.h"
 #include "metric/progress.h"
@@ -14,14 +14,15 @@ typedef struct options {
     lk_start start;
     double walltime; /* seconds; 0: none */
     bool plan;
+    const char *print; /* key */
     lk_progress progress;
 } options;
 
-enum { RESUME_OR_START = 256 }; /* options without a letter */
+enum { RESUME_OR_START = 256, PRINT }; /* options without a letter */
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
-    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint that is whole", 0},
     {"resume-or-start", RESUME_OR_START, NULL, 0,
      "The same, or start it where there is no run directory or no checkpoint yet: for jobs that "
      "are started again and again", 0},
@@ -30,6 +31,8 @@ static const struct argp_option table[] = {
      "Under Slurm the job's own end is known", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
+    {"print", PRINT, "KEY", 0, "Print the value of a key of the run file, for scripts; do not train",
+     0},
     {0},
 };
 
@@ -46,6 +49,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
                        "found '%s'", arg);
         break;
     case 'p': o->plan = true; break;
+    case PRINT: o->print = arg; break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
         o->file = arg;
@@ -183,6 +187,19 @@ static lk_status job(const lk_world *w, void *context)
     return status;
 }
 
+/* Needs neither MPI nor the data, so it also answers where jobs are submitted. */
+static int print_key(const options *o)
+{
+    lk_run run;
+    lk_status status = lk_run_load(o->file, o->sets, o->set, &run);
+    if (status == LK_OK) {
+        status = lk_run_print(&run, o->print, stdout);
+        lk_run_clear(&run);
+    }
+    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    return (int)status;
+}
+
 int lk_cmd_train(int argc, char **argv)
 {
     static const struct argp argp = {
@@ -190,8 +207,10 @@ int lk_cmd_train(int argc, char **argv)
         "Train the model of a run file. Under mpirun every rank takes a part of each batch; the "
         "result has the same bits on 1, 2, 4 ... ranks up to train.leaves.\v"
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
-        "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
-        "its libraries take; work as each op must do at least; time as if every node ran at the "
+        "checkpoint. Checkpoints are written while training goes on, read back before they count, "
+        "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as it "
+        "would be allocated, without what CUDA and its libraries take; work as each op must do at least; time as if every node ran at the "
         "speed of a large product or sum, measured here, and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
         "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
@@ -200,7 +219,7 @@ int lk_cmd_train(int argc, char **argv)
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    int code = lk_cmd_run("lockstep train", false, job, &o);
+    int code = o.print ? print_key(&o) : lk_cmd_run("lockstep train", false, job, &o);
     free(o.set);
     return code;
 }

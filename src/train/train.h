@@ -74,7 +74,7 @@ typedef enum lk_memory {
     LK_MEMORY_VALIDATION,  /* arena and workspace of the validation loss; twice, with an average */
     LK_MEMORY_DATA,        /* resident shards, or the samples of a step */
     LK_MEMORY_STAGING,     /* of the exact reduction */
-    LK_MEMORY_PINNED,      /* host: windows read ahead */
+    LK_MEMORY_PINNED,      /* host: windows read ahead, and the copy that a save writes */
     LK_MEMORY_KINDS
 } lk_memory;
 const char *lk_memory_name(lk_memory kind);
