@@ -2,9 +2,9 @@
  *
  *   strike SIGNAL TOKEN PID RANK BEFORE DIRECTORY [AFTER]
  *
- * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for BEFORE
- * microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way, and for
- * AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
+ * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for
+ * BEFORE microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way,
+ * and for AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
  * the signal was sent, and "over" where process PID, which started it all, or the rank ended
  * before.
  *

@@ -264,8 +264,8 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
     const char *path = t->result.checkpoint, *run = t->run->path;
     double lr = t->run->optimizer.lr / 3;
     if (!path[0])
-        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at the "
-                       "data, or start again with a lower rate, such as --set optimizer.lr=%.3g",
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at "
+                       "the data, or start again with a lower rate: --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, lr);
     if (t->saved + 1 >= step)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
