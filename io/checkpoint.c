@@ -16,12 +16,14 @@ typedef lk_checkpoint_job job;
 static const char *const group_name[GROUPS] = {"parameters", "moment1", "moment2", "ema"};
 
 const char *const lk_checkpoint_text_name[TEXTS] = {
-    "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest"};
+    "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest",
+    "reference"};
 
 char **lk_checkpoint_text(lk_checkpoint_info *info, int i)
 {
     char **const member[TEXTS] = {&info->run_file, &info->choices,      &info->code_version,
-                                  &info->build,    &info->dataset_path, &info->dataset_digest};
+                                  &info->build,    &info->dataset_path, &info->dataset_digest,
+                                  &info->reference};
     return member[i];
 }
 
@@ -175,9 +177,11 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
     LK_TRY(lk_h5_get_u64(file, where, "step", &step));
     LK_TRY(lk_h5_get_u64(file, where, "seed", &info->seed));
     LK_TRY(lk_h5_get_u64(file, where, "leaves", &leaves));
-    for (int i = 0; i < TEXTS; i++)
-        LK_TRY(lk_h5_get_text(file, where, lk_checkpoint_text_name[i],
-                              lk_checkpoint_text(info, i)));
+    for (int i = 0; i < TEXTS; i++) {
+        const char *name = lk_checkpoint_text_name[i];
+        if (i == LK_CHECKPOINT_OPTIONAL && H5Aexists(file, name) <= 0) continue;
+        LK_TRY(lk_h5_get_text(file, where, name, lk_checkpoint_text(info, i)));
+    }
     LK_TRY(read_state(file, where, &info->state));
     LK_TRY(read_kind(file, where, &info->kind));
     LK_TRY(info->kind == LK_IMAGE_DATA

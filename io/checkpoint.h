@@ -4,10 +4,10 @@
  * its scope as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with
  * Fletcher-32; dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
- * algorithms), code_version, build, dataset_digest, dataset_path, kind (of the data; without it:
- * text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
- * width, channels, classes (texts), mean and std (f64, a list by channel). Each dataset has the
- * attribute digest (XXH3-128 of the bytes).
+ * algorithms), code_version, build, dataset_digest, dataset_path, reference (optional: that of the
+ * dataset), kind (of the data; without it: text). Text: dataset `vocabulary` (u32), attribute
+ * vocabulary kind. Images: attributes height, width, channels, classes (texts), mean and std (f64, a
+ * list by channel). Each dataset has the attribute digest (XXH3-128 of the bytes).
  *
  * A save is written as .part, which has its blocks before the first write, synced, read back and
  * its digests compared, renamed, the directory synced; then the symbolic link `latest` is replaced
@@ -30,6 +30,7 @@ typedef struct lk_checkpoint_info {
     uint64_t seed;
     int leaves;
     char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
+    char *reference;      /* distribution of the training data, JSON (metric/drift.h); or NULL */
     lk_dataset_kind kind; /* of the data: text or images */
     bool characters;      /* text: the vocabulary */
     uint32_t *vocabulary;

@@ -11,7 +11,8 @@
 #define LK_CHECKPOINT_SCHEMA "lockstep checkpoint"
 #define LK_CHECKPOINT_PIECE ((size_t)32 << 20) /* bytes a save moves between two yields, about */
 
-enum { LK_CHECKPOINT_TEXTS = 6, LK_CHECKPOINT_GROUPS = 4 };
+enum { LK_CHECKPOINT_TEXTS = 7, LK_CHECKPOINT_GROUPS = 4 };
+enum { LK_CHECKPOINT_OPTIONAL = 6 }; /* the text that may be missing: NULL, saved as "" */
 
 /* One dataset, in the file and in memory. Saving: every rank writes some whole chunks of it, and
  * one rank, which may be another, digests all of it and reads it back, so that ranks that hold

@@ -55,6 +55,7 @@ static lk_status check_texts(lk_checkpoint_info *info)
     if (info->kind != LK_TEXT_DATA && info->kind != LK_IMAGE_DATA)
         return lk_fail(LK_E_INTERNAL, "a checkpoint of a model of '%s'",
                        lk_dataset_kind_name(info->kind));
+    if (!info->reference) info->reference = (char *)"";
     for (int i = 0; i < TEXTS; i++)
         if (!*lk_checkpoint_text(info, i))
             return lk_fail(LK_E_INTERNAL, "a checkpoint without its '%s'",

@@ -201,9 +201,11 @@ static lk_status write_attributes(job *j)
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
     LK_TRY(lk_h5_set_text(j->file, j->part, "kind", lk_dataset_kind_name(info->kind)));
     LK_TRY(write_kind(j));
-    for (int i = 0; i < TEXTS; i++)
-        LK_TRY(lk_h5_set_text(j->file, j->part, lk_checkpoint_text_name[i],
-                              *lk_checkpoint_text(info, i)));
+    for (int i = 0; i < TEXTS; i++) {
+        const char *text = *lk_checkpoint_text(info, i);
+        if (i == LK_CHECKPOINT_OPTIONAL && !text[0]) continue;
+        LK_TRY(lk_h5_set_text(j->file, j->part, lk_checkpoint_text_name[i], text));
+    }
     return LK_OK;
 }
 

@@ -164,6 +164,8 @@ static lk_status check(lk_dataset *d)
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);
     LK_TRY(status);
+    if (H5Aexists(d->handles->file, "reference") > 0)
+        LK_TRY(lk_h5_get_text(d->handles->file, d->path, "reference", &d->reference));
     d->fields = d->kind == LK_TEXT_DATA ? 1 : 2;
     return open_kind[d->kind](d);
 }
@@ -225,6 +227,7 @@ void lk_dataset_close(lk_dataset *d)
     MPI_Comm_free(&d->handles->comm);
     free(d->handles);
     free(d->vocabulary);
+    free(d->reference);
     lk_image_format_clear(&d->image);
     lk_table_format_clear(&d->table);
     free(d->path);

@@ -146,7 +146,8 @@ void lk_comm_library(char *text, size_t size)
     snprintf(text, size, "%s", all);
 #ifdef LK_HAVE_NCCL
     size_t used = strlen(text);
-    int version = lk_nccl_version();
+    int version, header;
+    lk_nccl_versions(&version, &header);
     snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
              version % 100);
 #endif
@@ -197,27 +198,43 @@ lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, doub
     return LK_OK;
 }
 
-static lk_status sum(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type)
+static lk_status all_reduce(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type,
+                            MPI_Op op)
 {
     const int64_t piece = 1 << 26; /* elements per call: below INT_MAX bytes */
     for (int64_t at = 0; c->size > 1 && at < count; at += piece) {
         int n = (int)(count - at < piece ? count - at : piece);
-        LK_MPI(MPI_Allreduce(MPI_IN_PLACE, x + (size_t)at * size, n, type, MPI_SUM, c->world));
+        LK_MPI(MPI_Allreduce(MPI_IN_PLACE, x + (size_t)at * size, n, type, op, c->world));
     }
     return LK_OK;
 }
 
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_DOUBLE);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_DOUBLE, MPI_SUM);
 }
 
 lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_FLOAT);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_FLOAT, MPI_SUM);
 }
 
 lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_INT32_T);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT32_T, MPI_SUM);
+}
+
+lk_status lk_comm_sum_counts(lk_comm *c, int64_t *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT64_T, MPI_SUM);
+}
+
+lk_status lk_comm_min_counts(lk_comm *c, int64_t *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT64_T, MPI_MIN);
+}
+
+lk_status lk_comm_max_doubles(lk_comm *c, double *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_DOUBLE, MPI_MAX);
 }

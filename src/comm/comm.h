@@ -23,6 +23,7 @@ struct lk_comm {
     void *staging;                            /* device buffer of the exact reduction */
     int64_t staging_floats;
     lk_device *staging_device;
+    double waited;              /* seconds this rank's host was held by collectives of the CPU */
 };
 
 /* Send/receive between pairs and a plain all-reduce, enqueued on the device's stream. */
@@ -37,7 +38,9 @@ typedef struct lk_collectives {
 extern const lk_collectives lk_collectives_mpi;
 #ifdef LK_HAVE_NCCL
 extern const lk_collectives lk_collectives_nccl;
-int lk_nccl_version(void); /* 22005: 2.20.5 */
+/* NCCL_VERSION_CODE of the library loaded and of the header; a function of the library. */
+void lk_nccl_versions(int *loaded, int *header);
+void *lk_nccl_symbol(void);
 #endif
 
 /* MPI_Init_thread(MULTIPLE). Called once in a process. */
@@ -77,6 +80,9 @@ lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, doub
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count);
 lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count);
 lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count);
+lk_status lk_comm_sum_counts(lk_comm *c, int64_t *x, int64_t count); /* exact in any order */
+lk_status lk_comm_min_counts(lk_comm *c, int64_t *x, int64_t count);
+lk_status lk_comm_max_doubles(lk_comm *c, double *x, int64_t count);
 
 /* Sum `buffer` over ranks in place. exact: recursive halving then doubling, partners r^1, r^2,
  * r^4 ...: for every element the same binary tree over ranks. src/comm/reduce.c */

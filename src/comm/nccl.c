@@ -12,12 +12,14 @@
             return lk_fail(LK_E_COMM, "%s: %s", #call, ncclGetErrorString(lk_nccl_));              \
     } while (0)
 
-int lk_nccl_version(void)
+void lk_nccl_versions(int *loaded, int *header)
 {
-    int version = 0;
-    ncclGetVersion(&version);
-    return version;
+    *loaded = 0;
+    ncclGetVersion(loaded);
+    *header = NCCL_VERSION_CODE;
 }
+
+void *lk_nccl_symbol(void) { return (void *)ncclGetVersion; }
 
 static cudaStream_t stream(lk_device *d) { return (cudaStream_t)lk_cuda_stream(d); }
 

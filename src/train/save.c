@@ -123,6 +123,7 @@ static lk_status describe(const lk_save *s, lk_checkpoint_info *info)
         .build = (char *)LK_BUILD,
         .dataset_path = o->data->path,
         .dataset_digest = (char *)o->data->digest,
+        .reference = o->data->reference,
         .kind = o->data->kind,
         .image = o->data->image,
         .characters = o->data->characters,
