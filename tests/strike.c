@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -70,7 +71,7 @@ static pid_t find_rank(const char *token, const char *rank)
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_REALTIME, &t); /* that of files */
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -83,13 +84,17 @@ static int wait_gone(const char *token)
     return 0;
 }
 
-static bool saving(const char *directory)
+/* A *.h5.part that was not left by an earlier process: written to since `begun`, of the real clock. */
+static bool saving(const char *directory, double begun)
 {
     bool found = false;
     DIR *all = opendir(directory);
     for (struct dirent *e; all && !found && (e = readdir(all));) {
         size_t n = strlen(e->d_name);
-        found = n > 8 && strcmp(e->d_name + n - 8, ".h5.part") == 0;
+        struct stat s;
+        found = n > 8 && strcmp(e->d_name + n - 8, ".h5.part") == 0 &&
+                fstatat(dirfd(all), e->d_name, &s, 0) == 0 &&
+                (double)s.st_mtim.tv_sec + 1e-9 * (double)s.st_mtim.tv_nsec > begun - 0.02;
     }
     if (all) closedir(all);
     return found;
@@ -122,6 +127,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "GONE") == 0) return wait_gone(argv[2]);
     if (argc < 7 || number_of(argv[1]) < 0) return 2;
     const char *token = argv[2], *directory = argv[6];
+    double begun = now();
     long starter = atol(argv[3]);
     pid_t pid = 0;
     while (!pid && alive(starter)) {
@@ -129,12 +135,12 @@ int main(int argc, char **argv)
         if (!pid) pause_for(2000);
     }
     pause_for(atol(argv[5]));
-    while (pid && argc > 7 && !saving(directory) && alive(pid)) pause_for(100);
+    while (pid && argc > 7 && !saving(directory, begun) && alive(pid)) pause_for(100);
     if (argc > 7) pause_for(atol(argv[7]));
     if (!pid || !alive(pid) || kill(pid, number_of(argv[1])) != 0) {
         printf("over\n");
         return 0;
     }
-    printf("%ld%s\n", (long)pid, saving(directory) ? " save" : "");
+    printf("%ld%s\n", (long)pid, saving(directory, begun) ? " save" : "");
     return 0;
 }
