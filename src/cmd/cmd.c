@@ -114,6 +114,7 @@ static int start(const char *name, bool alone, bool any_mpi,
     if (status == LK_OK) status = job(&w, options);
     if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
     lk_io_close(w.io);
+    fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_comm_close(w.comm);
     return (int)status;
 }
