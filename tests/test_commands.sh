@@ -183,6 +183,15 @@ prints "an initial checkpoint" 'step 8/8' \
     "$LOCKSTEP" train r.yaml --set directory=initial --set checkpoint.initial=true
 ok "is written" test -f initial/checkpoints/step-000000.h5
 
+# ---- train --print, and a start under Slurm ----------------------------------
+# Quotes of YAML are not part of a value.
+prints "train --print" 'a "b' "$LOCKSTEP" train r.yaml --set 'directory=a "b' --print directory
+prints "--print of a default" '0.001' "$LOCKSTEP" train r.yaml --print optimizer.lr
+bad "--print of no key" "no key 'train.step'|nearest is 'train.steps'" \
+    "$LOCKSTEP" train r.yaml --print train.step
+bad "tasks of srun that are no ranks" 'Slurm has started 2 tasks|MPI sees one rank|--mpi=pmix' \
+    env SLURM_STEP_NUM_TASKS=2 "$LOCKSTEP" train r.yaml
+
 # ---- train --plan ------------------------------------------------------------
 
 activations() { awk '$1 == "activations" { print $2 }' "$work/out"; }
