@@ -51,6 +51,12 @@ static void close(lk_comm *c)
     c->nccl = NULL;
 }
 
+/* Kernels that wait for other GPUs end, and so can the process. */
+static void interrupt(lk_comm *c)
+{
+    if (c->nccl) ncclCommAbort((ncclComm_t)c->nccl);
+}
+
 static lk_status exchange(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
                           float *receive, int64_t receive_count, int partner)
 {
@@ -79,4 +85,4 @@ static lk_status all_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t cou
     return LK_OK;
 }
 
-const lk_collectives lk_collectives_nccl = {open, close, exchange, all_reduce};
+const lk_collectives lk_collectives_nccl = {open, close, exchange, all_reduce, interrupt};
