@@ -71,12 +71,14 @@ typedef struct lk_checkpoint_saver lk_checkpoint_saver;
 lk_status lk_checkpoint_saver_open(lk_io *io, MPI_Comm world, const char *directory,
                                    lk_checkpoint_keep keep, lk_store *store,
                                    lk_checkpoint_saver **saver);
-void lk_checkpoint_saver_close(lk_checkpoint_saver *s); /* after wait(); takes NULL. Collective */
+/* Waits for a save under way, whose outcome is nobody's; takes NULL. Collective. */
+void lk_checkpoint_saver_close(lk_checkpoint_saver *s);
 /* Pinned bytes a saver takes on a rank. `store`: what will be saved of the parameters. */
 lk_status lk_checkpoint_saver_bytes(const lk_params *params, const lk_store_options *store,
                                     int rank, int ranks, size_t *bytes);
 /* Copy the store as it is now and start writing. The save before must have been waited for; `info`
- * is not needed any more when this returns. Collective. */
+ * is not needed any more when this returns. Collective; LK_OK on one rank does not mean that the
+ * others began, so the caller agrees. */
 lk_status lk_checkpoint_saver_begin(lk_checkpoint_saver *s, const lk_checkpoint_info *info);
 
 typedef enum lk_checkpoint_progress {
@@ -98,6 +100,10 @@ lk_status lk_checkpoint_saver_wait(lk_checkpoint_saver *s, lk_checkpoint_figures
 lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
                                void (*report)(void *context, const char *text), void *context,
                                char **path);
+/* After LK_E_INPUT in reading `path` (a file, or what leads to one): name the checkpoint before it
+ * in the error text, if there is one. What evaluates, generates or shows ends with that: a figure
+ * of other parameters than those asked for is the user's to want. Only --resume passes over. */
+void lk_checkpoint_name_before(const char *path);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);

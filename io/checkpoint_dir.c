@@ -295,3 +295,28 @@ lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
     *path = strdup(c.job.path);
     return *path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
+
+void lk_checkpoint_name_before(const char *path)
+{
+    lk_checkpoint_steps list = {0, 0, NULL};
+    char *file = NULL, text[1500], name[40];
+    uint64_t step;
+    snprintf(text, sizeof text, "%.1100s", lk_error_text());
+    if (lk_h5_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
+        step_of(last_part(file), &step)) {
+        *strrchr(file, '/') = '\0';
+        if (lk_checkpoint_dir_list(file, &list) != LK_OK) list.count = 0;
+        int i = 0;
+        while (i < list.count && list.step[i] >= step) i++;
+        size_t n = strlen(text);
+        if (i < list.count) {
+            name_of(list.step[i], name);
+            snprintf(text + n, sizeof text - n, "; the checkpoint before it is %.300s/%s", file,
+                     name);
+        }
+    }
+    free(file);
+    lk_checkpoint_steps_clear(&list);
+    lk_error_clear();
+    lk_fail(LK_E_INPUT, "%s", text);
+}

@@ -153,13 +153,13 @@ lk_status lk_checkpoint_saver_open(lk_io *io, MPI_Comm world, const char *direct
         MPI_Comm_free(&comm);
         return status;
     }
+    s->ticket = NONE;
     s->job = (lk_checkpoint_job){.io = io, .comm = comm, .params = store->params, .keep = keep,
                                  .file = -1, .fd = -1};
     MPI_Comm_rank(comm, &s->job.rank);
     MPI_Comm_size(comm, &s->job.ranks);
     take_groups(&s->job, store->training, store->ema);
     s->store = store;
-    s->ticket = NONE;
     status = lk_h5_agree(comm, set_up(s, directory));
     if (status != LK_OK) {
         lk_checkpoint_saver_close(s);
@@ -173,6 +173,11 @@ void lk_checkpoint_saver_close(lk_checkpoint_saver *s)
 {
     if (!s) return;
     lk_checkpoint_job *j = &s->job;
+    if (s->ticket != NONE) {
+        bool clean = lk_error_text()[0] == '\0';
+        lk_io_wait(j->io, s->ticket);
+        if (clean) lk_error_clear();
+    }
     if (s->pinned) s->store->device->backend->host_release(s->store->device, s->pinned);
     MPI_Comm_free(&j->comm);
     free(s->layout.need);
@@ -204,21 +209,27 @@ static lk_status snapshot(lk_checkpoint_saver *s)
     return d->backend->sync(d);
 }
 
+/* A rank without memory for the job takes part in the first agreement of the others' jobs, which
+ * then end with its failure. */
+static lk_status submit(lk_checkpoint_saver *s)
+{
+    long ticket = NONE;
+    lk_status status = lk_io_submit(s->job.io, write_job, &s->job, &ticket);
+    if (status != LK_OK) return lk_checkpoint_agree(&s->job, status);
+    s->ticket = ticket;
+    return LK_OK;
+}
+
 lk_status lk_checkpoint_saver_begin(lk_checkpoint_saver *s, const lk_checkpoint_info *info)
 {
     lk_checkpoint_job *j = &s->job;
-    lk_status status = LK_OK;
-    if (s->ticket != NONE)
-        status = lk_fail(LK_E_INTERNAL, "a save was begun before the last one was waited for");
-    LK_TRY(lk_h5_agree(j->comm, status));
+    if (s->ticket != NONE) /* on all ranks; the communicator is the I/O thread's now */
+        return lk_fail(LK_E_INTERNAL, "a save was begun before the last one was waited for");
     j->info = *info;
     j->failed = false;
     LK_TRY(lk_checkpoint_share_info(j));
     LK_TRY(lk_h5_agree(j->comm, snapshot(s)));
-    long ticket = NONE;
-    status = lk_h5_agree(j->comm, lk_io_submit(j->io, write_job, j, &ticket));
-    if (status == LK_OK) s->ticket = ticket;
-    return status;
+    return submit(s);
 }
 
 lk_checkpoint_progress lk_checkpoint_saver_look(lk_checkpoint_saver *s)

@@ -1,6 +1,8 @@
 /* Helpers around HDF5: errors as one line, careful opening, attributes, checked datasets. */
 #include "io/hdf5.h"
 
+#include "base/heart.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -81,9 +83,11 @@ lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
     MPI_Request request;
     MPI_Comm_rank(comm, &rank);
     failed = mine == LK_OK ? INT_MAX : rank;
+    lk_heart_at("an agreement of all ranks", NULL);
     if (MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, comm, &request) != MPI_SUCCESS ||
         !wait_politely(&request))
         return lk_fail(LK_E_COMM, "MPI_Iallreduce failed");
+    lk_heart_at(NULL, NULL);
     if (first == INT_MAX) return LK_OK;
     snprintf(report.text, sizeof report.text, "%.*s", (int)sizeof report.text - 1,
              lk_error_text());

@@ -4,9 +4,13 @@
  * recorded there again. Signals are blocked on this thread, so handlers run on the caller's. */
 #include "io/io.h"
 
+#include "base/heart.h"
+
+#include <hdf5.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +18,8 @@ typedef struct job {
     lk_io_job run;
     void *argument;
     long ticket;
+    lk_activity activity; /* of the thread that submitted it, for this thread's heart */
+    uint64_t step;
     bool independent, taken, done; /* taken: it runs or ran */
     lk_status status;
     char *text; /* NULL: no error, or no memory for its text */
@@ -43,7 +49,11 @@ static void run_job(lk_io *io, job *j)
 {
     pthread_mutex_unlock(&io->lock);
     lk_error_clear();
+    uint64_t step;
+    lk_activity before = lk_heart_now(&step); /* of a job that yields, or none */
+    lk_heart_begin(j->activity, j->step);
     lk_status status = j->run(j->argument);
+    lk_heart_begin(before, step);
     char *text = status == LK_OK ? NULL : strdup(lk_error_text());
     lk_error_clear();
     pthread_mutex_lock(&io->lock);
@@ -124,6 +134,7 @@ static lk_status submit(lk_io *io, lk_io_job run, void *argument, bool independe
     if (!j) return lk_fail(LK_E_SYSTEM, "out of memory for an I/O job");
     j->run = run;
     j->argument = argument;
+    j->activity = lk_heart_now(&j->step);
     j->independent = independent;
     pthread_mutex_lock(&io->lock);
     *ticket = j->ticket = io->tickets++;
@@ -210,4 +221,32 @@ lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
 lk_status lk_io_call_independent(lk_io *io, lk_io_job run, void *argument)
 {
     return call(io, run, argument, true);
+}
+
+static lk_status attach(void *heart)
+{
+    lk_heart_attach(heart);
+    return LK_OK;
+}
+
+lk_status lk_io_attach(lk_io *io, struct lk_heart *heart) { return lk_io_call(io, attach, heart); }
+
+typedef struct name {
+    char *text;
+    size_t size;
+} name;
+
+static lk_status read_version(void *argument)
+{
+    const name *n = argument;
+    unsigned major = 0, minor = 0, release = 0;
+    if (H5get_libversion(&major, &minor, &release) < 0)
+        return lk_fail(LK_E_INTERNAL, "HDF5 does not tell its version");
+    snprintf(n->text, n->size, "%u.%u.%u", major, minor, release);
+    return LK_OK;
+}
+
+lk_status lk_io_library(lk_io *io, char *text, size_t size)
+{
+    return lk_io_call(io, read_version, &(name){text, size});
 }

@@ -17,6 +17,7 @@
 #include "base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef struct lk_io lk_io;
 typedef lk_status (*lk_io_job)(void *argument);
@@ -35,5 +36,12 @@ lk_status lk_io_call_independent(lk_io *io, lk_io_job job, void *argument);
 lk_status lk_io_submit_independent(lk_io *io, lk_io_job job, void *argument, long *ticket);
 /* Within a job that has not failed: run the independent jobs that wait. */
 void lk_io_yield(lk_io *io);
+
+/* "1.10.8", the HDF5 library's version. */
+lk_status lk_io_library(lk_io *io, char *text, size_t size);
+/* Let the heart (base/heart.h) of the I/O thread be this one, NULL: none. A job counts as what the
+ * thread that submitted it did then. */
+struct lk_heart;
+lk_status lk_io_attach(lk_io *io, struct lk_heart *heart);
 
 #endif

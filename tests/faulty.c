@@ -4,7 +4,9 @@
  *   FAULT_AFTER  writes to such files that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all and
- *                stored half; sync: no write fails, but every fsync does, with EIO
+ *                stored half; sync: no write fails, but every fsync does, with EIO; full: there are no
+ *                blocks to reserve; unknown: the file system cannot reserve any, after which writes
+ *                fail with ENOSPC; hang: writes never return
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
@@ -52,15 +54,25 @@ static void tell(void)
 
 enum { GOOD, FAIL, HALF, TORN };
 
+/* A write that the system never finishes: to a pipe that nobody reads. */
+static void hang(void)
+{
+    static char bytes[1 << 20];
+    int end[2];
+    if (pipe(end) != 0) abort();
+    for (;;) syscall(SYS_write, end[1], bytes, sizeof bytes);
+}
+
 /* What becomes of this write; errno is set for FAIL. */
 static int fate(int fd)
 {
-    if (!meant(fd) || is("FAULT_KIND", "sync")) return GOOD;
+    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "full")) return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - atol(getenv("FAULT_AFTER") ? getenv("FAULT_AFTER") : "0");
     pthread_mutex_unlock(&lock);
     if (turn < 0) return GOOD;
     if (turn == 0) tell();
+    if (is("FAULT_KIND", "hang")) hang();
     if (is("FAULT_KIND", "torn")) return turn == 0 ? TORN : GOOD;
     if (is("FAULT_KIND", "short") && turn == 0) return HALF;
     errno = is("FAULT_KIND", "eio") ? EIO : ENOSPC;
@@ -130,3 +142,15 @@ int fsync(int fd)
     errno = EIO;
     return -1;
 }
+
+int fallocate64(int fd, int mode, off_t at, off_t n)
+{
+    bool full = is("FAULT_KIND", "full");
+    if (!meant(fd) || (!full && !is("FAULT_KIND", "unknown")))
+        return (int)syscall(SYS_fallocate, fd, mode, at, n);
+    if (full) tell();
+    errno = full ? ENOSPC : EOPNOTSUPP;
+    return -1;
+}
+
+int fallocate(int fd, int mode, off_t at, off_t n) { return fallocate64(fd, mode, at, n); }

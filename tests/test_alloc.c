@@ -1,17 +1,23 @@
-/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, and
- * reading a run file, must report LK_E_SYSTEM when memory ends, whenever that is, and give back all
- * they took. The linker sends the library's allocations here (--wrap); those inside other libraries
- * are not touched. */
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
+ * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends,
+ * whenever that is, and give back all they took. The linker sends the library's allocations here
+ * (--wrap); those inside other libraries are not touched. */
+#include "io/checkpoint.h"
+#include "comm/watchdog.h"
+#include "cpu/machine.h"
+#include "doctor/doctor.h"
 #include "metric/drift.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "train/session.h"
+#include "train/stop.h"
 
 #include <errno.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the allocator --------------------------------------------------------------------------- */
+/* ---- the allocator -------------------------------------------------------------------------- */
 
 static long calls, fails_at, live; /* fails_at 0: never */
 
@@ -34,6 +40,7 @@ void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t n);
 void *__real_aligned_alloc(size_t align, size_t n);
 char *__real_strdup(const char *s);
+char *__real_strndup(const char *s, size_t n);
 void __real_free(void *p);
 
 void *__wrap_malloc(size_t n) { return spent() ? NULL : given(__real_malloc(n)); }
@@ -43,6 +50,7 @@ void *__wrap_aligned_alloc(size_t a, size_t n)
     return spent() ? NULL : given(__real_aligned_alloc(a, n));
 }
 char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
+char *__wrap_strndup(const char *s, size_t n) { return spent() ? NULL : given(__real_strndup(s, n)); }
 void *__wrap_realloc(void *p, size_t n)
 {
     if (spent()) return NULL;
@@ -83,7 +91,7 @@ static void exhaust(const char *name, lk_status (*job)(void))
     tap_ok(job() == LK_OK, "%s: works again %s", name, lk_error_text());
 }
 
-/* ---- what is built --------------------------------------------------------------------------- */
+/* ---- what is built -------------------------------------------------------------------------- */
 
 static lk_model model = {.text = {.layers = 2,
                                         .width = 16,
@@ -185,6 +193,130 @@ static lk_status run_files(void)
     return status;
 }
 
+/* ---- saving ---------------------------------------------------------------------------------- */
+
+static lk_io *io;
+static char directory[] = "/tmp/lockstep-alloc-XXXXXX";
+
+static lk_status save(lk_store *store)
+{
+    static uint32_t letter = 'a';
+    lk_checkpoint_info info = {.state = {.step = 1, .loss_scale = 1}, .leaves = 1,
+                               .run_file = (char *)"", .choices = (char *)"",
+                               .code_version = (char *)"", .build = (char *)"",
+                               .dataset_path = (char *)"",
+                               .dataset_digest = (char *)"0123456789abcdef0123456789abcdef",
+                               .characters = true, .vocabulary = &letter, .vocabulary_size = 1};
+    lk_checkpoint_figures f;
+    lk_checkpoint_saver *saver = NULL;
+    lk_status status = lk_checkpoint_saver_open(io, MPI_COMM_SELF, directory,
+                                                (lk_checkpoint_keep){0, 0}, store, &saver);
+    if (status == LK_OK) status = lk_checkpoint_saver_begin(saver, &info);
+    if (status == LK_OK) status = lk_checkpoint_saver_wait(saver, &f);
+    lk_checkpoint_saver_close(saver);
+    return status;
+}
+
+static lk_status saves(void)
+{
+    lk_device *d = NULL;
+    lk_store *store = NULL;
+    lk_params *params = lk_params_create();
+    lk_graph *g = params ? lk_graph_create(params, false) : NULL;
+    lk_status status = g ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (g) lk_parameter(g, "head.weight", 2, (int64_t[]){3, 5}, LK_INIT_ONE, 0, true);
+    if (g) lk_parameter(g, "head.bias", 1, (int64_t[]){3}, LK_INIT_ZERO, 0, false);
+    if (g) status = lk_graph_status(g);
+    lk_graph_destroy(g);
+    if (status == LK_OK) lk_params_layout(params);
+    if (status == LK_OK) status = lk_backend_cpu.open(1, &d);
+    if (status == LK_OK)
+        status = lk_store_create(d, params, &(lk_store_options){.training = true, .ema = true,
+                                                                .local_leaves = 1}, &store);
+    if (status == LK_OK) status = save(store);
+    lk_store_destroy(store);
+    if (d) d->backend->close(d);
+    lk_params_destroy(params);
+    return status;
+}
+
+static int remove_one(const char *path, const struct stat *s, int type, struct FTW *walk)
+{
+    (void)s;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+static void check_saves(void)
+{
+    int provided;
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided);
+    if (!mkdtemp(directory) || lk_io_open(&io) != LK_OK) {
+        printf("Bail out! cannot start in %s: %s\n", directory, lk_error_text());
+        return;
+    }
+    exhaust("saves", saves);
+    lk_io_close(io);
+    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    MPI_Finalize();
+}
+
+/* ---- guards --------------------------------------------------------------------------------- */
+
+static void ignore_text(void *context, const char *text) { (void)context, (void)text; }
+static void ignore_end(void *context, bool all) { (void)context, (void)all; }
+
+/* What watches over a run, on one rank. */
+static lk_status guards(void)
+{
+    lk_comm comm = {.size = 1, .host = "here"};
+    lk_watchdog_options o = {.timeout = -1, .say = ignore_text, .end = ignore_end};
+    lk_watchdog *w = NULL;
+    lk_stop *stop = NULL;
+    char warning[300];
+    lk_status status = lk_watchdog_open(&comm, &o, &w, warning, sizeof warning);
+    if (status == LK_OK) status = lk_stop_open(&comm, 0, 1e6, &stop);
+    lk_stop_close(stop);
+    lk_watchdog_close(w);
+    return status;
+}
+
+/* ---- the doctor: jansson allocates as we do ------------------------------------------------- */
+
+static json_t *facts;
+
+static lk_status judged(void)
+{
+    lk_report report;
+    char *text = NULL;
+    lk_status status = lk_doctor_judge(facts, LK_PROFILE_PROD, &report);
+    if (status != LK_OK) return status;
+    status = lk_report_json(&report, facts, &text);
+    lk_report_clear(&report);
+    free(text);
+    return status;
+}
+
+static lk_status machine(void)
+{
+    json_t *all = NULL;
+    lk_status status = lk_machine_facts("", &all);
+    json_decref(all);
+    return status;
+}
+
+static void doctor(void)
+{
+    json_set_alloc_funcs(malloc, free);
+    facts = json_loads("{\"lockstep\": {\"facts\": 1}, \"ranks\": [{\"host\": \"a\", "
+                       "\"machine\": {\"cpu\": {\"threads\": 64, \"usable\": \"0-3\"}}, "
+                       "\"environment\": {\"UCX_A\": \"1\"}}, {\"host\": \"b\"}]}", 0, NULL);
+    exhaust("the doctor's judgement", judged);
+    exhaust("the doctor's facts", machine);
+    json_decref(facts);
+}
+
 /* The distribution of a table, as text and back, and drift from it. */
 static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const float *x,
                          int64_t rows)
@@ -241,5 +373,8 @@ int main(void)
     exhaust("programs on the CPU", programs);
     exhaust("distributions of data", distributions);
     exhaust("run files", run_files);
+    exhaust("the watchdog and what stops a run", guards);
+    check_saves();
+    doctor();
     return tap_done();
 }

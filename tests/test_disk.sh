@@ -77,7 +77,7 @@ trial() {
     grep -q '^lockstep: .*checkpoints/step-0000[01][28].h5' "$work/err" ||
         wrong="$wrong; the message does not name the file"
     latest=$(readlink t/checkpoints/latest)
-    case $latest in
+    case $latest in # the save of step 8 or of step 12 failed
     step-000004.h5 | step-000008.h5) ;;
     *) wrong="$wrong; latest is $latest" ;;
     esac
@@ -114,7 +114,14 @@ trials() {
         test "$good" -ge "$TRIALS" -a $bad -eq 0
 }
 
-for kind in eio enospc short torn sync; do trials $kind; done
+for kind in eio enospc short torn sync unknown; do trials $kind; done
+
+trial full 1 0 0
+ok "no blocks to reserve: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" -a $struck = 1
+ok "says so" says err 'cannot reserve' 'make room on the disk'
+trial unknown 1 0 1000000
+ok "a file system that cannot reserve blocks is good enough" test "$rc" -eq 0
+ok "the same checkpoint" "$h5same" t/checkpoints/latest whole/checkpoints/latest
 
 # Two ranks, one of which fails inside a collective write while the other waits in it.
 trial eio 2 1 3

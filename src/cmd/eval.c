@@ -123,7 +123,8 @@ int lk_cmd_eval(int argc, char **argv)
         "CHECKPOINT DATA",
         "Loss (nats), accuracy and, for text, perplexity over the whole validation split of DATA: "
         "every non-overlapping window of a text; every image, with a table of the classes. "
-        "CHECKPOINT: a file, or a run directory for its newest one.",
+        "CHECKPOINT: a file, or a run directory for its newest one; if that is damaged, the error "
+        "names the one before it.",
         NULL,
         NULL,
         NULL};

@@ -2,6 +2,7 @@
 #include "comm/comm.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,7 +103,9 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     struct {
         int code, rank;
     } in = {mine, c->rank}, out;
+    lk_heart_at("an agreement of all ranks", NULL);
     LK_MPI(MPI_Allreduce(&in, &out, 1, MPI_2INT, MPI_MAXLOC, c->world));
+    lk_heart_at(NULL, NULL);
     if (out.code == LK_OK) return LK_OK;
     char text[2048] = "";
     if (c->rank == out.rank) {
@@ -134,6 +137,26 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     return done;
 }
 
+void lk_comm_library(char *text, size_t size)
+{
+    char all[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(all, &length);
+    all[strcspn(all, ",\n")] = '\0'; /* what follows is the package's life */
+    snprintf(text, size, "%s", all);
+#ifdef LK_HAVE_NCCL
+    size_t used = strlen(text);
+    int version, header;
+    lk_nccl_versions(&version, &header);
+    snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
+             version % 100);
+#endif
+}
+
+void lk_comm_interrupt(lk_comm *c)
+{
+    if (c->collectives && c->collectives->interrupt) c->collectives->interrupt(c);
+}
 void lk_comm_give_up(lk_comm *c) { c->hung = true; }
 
 void lk_comm_abort(lk_comm *c, int code)
@@ -157,6 +180,16 @@ lk_status lk_comm_broadcast_text(lk_comm *c, char **text)
         if (!*text) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     return lk_comm_broadcast(c, *text, (size_t)length);
+}
+
+lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all)
+{
+    if (c->size == 1) {
+        memcpy(all, mine, size);
+        return LK_OK;
+    }
+    LK_MPI(MPI_Allgather(mine, (int)size, MPI_BYTE, all, (int)size, MPI_BYTE, c->world));
+    return LK_OK;
 }
 
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all)

@@ -32,10 +32,14 @@ typedef struct lk_collectives {
     lk_status (*exchange)(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
                           float *receive, int64_t receive_count, int partner);
     lk_status (*all_reduce)(lk_comm *c, lk_device *d, float *buffer, int64_t count);
+    void (*interrupt)(lk_comm *c); /* from any thread, what is under way fails; NULL: it need not */
 } lk_collectives;
 extern const lk_collectives lk_collectives_mpi;
 #ifdef LK_HAVE_NCCL
 extern const lk_collectives lk_collectives_nccl;
+/* NCCL_VERSION_CODE of the library loaded and of the header; a function of the library. */
+void lk_nccl_versions(int *loaded, int *header);
+void *lk_nccl_symbol(void);
 #endif
 
 /* MPI_Init_thread(MULTIPLE). Called once in a process. */
@@ -55,6 +59,8 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine);
  * `seconds` for them to ask the same. After false collective calls, closing a file among them,
  * would wait for ever: only lk_comm_abort() is left. */
 bool lk_comm_all_failed(lk_comm *c, double seconds);
+/* End device collectives under way on this rank, from any thread; close is not to be called. */
+void lk_comm_interrupt(lk_comm *c);
 /* All ranks know that one failed, and that a thread of theirs hangs in what it left: from now on
  * lk_comm_all_failed() is false everywhere, and rank 0 has the message to print. */
 void lk_comm_give_up(lk_comm *c);
@@ -63,6 +69,10 @@ void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */
 /* Rank 0's text to all; *text is malloc'ed on the others. */
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
+/* "Open MPI v4.1.4", with NCCL's version where it is there. */
+void lk_comm_library(char *text, size_t size);
+/* `size` bytes of each rank, one after another, to all. */
+lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all);
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all);
 
 /* Sums over ranks of host arrays, in place, order left to MPI: for values only one rank has. */

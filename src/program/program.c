@@ -3,6 +3,7 @@
 #include "program/program.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -121,6 +122,12 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
     return LK_OK;
 }
 
+static lk_status run_node(lk_program *p, const lk_node *n)
+{
+    lk_heart_at(lk_op_name(n->op), n->scope);
+    return p->store->device->backend->kernel[n->op](&p->exec, n);
+}
+
 /* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing
  * else touches that range until the step nodes, so it runs beside the rest of the leaf. */
 static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
@@ -131,7 +138,7 @@ static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
     void *mine = p->exec.base[LK_REGION_GRAD];
     LK_TRY(merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth));
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
-    lk_status status = b->kernel[n->op](&p->exec, n);
+    lk_status status = run_node(p, n);
     p->exec.base[LK_REGION_GRAD] = mine;
     if (status == LK_OK && b->branch_end) status = b->branch_end(p->store->device);
     return status;
@@ -140,13 +147,12 @@ static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
 /* The leaf whose sums lie below `depth`; with `last`, its LAST nodes too (*bucketed: there are). */
 static lk_status run_leaf(lk_program *p, int leaf, int depth, bool last, bool *bucketed)
 {
-    const lk_backend *b = p->store->device->backend;
     p->exec.leaf = p->options.first_leaf + leaf;
     p->exec.local_leaf = leaf;
     p->exec.input = p->input[leaf];
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[depth];
     for (lk_node *n = p->graph->first; n; n = n->next) {
-        if (n->section == LK_LEAF) LK_TRY(b->kernel[n->op](&p->exec, n));
+        if (n->section == LK_LEAF) LK_TRY(run_node(p, n));
         if (n->section != LK_LAST || !last) continue;
         LK_TRY(run_last(p, n, leaf, depth + 1));
         *bucketed = true;
@@ -174,10 +180,9 @@ static lk_status run_leaves(lk_program *p)
 
 static lk_status run_direct(lk_program *p)
 {
-    const lk_backend *b = p->store->device->backend;
     LK_TRY(run_leaves(p));
     for (lk_node *n = p->graph->first; n; n = n->next)
-        if (n->section == LK_STEP) LK_TRY(b->kernel[n->op](&p->exec, n));
+        if (n->section == LK_STEP) LK_TRY(run_node(p, n));
     return LK_OK;
 }
 

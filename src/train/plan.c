@@ -3,6 +3,7 @@
 #include "train/session.h"
 
 #include "base/clock.h"
+#include "io/checkpoint.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -98,7 +99,10 @@ static lk_status plan_memory(planner *p)
     m[LK_MEMORY_EMA] = p->run->train.ema > 0 ? flat : 0;
     m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
     m[LK_MEMORY_STAGING] = p->comm->size > 1 ? gradient / 2 : 0;
-    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes);
+    lk_store_options store = {.training = true, .ema = p->run->train.ema > 0};
+    size_t copy = 0;
+    LK_TRY(lk_checkpoint_saver_bytes(p->params, &store, p->comm->rank, p->comm->size, &copy));
+    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes + copy);
     for (int i = 0; i < LK_MEMORY_PINNED; i++) p->plan.device_bytes += m[i];
     return LK_OK;
 }

@@ -51,6 +51,7 @@ typedef struct lk_run {
         char *recompute;      /* none | ffn | block */
         double ema;           /* decay; 0: no moving average */
         char *device;         /* auto | cpu | cuda */
+        double timeout;       /* of the watchdog, s; 0: none, < 0: from the times so far */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
     struct {
@@ -81,6 +82,8 @@ lk_status lk_run_load(const char *path, int sets, const char *const *set, lk_run
 lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set,
                        lk_run *run);
 lk_status lk_run_format(const lk_run *run, char **text); /* resolved YAML; caller frees */
+/* The value of a key ("train.steps") as it is, and a newline. LK_E_INPUT: there is no such key. */
+lk_status lk_run_print(const lk_run *run, const char *name, FILE *out);
 /* What must not change on a resume: LK_E_INPUT naming the first such key that differs. */
 lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */

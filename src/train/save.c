@@ -37,13 +37,7 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save)
 
 void lk_save_close(lk_save *s)
 {
-    lk_checkpoint_figures f;
     if (!s) return;
-    if (s->under_way) { /* the run has failed elsewhere; what was begun is good */
-        bool clean = lk_error_text()[0] == '\0';
-        lk_checkpoint_saver_wait(s->saver, &f);
-        if (clean) lk_error_clear();
-    }
     lk_checkpoint_saver_close(s->saver);
     free(s);
 }

@@ -3,11 +3,16 @@
  * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
  * copied to a small ring of pinned slots and read a few steps later. */
 #include "base/clock.h"
+#include "base/heart.h"
+#include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "train/check.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
+#include "train/starts.h"
+#include "train/stop.h"
+#include "version.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,6 +26,8 @@ typedef struct trainer {
     const lk_run *run;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_stop *stop;
+    lk_watchdog *watchdog;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -37,9 +44,11 @@ typedef struct trainer {
     int leaves;
     uint64_t start, last; /* steps done at the start; stop here */
     uint64_t drained;     /* steps whose state was read */
+    uint64_t saved;       /* steps done in the last checkpoint */
     uint64_t skipped_in_row;
     double begun, best;
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    double each;         /* mean time of a step, s */
     lk_train_result result;
 } trainer;
 
@@ -188,7 +197,11 @@ static void warn(void *context, const char *text)
 
 static void saved(void *context, const lk_checkpoint_figures *f)
 {
+    trainer *t = context;
     if (f->warning[0]) warn(context, f->warning);
+    lk_stop_saved(t->stop, f->seconds);
+    snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
+    t->saved = f->step;
 }
 
 static lk_status open_save(trainer *t)
@@ -228,6 +241,7 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
         t->result.loss = (double)state.loss; /* if no step is left to do */
         t->result.skipped = (int64_t)state.skipped;
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
+        t->saved = state.step;
         status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
@@ -241,6 +255,27 @@ static lk_status start(trainer *t, const lk_checkpoint_info *saved, const char *
     free_buffers(&d);
     t->start = t->drained = state.step;
     return lk_comm_agree(t->comm, status);
+}
+
+/* The run has diverged; `what`: how. All ranks alike. A checkpoint is known to be good only when a
+ * step after it has had a finite loss. */
+static lk_status diverged(trainer *t, uint64_t step, const char *what)
+{
+    LK_TRY(lk_save_finish(t->save)); /* the one under way was begun before */
+    const char *path = t->result.checkpoint, *run = t->run->path;
+    double lr = t->run->optimizer.lr / 3;
+    if (!path[0])
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at the "
+                       "data, or start again with a lower rate, such as --set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, lr);
+    if (t->saved + 1 >= step)
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
+                       "before and may be spoilt: remove it and go on from the one before, with a "
+                       "lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, path, run, lr);
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: look at "
+                   "the data, or go on from it with a lower rate: lockstep train %s --resume --set "
+                   "optimizer.lr=%.3g", (unsigned long long)step, what, path, run, lr);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
@@ -258,6 +293,7 @@ static lk_status evaluate_batch(trainer *t, lk_program *program, int64_t batch,
 {
     const lk_backend *b = t->device->backend;
     lk_step_state state = {.step = (uint64_t)batch, .loss_scale = 1.0f};
+    lk_heart_begin(LK_VALIDATING, t->drained);
     LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
     LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
     LK_TRY(lk_program_run(program));
@@ -306,6 +342,7 @@ static lk_status validate(trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
     if (t->comm->rank == 0 && t->reporter->evaluated)
         t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
     return LK_OK;
@@ -324,25 +361,38 @@ static double step_seconds(trainer *t)
     return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
 }
 
+/* A step that is not finite is skipped where loss scaling may be the cause, but not for ever; it
+ * has changed no parameter. */
+static lk_status check_finite(trainer *t, const lk_step_state *s)
+{
+    bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
+    char what[200], row[80] = "";
+    t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
+    if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
+    if (scaling)
+        snprintf(row, sizeof row, ", %d such steps in a row, loss scale %g", HOPELESS,
+                 (double)s->loss_scale);
+    snprintf(what, sizeof what, "the %s is not finite (loss %g, gradient norm %g%s)",
+             s->finite ? "loss" : "gradient", (double)s->loss, (double)s->grad_norm, row);
+    return diverged(t, s->step, what);
+}
+
 /* Read the state of the oldest step in flight. Every rank sees the same values. */
 static lk_status drain(trainer *t)
 {
     int slot = (int)(t->drained % RING);
+    lk_heart_begin(LK_AWAITING, t->drained + 1);
     LK_TRY(t->device->backend->wait(t->device, slot));
     lk_step_state s = t->ring[slot];
     t->drained++;
     t->result.loss = (double)s.loss;
     t->result.skipped = (int64_t)s.skipped;
-    t->skipped_in_row = s.finite ? 0 : t->skipped_in_row + 1;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
-    if (!s.finite && (lk_run_precision(t->run) != LK_FP16 || t->skipped_in_row >= HOPELESS))
-        return lk_fail(LK_E_INTERNAL, "step %llu: the gradient is not finite (loss %g); the last "
-                       "checkpoint is kept; lower optimizer.lr or check the data",
-                       (unsigned long long)t->drained, (double)s.loss);
-    double each = step_seconds(t);
+    LK_TRY(check_finite(t, &s));
+    t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
-                          (double)s.loss, (double)t->run->train.batch / each, each);
+                          (double)s.loss, (double)t->run->train.batch / t->each, t->each);
     return LK_OK;
 }
 
@@ -350,7 +400,9 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_heart_begin(LK_READING, step + 1);
     LK_TRY(lk_loader_feed(t->loader, step));
+    lk_heart_begin(LK_STEPPING, step + 1);
     LK_TRY(lk_program_run(t->train));
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
@@ -372,30 +424,47 @@ static void report_saves(trainer *t)
 
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
+/* What is due after `step`, whose steps are all done. */
+static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool saving)
+{
+    while (t->drained < step) LK_TRY(drain(t));
+    double begin = lk_clock_seconds(), now = begin;
+    if (evaluation && t->run->eval.batches > 0) {
+        LK_TRY(validate(t, step));
+        now = lk_clock_seconds();
+        lk_stop_validated(t->stop, now - begin);
+    }
+    if (saving) {
+        lk_heart_begin(LK_SAVING, step);
+        LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+        LK_TRY(lk_save_begin(t->save));
+    }
+    t->paused += lk_clock_seconds() - begin;
+    return LK_OK;
+}
+
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
     if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
+        bool stop = false;
         LK_TRY(one_step(t, step));
         step++;
         LK_TRY(lk_save_poll(t->save));
+        LK_TRY(lk_stop_ask(t->stop, t->each, &stop));
+        if (stop && step < t->last) {
+            snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
+            t->last = step;
+        }
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = due(step, t->run->checkpoint.every) || step == t->last;
-        if (!evaluation && !saving) continue;
-        while (t->drained < step) LK_TRY(drain(t));
-        double pause = lk_clock_seconds();
-        if (evaluation && t->run->eval.batches > 0) LK_TRY(validate(t, step));
-        if (saving) {
-            LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-            LK_TRY(lk_save_begin(t->save));
-        }
-        t->paused += lk_clock_seconds() - pause;
+        if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    lk_heart_begin(LK_SAVING, t->last);
     LK_TRY(lk_save_finish(t->save));
-    if (lk_save_path(t->save)[0])
-        snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", lk_save_path(t->save));
+    lk_heart_begin(LK_ENDING, 0);
     t->result.steps = (int64_t)(t->last - t->start);
     t->result.best_validation_loss = t->best;
     t->result.seconds = lk_clock_seconds() - t->begun;
@@ -406,8 +475,17 @@ static lk_status loop(trainer *t)
 static lk_status check_resumed(const trainer *t, const lk_checkpoint_info *saved)
 {
     if (strcmp(saved->dataset_digest, t->data->digest) != 0)
-        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s",
-                       t->data->path, t->data->digest, saved->dataset_digest);
+        return lk_fail(LK_E_INPUT, "%s: digest %s, but the run was started on data with digest %s "
+                       "(then %s); set data.file to that data, or start a new run in another "
+                       "'directory'", t->data->path, t->data->digest, saved->dataset_digest,
+                       saved->dataset_path);
+    if (strcmp(saved->code_version, LK_CODE_VERSION) != 0 || strcmp(saved->build, LK_BUILD) != 0) {
+        char text[900];
+        snprintf(text, sizeof text, "the checkpoint was written by lockstep %.300s (%.300s): the "
+                 "same bits as without a stop are promised for one and the same build only",
+                 saved->code_version, saved->build);
+        say(t, text);
+    }
     lk_run started;
     LK_TRY(lk_run_parse("the checkpoint's run file", saved->run_file, 0, NULL, &started));
     lk_status status = lk_run_check_resume(t->run, &started);
@@ -444,6 +522,8 @@ static void report_start(const trainer *t)
              t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
+    if (t->start == (uint64_t)t->run->train.steps)
+        say(t, "the run is finished, all its steps are done; to go on raise train.steps");
 }
 
 /* The step at which this start ends. */
@@ -455,6 +535,23 @@ static lk_status find_end(trainer *t)
     return lk_fail(LK_E_INPUT, "%s: %s is %llu, but the checkpoint to resume from is at step %llu; "
                    "set it higher", t->run->path, early ? "train.stop_after" : "train.steps",
                    (unsigned long long)t->last, (unsigned long long)t->start);
+}
+
+/* Whether this start begins the run, as rank 0 sees it. */
+static lk_status open_directory(trainer *t, lk_resume how, bool *begins)
+{
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
+                                                 &t->rundir)));
+    lk_status status = t->comm->rank == 0 ? lk_rundir_begins(t->rundir, begins) : LK_OK;
+    LK_TRY(lk_comm_agree(t->comm, status));
+    return lk_comm_broadcast(t->comm, begins, sizeof *begins);
+}
+
+static lk_status open_stop(trainer *t, double deadline)
+{
+    int buffers = t->run->train.ema > 0 ? 4 : 3; /* parameters, two moments, moving average */
+    double bytes = (double)t->params->total * sizeof(float) * buffers;
+    return lk_stop_open(t->comm, deadline, bytes, &t->stop);
 }
 
 static void warn_of_data(void *context, const char *text) { say(context, text); }
@@ -472,14 +569,14 @@ static lk_status begin_directory(trainer *t)
     return status;
 }
 
-static lk_status run(trainer *t, bool resume)
+static lk_status run(trainer *t, const lk_start *how)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, resume,
-                                                 &t->rundir)));
+    bool begins = true;
+    LK_TRY(open_directory(t, how->resume, &begins));
     lk_status status = LK_OK;
-    if (resume) {
+    if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
                                       t, &checkpoint);
         if (status == LK_OK)
@@ -493,16 +590,33 @@ static lk_status run(trainer *t, bool resume)
     if (status == LK_OK)
         status = lk_comm_agree(t->comm, begin_directory(t));
     if (status == LK_OK) status = open_save(t);
+    if (status == LK_OK)
+        status = lk_starts_append(t->comm, t->io, t->run->directory,
+                                  &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
+                                                     checkpoint});
+    if (status == LK_OK) status = open_stop(t, how->deadline);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
     }
+    if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
+        status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
     free(checkpoint);
     lk_checkpoint_info_clear(&saved);
     return status;
 }
 
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume,
+static lk_status open_watchdog(trainer *t, const lk_start *how)
+{
+    char warning[300];
+    lk_watchdog_options o = {t->run->train.timeout, how->context, how->say, how->end};
+    if (!how->end) return LK_OK;
+    LK_TRY(lk_watchdog_open(t->comm, &o, &t->watchdog, warning, sizeof warning));
+    if (warning[0]) say(t, warning);
+    return lk_comm_agree(t->comm, lk_io_attach(t->io, lk_watchdog_io(t->watchdog)));
+}
+
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
                    const lk_reporter *reporter, lk_train_result *result)
 {
     trainer t = {.comm = comm,
@@ -511,10 +625,17 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = run(&t, resume);
+    lk_status status = open_watchdog(&t, how);
+    if (status == LK_OK) status = run(&t, how);
     /* where the others are still at work, to close files or NCCL would wait for them */
-    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) return status;
+    if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
+        lk_watchdog_leave(t.watchdog);
+        return status;
+    }
+    lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
     lk_save_close(t.save);
+    lk_io_attach(io, NULL);
+    lk_stop_close(t.stop);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);
@@ -534,6 +655,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, bool resume
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
     lk_rundir_close(t.rundir);
+    lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
     return status;
 }

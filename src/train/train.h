@@ -38,10 +38,29 @@ typedef struct lk_train_result {
     double seconds;
     lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
 } lk_train_result;
 
-/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+/* What is done with a run directory that exists. */
+typedef enum lk_resume {
+    LK_START_NEW,       /* refused */
+    LK_RESUME,          /* gone on from the newest checkpoint; there must be one */
+    LK_RESUME_OR_START, /* the same, or from the first step where there is no checkpoint yet */
+} lk_resume;
+
+/* How this start goes, beside what the run file says. */
+typedef struct lk_start {
+    lk_resume resume;
+    double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
+    /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
+    void (*say)(void *context, const char *text);
+    void (*end)(void *context, bool all);
+    void *context;
+} lk_start;
+
+/* Run or resume a training run, until its end or until a signal (base/signals.h) or the time limit
+ * stops it after a step, with a save. Collective. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
 /* Memory a rank holds while it trains. All but the last are on the device. */
@@ -56,7 +75,7 @@ typedef enum lk_memory {
     LK_MEMORY_VALIDATION,  /* arena and workspace of the validation loss; twice, with an average */
     LK_MEMORY_DATA,        /* resident shards, or the samples of a step */
     LK_MEMORY_STAGING,     /* of the exact reduction */
-    LK_MEMORY_PINNED,      /* host: windows read ahead */
+    LK_MEMORY_PINNED,      /* host: windows read ahead, and the copy that a save writes */
     LK_MEMORY_KINDS
 } lk_memory;
 const char *lk_memory_name(lk_memory kind);
