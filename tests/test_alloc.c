@@ -339,7 +339,7 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
     lk_drift_report_clear(&drift);
     lk_reference_clear(&r);
     lk_reference_clear(&back);
-    if (text) __real_free(text); /* jansson's */
+    free(text);
     free(bin);
     return status;
 }
@@ -371,6 +371,7 @@ int main(void)
     model.text.tied = false;
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
+    json_set_alloc_funcs(malloc, free);
     exhaust("distributions of data", distributions);
     exhaust("run files", run_files);
     exhaust("the watchdog and what stops a run", guards);
