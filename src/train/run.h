@@ -72,7 +72,15 @@ typedef struct lk_run {
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */
+        bool run_log, tensorboard;
+        char *prometheus; /* false | true | path */
+        int64_t steps;    /* between records of a step */
+        double outlier;   /* threshold, standard deviations; 0: off */
+        int64_t outlier_window;
     } log;
+    struct {
+        int64_t from, to; /* steps to trace, as numbered in the log; from 0: none */
+    } trace;
 } lk_run;
 
 /* Parse FILE, then apply `sets` ("a.b=c") in order. LK_E_INPUT with file:line, the key, what was
