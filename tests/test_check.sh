@@ -85,6 +85,10 @@ fault "all at once, the worst first" 2 \
     "column 'c01': 2 values are NaN; at row 17, 5367|c04|c05|alone tells|samples" \
     nan=17:1 constant=4 leak=5 pair=0:7 copies=40 overlap=9 missing=2
 
+"$make" many.h5 3000 2 2000 1
+check "many classes without samples are one finding" 1 \
+    "of 2000 classes have no samples, the first is 'k" many.h5
+ok "and no other" findings 1
 run "$LOCKSTEP" check fault.h5 --against clean.h5 --html page.html
 ok "a page for people" [ "$rc" -eq 2 ]
 ok "names the faults, has charts, and asks for nothing" sh -c "grep -q 'c01.*NaN' page.html &&
