@@ -113,6 +113,7 @@ static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
         cudaFree(p);
         return lk_fail(LK_E_DEVICE, "cudaMemsetAsync: %s", cudaGetErrorString(e));
     }
+    d->allocated += bytes;
     *memory = p;
     return LK_OK;
 }

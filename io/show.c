@@ -444,6 +444,7 @@ static lk_status run(void *argument)
 {
     view *v = argument;
     lk_status status = show_to(v, v->out);
+    if (status == LK_E_INPUT) lk_checkpoint_name_before(v->given);
     if (v->file >= 0) H5Fclose(v->file); /* read only: nothing to lose */
     lk_h5_list_clear(&v->list);
     free(v->line);

@@ -135,6 +135,7 @@ struct lk_device {
     const lk_backend *backend;
     lk_dtype compute;  /* working type of products: set by the program before prepare() */
     int tf32;          /* f32 products may use TF32 */
+    size_t allocated;  /* bytes by alloc() since open(), what was released too */
 };
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;

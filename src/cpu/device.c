@@ -48,12 +48,12 @@ static void describe(lk_device *d, char *text, size_t size)
 
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
 {
-    (void)d;
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
     void *p = aligned_alloc(ALIGN, whole);
     if (!p)
         return lk_fail(LK_E_SYSTEM, "out of memory: %.1f MiB", (double)bytes / 1048576.0);
     memset(p, 0, whole);
+    d->allocated += whole;
     *memory = p;
     return LK_OK;
 }

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "ops/ops.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -69,6 +70,9 @@ lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float a
 lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float *a,
                         const float *b, float beta, float *c);
 const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
+/* {"version", "header", "path"} of the library loaded, of the headers compiled with, and its file.
+ * LK_E_SYSTEM: out of memory. The caller owns *facts. */
+lk_status lk_cpu_matmul_facts(json_t **facts);
 
 /* ---- trace.c, measure.c: of the backend ------------------------------------------------------ */
 

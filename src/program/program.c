@@ -3,6 +3,7 @@
 #include "program/program.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -178,6 +179,12 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
         LK_TRY(node_ended(p, NULL));
     }
     return LK_OK;
+}
+
+static lk_status run_node(lk_program *p, const lk_node *n)
+{
+    lk_heart_at(lk_op_name(n->op), n->scope);
+    return p->store->device->backend->kernel[n->op](&p->exec, n);
 }
 
 /* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing

@@ -3,6 +3,7 @@
 #include "train/session.h"
 
 #include "base/clock.h"
+#include "io/checkpoint.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -98,7 +99,10 @@ lk_status lk_session_memory(const lk_memory_parts *p, double m[LK_MEMORY_KINDS])
     m[LK_MEMORY_EMA] = p->average ? flat : 0;
     m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
     m[LK_MEMORY_STAGING] = p->ranks > 1 ? gradient / 2 : 0;
-    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes);
+    lk_store_options store = {.training = true, .ema = p->average};
+    size_t copy = 0;
+    LK_TRY(lk_checkpoint_saver_bytes(p->params, &store, p->rank, p->ranks, &copy));
+    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes + copy);
     return LK_OK;
 }
 
@@ -112,6 +116,7 @@ static lk_status plan_memory(planner *p)
                                                 .sizes = p->sizes,
                                                 .held_sizes = p->held_sizes,
                                                 .local_leaves = p->local,
+                                                .rank = p->comm->rank,
                                                 .ranks = p->comm->size,
                                                 .average = p->run->train.ema > 0},
                              p->plan.memory));

@@ -458,6 +458,19 @@ lk_status lk_run_format(const lk_run *run, char **text)
     return LK_OK;
 }
 
+lk_status lk_run_print(const lk_run *run, const char *name, FILE *out)
+{
+    char near[96];
+    int k = find(name);
+    if (k < 0)
+        return lk_fail(LK_E_INPUT, "%s: no key '%.100s'; the nearest is '%s' (all keys: lockstep "
+                       "help run-file)", run->path, name, nearest(name, near));
+    if (keys[k].kind == TEXT) fputs(*(char **)member(run, k), out); /* not quoted for YAML */
+    else print_value(out, run, k);
+    fputc('\n', out);
+    return LK_OK;
+}
+
 static const char *models_of(const key *k)
 {
     switch (k->only) {

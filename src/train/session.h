@@ -89,7 +89,7 @@ typedef struct lk_memory_parts {
     const lk_params *params;
     lk_graph *train, *held, *ema; /* held, ema: NULL without validation or moving average */
     lk_loader_sizes sizes, held_sizes;
-    int local_leaves, ranks;
+    int local_leaves, rank, ranks;
     bool average; /* a moving average of the parameters is kept */
 } lk_memory_parts;
 /* Bytes of each kind; plans the graphs, which changes nothing in ones that are planned. plan.c */
