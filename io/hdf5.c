@@ -113,6 +113,8 @@ static const char *advice(const char *schema)
         return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
     if (schema && strcmp(schema, "lockstep predictions") == 0) /* only looked at to replace them */
         return "name another output file";
+    if (schema && strcmp(schema, "lockstep trace") == 0)
+        return "name the trace.h5 of a run with trace.from, or of 'lockstep profile'";
     return "name a dataset or a checkpoint file";
 }
 
@@ -349,7 +351,7 @@ lk_status lk_h5_publish(const char *part, const char *path)
 
 const char *lk_h5_type_name(lk_h5_type t)
 {
-    static const char *const name[LK_H5_TYPES] = {"f32", "i32", "u8", "u16", "u32", "text"};
+    static const char *const name[LK_H5_TYPES] = {"f32", "i32", "u8", "u16", "u32", "f64", "text"};
     return name[t];
 }
 
@@ -361,6 +363,7 @@ hid_t lk_h5_type_id(lk_h5_type t)
     case LK_H5_U8: return H5T_STD_U8LE;
     case LK_H5_U16: return H5T_STD_U16LE;
     case LK_H5_U32: return H5T_STD_U32LE;
+    case LK_H5_F64: return H5T_IEEE_F64LE;
     default: return -1;
     }
 }
@@ -398,8 +401,8 @@ static lk_status find_type(hid_t id, const char *where, const char *path, lk_h5_
     for (d->type = 0; d->type < LK_H5_TEXT; d->type++)
         if (H5Tequal(type, lk_h5_type_id(d->type)) > 0) return LK_OK;
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, i32, u8, u16, u32 or text, found another "
-                   "element type", where, path);
+    return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, f64, i32, u8, u16, u32 or text, found "
+                   "another element type", where, path);
 }
 
 static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5_dataset *d)

@@ -45,6 +45,7 @@ typedef enum lk_h5_type {
     LK_H5_U8,
     LK_H5_U16,
     LK_H5_U32,
+    LK_H5_F64,
     LK_H5_TEXT, /* one string of fixed length, UTF-8 */
     LK_H5_TYPES
 } lk_h5_type;

@@ -7,7 +7,10 @@
  *   text NAME VALUE              replace a root attribute
  *   forget NAME                  remove a root attribute
  *   remove PATH                  unlink
+ *   plant PATH INDEX VALUE       set an element of a dataset of f32, and its digest anew
  *   print PATH                   no change: elements of a dataset, one a line */
+#include "base/digest.h"
+
 #include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,6 +108,25 @@ static void set_text(hid_t file, const char *name, const char *value)
     H5Sclose(space);
 }
 
+static void plant(hid_t file, const char *path, size_t index, double value)
+{
+    char digest[LK_DIGEST_TEXT];
+    hid_t d, space;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    size_t count = (size_t)H5Sget_simple_extent_npoints(space);
+    float *values = malloc((count + 1) * sizeof *values);
+    check(values && index < count ? 0 : -1, "find the element");
+    check(H5Dread(d, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "read");
+    values[index] = (float)value;
+    check(H5Dwrite(d, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write");
+    lk_digest_bytes(values, count * sizeof *values, digest);
+    set_text(d, "digest", digest);
+    free(values);
+    H5Sclose(space);
+    H5Dclose(d);
+}
+
 static void print(hid_t file, const char *path)
 {
     hid_t d, space;
@@ -142,6 +164,8 @@ int main(int argc, char **argv)
         set_text(file, argv[3], argv[4]);
     else if (strcmp(action, "forget") == 0 && argc == 4)
         check(H5Adelete(file, argv[3]), "remove the attribute");
+    else if (strcmp(action, "plant") == 0 && argc == 6)
+        plant(file, argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL));
     else if (strcmp(action, "print") == 0 && argc == 4)
         print(file, argv[3]);
     else if (strcmp(action, "remove") == 0 && argc == 4)

@@ -1,7 +1,8 @@
-/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, and saving a checkpoint on the I/O thread, must report LK_E_SYSTEM when memory ends,
- * whenever that is, and give back all they took. The linker sends the library's allocations here
- * (--wrap); those inside other libraries are not touched. */
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model,
+ * reading a run file, saving a checkpoint on the I/O thread, and the report of a run must report
+ * LK_E_SYSTEM when memory ends, whenever that is, and give back all they took. The linker sends
+ * the library's allocations here (--wrap), and the texts that libc makes; those inside other
+ * libraries are not touched. */
 #include "io/checkpoint.h"
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
@@ -9,13 +10,19 @@
 #include "metric/drift.h"
 #include "program/program.h"
 #include "tests/tap.h"
+#include "trace/anomaly.h"
+#include "trace/trace.h"
+#include "train/report.h"
 #include "train/session.h"
 #include "train/stop.h"
 
 #include <errno.h>
 #include <ftw.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the allocator -------------------------------------------------------------------------- */
 
@@ -50,7 +57,10 @@ void *__wrap_aligned_alloc(size_t a, size_t n)
     return spent() ? NULL : given(__real_aligned_alloc(a, n));
 }
 char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
-char *__wrap_strndup(const char *s, size_t n) { return spent() ? NULL : given(__real_strndup(s, n)); }
+char *__wrap_strndup(const char *s, size_t n)
+{
+    return spent() ? NULL : given(__real_strndup(s, n));
+}
 void *__wrap_realloc(void *p, size_t n)
 {
     if (spent()) return NULL;
@@ -62,6 +72,40 @@ void __wrap_free(void *p)
 {
     live -= p != NULL;
     __real_free(p);
+}
+
+/* Text made by libc. */
+int __real_vasprintf(char **text, const char *format, va_list args);
+int __wrap_vasprintf(char **text, const char *format, va_list args)
+{
+    int n = spent() ? -1 : __real_vasprintf(text, format, args);
+    live += n >= 0;
+    return n;
+}
+__attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int n = __wrap_vasprintf(text, format, args);
+    va_end(args);
+    return n;
+}
+/* Lines: only counted, for a line that cannot be read is the end of its file. */
+ssize_t __real_getdelim(char **line, size_t *size, int end, FILE *f);
+ssize_t __wrap_getdelim(char **line, size_t *size, int end, FILE *f)
+{
+    bool fresh = !*line;
+    ssize_t n = __real_getdelim(line, size, end, f);
+    live += fresh && *line;
+    return n;
+}
+ssize_t __wrap___getdelim(char **line, size_t *size, int end, FILE *f) /* what <stdio.h> inlines */
+{
+    return __wrap_getdelim(line, size, end, f);
+}
+ssize_t __wrap_getline(char **line, size_t *size, FILE *f)
+{
+    return __wrap_getdelim(line, size, '\n', f);
 }
 
 /* Run `job` with no failure, then with allocation 1, 2, 3 ... failing. */
@@ -183,6 +227,67 @@ static lk_status programs(void)
     return status;
 }
 
+/* A trace of a step, summed up and exported, with a search for anomalies beside it. */
+static lk_status watch(lk_device *d, lk_program *p, lk_graph *g, lk_store *store)
+{
+    static char file[1 << 20];
+    lk_recorder *recorder = NULL;
+    lk_anomaly_search *search = NULL;
+    lk_trace trace = {.ranks = 0};
+    lk_trace_summary summary = {.op = NULL};
+    char *host = (char *)"here";
+    lk_anomaly_options o = {.program = p, .graph = g, .store = store};
+    lk_status status = lk_recorder_start(p, g, d, 2, 0, 1, &recorder);
+    if (status == LK_OK) status = lk_anomaly_open(&o, &search);
+    if (status == LK_OK) status = lk_program_run(p);
+    if (status == LK_OK) status = lk_recorder_finish(recorder, 0, 0, &trace);
+    lk_anomaly_close(search);
+    lk_recorder_destroy(recorder);
+    if (status == LK_OK) status = lk_trace_summarise(&trace, 2, &summary);
+    FILE *out = status == LK_OK ? fmemopen(file, sizeof file, "w") : NULL;
+    trace.host = &host;
+    if (out) status = lk_trace_perfetto(&trace, out);
+    if (out) fclose(out);
+    trace.host = NULL;
+    lk_trace_summary_clear(&summary);
+    lk_trace_clear(&trace);
+    return status;
+}
+
+static lk_status watch_program(lk_device *d)
+{
+    static char tokens[2 * 100];
+    lk_loss_graph train = {.graph = NULL};
+    lk_store *store = NULL;
+    lk_program *program = NULL;
+    lk_program_options o = {.seed = 1, .local_leaves = 2};
+    lk_params *params = lk_params_create();
+    if (!params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = training_graph(params, &train);
+    if (status == LK_OK)
+        status = lk_store_create(
+            d, params, &(lk_store_options){.compute = LK_F16, .training = true, .local_leaves = 2},
+            &store);
+    if (status == LK_OK) status = lk_program_create(train.graph, store, &o, &program);
+    for (int i = 0; i < 2 && status == LK_OK; i++)
+        status = lk_program_bind(program, train.field[0], i, tokens);
+    if (status == LK_OK) status = watch(d, program, train.graph, store);
+    lk_program_destroy(program);
+    lk_store_destroy(store);
+    lk_graph_destroy(train.graph);
+    lk_params_destroy(params);
+    return status;
+}
+
+static lk_status traces(void)
+{
+    lk_device *d = NULL;
+    lk_status status = lk_backend_cpu.open(1, &d);
+    if (status == LK_OK) status = watch_program(d);
+    if (d) d->backend->close(d);
+    return status;
+}
+
 static lk_status run_files(void)
 {
     lk_run run;
@@ -191,6 +296,35 @@ static lk_status run_files(void)
                                     &set, &run);
     if (status == LK_OK) lk_run_clear(&run);
     return status;
+}
+
+/* A run directory of few lines, and the page about it. */
+static char watched[] = "/tmp/lockstep-alloc-XXXXXX";
+
+static bool make_run_directory(void)
+{
+    static const char *const file[][2] = {
+        {"run.yaml", "directory: d\ndata:\n  file: f\n"},
+        {"loss.log", "1 3 0.1 1 2 0\n2 2 0.1 1 2 0\n"},
+        {"validation.log", "2 2.5\n"},
+        {"run.jsonl", "{\"event\":\"start\",\"time\":1,\"step\":0,\"steps\":2,\"ranks\":1}\n"
+                      "{\"event\":\"step\",\"time\":2,\"step\":1,\"samples_per_second\":3}\n"
+                      "{\"event\":\"warning\",\"time\":2,\"step\":1,\"text\":\"x\"}\n"}};
+    if (!mkdtemp(watched)) return false;
+    for (int i = 0; i < 4; i++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/%s", watched, file[i][0]);
+        FILE *f = fopen(path, "w");
+        if (!f || fputs(file[i][1], f) == EOF || fclose(f) != 0) return false;
+    }
+    return true;
+}
+
+static lk_status reports(void)
+{
+    char page[80];
+    snprintf(page, sizeof page, "%s/report.html", watched);
+    return lk_report(2, (const char *const[]){watched, watched}, page, 3);
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
@@ -339,7 +473,8 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
     lk_drift_report_clear(&drift);
     lk_reference_clear(&r);
     lk_reference_clear(&back);
-    if (text) __real_free(text); /* jansson's */
+    if (text) __real_free(text); /* jansson's, which is not told to allocate here yet: reading JSON
+                                    it takes the end of memory for bad input */
     free(bin);
     return status;
 }
@@ -372,7 +507,11 @@ int main(void)
     exhaust("graphs of another", graphs);
     exhaust("programs on the CPU", programs);
     exhaust("distributions of data", distributions);
+    exhaust("traces", traces);
     exhaust("run files", run_files);
+    if (!make_run_directory()) return 99;
+    exhaust("reports", reports);
+    nftw(watched, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     exhaust("the watchdog and what stops a run", guards);
     check_saves();
     doctor();

@@ -29,6 +29,7 @@ static const key keys[] = {
     {"directory", "\"d\"", "\"runs/\xc3\xa4 b\"", {"''"}, "text in UTF-8", false, ALL},
     {"seed", "1337", "0", {WHOLE, "-1"}, "a whole number from 0", true, ALL},
     {"data.file", "\"f.h5\"", "\"g.h5\"", {"''"}, "text in UTF-8", false, ALL},
+    {"data.check", "auto", "off", {"maybe", "''", "on"}, "one of auto|off", false, ALL},
     {"data.resident", "auto", "no", {"maybe", "''", "auto|yes"}, "one of auto|yes|no", false, ALL},
     {"data.resident_gib", "2", "0.25", {"x", "-1", "inf"}, "a number from 0 to 1e+06", false, ALL},
     {"model.kind", "transformer", NULL, {"mlp", "trans", "resnet"},
@@ -95,7 +96,18 @@ static const key keys[] = {
     {"eval.batches", "20", "3", {WHOLE, "1000001"}, "a whole number from 0 to 1000000", false, ALL},
     {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"checkpoint.initial", "false", "true", {"on"}, "true or false", false, ALL},
+    {"checkpoint.keep", "3", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"checkpoint.keep_every", "0", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"trace.from", "0", "1", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"trace.to", "0", "9", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"log.run_log", "true", "false", {"yes", "''"}, "true or false", false, ALL},
+    {"log.tensorboard", "false", "true", {"1", "run"}, "true or false", false, ALL},
+    {"log.prometheus", "\"false\"", "\"/metrics/a.prom\"", {"''"}, "text in UTF-8", false, ALL},
+    {"log.steps", "1", "10", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"log.outlier", "12", "0", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
+    {"log.outlier_window", "100", "50", {WHOLE, "7"}, "a whole number from 8 to 100000", false,
+     ALL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

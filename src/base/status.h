@@ -26,6 +26,10 @@ lk_status lk_fail(lk_status code, const char *format, ...)
 lk_status lk_fail_prefix(lk_status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Put text after the recorded one: what to try next. Returns `code`. */
+lk_status lk_fail_suffix(lk_status code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 const char *lk_error_text(void); /* "" when none; valid until the next lk_ call of this thread */
 void lk_error_clear(void);
 

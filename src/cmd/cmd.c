@@ -10,8 +10,12 @@ const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
     {"check", lk_cmd_check, "whether a dataset is fit for training, and how it has drifted"},
     {"train", lk_cmd_train, "train the model of a run file, on any number of ranks"},
+    {"watch", lk_cmd_watch, "look at a run while it goes on"},
+    {"report", lk_cmd_report, "one HTML page about a run, or about several"},
     {"eval", lk_cmd_eval, "loss and accuracy of a checkpoint on a dataset"},
     {"generate", lk_cmd_generate, "continue a text with a checkpoint"},
+    {"profile", lk_cmd_profile, "where the time of a step of a run file goes"},
+    {"trace", lk_cmd_trace, "print a trace, or export it for ui.perfetto.dev"},
     {"show", lk_cmd_show, "what a dataset or checkpoint file holds"},
     {"doctor", lk_cmd_doctor, "is this machine fit to train on?"},
     {"help", lk_cmd_help, "help on a command, or on the run file's keys (help run-file)"},
@@ -44,6 +48,20 @@ bool lk_cmd_terminal(void)
     if (n < 0) return false;
     target[n] = '\0';
     return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
+}
+
+lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char *const *set,
+                          lk_run *run)
+{
+    char *text = NULL;
+    lk_status status = LK_OK;
+    if (comm->rank == 0) status = lk_run_load(file, sets, set, run);
+    if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_comm_broadcast_text(comm, &text);
+    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(file, text, 0, NULL, run);
+    free(text);
+    return lk_comm_agree(comm, status);
 }
 
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
@@ -108,6 +126,7 @@ static int start(const char *name, bool alone, bool any_mpi,
     if (status == LK_OK) status = job(&w, options);
     if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
     lk_io_close(w.io);
+    fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_comm_close(w.comm);
     return (int)status;
 }

@@ -18,7 +18,7 @@ typedef struct options {
     lk_progress progress;
 } options;
 
-enum { RESUME_OR_START = 256, PRINT }; /* options without a letter */
+enum { RESUME_OR_START = 256, PRINT, ANOMALY, BLOCKING }; /* options without a letter */
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
@@ -33,6 +33,11 @@ static const struct argp_option table[] = {
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
     {"print", PRINT, "KEY", 0, "Print the value of a key of the run file, for scripts; do not train",
      0},
+    {"detect-anomaly", ANOMALY, NULL, 0,
+     "Look at what every node of a step makes, and stop at the first value that is not finite: "
+     "which node, on what input, of which samples; slower", 0},
+    {"launch-blocking", BLOCKING, NULL, 0,
+     "Wait for every kernel, so that an error of the device names its node; slower", 0},
     {0},
 };
 
@@ -50,6 +55,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case 'p': o->plan = true; break;
     case PRINT: o->print = arg; break;
+    case ANOMALY: o->start.detect_anomaly = true; break;
+    case BLOCKING: o->start.launch_blocking = true; break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
         o->file = arg;
@@ -95,21 +102,6 @@ static void evaluated(void *context, int64_t at, const lk_validation *v, double 
     line(context, text);
 }
 
-/* Rank 0 reads the run file for all: a file edited or a mount late on one host must not give its
- * ranks another run. */
-static lk_status load(lk_comm *comm, const options *o, lk_run *run)
-{
-    char *text = NULL;
-    lk_status status = LK_OK;
-    if (comm->rank == 0) status = lk_run_load(o->file, o->sets, o->set, run);
-    if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
-    LK_TRY(lk_comm_agree(comm, status));
-    status = lk_comm_broadcast_text(comm, &text);
-    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(o->file, text, 0, NULL, run);
-    free(text);
-    return lk_comm_agree(comm, status);
-}
-
 static void print_memory(const lk_step_plan *p)
 {
     printf("%-24s %12s\n", "memory of a rank", "MiB");
@@ -137,7 +129,7 @@ static void print_plan(const lk_step_plan *p)
     for (int i = 0; i < p->lines; i++) print_line(&p->line[i]);
     print_line(&p->total);
     printf("\nmeasured here: %.1f GFLOP/s, %.1f GB/s\npredicted: %.3f ms a step\n",
-           1e-9 * p->rate, 1e-9 * p->bandwidth, 1e3 * p->total.seconds);
+           1e-9 * p->ceiling.rate, 1e-9 * p->ceiling.bandwidth, 1e3 * p->total.seconds);
 }
 
 static lk_status plan(const lk_world *w, const lk_run *run)
@@ -181,7 +173,7 @@ static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     lk_run run;
-    LK_TRY(load(w->comm, o, &run));
+    LK_TRY(lk_cmd_load_run(w->comm, o->file, o->sets, o->set, &run));
     lk_status status = o->plan ? plan(w, &run) : train(w, o, &run);
     lk_run_clear(&run);
     return status;
@@ -209,12 +201,16 @@ int lk_cmd_train(int argc, char **argv)
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
         "checkpoint. Checkpoints are written while training goes on, read back before they count, "
         "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
-        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as it "
-        "would be allocated, without what CUDA and its libraries take; work as each op must do at least; time as if every node ran at the "
-        "speed of a large product or sum, measured here, and nothing ran beside it.\n\n"
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as "
+        "it would be allocated, without what CUDA and its libraries take; work as each op must do "
+        "at least; time as if every node ran at the speed of a large product or sum, measured here, "
+        "and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
         "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
-        "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.",
+        "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
+        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
+        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
+        "is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;

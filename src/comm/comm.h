@@ -23,6 +23,7 @@ struct lk_comm {
     void *staging;                            /* device buffer of the exact reduction */
     int64_t staging_floats;
     lk_device *staging_device;
+    double waited;              /* seconds this rank's host was held by collectives of the CPU */
 };
 
 /* Send/receive between pairs and a plain all-reduce, enqueued on the device's stream. */

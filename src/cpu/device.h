@@ -15,6 +15,7 @@
 typedef struct lk_cpu {
     lk_device device; /* first */
     int threads;      /* for information */
+    struct lk_cpu_trace *trace; /* trace.c; NULL: none is being taken */
 } lk_cpu;
 
 enum {
@@ -72,6 +73,12 @@ const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
 /* {"version", "header", "path"} of the library loaded, of the headers compiled with, and its file.
  * LK_E_SYSTEM: out of memory. The caller owns *facts. */
 lk_status lk_cpu_matmul_facts(json_t **facts);
+
+/* ---- trace.c, measure.c: of the backend ------------------------------------------------------ */
+
+extern const lk_device_tracer lk_cpu_tracer;
+lk_status lk_cpu_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,
+                               lk_range *range);
 
 /* ---- linear.c: column sums in a fixed order -------------------------------------------------- */
 

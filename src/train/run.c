@@ -329,6 +329,10 @@ static lk_status check(const lk_run *r, const source *s)
         return lk_fail(LK_E_INPUT, "%s: loss_scale.initial %g is above loss_scale.max %g",
                        where(s, find("loss_scale.initial"), at), r->loss_scale.initial,
                        r->loss_scale.max);
+    if (r->trace.to && r->trace.to < r->trace.from)
+        return lk_fail(LK_E_INPUT, "%s: trace.to %lld is before trace.from %lld",
+                       where(s, find("trace.to"), at), (long long)r->trace.to,
+                       (long long)r->trace.from);
     return LK_OK;
 }
 

@@ -68,11 +68,19 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
         bool initial;  /* also before the first step */
-        int64_t keep, keep_every; /* the newest so many (0: all); and every so many steps' (0: no) */
+        int64_t keep, keep_every; /* the newest so many (0: all); those of every so many steps */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */
+        bool run_log, tensorboard;
+        char *prometheus; /* false | true | path */
+        int64_t steps;    /* between records of a step */
+        double outlier;   /* threshold, standard deviations; 0: off */
+        int64_t outlier_window;
     } log;
+    struct {
+        int64_t from, to; /* steps to trace, as numbered in the log; from 0: none */
+    } trace;
 } lk_run;
 
 /* Parse FILE, then apply `sets` ("a.b=c") in order. LK_E_INPUT with file:line, the key, what was

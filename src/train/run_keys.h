@@ -126,9 +126,9 @@ static const key keys[] = {
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, 0, NULL,
      "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
     {"train.timeout", REAL, AT(train.timeout), "-1", -1, 1e6, 0, 0, NULL,
-     "seconds after which a step, collective, read, validation batch or save that has not ended ends "
-     "the run and names the rank that is late; ten times that for the first steps; -1: ten times the "
-     "longest so far, at least 300; 0: never"},
+     "seconds after which a step, collective, read, validation batch or save that has not ended "
+     "ends the run and names the rank that is late; ten times that for the first steps; -1: ten "
+     "times the longest so far, at least 300; 0: never"},
     {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, 0, NULL, "peak learning rate"},
     {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, 0, NULL,
      "learning rate at the end of the cosine"},
@@ -167,6 +167,24 @@ static const key keys[] = {
      "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
+    {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
+     "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
+    {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
+     "last such step; 0: trace.from"},
+    {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,
+     "keep run.jsonl in the run directory: what 'lockstep watch' and 'lockstep report' read"},
+    {"log.tensorboard", BOOLEAN, AT(log.tensorboard), "false", 0, 0, 0, 0, NULL,
+     "write event files for TensorBoard to tensorboard/ in the run directory"},
+    {"log.prometheus", TEXT, AT(log.prometheus), "false", 0, 0, 0, 0, NULL,
+     "write metrics for Prometheus' node_exporter every 5 s: true: to metrics.prom in the run "
+     "directory; a path: there; false: nowhere"},
+    {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
+     "steps between records of a step in the run log and for TensorBoard"},
+    {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
+     "warn of a loss or gradient norm this many standard deviations above the last ones, after the "
+     "warmup; 0: never"},
+    {"log.outlier_window", INTEGER, AT(log.outlier_window), "100", 8, 100000, 0, 0, NULL,
+     "steps that log.outlier compares with"},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -7,11 +7,14 @@
 #include "comm/watchdog.h"
 #include "io/checkpoint.h"
 #include "train/check.h"
+#include "train/debug.h"
+#include "train/monitor.h"
 #include "train/rundir.h"
 #include "train/save.h"
 #include "train/session.h"
 #include "train/starts.h"
 #include "train/stop.h"
+#include "train/tracing.h"
 #include "version.h"
 
 #include <math.h>
@@ -24,10 +27,14 @@ typedef struct trainer {
     lk_comm *comm;
     lk_io *io;
     const lk_run *run;
+    const lk_start *how;
     const lk_reporter *reporter;
     lk_rundir *rundir;
+    lk_monitor *monitor;
     lk_stop *stop;
     lk_watchdog *watchdog;
+    lk_tracing *tracing;
+    lk_debug *debug;
     lk_device *device;
     lk_dataset *data;
     lk_model model;
@@ -47,7 +54,9 @@ typedef struct trainer {
     uint64_t saved;       /* steps done in the last checkpoint */
     uint64_t skipped_in_row;
     double begun, best;
+    double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
     double each;         /* mean time of a step, s */
     lk_train_result result;
 } trainer;
@@ -107,6 +116,7 @@ static lk_status create_program(trainer *t, const lk_loss_graph *g, lk_loader *l
 
 static lk_status create_programs(trainer *t)
 {
+    t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
     if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
@@ -202,6 +212,7 @@ static void saved(void *context, const lk_checkpoint_figures *f)
     lk_stop_saved(t->stop, f->seconds);
     snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
     t->saved = f->step;
+    lk_monitor_save(t->monitor, f);
 }
 
 static lk_status open_save(trainer *t)
@@ -220,13 +231,10 @@ static lk_status open_save(trainer *t)
 
 static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
 {
-    char text[200];
-    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    double begun = lk_clock_seconds();
     LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
-    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
-             bytes * (double)t->params->total / 0x1p20,
-             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
-    say(t, text);
+    t->load_bytes = (d->ema ? 4.0 : 3.0) * sizeof(float) * (double)t->params->total;
+    t->load_seconds = lk_clock_seconds() - begun;
     return LK_OK;
 }
 
@@ -265,17 +273,20 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
     const char *path = t->result.checkpoint, *run = t->run->path;
     double lr = t->run->optimizer.lr / 3;
     if (!path[0])
-        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; look at the "
-                       "data, or start again with a lower rate, such as --set optimizer.lr=%.3g",
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find "
+                       "where it begins remove the run directory and add --detect-anomaly to the "
+                       "same command; or start again with a lower rate, such as --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, lr);
     if (t->saved + 1 >= step)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
-                       "before and may be spoilt: remove it and go on from the one before, with a "
-                       "lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                       "before and may be spoilt: remove it and go on from the one before, with "
+                       "--detect-anomaly to find where it begins or with a lower rate: lockstep "
+                       "train %s --resume --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, path, run, lr);
-    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: look at "
-                   "the data, or go on from it with a lower rate: lockstep train %s --resume --set "
-                   "optimizer.lr=%.3g", (unsigned long long)step, what, path, run, lr);
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
+                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on from it "
+                   "with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                   (unsigned long long)step, what, path, run, run, lr);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
@@ -309,11 +320,13 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
     double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
     float *sums = calloc((size_t)size, sizeof *sums);
     lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    double begin = lk_clock_seconds();
     for (int i = 0; i < n && status == LK_OK; i++) {
         float sum[LK_METRICS] = {0};
         status = evaluate_batch(t, program, i, sum);
         for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
     }
+    t->own_evaluation = n > 0 ? (lk_clock_seconds() - begin) / n : NAN;
     status = lk_comm_agree(t->comm, status);
     if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
     double total[LK_METRICS] = {0};
@@ -329,7 +342,7 @@ static lk_status evaluate(trainer *t, lk_program *program, double mean[LK_METRIC
 
 static lk_status validate(trainer *t, uint64_t step)
 {
-    double raw[LK_METRICS], ema[LK_METRICS];
+    double raw[LK_METRICS], ema[LK_METRICS], begin = lk_clock_seconds();
     LK_TRY(evaluate(t, t->eval, raw));
     if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
     bool vision = t->model.vision;
@@ -342,6 +355,7 @@ static lk_status validate(trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
     if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
     if (t->comm->rank == 0 && t->reporter->evaluated)
         t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
@@ -388,6 +402,7 @@ static lk_status drain(trainer *t)
     t->result.loss = (double)s.loss;
     t->result.skipped = (int64_t)s.skipped;
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
+    lk_monitor_step(t->monitor, &s);
     LK_TRY(check_finite(t, &s));
     t->each = step_seconds(t);
     if (t->comm->rank == 0 && t->reporter->step)
@@ -400,14 +415,22 @@ static lk_status one_step(trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= RING) LK_TRY(drain(t));
+    lk_monitor_begin(t->monitor, step);
     lk_heart_begin(LK_READING, step + 1);
+    LK_TRY(lk_tracing_before(t->tracing, step + 1));
     LK_TRY(lk_loader_feed(t->loader, step));
     lk_heart_begin(LK_STEPPING, step + 1);
+    lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
+    double pause = lk_clock_seconds();
+    LK_TRY(lk_tracing_after(t->tracing, step + 1));
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
     int slot = (int)(step % RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
-    return b->record(t->device, slot);
+    LK_TRY(b->record(t->device, slot));
+    lk_monitor_enqueued(t->monitor, step);
+    return LK_OK;
 }
 
 static void report_saves(trainer *t)
@@ -415,8 +438,8 @@ static void report_saves(trainer *t)
     char text[200];
     const lk_save_totals s = t->result.saves = lk_save_total(t->save);
     if (s.saves == 0) return;
-    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
-             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training "
+             "waited %.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
              s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
              100 * s.stall / t->result.seconds);
     say(t, text);
@@ -429,6 +452,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
 {
     while (t->drained < step) LK_TRY(drain(t));
     double begin = lk_clock_seconds(), now = begin;
+    t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
         LK_TRY(validate(t, step));
         now = lk_clock_seconds();
@@ -439,6 +463,7 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
         LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
         LK_TRY(lk_save_begin(t->save));
     }
+    LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
     t->paused += lk_clock_seconds() - begin;
     return LK_OK;
 }
@@ -446,7 +471,8 @@ static lk_status pause_for(trainer *t, uint64_t step, bool evaluation, bool savi
 static lk_status loop(trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial) LK_TRY(lk_save_begin(t->save));
+    if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile)
+        LK_TRY(lk_save_begin(t->save));
     for (uint64_t step = t->start; step < t->last;) {
         bool stop = false;
         LK_TRY(one_step(t, step));
@@ -459,9 +485,11 @@ static lk_status loop(trainer *t)
         }
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
-        bool saving = due(step, t->run->checkpoint.every) || step == t->last;
+        bool saving = !t->how->profile &&
+                      (due(step, t->run->checkpoint.every) || step == t->last);
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
+    LK_TRY(lk_tracing_end(t->tracing, t->last));
     lk_heart_begin(LK_SAVING, t->last);
     LK_TRY(lk_save_finish(t->save));
     lk_heart_begin(LK_ENDING, 0);
@@ -500,6 +528,8 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
                                               &t->leaves)));
     LK_TRY(lk_comm_agree(c, lk_session_device(c, t->run->train.device, lk_run_precision(t->run),
                                               &t->device)));
+    bool direct = t->how->detect_anomaly || t->how->launch_blocking;
+    LK_TRY(lk_comm_agree(c, lk_tracing_check(t->run, t->device, direct)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
     if (t->data->warning[0]) say(t, t->data->warning);
@@ -510,18 +540,41 @@ static lk_status set_up(trainer *t, const lk_checkpoint_info *saved)
     return prepare_programs(t, saved ? saved->choices : NULL);
 }
 
+static int64_t count_parameters(const trainer *t)
+{
+    int64_t parameters = 0;
+    for (int i = 0; i < t->params->count; i++)
+        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
+    return parameters;
+}
+
+static lk_status open_monitor(trainer *t)
+{
+    lk_monitor_options o = {.comm = t->comm,
+                            .run = t->run,
+                            .data = t->data,
+                            .order = &t->order,
+                            .device = t->device,
+                            .parameters = count_parameters(t),
+                            .start = t->start,
+                            .reporter = t->reporter};
+    return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
+}
+
 static void report_start(const trainer *t)
 {
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
-    int64_t parameters = 0;
-    for (int i = 0; i < t->params->count; i++)
-        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
-             (long long)parameters, t->comm->size, t->comm->size == 1 ? "" : "s", t->leaves,
-             t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
+             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s",
+             t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
+    if (t->load_bytes > 0) {
+        snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+                 t->load_bytes / 0x1p20, t->load_bytes / 0x1p20 / t->load_seconds);
+        say(t, text);
+    }
     if (t->start == (uint64_t)t->run->train.steps)
         say(t, "the run is finished, all its steps are done; to go on raise train.steps");
 }
@@ -569,12 +622,33 @@ static lk_status begin_directory(trainer *t)
     return status;
 }
 
-static lk_status run(trainer *t, const lk_start *how)
+/* Who watches the training step. */
+static lk_status open_observers(trainer *t)
+{
+    lk_tracing_options trace = {
+        .comm = t->comm, .io = t->io, .run = t->run, .reporter = t->reporter, .program = t->train,
+        .leaves = t->leaves, .start = t->start, .last = t->last,
+        .parts = {.device = t->device, .params = t->params, .train = t->train_graph.graph,
+                  .held = t->eval_graph.graph, .ema = t->ema_graph.graph,
+                  .local_leaves = t->order.local_leaves, .rank = t->comm->rank,
+                  .ranks = t->comm->size, .average = t->run->train.ema > 0}};
+    lk_debug_options debug = {
+        .comm = t->comm, .io = t->io, .run = t->run, .program = t->train,
+        .graph = t->train_graph.graph, .store = t->store, .loader = t->loader,
+        .local_leaves = t->order.local_leaves, .detect_anomaly = t->how->detect_anomaly,
+        .launch_blocking = t->how->launch_blocking};
+    LK_TRY(lk_loader_measure(t->data, &t->order, &trace.parts.sizes));
+    if (t->held_loader) LK_TRY(lk_loader_measure(t->data, &t->held, &trace.parts.held_sizes));
+    LK_TRY(lk_tracing_open(&trace, &t->tracing));
+    return lk_debug_open(&debug, &t->debug);
+}
+
+static lk_status run(trainer *t)
 {
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
     bool begins = true;
-    LK_TRY(open_directory(t, how->resume, &begins));
+    LK_TRY(open_directory(t, t->how->resume, &begins));
     lk_status status = LK_OK;
     if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
@@ -594,10 +668,15 @@ static lk_status run(trainer *t, const lk_start *how)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
                                   &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
                                                      checkpoint});
-    if (status == LK_OK) status = open_stop(t, how->deadline);
+    if (status == LK_OK) status = open_stop(t, t->how->deadline);
+    if (status == LK_OK) status = lk_comm_agree(t->comm, open_observers(t));
+    if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
         status = loop(t);
+        if (status == LK_E_DEVICE && !t->how->launch_blocking)
+            lk_fail_suffix(status, "; to have the kernel named: the same command with %s"
+                           "--launch-blocking", t->result.checkpoint[0] ? "--resume " : "");
     }
     if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
         status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
@@ -606,8 +685,9 @@ static lk_status run(trainer *t, const lk_start *how)
     return status;
 }
 
-static lk_status open_watchdog(trainer *t, const lk_start *how)
+static lk_status open_watchdog(trainer *t)
 {
+    const lk_start *how = t->how;
     char warning[300];
     lk_watchdog_options o = {t->run->train.timeout, how->context, how->say, how->end};
     if (!how->end) return LK_OK;
@@ -622,11 +702,14 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     trainer t = {.comm = comm,
                  .io = io,
                  .run = run_file,
+                 .how = how,
                  .reporter = reporter,
                  .best = INFINITY,
                  .result.validation = {NAN, NAN, NAN, NAN}};
-    lk_status status = open_watchdog(&t, how);
-    if (status == LK_OK) status = run(&t, how);
+    lk_status status = open_watchdog(&t);
+    if (status == LK_OK) status = run(&t);
+    lk_monitor_close(t.monitor, status, t.result.stopped);
+    t.monitor = NULL;
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
         lk_watchdog_leave(t.watchdog);
@@ -636,6 +719,8 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_save_close(t.save);
     lk_io_attach(io, NULL);
     lk_stop_close(t.stop);
+    lk_tracing_close(t.tracing);
+    lk_debug_close(t.debug);
     lk_program_destroy(t.train);
     lk_program_destroy(t.eval);
     lk_program_destroy(t.ema);

@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 #include "io/dataset.h"
 #include "metric/drift.h"
+#include "trace/roofline.h"
 #include "train/run.h"
 
 /* What an evaluation during training found, means over its samples. */
@@ -38,7 +39,7 @@ typedef struct lk_train_result {
     double seconds;
     lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
-    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; else "" */
 } lk_train_result;
 
 /* What is done with a run directory that exists. */
@@ -51,6 +52,9 @@ typedef enum lk_resume {
 /* How this start goes, beside what the run file says. */
 typedef struct lk_start {
     lk_resume resume;
+    bool detect_anomaly;  /* stop at the first value that is not finite; train/debug.h */
+    bool launch_blocking; /* wait for each kernel, so that an error names it */
+    bool profile;         /* nothing is saved */
     double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
     /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
     void (*say)(void *context, const char *text);
@@ -95,7 +99,7 @@ typedef struct lk_step_plan {
     double memory[LK_MEMORY_KINDS], device_bytes; /* bytes; the sum of those on the device */
     lk_plan_line line[LK_OPS + 1], total;         /* kinds that occur, the longest first */
     int lines;
-    double rate, bandwidth; /* ceilings measured here: FLOP/s of a product, bytes/s of a sum */
+    lk_roofline ceiling; /* measured here */
 } lk_step_plan;
 /* Plan the training step of a run: memory, and the time predicted as the sum over nodes of
  * max(flops / rate, bytes / bandwidth); over several ranks the reduction is measured and added as
