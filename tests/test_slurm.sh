@@ -270,7 +270,7 @@ done
 
 # ---- GPUs, launchers, scaling --------------------------------------------------------------------
 
-# What a rank finds: this in place of lockstep, which is asked for nothing but the run's directory.
+# What a rank finds: this in place of lockstep, with the exit code that nothing follows.
 cat >finds <<END
 #!/bin/sh
 case "\$*" in
@@ -278,6 +278,7 @@ case "\$*" in
 *) echo "rank \$SLURM_PROCID of \$SLURM_NTASKS: GPUs \$CUDA_VISIBLE_DEVICES, \$SLURM_CPUS_PER_TASK" \
     "cores, threads \$OMP_NUM_THREADS, ends \$((SLURM_JOB_END_TIME - \$(date +%s)))" ;;
 esac
+exit 2
 END
 chmod +x finds
 finder() { # OPTION...
@@ -294,9 +295,9 @@ LOCKSTEP=$own_lockstep
 job --nodes=2 "$jobs/train.sbatch" r.yaml --set directory=mpirun --set train.steps=40
 mpirun=$id
 unset LAUNCHER
-ends "--gpus-per-task=1: each rank has the GPU that Slurm gave it" "$task" COMPLETED 0 \
+ends "--gpus-per-task=1: each rank has the GPU that Slurm gave it" "$task" FAILED 0 \
     'of 4: GPUs 0, 2 cores, threads 2|of 4: GPUs 1, 2 cores'
-ends "--gpus-per-node=2: each rank sees both" "$node" COMPLETED 0 \
+ends "--gpus-per-node=2: each rank sees both" "$node" FAILED 0 \
     'rank 0 of 4: GPUs 0,1, 1 cores|rank 3 of 4: GPUs 0,1'
 ok "the ranks know when the job ends" test \
     "$(sed -n 's/^rank 0 .* ends //p' "$node.log")" -gt 500
