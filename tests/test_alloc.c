@@ -473,7 +473,8 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
     lk_drift_report_clear(&drift);
     lk_reference_clear(&r);
     lk_reference_clear(&back);
-    if (text) __real_free(text); /* jansson's */
+    if (text) __real_free(text); /* jansson's, which is not told to allocate here yet: reading JSON
+                                    it takes the end of memory for bad input */
     free(bin);
     return status;
 }

@@ -183,6 +183,15 @@ prints "an initial checkpoint" 'step 8/8' \
     "$LOCKSTEP" train r.yaml --set directory=initial --set checkpoint.initial=true
 ok "is written" test -f initial/checkpoints/step-000000.h5
 
+# ---- train --print, and a start under Slurm ----------------------------------
+# Quotes of YAML are not part of a value.
+prints "train --print" 'a "b' "$LOCKSTEP" train r.yaml --set 'directory=a "b' --print directory
+prints "--print of a default" '0.001' "$LOCKSTEP" train r.yaml --print optimizer.lr
+bad "--print of no key" "no key 'train.step'|nearest is 'train.steps'" \
+    "$LOCKSTEP" train r.yaml --print train.step
+bad "tasks of srun that are no ranks" 'Slurm has started 2 tasks|MPI sees one rank|--mpi=pmix' \
+    env SLURM_STEP_NUM_TASKS=2 "$LOCKSTEP" train r.yaml
+
 # ---- train --plan ------------------------------------------------------------
 
 activations() { awk '$1 == "activations" { print $2 }' "$work/out"; }
@@ -456,7 +465,7 @@ new "damage in the shard of rank 3 of 4" "half.h5: 'train/tokens': token 200 at"
 # Streaming, rank 1 meets the damage in the middle of the run, where rank 0 waits in a reduction.
 LIMIT=30
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=broken --set data.file=half.h5 \
-    --set data.resident=no --set train.leaves=2 --set train.steps=100000
+    --set data.resident=no --set data.check=off --set train.leaves=2 --set train.steps=100000
 ok "a rank that fails alone ends all within 20 s ($seconds s)" test "$seconds" -lt 20
 ok "with exit code 2" test "$rc" -eq 2
 ok "with one message" test "$(grep -c '^lockstep' "$work/err")" -eq 1

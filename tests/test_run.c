@@ -29,6 +29,7 @@ static const key keys[] = {
     {"directory", "\"d\"", "\"runs/\xc3\xa4 b\"", {"''"}, "text in UTF-8", false, ALL},
     {"seed", "1337", "0", {WHOLE, "-1"}, "a whole number from 0", true, ALL},
     {"data.file", "\"f.h5\"", "\"g.h5\"", {"''"}, "text in UTF-8", false, ALL},
+    {"data.check", "auto", "off", {"maybe", "''", "on"}, "one of auto|off", false, ALL},
     {"data.resident", "auto", "no", {"maybe", "''", "auto|yes"}, "one of auto|yes|no", false, ALL},
     {"data.resident_gib", "2", "0.25", {"x", "-1", "inf"}, "a number from 0 to 1e+06", false, ALL},
     {"model.kind", "transformer", NULL, {"mlp", "trans", "resnet"},
