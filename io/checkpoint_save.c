@@ -269,7 +269,8 @@ static lk_status write_rows(const job *j, const item *x, hid_t dataset, hsize_t 
 static lk_status write_item(job *j, const item *x)
 {
     LK_H5_AUTO hid_t dataset = -1;
-    hsize_t ranks = (hsize_t)j->writers, chunks = lk_checkpoint_stored_bytes(x) / (x->chunk * x->row);
+    hsize_t ranks = (hsize_t)j->writers;
+    hsize_t chunks = lk_checkpoint_stored_bytes(x) / (x->chunk * x->row);
     hsize_t most = (chunks + ranks - 1) / ranks * x->chunk;
     size_t piece = LK_CHECKPOINT_PIECE / (x->chunk * x->row);
     hsize_t step = (piece > 0 ? piece : 1) * x->chunk, at = x->first, end = at + x->count;
