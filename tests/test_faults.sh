@@ -103,7 +103,7 @@ for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00; do
     misuse "--walltime $text" 'expected a duration' "$LOCKSTEP" train r.yaml --walltime=$text
 done
 
-# ---- a rank is stopped, stuck, or dies where its launcher does not notice ----------------------------
+# ---- a rank is stopped, stuck, or dies where its launcher does not notice ------------------------
 
 for rank in 1 0; do
     rm -rf stop
@@ -136,7 +136,7 @@ ok "suspended for 5 s with a timeout of 3 s, the run goes on past step $before" 
     test "$(wc -l <rest/loss.log)" -ge $((before + 20))
 ok "and nothing was said" test "$(grep -c '^lockstep: .* has taken' "$work/err")" -eq 0
 
-# A write that never returns, on one rank, while training goes on. The other rank's I/O thread waits.
+# A write that never returns, on one rank, while training goes on; the other's I/O thread waits.
 rm -rf hang
 WRAP="env LD_PRELOAD=$faulty FAULT_FILE=.h5.part FAULT_KIND=hang FAULT_RANK=1 FAULT_LOG=$PWD/log" \
     begin 2 --set directory=hang $long --set checkpoint.every=20 --set train.timeout="$TIMEOUT"
