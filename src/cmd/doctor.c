@@ -118,6 +118,7 @@ static void lose(const patience *p, const char *stage)
     snprintf(text, sizeof text, "doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
              "--quick' measures nothing", p->comm->rank, p->comm->host, p->seconds, stage);
     lk_cmd_say(p->comm, text);
+    sleep(1); /* mpirun drops what it has not passed on when a rank ends all */
     lk_cmd_end(p->comm, true);
 }
 
