@@ -1,8 +1,8 @@
-/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, saving a checkpoint on the I/O thread, and the report of a run must report LK_E_SYSTEM
- * when memory ends, whenever that is, and give back all they took. The linker sends the library's
- * allocations here (--wrap), and the texts that libc makes; those inside other libraries are not
- * touched. */
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model,
+ * reading a run file, saving a checkpoint on the I/O thread, and the report of a run must report
+ * LK_E_SYSTEM when memory ends, whenever that is, and give back all they took. The linker sends
+ * the library's allocations here (--wrap), and the texts that libc makes; those inside other
+ * libraries are not touched. */
 #include "io/checkpoint.h"
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
@@ -57,7 +57,10 @@ void *__wrap_aligned_alloc(size_t a, size_t n)
     return spent() ? NULL : given(__real_aligned_alloc(a, n));
 }
 char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
-char *__wrap_strndup(const char *s, size_t n) { return spent() ? NULL : given(__real_strndup(s, n)); }
+char *__wrap_strndup(const char *s, size_t n)
+{
+    return spent() ? NULL : given(__real_strndup(s, n));
+}
 void *__wrap_realloc(void *p, size_t n)
 {
     if (spent()) return NULL;

@@ -96,6 +96,8 @@ static const key keys[] = {
     {"eval.batches", "20", "3", {WHOLE, "1000001"}, "a whole number from 0 to 1000000", false, ALL},
     {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"checkpoint.initial", "false", "true", {"on"}, "true or false", false, ALL},
+    {"checkpoint.keep", "3", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"checkpoint.keep_every", "0", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false, ALL},
     {"trace.from", "0", "1", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"trace.to", "0", "9", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
