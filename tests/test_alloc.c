@@ -321,7 +321,7 @@ static lk_status reports(void)
 {
     char page[80];
     snprintf(page, sizeof page, "%s/report.html", watched);
-    return lk_report(2, (const char *const[]){watched, watched}, page, 3);
+    return lk_report_write(NULL, 2, (const char *const[]){watched, watched}, page, 3);
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
