@@ -8,11 +8,16 @@
 `time`, `cpu`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to
 norm 1 and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs. On
 the CPU in fp32, eager, in both memory layouts.
-`layers`: the same weights and images go through torchvision's model in double precision and in
-fp32; outputs of every layer, gradients with respect to the output of every convolution and
-gradients of every parameter must be within a relative error (L2) of 1e-4 of the double values, or
-no further away than torchvision's own fp32: a gradient that is zero but for rounding, as that of a
-norm's bias before another norm, has no relative error to speak of.
+`layers`: the same weights and images go through torchvision's model in double precision, first end
+to end, for the outputs of every layer. Then layer by layer: every convolution's output, and on the
+way back its gradient, is compared and then replaced by lockstep's, so that each layer starts from
+the same inputs; this is for the gradients with respect to the output of every convolution and those
+of every parameter. (End to end a ReLU whose input is zero but for rounding falls on either side of
+its corner, and one such element among ten million is a relative error of 3e-4 already; in the
+second pass elements this close to a corner are left out and counted.) All must be within a relative
+error (L2) of 1e-4 of the double values; gradients of parameters that have nearly no effect (the
+weight of a norm with ReLU before another norm) or none (its bias) are judged by torchvision's own
+fp32: no further away than that, and not at all where it errs by more than 0.1.
 """
 import argparse
 import json
@@ -204,47 +209,78 @@ def relative(a, b, least=1e-30):
     return ((a - b).double().norm() / max(b.double().norm().item(), least)).item()
 
 
-def torchvision_step(dump, precision, device):
-    """What torchvision computes: (kind, name) -> tensor in lockstep's layout, on the CPU."""
-    run = dump.run
-    model = build(f"mobilenet_v3_{run['size']}", run["classes"], run["channels"],
-                  run["stem_stride"])
-    model.train()
-    model.classifier[2].p = 0.0
-    convs, gates, dense = mobilenet_layers(model)
-    named = list(parameters_of(convs, gates, dense))
-    with torch.no_grad():
+CORNERS = (-3.0, 0.0, 3.0)  # of ReLU and hard-swish
+
+
+class Step:
+    """One training step of torchvision's model with the dump's weights and images.
+
+    seen: (kind, name) -> what it computed, in lockstep's layout, double, on the CPU. forced: the
+    outputs of convolutions and their gradients are replaced by lockstep's once they are seen.
+    clear: by scope, which elements of a gradient are not next to a corner.
+    """
+
+    def __init__(self, dump, precision, device, forced):
+        self.dump, self.precision, self.device, self.forced = dump, precision, device, forced
+        self.seen, self.clear = {}, {}
+        run = dump.run
+        model = build(f"mobilenet_v3_{run['size']}", run["classes"], run["channels"],
+                      run["stem_stride"])
+        model.train()
+        model.classifier[2].p = 0.0
+        convs, gates, dense = mobilenet_layers(model)
+        named = list(parameters_of(convs, gates, dense))
+        with torch.no_grad():
+            for name, p in named:
+                p.copy_(to_torch(dump.get("parameter", name), p))
+        model.to(device).to(precision)
+        for scope, m in convs:
+            m[0].register_forward_hook(self.convolution(scope))
+            m[1].eps = run["norm_eps"]
+            m[1].register_forward_hook(self.norm(scope))
+            m.register_forward_hook(self.output(f"{scope}_norm"))
+        for scope, m in gates + dense:
+            m.register_forward_hook(self.output(scope))
+        x = self.take("output", "images")
+        targets = self.take("targets", "images")
+        (-(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()).backward()
         for name, p in named:
-            p.copy_(to_torch(dump.get("parameter", name), p))
-    model.to(device).to(precision)
-    seen, raw = {}, {}
+            self.seen[("parameter_gradient", name)] = p.grad.double().cpu()
 
-    def as_nhwc(t):
+    def take(self, kind, name):
+        """lockstep's tensor in torch's layout."""
+        t = self.dump.get(kind, name)
+        t = t.permute(0, 3, 1, 2) if t.dim() == 4 else t
+        return t.to(self.device).to(self.precision)
+
+    def keep(self, kind, scope, t):
         t = t.detach().permute(0, 2, 3, 1) if t.dim() == 4 else t.detach()
-        return t.double().cpu().clone()
+        self.seen[(kind, scope)] = t.double().cpu().clone()  # what follows may work in place
 
-    def keep(kind, scope):
-        def hook(_, __, out):
-            seen[(kind, scope)] = as_nhwc(out)  # a copy: what follows may work in place
-            if kind == "convolution":
-                out.retain_grad()
-                raw[scope] = out
-        return hook
+    def output(self, scope):
+        return lambda _, __, out: self.keep("output", scope, out)
 
-    for scope, m in convs:
-        m[0].register_forward_hook(keep("convolution", scope))
-        m[1].eps = run["norm_eps"]
-        m.register_forward_hook(keep("output", f"{scope}_norm"))
-    for scope, m in gates + dense:
-        m.register_forward_hook(keep("output", scope))
-    x = dump.get("output", "images").permute(0, 3, 1, 2).to(device).to(precision)
-    targets = dump.get("targets", "images").to(device).to(precision)
-    (-(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()).backward()
-    for scope, out in raw.items():
-        seen[("gradient", scope)] = as_nhwc(out.grad)
-    for name, p in named:
-        seen[("parameter_gradient", name)] = p.grad.double().cpu()
-    return seen
+    def convolution(self, scope):
+        def backward(gradient):
+            self.keep("gradient", scope, gradient)
+            return self.take("gradient", scope) if self.forced else None
+
+        def forward(_, __, out):
+            self.keep("convolution", scope, out)
+            if self.forced:
+                out = out + (self.take("convolution", scope) - out).detach()
+            out.register_hook(backward)
+            return out
+        return forward
+
+    def norm(self, scope):
+        def forward(_, __, out):
+            z = out.detach().permute(0, 2, 3, 1)
+            near = torch.zeros_like(z, dtype=torch.bool)
+            for corner in CORNERS:
+                near |= (z - corner).abs() < 1e-5
+            self.clear[scope] = ~near.cpu()
+        return forward
 
 
 def layers(a):
@@ -252,26 +288,37 @@ def layers(a):
     torch.backends.cudnn.allow_tf32 = False
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dump = Dump(a.directory)
-    exact = torchvision_step(dump, torch.float64, device)
-    single = torchvision_step(dump, torch.float32, device)
-    worst, beyond, failed = 0.0, 0, 0
-    for (kind, name), theirs in exact.items():
+    whole = Step(dump, torch.float64, device, False).seen
+    exact = Step(dump, torch.float64, device, True)
+    single = Step(dump, torch.float32, device, True).seen
+    compared = {k: v for k, v in whole.items() if k[0] in ("output", "convolution")}
+    compared.update((k, v) for k, v in exact.seen.items() if k not in compared)
+    worst, failed, nothing, left_out = 0.0, 0, 0, 0
+    for (kind, name), theirs in compared.items():
         ours = dump.get(kind, name)
-        learned = kind == "parameter_gradient"
-        ours = to_torch(ours, theirs) if learned else ours.reshape(theirs.shape)
-        error, their_error = relative(ours, theirs), relative(single[(kind, name)], theirs)
-        rounding = their_error > 0.1  # the gradient is nothing else
-        bad = error > a.limit and error > their_error and not rounding
-        beyond, failed = beyond + (error > a.limit), failed + bad
-        if not rounding:
-            worst = max(worst, error)
+        ours = (to_torch(ours, theirs) if kind == "parameter_gradient" else
+                ours.reshape(theirs.shape))
+        if kind == "gradient":
+            clear = exact.clear[name]
+            left_out += int((~clear).sum())
+            ours, theirs = ours[clear], theirs[clear]
+        error = relative(ours, theirs)
+        their_error = 0.0
+        if kind == "parameter_gradient":
+            their_error = relative(single[(kind, name)], theirs)
+        if their_error > 0.1:
+            nothing += 1  # but rounding
+            continue
+        worst = max(worst, error)
+        bad = not error <= max(a.limit, their_error)
+        failed += bad
         if error > a.limit or a.verbose:
-            print(f"{kind:18s} {name:28s} lockstep {error:.1e}  torch {their_error:.1e}"
+            print(f"{kind:18s} {name:32s} {error:.1e}, torchvision's fp32 {their_error:.1e}"
                   f"{'  BAD' if bad else ''}")
-    print(f"{len(exact)} tensors compared: {len(exact) - beyond} within {a.limit:.0e}, "
-          f"{beyond} not, {failed} of them further from the exact value than torchvision's fp32; "
-          f"largest error {worst:.1e}")
-    return 0 if exact and not failed else 1
+    print(f"{len(compared)} tensors compared, {failed} too far from the exact value; largest error "
+          f"{worst:.1e}; {nothing} gradients are zero but for rounding, {left_out} elements "
+          "next to a corner left out")
+    return 0 if compared and not failed else 1
 
 
 def main():
