@@ -63,6 +63,26 @@ static __device__ __forceinline__ void join_slots(float *memory, const running &
     }
 }
 
+/* The tile's strips of y; if MEASURE into m too. */
+template <typename E, int K, int S, bool MEASURE>
+static __device__ __forceinline__ void tile_y(const E *in, E *y, const shape &a, const cut &c,
+                                              const tile &t, const seat &s, const float2 *taps,
+                                              running &m)
+{
+    strip p = {};
+    y += (int64_t)t.image * a.ho * a.wo * a.cols + s.channel;
+    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
+         strip_move(p, c.slots, c.strips, c.lines)) {
+        int row = p.line * LINES, col = p.at * STRIP;
+        int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
+        if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
+        float2 sum[LINES][STRIP] = {};
+        correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps, sum);
+        end_strip<E, MEASURE>(y + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, m,
+                              sum, down, across, a.wo * a.cols, a.cols);
+    }
+}
+
 /* Block: tiles [chunk per, (chunk + 1) per). A: AS_IS, or the activation of norm_dwconv. */
 template <typename E, int K, int S, int A>
 static __global__ void __launch_bounds__(ROLE, blocks_of(K))
@@ -107,22 +127,7 @@ static __global__ void __launch_bounds__(ROLE, blocks_of(K))
             copies_wait<0>();
         }
         __syncthreads();
-        if (!s.active) continue;
-        E *image = y + (int64_t)t.image * a.ho * a.wo * a.cols + s.channel;
-        strip p = {};
-        for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-             strip_move(p, c.slots, c.strips, c.lines)) {
-            int row = p.line * LINES, col = p.at * STRIP;
-            int down = left_of(a.ho, t.row, c.rows, row);
-            int across = left_of(a.wo, t.col, c.cols, col);
-            if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
-            float2 sum[LINES][STRIP] = {};
-            correlate<E, K, S>(pixel_of(in, c.x, s, p.image, row * S, col * S), c.x.cols, taps,
-                               sum);
-            end_strip<E, FUSED>(
-                image + ((p.image * a.ho + t.row + row) * a.wo + t.col + col) * a.cols, m, sum,
-                down, across, a.wo * a.cols, a.cols);
-        }
+        if (s.active) tile_y<E, K, S, FUSED>(in, y, a, c, t, s, taps, m);
     }
     if constexpr (FUSED) {
         __syncthreads();

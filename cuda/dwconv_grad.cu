@@ -139,6 +139,29 @@ static __device__ __forceinline__ void tile_dx2(const E *dys, E *dx, const shape
     }
 }
 
+/* Add the slots' sums of dw in order. All threads; memory is free. */
+template <int K>
+static __device__ __forceinline__ void add_slots(float *sums /* [slots, K K, width 8] */,
+                                                 const float2 *taps, bool for_dw, const shape &a,
+                                                 const cut &c, const seat &s, int group, int chunk,
+                                                 float *partial /* [chunks,K,K,C] */)
+{
+    int columns = c.width * 8;
+    if (for_dw && s.active) {
+#pragma unroll
+        for (int i = 0; i < K * K; i++)
+            put2(sums + (s.slot * K * K + i) * columns + 2 * s.pair, taps[i]);
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < K * K * columns; i += 2 * ROLE) {
+        int tap = i / columns, channel = group * columns + i - tap * columns;
+        if (channel >= a.cols) continue;
+        float sum = 0;
+        for (int slot = 0; slot < c.slots; slot++) sum += sums[slot * K * K * columns + i];
+        partial[((int64_t)chunk * K * K + tap) * a.cols + channel] = sum;
+    }
+}
+
 /* A: AS_IS, or the activation of norm_dwconv_grad, whose x is normalised on its way. */
 template <typename E, int K, int S, int A>
 static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
@@ -196,23 +219,7 @@ static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
         }
         __syncthreads(); /* before this tile's place is written again */
     }
-
-    /* Add the slots in order. */
-    float *sums = (float *)memory; /* [slots, K K, width 8] */
-    int columns = c.width * 8;
-    if (for_dw && s.active) {
-#pragma unroll
-        for (int i = 0; i < K * K; i++)
-            put2(sums + (s.slot * K * K + i) * columns + 2 * s.pair, taps[i]);
-    }
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < K * K * columns; i += 2 * ROLE) {
-        int tap = i / columns, channel = group * columns + i - tap * columns;
-        if (channel >= a.cols) continue;
-        float sum = 0;
-        for (int slot = 0; slot < c.slots; slot++) sum += sums[slot * K * K * columns + i];
-        partial[((int64_t)chunk * K * K + tap) * a.cols + channel] = sum;
-    }
+    add_slots<K>((float *)memory, taps, for_dw, a, c, s, group, chunk, partial);
 }
 
 /* out [columns] (+)= sum over chunks of partial [chunks, columns]. A block: LANES chunks side by
