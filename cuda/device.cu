@@ -5,6 +5,9 @@
 #include "cuda/device.cuh"
 
 #include <cublasLt.h>
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#endif
 
 static lk_cuda *of(lk_device *d) { return (lk_cuda *)d; }
 
@@ -34,7 +37,11 @@ static void device_close(lk_device *d)
     if (!d) return;
     lk_cuda *c = of(d);
     cudaSetDevice(c->index);
+#ifdef LK_HAVE_CUPTI
+    lk_cuda_tracer.close(d);
+#endif
     if (c->stream) cudaStreamSynchronize(c->stream);
+    if (c->measured) cudaFreeHost(c->measured);
     lk_cuda_matmuls_close(c);
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
         if (c->event[i]) cudaEventDestroy(c->event[i]);
@@ -106,6 +113,7 @@ static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
         cudaFree(p);
         return lk_fail(LK_E_DEVICE, "cudaMemsetAsync: %s", cudaGetErrorString(e));
     }
+    d->allocated += bytes;
     *memory = p;
     return LK_OK;
 }
@@ -249,6 +257,17 @@ static void replayable_destroy(lk_device *d, void *replayable)
     if (replayable && use(d) == LK_OK) cudaGraphExecDestroy((cudaGraphExec_t)replayable);
 }
 
+/* Ranges for nsys: of a step at each replay, of its nodes when it is captured. Next to nothing when
+ * no profiler looks on. */
+#ifdef NVTX_VERSION
+static void annotate(lk_device *d, const char *name)
+{
+    (void)d;
+    if (name) nvtxRangePushA(name);
+    else nvtxRangePop();
+}
+#endif
+
 /* ---- preparation ---------------------------------------------------------------------------- */
 
 static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
@@ -317,4 +336,15 @@ extern "C" const lk_backend lk_backend_cuda = {
     replayable_destroy,
     lk_cuda_matmul_choices_get,
     lk_cuda_matmul_choices_set,
+    lk_cuda_measure_range,
+#ifdef LK_HAVE_CUPTI
+    &lk_cuda_tracer,
+#else
+    NULL,
+#endif
+#ifdef NVTX_VERSION
+    annotate,
+#else
+    NULL,
+#endif
 };

@@ -40,6 +40,8 @@ typedef struct lk_cuda {
     cudaEvent_t fork, join;
     cudaEvent_t event[LK_CUDA_EVENTS];
     lk_cuda_matmuls *matmuls;
+    void *measured;              /* measure.cu: pinned */
+    struct lk_cuda_trace *trace; /* trace.cu; NULL: none is being taken */
 } lk_cuda;
 
 #define LK_CUDA(call)                                                                              \
@@ -194,6 +196,14 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
+
+/* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
+
+lk_status lk_cuda_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,
+                                lk_range *range);
+#ifdef LK_HAVE_CUPTI
+extern "C" const lk_device_tracer lk_cuda_tracer;
+#endif
 
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 

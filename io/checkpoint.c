@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 enum { TEXTS = LK_CHECKPOINT_TEXTS, GROUPS = LK_CHECKPOINT_GROUPS };
 enum { MAX_LEAVES = 1 << 20, MAX_SIDE = 1 << 15 };
@@ -18,16 +16,28 @@ typedef lk_checkpoint_job job;
 static const char *const group_name[GROUPS] = {"parameters", "moment1", "moment2", "ema"};
 
 const char *const lk_checkpoint_text_name[TEXTS] = {
-    "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest"};
+    "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest",
+    "reference"};
 
 char **lk_checkpoint_text(lk_checkpoint_info *info, int i)
 {
     char **const member[TEXTS] = {&info->run_file, &info->choices,      &info->code_version,
-                                  &info->build,    &info->dataset_path, &info->dataset_digest};
+                                  &info->build,    &info->dataset_path, &info->dataset_digest,
+                                  &info->reference};
     return member[i];
 }
 
-static lk_status agree(const job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
+lk_status lk_checkpoint_agree(job *j, lk_status mine)
+{
+    if (mine != LK_OK && !j->failed) {
+        snprintf(j->failure, sizeof j->failure, "%.*s", (int)sizeof j->failure - 1,
+                 lk_error_text());
+        j->failed = true;
+    }
+    return lk_h5_agree(j->comm, mine);
+}
+
+static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
 
 lk_status lk_checkpoint_broadcast(const job *j, void *bytes, size_t size, int root)
 {
@@ -54,33 +64,36 @@ void lk_checkpoint_set_item(item *x, lk_h5_type type, size_t element, int dims, 
 }
 
 /* "blocks.0.norm.weight" in group "moment1": "moment1/blocks/0/norm/weight". */
-static lk_status set_param(item *x, const char *group, const lk_param *p, float *flat)
+static lk_status set_param(const job *j, item *x, int group, const lk_param *p)
 {
-    int n = snprintf(x->path, sizeof x->path, "%s/%s", group, p->name);
+    int n = snprintf(x->path, sizeof x->path, "%s/%s", group_name[group], p->name);
     if (n < 0 || (size_t)n >= sizeof x->path)
         return lk_fail(LK_E_INTERNAL, "the parameter name '%s' is too long", p->name);
     for (char *c = x->path; *c; c++)
         if (*c == '.') *c = '/';
-    lk_checkpoint_set_item(x, LK_H5_F32, sizeof(float), p->dims, p->dim, flat + p->offset);
+    x->group = group;
+    x->offset = p->offset;
+    lk_checkpoint_set_item(x, LK_H5_F32, sizeof(float), p->dims, p->dim,
+                           j->flat[group] ? j->flat[group] + p->offset : NULL);
     return LK_OK;
 }
 
-void lk_checkpoint_flat(const lk_flat *d, float *flat[GROUPS])
+void lk_checkpoint_take(job *j, const lk_flat *d)
 {
-    memcpy(flat, (float *[]){d->param, d->moment1, d->moment2, d->ema}, GROUPS * sizeof *flat);
+    memcpy(j->flat, (float *[]){d->param, d->moment1, d->moment2, d->ema}, sizeof j->flat);
+    for (int g = 0; g < GROUPS; g++) j->has[g] = j->flat[g] != NULL;
 }
 
 lk_status lk_checkpoint_list_params(job *j)
 {
-    float *flat[GROUPS];
-    lk_checkpoint_flat(j->data, flat);
     j->item = calloc((size_t)j->params->count * GROUPS + 2, sizeof *j->item);
     if (!j->item) return lk_fail(LK_E_SYSTEM, "out of memory");
-    if ((flat[1] == NULL) != (flat[2] == NULL))
+    if (j->has[1] != j->has[2])
         return lk_fail(LK_E_INTERNAL, "a checkpoint has both moments or none");
     for (int g = 0; g < GROUPS; g++)
-        for (int i = 0; i < j->params->count && flat[g]; i++)
-            LK_TRY(set_param(&j->item[j->items++], group_name[g], j->params->item[i], flat[g]));
+        for (int i = 0; i < j->params->count && j->has[g]; i++)
+            LK_TRY(set_param(j, &j->item[j->items++], g, j->params->item[i]));
+    j->tensors = j->items;
     return LK_OK;
 }
 
@@ -164,9 +177,11 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
     LK_TRY(lk_h5_get_u64(file, where, "step", &step));
     LK_TRY(lk_h5_get_u64(file, where, "seed", &info->seed));
     LK_TRY(lk_h5_get_u64(file, where, "leaves", &leaves));
-    for (int i = 0; i < TEXTS; i++)
-        LK_TRY(lk_h5_get_text(file, where, lk_checkpoint_text_name[i],
-                              lk_checkpoint_text(info, i)));
+    for (int i = 0; i < TEXTS; i++) {
+        const char *name = lk_checkpoint_text_name[i];
+        if (i == LK_CHECKPOINT_OPTIONAL && H5Aexists(file, name) <= 0) continue;
+        LK_TRY(lk_h5_get_text(file, where, name, lk_checkpoint_text(info, i)));
+    }
     LK_TRY(read_state(file, where, &info->state));
     LK_TRY(read_kind(file, where, &info->kind));
     LK_TRY(info->kind == LK_IMAGE_DATA
@@ -191,7 +206,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
 
 /* Each rank by itself: HDF5 makes some reading of metadata collective in a file opened together
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
-lk_status lk_checkpoint_open_each(const job *j, const char *path, hid_t *file)
+lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
     lk_status status = agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
     if (status == LK_OK || *file < 0) return status;
@@ -255,10 +270,8 @@ static lk_status check_names(job *j, hid_t file)
 {
     int count = j->params->count;
     item *first = j->item;
-    float *flat[GROUPS];
-    lk_checkpoint_flat(j->data, flat);
     for (int g = 0; g < GROUPS; g++) {
-        if (!flat[g]) continue;
+        if (!j->has[g]) continue;
         if (g > 0 && H5Lexists(file, group_name[g], H5P_DEFAULT) <= 0)
             return lk_fail(LK_E_INPUT, "%s: expected %s, found %s; training cannot continue from "
                            "it, use another checkpoint", j->path,
@@ -298,12 +311,11 @@ static lk_status read_item(const job *j, hid_t file, int i)
 
 static lk_status read_items(job *j, hid_t file)
 {
-    float *flat[GROUPS];
-    lk_checkpoint_flat(j->data, flat);
     LK_TRY(lk_checkpoint_list_params(j));
     LK_TRY(check_names(j, file));
+    LK_TRY(lk_checkpoint_deal(j));
     for (int g = 0; g < GROUPS; g++)
-        if (flat[g]) memset(flat[g], 0, (size_t)j->params->total * sizeof *flat[g]);
+        if (j->has[g]) memset(j->flat[g], 0, (size_t)j->params->total * sizeof *j->flat[g]);
     for (int i = 0; i < j->items; i++) LK_TRY(read_item(j, file, i));
     return LK_OK;
 }
@@ -315,7 +327,7 @@ static lk_status load(job *j)
     lk_status status = agree(j, read_items(j, j->file));
     H5Fclose(j->file); /* read only: nothing to lose */
     for (int i = 0; i < j->items && status == LK_OK; i++)
-        status = lk_checkpoint_broadcast(j, j->item[i].data, j->item[i].bytes, i % j->ranks);
+        status = lk_checkpoint_broadcast(j, j->item[i].data, j->item[i].bytes, j->item[i].owner);
     return status;
 }
 
@@ -336,7 +348,8 @@ static lk_status open_job(void *j) { return open_info(j); }
 
 lk_status lk_checkpoint_run(lk_io *io, MPI_Comm world, lk_io_job run, job *j)
 {
-    j->file = -1;
+    j->file = j->fd = -1;
+    j->io = io;
     LK_TRY(lk_h5_comm(world, &j->comm));
     MPI_Comm_rank(j->comm, &j->rank);
     MPI_Comm_size(j->comm, &j->ranks);
@@ -365,48 +378,7 @@ lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
 lk_status lk_checkpoint_load(lk_io *io, MPI_Comm world, const char *path, const lk_params *params,
                              const lk_flat *data)
 {
-    job j = {.given = path, .params = params, .data = data};
+    job j = {.given = path, .params = params};
+    lk_checkpoint_take(&j, data);
     return lk_checkpoint_run(io, world, load_job, &j);
-}
-
-/* The file that DIRECTORY/NAME leads to, if there is such a link or file. */
-static lk_status follow(const char *directory, const char *name, char **found)
-{
-    char *link = NULL, target[PATH_MAX];
-    if (asprintf(&link, "%s/%s", directory, name) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
-    struct stat s;
-    ssize_t n = readlink(link, target, sizeof target - 1);
-    if (n < 0) { /* not a link: a file, or nothing */
-        *found = lstat(link, &s) == 0 ? link : NULL;
-        if (!*found) free(link);
-        return LK_OK;
-    }
-    target[n] = '\0';
-    if (target[0] == '/') {
-        free(link);
-        *found = strdup(target);
-        return *found ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    int made = asprintf(found, "%.*s/%s", (int)(strrchr(link, '/') - link), link, target);
-    free(link);
-    return made < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
-}
-
-lk_status lk_h5_resolve(const char *path, char **resolved)
-{
-    static const char *const name[] = {"latest", "checkpoints/latest"};
-    struct stat s;
-    char *found = NULL;
-    if (stat(path, &s) != 0 || !S_ISDIR(s.st_mode)) { /* lk_h5_open says what is wrong with it */
-        bool link = lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
-        if (link) found = realpath(path, NULL); /* NULL: it dangles */
-        if (!found) found = strdup(path);
-        if (!found) return lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    for (int i = 0; i < 2 && !found; i++) LK_TRY(follow(path, name[i], &found));
-    if (!found)
-        return lk_fail(LK_E_INPUT, "%s: expected a file or a run directory, found a directory with "
-                       "neither '%s' nor '%s'; name a step-NNNNNN.h5 file", path, name[0], name[1]);
-    *resolved = found;
-    return LK_OK;
 }

@@ -4,11 +4,16 @@
  * its scope as the path ("parameters/blocks/0/attn/qkv/weight"), f32, real shape, chunked with
  * Fletcher-32; dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
- * algorithms), code_version, build, dataset_digest, dataset_path, kind (of the data; without it:
- * text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
- * width, channels, classes (texts), mean and std (f64, a list by channel). Each dataset has the
- * attribute digest (XXH3-128 of the bytes).
- * Rank r of R writes rows [rows r/R, rows (r+1)/R) of the first dimension of every dataset. */
+ * algorithms), code_version, build, dataset_digest, dataset_path, reference (optional: that of the
+ * dataset), kind (of the data; without it: text). Text: dataset `vocabulary` (u32), attribute
+ * vocabulary kind. Images: attributes height, width, channels, classes (texts), mean and std (f64, a
+ * list by channel). Each dataset has the attribute digest (XXH3-128 of the bytes).
+ *
+ * A save is written as .part, which has its blocks before the first write, synced, read back and
+ * its digests compared, renamed, the directory synced; then the symbolic link `latest` is replaced
+ * atomically, and only then older files are removed. So whatever ends a process, every
+ * step-NNNNNN.h5 is whole and `latest` leads to one; what is left of a .part goes with the next
+ * save. On failure the earlier files and `latest` are untouched. */
 #ifndef LK_IO_CHECKPOINT_H
 #define LK_IO_CHECKPOINT_H
 
@@ -25,6 +30,7 @@ typedef struct lk_checkpoint_info {
     uint64_t seed;
     int leaves;
     char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
+    char *reference;      /* distribution of the training data, JSON (metric/drift.h); or NULL */
     lk_dataset_kind kind; /* of the data: text or images */
     bool characters;      /* text: the vocabulary */
     uint32_t *vocabulary;
@@ -34,13 +40,70 @@ typedef struct lk_checkpoint_info {
     char *path; /* of the file that was read, `latest` resolved; not used when saving */
 } lk_checkpoint_info;
 
+/* Which files stay after a save: the `newest` newest (0: all), those of every `every`-th step (0:
+ * none more), and step 0, the initial values. */
+typedef struct lk_checkpoint_keep {
+    int64_t newest, every;
+} lk_checkpoint_keep;
+
+/* What a save took. */
+typedef struct lk_checkpoint_figures {
+    uint64_t step, bytes;         /* bytes: of the file */
+    double seconds, read_seconds; /* of all, from first write to rename; of reading back alone */
+    char path[4096];
+    char warning[512]; /* of what went wrong without harm, "" when nothing */
+} lk_checkpoint_figures;
+
 /* Write DIRECTORY/step-NNNNNN.h5 with those buffers of `data` that are not NULL (moments: both or
- * none): to .part, flushed and fsynced, read back and its digests
- * compared, renamed, directory synced; then the symbolic link `latest` is replaced atomically.
- * Collective. On failure the earlier files and `latest` are untouched. */
+ * none), and wait. All earlier files stay. Collective. */
 lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
                              const lk_params *params, const lk_checkpoint_info *info,
                              const lk_flat *data);
+
+/* ---- saving while training goes on. io/checkpoint_saver.c -------------------------------------
+ *
+ * A saver keeps pinned memory for what this rank writes or digests: all of the flat buffers on one
+ * rank, about 2/R of them on R. begin() copies them there and the I/O thread does the rest, in
+ * pieces between which rows are read (io/io.h). */
+typedef struct lk_checkpoint_saver lk_checkpoint_saver;
+
+/* The store must outlive the saver. Collective. */
+lk_status lk_checkpoint_saver_open(lk_io *io, MPI_Comm world, const char *directory,
+                                   lk_checkpoint_keep keep, lk_store *store,
+                                   lk_checkpoint_saver **saver);
+/* Waits for a save under way, whose outcome is nobody's; takes NULL. Collective. */
+void lk_checkpoint_saver_close(lk_checkpoint_saver *s);
+/* Pinned bytes a saver takes on a rank. `store`: what will be saved of the parameters. */
+lk_status lk_checkpoint_saver_bytes(const lk_params *params, const lk_store_options *store,
+                                    int rank, int ranks, size_t *bytes);
+/* Copy the store as it is now and start writing. The save before must have been waited for; `info`
+ * is not needed any more when this returns. Collective; LK_OK on one rank does not mean that the
+ * others began, so the caller agrees. */
+lk_status lk_checkpoint_saver_begin(lk_checkpoint_saver *s, const lk_checkpoint_info *info);
+
+typedef enum lk_checkpoint_progress {
+    LK_CHECKPOINT_BUSY,
+    LK_CHECKPOINT_FAILING, /* failed on this rank; the others may not know, or hang */
+    LK_CHECKPOINT_DONE     /* wait() returns at once */
+} lk_checkpoint_progress;
+/* Look at the save that was begun. FAILING: its text is recorded as this thread's error. */
+lk_checkpoint_progress lk_checkpoint_saver_look(lk_checkpoint_saver *s);
+/* The outcome, the same on all ranks. Once for each begin(). */
+lk_status lk_checkpoint_saver_wait(lk_checkpoint_saver *s, lk_checkpoint_figures *figures);
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* The newest checkpoint of DIRECTORY that is whole: the one `latest` leads to if every digest of it
+ * is right, else the one before it, and so on. Each that is passed over is told to `report` on rank
+ * 0 (one line, in words for the user). *path: caller frees. LK_E_INPUT: there is none. Collective.
+ * io/checkpoint_dir.c */
+lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
+                               void (*report)(void *context, const char *text), void *context,
+                               char **path);
+/* After LK_E_INPUT in reading `path` (a file, or what leads to one): name the checkpoint before it
+ * in the error text, if there is one. What evaluates, generates or shows ends with that: a figure
+ * of other parameters than those asked for is the user's to want. Only --resume passes over. */
+void lk_checkpoint_name_before(const char *path);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);

@@ -1,8 +1,11 @@
-/* Saving a checkpoint.
+/* Saving a checkpoint: the part that runs on the I/O thread.
  *
- * Nobody sees a file before it is whole: it is written as .part, closed, fsynced and read back,
- * and only then renamed. Before each collective step the ranks agree whether one of them failed,
- * so that none waits in a transfer that another will never join. */
+ * Nobody sees a file before it is whole: it is written as .part, closed, synced and read back, and
+ * only then renamed. Before each collective step the ranks agree whether one of them failed, so
+ * that none waits in a transfer that another will never join. That cannot help within one HDF5
+ * call: if the disk fails a rank there, the others may stay in it. So blocks are reserved first,
+ * and the caller can see that a rank failed (j->failed) without the others' I/O threads. */
+#include "base/clock.h"
 #include "io/checkpoint_job.h"
 #include "io/format.h"
 
@@ -21,107 +24,32 @@ enum { TEXTS = LK_CHECKPOINT_TEXTS };
 typedef lk_checkpoint_item item;
 typedef lk_checkpoint_job job;
 
-static lk_status agree(const job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
+static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
 
-/* Rows of a chunk: chunks of about LK_H5_CHUNK bytes, as even as can be, for the last is padded. */
-static hsize_t chunk_rows(const item *x)
+/* What is not a parameter; its bytes are the same on all ranks. */
+static lk_status list_info(job *j)
 {
-    hsize_t chunks = (x->bytes + LK_H5_CHUNK - 1) / LK_H5_CHUNK;
-    return chunks < 2 ? x->dim[0] : (x->dim[0] + chunks - 1) / chunks;
-}
-
-static size_t stored_bytes(const item *x)
-{
-    hsize_t rows = chunk_rows(x);
-    return (x->dim[0] + rows - 1) / rows * rows * x->row;
-}
-
-static void list_info(job *j)
-{
-    item *state = &j->item[j->items++];
+    item *state = &j->item[j->items = j->tensors];
     strcpy(state->path, "state");
     lk_checkpoint_set_item(state, LK_H5_U8, 1, 1, (int64_t[]){sizeof j->info.state},
                            &j->info.state);
-    if (j->info.kind != LK_TEXT_DATA) return;
-    item *vocabulary = &j->item[j->items++];
-    strcpy(vocabulary->path, "vocabulary");
-    lk_checkpoint_set_item(vocabulary, LK_H5_U32, sizeof(uint32_t), 1, &j->info.vocabulary_size,
-                           j->info.vocabulary);
+    j->items++;
+    if (j->info.kind == LK_TEXT_DATA) {
+        item *vocabulary = &j->item[j->items++];
+        strcpy(vocabulary->path, "vocabulary");
+        lk_checkpoint_set_item(vocabulary, LK_H5_U32, sizeof(uint32_t), 1,
+                               &j->info.vocabulary_size, j->info.vocabulary);
+    }
+    LK_TRY(lk_checkpoint_deal(j));
+    for (int i = j->tensors; i < j->items; i++) {
+        item *x = &j->item[i];
+        x->group = -1;
+        x->rows = (char *)x->data + x->first * x->row;
+    }
+    return LK_OK;
 }
 
 /* ---- before the file ------------------------------------------------------------------------- */
-
-static lk_status check_texts(lk_checkpoint_info *info)
-{
-    if (info->kind != LK_TEXT_DATA && info->kind != LK_IMAGE_DATA)
-        return lk_fail(LK_E_INTERNAL, "a checkpoint of a model of '%s'",
-                       lk_dataset_kind_name(info->kind));
-    for (int i = 0; i < TEXTS; i++)
-        if (!*lk_checkpoint_text(info, i))
-            return lk_fail(LK_E_INTERNAL, "a checkpoint without its '%s'",
-                           lk_checkpoint_text_name[i]);
-    return LK_OK;
-}
-
-/* What an info points to, in the order in which it lies in `shared`: what needs alignment first. */
-enum { VOCABULARY, MEAN, STD, NAMES, FIRST_TEXT, PARTS = FIRST_TEXT + TEXTS };
-
-static void measure_parts(lk_checkpoint_info *info, uint64_t length[PARTS])
-{
-    const lk_image_format *f = &info->image;
-    bool text = info->kind == LK_TEXT_DATA;
-    length[VOCABULARY] = text ? (uint64_t)info->vocabulary_size * sizeof *info->vocabulary : 0;
-    length[MEAN] = length[STD] = text ? 0 : (uint64_t)f->channels * sizeof *f->mean;
-    length[NAMES] = 0;
-    for (int64_t i = 0; i < f->classes && !text; i++) length[NAMES] += strlen(f->name[i]) + 1;
-    for (int i = 0; i < TEXTS; i++)
-        length[FIRST_TEXT + i] = strlen(*lk_checkpoint_text(info, i)) + 1;
-}
-
-static void pack(char *to, lk_checkpoint_info *info, const uint64_t length[PARTS])
-{
-    const void *part[PARTS] = {info->vocabulary, info->image.mean, info->image.std, NULL};
-    for (int i = 0; i < TEXTS; i++) part[FIRST_TEXT + i] = *lk_checkpoint_text(info, i);
-    for (int i = 0; i < PARTS; to += length[i++])
-        if (part[i] && length[i] > 0) memcpy(to, part[i], length[i]);
-        else if (i == NAMES && length[i] > 0)
-            for (char *at = to, **name = info->image.name; at < to + length[i]; name++)
-                at = stpcpy(at, *name) + 1;
-}
-
-static void unpack(job *j, const uint64_t length[PARTS])
-{
-    char *part[PARTS], *at = j->shared;
-    for (int i = 0; i < PARTS; at += length[i++]) part[i] = at;
-    j->info.vocabulary = (uint32_t *)part[VOCABULARY];
-    j->info.image.mean = (float *)part[MEAN];
-    j->info.image.std = (float *)part[STD];
-    j->info.image.name = j->names;
-    at = part[NAMES];
-    for (int64_t i = 0; at < part[NAMES] + length[NAMES]; at += strlen(at) + 1) j->names[i++] = at;
-    for (int i = 0; i < TEXTS; i++) *lk_checkpoint_text(&j->info, i) = part[FIRST_TEXT + i];
-}
-
-/* Give every rank the info of rank 0: attributes are written by all and must be equal, and a
- * rank may have made other choices, or more. */
-static lk_status share_info(job *j)
-{
-    uint64_t length[PARTS] = {0};
-    size_t total = 0;
-    lk_checkpoint_info mine = j->info;
-    LK_TRY(agree(j, j->rank == 0 ? check_texts(&mine) : LK_OK));
-    if (j->rank == 0) measure_parts(&mine, length);
-    LK_TRY(lk_checkpoint_broadcast(j, &j->info, sizeof j->info, 0));
-    LK_TRY(lk_checkpoint_broadcast(j, length, sizeof length, 0));
-    for (int i = 0; i < PARTS; i++) total += length[i];
-    j->shared = malloc(total);
-    j->names = calloc((size_t)j->info.image.classes + 1, sizeof *j->names);
-    LK_TRY(agree(j, j->shared && j->names ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    if (j->rank == 0) pack(j->shared, &mine, length);
-    LK_TRY(lk_checkpoint_broadcast(j, j->shared, total, 0));
-    unpack(j, length);
-    return LK_OK;
-}
 
 static lk_status name_files(job *j)
 {
@@ -137,7 +65,7 @@ static uint64_t needed_bytes(const job *j)
 {
     lk_checkpoint_info info = j->info;
     uint64_t needed = 1 << 20; /* superblock, groups, attributes */
-    for (int i = 0; i < j->items; i++) needed += stored_bytes(&j->item[i]) + 4096;
+    for (int i = 0; i < j->items; i++) needed += lk_checkpoint_stored_bytes(&j->item[i]) + 4096;
     for (int i = 0; i < TEXTS; i++) needed += strlen(*lk_checkpoint_text(&info, i));
     size_t longest = 0; /* names are stored at one length */
     for (int64_t i = 0; i < info.image.classes; i++)
@@ -145,26 +73,29 @@ static uint64_t needed_bytes(const job *j)
     return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
-/* On rank 0: remove what a killed run left behind, then see whether the file will fit. */
+/* On rank 0: remove what killed saves left behind, then see whether the file will fit, and leave
+ * room for logs. */
 static lk_status make_room(const job *j)
 {
     struct statvfs disk;
     struct stat s;
-    uint64_t needed = needed_bytes(j);
-    if (stat(j->given, &s) != 0 || statvfs(j->given, &disk) != 0)
+    uint64_t needed = needed_bytes(j), margin = (8 << 20) + needed / 16;
+    if (stat(j->given, &s) != 0)
         return lk_fail(LK_E_SYSTEM, "%s: expected a directory for checkpoints, found: %s",
                        j->given, strerror(errno));
     if (!S_ISDIR(s.st_mode))
         return lk_fail(LK_E_SYSTEM, "%s: expected a directory for checkpoints, found a file",
                        j->given);
-    if (unlink(j->part) != 0 && errno != ENOENT)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot remove the old file: %s", j->part,
+    LK_TRY(lk_checkpoint_dir_sweep(j->given));
+    if (statvfs(j->given, &disk) != 0)
+        return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s", j->given,
                        strerror(errno));
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
-    if (room < needed)
-        return lk_fail(LK_E_SYSTEM, "%s: expected %llu free bytes for a checkpoint, found %llu; "
-                       "make room on the disk", j->given, (unsigned long long)needed,
-                       (unsigned long long)room);
+    if (room < needed + margin)
+        return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f "
+                       "MiB, found %.1f MiB; make room on the disk, or lower checkpoint.keep",
+                       j->given, (double)(needed + margin) / 0x1p20, (double)needed / 0x1p20,
+                       (double)room / 0x1p20);
     return LK_OK;
 }
 
@@ -180,19 +111,38 @@ static lk_status check_limit(const job *j)
     return LK_OK;
 }
 
-/* On rank 0: take the blocks now, where the file system can. Neither HDF5 nor MPI-IO recovers when
- * one rank's write fails in a collective transfer: the others may wait for ever. */
+/* Zeros where the file system has no fallocate(); what it cannot store it says at the sync. */
+static lk_status reserve_by_zeros(const job *j, uint64_t bytes)
+{
+    enum { BLOCK = 1 << 20 };
+    char *zeros = calloc(1, BLOCK);
+    if (!zeros) return lk_fail(LK_E_SYSTEM, "out of memory");
+    struct stat s;
+    bool good = fstat(j->fd, &s) == 0;
+    uint64_t at = good ? (uint64_t)s.st_size : 0;
+    while (good && at < bytes) {
+        ssize_t n = pwrite(j->fd, zeros, bytes - at < BLOCK ? bytes - at : BLOCK, (off_t)at);
+        if (n > 0) at += (uint64_t)n;
+        else good = n < 0 && errno == EINTR;
+        lk_io_yield(j->io);
+    }
+    if (good) good = fdatasync(j->fd) == 0;
+    int error = errno;
+    free(zeros);
+    return good ? LK_OK
+                : lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; make room on the disk",
+                          j->part, (unsigned long long)bytes, strerror(error));
+}
+
+/* On rank 0: take the blocks now. Neither HDF5 nor MPI-IO recovers when one rank's write fails in a
+ * collective transfer: the others may wait for ever. */
 static lk_status reserve(const job *j)
 {
-    int fd = open(j->part, O_WRONLY | O_CLOEXEC);
-    if (fd < 0) return lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", j->part, strerror(errno));
-    bool full = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)needed_bytes(j)) != 0 &&
-                (errno == ENOSPC || errno == EDQUOT || errno == EFBIG);
-    int error = errno;
-    close(fd);
-    return full ? lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; make room on the disk",
-                          j->part, (unsigned long long)needed_bytes(j), strerror(error))
-                : LK_OK;
+    uint64_t bytes = needed_bytes(j);
+    if (fallocate(j->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0) return LK_OK;
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return reserve_by_zeros(j, bytes);
+    return lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; make room on the disk",
+                   j->part, (unsigned long long)bytes, strerror(errno));
 }
 
 /* What was reserved and not used goes back. */
@@ -208,10 +158,11 @@ static lk_status share_digests(job *j)
 {
     unsigned char *all = calloc((size_t)j->items, LK_DIGEST_TEXT);
     LK_TRY(agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    for (int i = 0; i < j->items; i++)
-        if (lk_checkpoint_mine(j, i))
-            lk_digest_bytes(j->item[i].data, j->item[i].bytes,
-                            (char *)all + (size_t)i * LK_DIGEST_TEXT);
+    for (int i = 0; i < j->items; i++) {
+        if (!lk_checkpoint_mine(j, i)) continue;
+        lk_digest_bytes(j->item[i].data, j->item[i].bytes, (char *)all + (size_t)i * LK_DIGEST_TEXT);
+        lk_io_yield(j->io);
+    }
     int error = MPI_Allreduce(MPI_IN_PLACE, all, j->items * LK_DIGEST_TEXT, MPI_UNSIGNED_CHAR,
                               MPI_MAX, j->comm); /* zero where it was not mine */
     for (int i = 0; i < j->items; i++)
@@ -250,9 +201,11 @@ static lk_status write_attributes(job *j)
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
     LK_TRY(lk_h5_set_text(j->file, j->part, "kind", lk_dataset_kind_name(info->kind)));
     LK_TRY(write_kind(j));
-    for (int i = 0; i < TEXTS; i++)
-        LK_TRY(lk_h5_set_text(j->file, j->part, lk_checkpoint_text_name[i],
-                              *lk_checkpoint_text(info, i)));
+    for (int i = 0; i < TEXTS; i++) {
+        const char *text = *lk_checkpoint_text(info, i);
+        if (i == LK_CHECKPOINT_OPTIONAL && !text[0]) continue;
+        LK_TRY(lk_h5_set_text(j->file, j->part, lk_checkpoint_text_name[i], text));
+    }
     return LK_OK;
 }
 
@@ -265,7 +218,7 @@ static lk_status create_file(job *j)
 static lk_status create_dataset(const job *j, const item *x, hid_t *dataset)
 {
     LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
-    LK_TRY(lk_h5_chunked(x->dims, x->dim, chunk_rows(x), &dcpl));
+    LK_TRY(lk_h5_chunked(x->dims, x->dim, x->chunk, &dcpl));
     LK_H5(LK_E_SYSTEM, space = H5Screate_simple(x->dims, x->dim, NULL), "%s: '%s'", j->part,
           x->path);
     LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", j->part, x->path);
@@ -283,7 +236,7 @@ static lk_status write_rows(const job *j, const item *x, hid_t dataset, hsize_t 
     LK_H5_AUTO hid_t file_space = -1, memory_space = -1, transfer = -1;
     hsize_t start[LK_H5_MAX_DIMS] = {first}, size[LK_H5_MAX_DIMS];
     for (int i = 0; i < x->dims; i++) size[i] = i > 0 ? x->dim[i] : count > 0 ? count : 1;
-    const char *from = (const char *)x->data + first * x->row;
+    const char *from = (const char *)x->rows + (first - x->first) * x->row;
     LK_H5(LK_E_SYSTEM, transfer = H5Pcreate(H5P_DATASET_XFER), "%s: transfer list", j->part);
     LK_H5(LK_E_SYSTEM, H5Pset_dxpl_mpio(transfer, H5FD_MPIO_COLLECTIVE), "%s: transfer list",
           j->part);
@@ -302,35 +255,65 @@ static lk_status write_rows(const job *j, const item *x, hid_t dataset, hsize_t 
     return LK_OK;
 }
 
-/* Rank r of R writes rows [rows r/R, rows (r+1)/R), all in the same number of pieces. */
-static lk_status write_item(const job *j, const item *x)
+/* All ranks in the same number of pieces of whole chunks, for a chunk written in two would be read
+ * again in between. */
+static lk_status write_item(job *j, const item *x)
 {
     LK_H5_AUTO hid_t dataset = -1;
-    hsize_t rows = x->dim[0], rank = (hsize_t)j->rank, ranks = (hsize_t)j->ranks;
-    hsize_t at = rows * rank / ranks, end = rows * (rank + 1) / ranks;
-    hsize_t most = (rows + ranks - 1) / ranks;
-    hsize_t step = x->row < LK_H5_PIECE ? LK_H5_PIECE / x->row : 1;
+    hsize_t ranks = (hsize_t)j->ranks, chunks = lk_checkpoint_stored_bytes(x) / (x->chunk * x->row);
+    hsize_t most = (chunks + ranks - 1) / ranks * x->chunk;
+    size_t piece = LK_CHECKPOINT_PIECE / (x->chunk * x->row);
+    hsize_t step = (piece > 0 ? piece : 1) * x->chunk, at = x->first, end = at + x->count;
     LK_TRY(agree(j, create_dataset(j, x, &dataset)));
     for (hsize_t done = 0; done < most; done += step) {
         hsize_t count = end - at < step ? end - at : step;
         LK_TRY(agree(j, write_rows(j, x, dataset, at, count)));
         at += count;
+        lk_io_yield(j->io);
     }
+    return LK_OK;
+}
+
+static lk_status open_part(job *j)
+{
+    j->fd = open(j->part, O_WRONLY | O_CLOEXEC);
+    return j->fd < 0 ? lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", j->part, strerror(errno))
+                     : LK_OK;
+}
+
+/* To the disk, and out of memory, so that it is the disk that is read back. A sync of all would
+ * take seconds, in which no row could be read: first piece by piece. */
+static lk_status sync_part(job *j)
+{
+    struct stat s;
+    bool good = fstat(j->fd, &s) == 0;
+    for (off_t at = 0; good && at < s.st_size; at += (off_t)LK_CHECKPOINT_PIECE) {
+        good = sync_file_range(j->fd, at, (off_t)LK_CHECKPOINT_PIECE,
+                               SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                   SYNC_FILE_RANGE_WAIT_AFTER) == 0 ||
+               errno == ENOSYS || errno == ESPIPE || errno == EINVAL; /* not on this system */
+        lk_io_yield(j->io);
+    }
+    if (!good || fsync(j->fd) != 0)
+        return lk_fail(LK_E_SYSTEM, "%s: cannot sync: %s; check the disk's free space and quota",
+                       j->part, strerror(errno));
+    posix_fadvise(j->fd, 0, 0, POSIX_FADV_DONTNEED); /* only advice: without it memory is read */
     return LK_OK;
 }
 
 static lk_status write_part(job *j)
 {
     LK_TRY(agree(j, create_file(j)));
+    LK_TRY(agree(j, open_part(j)));
     LK_TRY(agree(j, j->rank == 0 ? reserve(j) : LK_OK));
     for (int i = 0; i < j->items; i++) LK_TRY(write_item(j, &j->item[i]));
     LK_TRY(agree(j, lk_h5_close(j->part, &j->file)));
-    return agree(j, lk_h5_fsync(j->part));
+    return agree(j, sync_part(j));
 }
 
 /* ---- after the file -------------------------------------------------------------------------- */
 
-static lk_status verify_mine(const job *j, hid_t file)
+static lk_status verify_mine(job *j, hid_t file)
 {
     lk_checkpoint_info info = {.leaves = 0};
     /* what is written can be opened again */
@@ -343,13 +326,13 @@ static lk_status verify_mine(const job *j, hid_t file)
         status = lk_h5_dataset_open(file, j->part, x->path, 0, &d);
         if (status == LK_OK && strcmp(d.digest, x->digest) != 0)
             status = lk_fail(LK_E_SYSTEM, "%s: '%s': its digest is not there", j->part, x->path);
-        if (status == LK_OK) status = lk_h5_dataset_verify(&d, j->part, x->path);
+        if (status == LK_OK) status = lk_h5_dataset_verify_in(j->io, &d, j->part, x->path);
         lk_h5_release(&d.id);
     }
     return status;
 }
 
-static lk_status verify(const job *j)
+static lk_status verify(job *j)
 {
     hid_t file = -1;
     LK_TRY(lk_checkpoint_open_each(j, j->part, &file));
@@ -377,25 +360,28 @@ static lk_status replace_latest(const job *j)
     return lk_h5_fsync(j->given);
 }
 
-static lk_status publish(const job *j)
+/* Rank 0. The new file is safe before an older one goes. */
+static lk_status publish(job *j)
 {
+    struct stat s;
     if (j->rank != 0) return LK_OK;
     LK_TRY(trim(j));
     LK_TRY(lk_h5_publish(j->part, j->path));
-    return replace_latest(j);
+    LK_TRY(replace_latest(j));
+    j->figures.bytes = stat(j->path, &s) == 0 ? (uint64_t)s.st_size : 0;
+    lk_checkpoint_dir_prune(j->given, j->info.state.step, j->keep, j->figures.warning,
+                            sizeof j->figures.warning);
+    return LK_OK;
 }
 
-static lk_status save(job *j)
+static lk_status write_verified(job *j)
 {
-    LK_TRY(share_info(j));
-    LK_TRY(agree(j, lk_checkpoint_list_params(j)));
-    list_info(j);
-    LK_TRY(agree(j, name_files(j)));
-    LK_TRY(agree(j, j->rank == 0 ? make_room(j) : LK_OK));
-    LK_TRY(agree(j, check_limit(j)));
-    LK_TRY(agree(j, share_digests(j)));
     lk_status status = write_part(j);
+    double begun = lk_clock_seconds();
     if (status == LK_OK) status = verify(j);
+    j->figures.read_seconds = lk_clock_seconds() - begun;
+    if (j->fd >= 0) close(j->fd);
+    j->fd = -1;
     if (status == LK_OK) status = agree(j, publish(j));
     if (status != LK_OK) {
         lk_h5_abandon(j->part, j->comm, &j->file);
@@ -404,13 +390,40 @@ static lk_status save(job *j)
     return status;
 }
 
-static lk_status save_job(void *j) { return save(j); }
+lk_status lk_checkpoint_write(job *j)
+{
+    double begun = lk_clock_seconds();
+    j->figures = (lk_checkpoint_figures){.step = j->info.state.step};
+    LK_TRY(agree(j, list_info(j)));
+    LK_TRY(agree(j, name_files(j)));
+    LK_TRY(agree(j, j->rank == 0 ? make_room(j) : LK_OK));
+    LK_TRY(agree(j, check_limit(j)));
+    LK_TRY(share_digests(j));
+    LK_TRY(write_verified(j));
+    snprintf(j->figures.path, sizeof j->figures.path, "%s", j->path);
+    j->figures.seconds = lk_clock_seconds() - begun;
+    return lk_checkpoint_broadcast(j, &j->figures, sizeof j->figures, 0);
+}
+
+/* ---- from host memory ------------------------------------------------------------------------ */
+
+static lk_status save(void *argument)
+{
+    job *j = argument;
+    LK_TRY(lk_checkpoint_share_info(j));
+    lk_status status = lk_checkpoint_list_params(j);
+    if (status == LK_OK) status = lk_checkpoint_deal(j);
+    LK_TRY(agree(j, status));
+    for (int i = 0; i < j->tensors; i++)
+        j->item[i].rows = (char *)j->item[i].data + j->item[i].first * j->item[i].row;
+    return lk_checkpoint_write(j);
+}
 
 lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
                              const lk_params *params, const lk_checkpoint_info *info,
                              const lk_flat *data)
 {
-    job j = {.given = directory, .params = params, .data = data, .info = *info};
-    return lk_checkpoint_run(io, world, save_job, &j);
+    job j = {.given = directory, .params = params, .info = *info};
+    lk_checkpoint_take(&j, data);
+    return lk_checkpoint_run(io, world, save, &j);
 }
-

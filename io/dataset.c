@@ -164,6 +164,8 @@ static lk_status check(lk_dataset *d)
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);
     LK_TRY(status);
+    if (H5Aexists(d->handles->file, "reference") > 0)
+        LK_TRY(lk_h5_get_text(d->handles->file, d->path, "reference", &d->reference));
     d->fields = d->kind == LK_TEXT_DATA ? 1 : 2;
     return open_kind[d->kind](d);
 }
@@ -173,7 +175,9 @@ static lk_status open_job(void *argument)
     lk_dataset *d = argument;
     struct lk_dataset_handles *h = d->handles;
     LK_TRY(lk_h5_open(d->path, h->comm, "lockstep dataset", &h->file));
-    return lk_h5_agree(h->comm, check(d));
+    lk_status status = lk_h5_agree(h->comm, check(d));
+    if (!d->warning[0]) snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
+    return status;
 }
 
 static lk_status close_job(void *argument)
@@ -223,6 +227,7 @@ void lk_dataset_close(lk_dataset *d)
     MPI_Comm_free(&d->handles->comm);
     free(d->handles);
     free(d->vocabulary);
+    free(d->reference);
     lk_image_format_clear(&d->image);
     lk_table_format_clear(&d->table);
     free(d->path);
@@ -313,5 +318,5 @@ lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t firs
                        (long long)first, (long long)(first + count), path_of(d, split, field, path),
                        (long long)rows);
     reading r = {d, split, field, first, count, out};
-    return lk_io_call(d->io, read_job, &r);
+    return lk_io_call_independent(d->io, read_job, &r);
 }

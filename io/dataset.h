@@ -11,6 +11,8 @@
  *     (f64 [C], over the training images, of values in [0,1]).
  *   "table": `features` f32 [N,F], `labels` u16 [N]. Attributes classes (texts [K]), columns
  *     (texts [F]).
+ *   Optional, not in the digest: reference, the distribution of the training split as JSON
+ *     (metric/drift.h), with which later data is compared.
  *   The digest of images and tables covers the digests of the datasets and the classes. */
 #ifndef LK_IO_DATASET_H
 #define LK_IO_DATASET_H
@@ -62,6 +64,8 @@ typedef struct lk_dataset {
     lk_image_format image;
     lk_table_format table;
     char digest[33];
+    char *reference;             /* the training split's distribution, JSON (metric/drift.h);
+                                    NULL: the file is older */
     char warning[512];           /* one line for the user, "" when there is nothing to say: rows are
                                     slow to read, and what to do about it */
     struct lk_dataset_handles *handles;

@@ -1,14 +1,18 @@
 /* Helpers around HDF5: errors as one line, careful opening, attributes, checked datasets. */
 #include "io/hdf5.h"
 
+#include "base/heart.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { VERSION = 1, MAX_DEPTH = 16, MAX_DATASETS = 1 << 20 };
@@ -22,6 +26,7 @@ __attribute__((constructor)) static void start_without_shutdown(void)
 {
     H5dont_atexit();
     H5open();
+    H5PLset_loading_state(0); /* no file makes this process load a filter that it names */
 }
 
 /* ---- errors -------------------------------------------------------------------------------- */
@@ -52,6 +57,21 @@ lk_status lk_h5_fail(lk_status code, const char *format, ...)
     return lk_fail(code, "%s%s%s", message, cause[0] ? ": " : "", system ? system : cause);
 }
 
+/* In a save one rank's I/O thread may wait for another's disk, while its cores are wanted for
+ * training: look now and then, after a while in which the answer is likely to come. */
+static bool wait_politely(MPI_Request *request)
+{
+    int done = 0;
+    for (int i = 0; !done; i++) {
+        if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (!done && i > 100)
+            nanosleep(&(struct timespec){.tv_nsec = i > 1000 ? 1000000 : 50000}, NULL);
+        else if (!done)
+            sched_yield();
+    }
+    return true;
+}
+
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
 {
     if (comm == MPI_COMM_NULL) return mine;
@@ -60,10 +80,14 @@ lk_status lk_h5_agree(MPI_Comm comm, lk_status mine)
         char text[1500];
     } report = {.code = mine};
     int rank, first, failed;
+    MPI_Request request;
     MPI_Comm_rank(comm, &rank);
     failed = mine == LK_OK ? INT_MAX : rank;
-    if (MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, comm) != MPI_SUCCESS)
-        return lk_fail(LK_E_COMM, "MPI_Allreduce failed");
+    lk_heart_at("an agreement of all ranks", NULL);
+    if (MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, comm, &request) != MPI_SUCCESS ||
+        !wait_politely(&request))
+        return lk_fail(LK_E_COMM, "MPI_Iallreduce failed");
+    lk_heart_at(NULL, NULL);
     if (first == INT_MAX) return LK_OK;
     snprintf(report.text, sizeof report.text, "%.*s", (int)sizeof report.text - 1,
              lk_error_text());
@@ -89,6 +113,8 @@ static const char *advice(const char *schema)
         return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
     if (schema && strcmp(schema, "lockstep predictions") == 0) /* only looked at to replace them */
         return "name another output file";
+    if (schema && strcmp(schema, "lockstep trace") == 0)
+        return "name the trace.h5 of a run with trace.from, or of 'lockstep profile'";
     return "name a dataset or a checkpoint file";
 }
 
@@ -143,6 +169,43 @@ static lk_status check_schema(hid_t file, const char *path, const char *schema)
     return LK_OK;
 }
 
+/* ---- opening again -------------------------------------------------------------------------- */
+
+enum { TRIES = 6, FIRST_PAUSE = 100 }; /* ms, then twice as long each time: 3.1 s in all */
+
+static _Thread_local char note[400];
+
+const char *lk_h5_note(void) { return note; }
+
+/* What the system says to reading the file's first byte; 0: nothing is wrong. */
+static int reading_error(const char *path)
+{
+    char byte;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return errno;
+    int error = pread(fd, &byte, 1, 0) < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+
+/* Errors of a network file system, or of a machine that is short of something, that often pass. */
+static bool may_pass(int error)
+{
+    static const int passing[] = {EINTR,  EAGAIN,    EIO,       ESTALE,     ETIMEDOUT,
+                                  EBUSY,  ENFILE,    EMFILE,    EHOSTDOWN,  EHOSTUNREACH,
+                                  ENOMEM, ECONNRESET, ENOTCONN, EREMOTEIO};
+    for (size_t i = 0; i < sizeof passing / sizeof passing[0]; i++)
+        if (error == passing[i]) return true;
+    return false;
+}
+
+static bool any(MPI_Comm comm, bool mine)
+{
+    int one = mine, sum = mine;
+    if (comm != MPI_COMM_NULL) MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_LOR, comm);
+    return sum;
+}
+
 static lk_status access_list(const char *path, MPI_Comm comm, bool write, hid_t *list)
 {
     LK_H5_AUTO hid_t fapl = -1;
@@ -160,23 +223,48 @@ static lk_status access_list(const char *path, MPI_Comm comm, bool write, hid_t 
     return LK_OK;
 }
 
-lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
+/* *error: what the system said, if it failed for that. */
+static lk_status open_once(const char *path, MPI_Comm comm, const char *schema, hid_t *file,
+                           int *error)
 {
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    LK_TRY(lk_h5_agree(comm, check_file(path, schema)));
+    lk_status status = LK_OK;
+    *error = reading_error(path);
+    if (may_pass(*error))
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; tried %d times in 3 s", path,
+                         strerror(*error), TRIES);
+    if (status == LK_OK) status = check_file(path, schema);
+    if (status == LK_OK && *error)
+        status = lk_fail(LK_E_INPUT, "%s: cannot read: %s", path, strerror(*error));
+    LK_TRY(lk_h5_agree(comm, status));
     LK_H5_AUTO hid_t fapl = -1, id = -1;
     LK_TRY(access_list(path, comm, false, &fapl));
-    lk_status status = LK_OK;
     id = H5Fopen(path, H5F_ACC_RDONLY, fapl);
-    if (id < 0)
+    if (id < 0) {
+        *error = reading_error(path);
         status = lk_h5_fail(LK_E_INPUT, "%s: expected a %s, found a damaged or truncated HDF5 "
                             "file; make or copy it again", path,
                             schema ? schema : "lockstep file");
+    }
     if (status == LK_OK) status = check_schema(id, path, schema);
     LK_TRY(lk_h5_agree(comm, status));
     *file = id;
     id = -1;
     return LK_OK;
+}
+
+lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
+{
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    note[0] = '\0';
+    for (int try = 1, pause = FIRST_PAUSE;; try++, pause *= 2) {
+        int error = 0;
+        lk_status status = open_once(path, comm, schema, file, &error);
+        if (status == LK_OK || try == TRIES || !any(comm, may_pass(error))) return status;
+        snprintf(note, sizeof note, "%.200s: opened only at try %d (%.80s)", path, try + 1,
+                 may_pass(error) ? strerror(error) : "another rank could not read it");
+        lk_error_clear();
+        nanosleep(&(struct timespec){pause / 1000, pause % 1000 * 1000000L}, NULL);
+    }
 }
 
 lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
@@ -263,7 +351,7 @@ lk_status lk_h5_publish(const char *part, const char *path)
 
 const char *lk_h5_type_name(lk_h5_type t)
 {
-    static const char *const name[LK_H5_TYPES] = {"f32", "i32", "u8", "u16", "u32", "text"};
+    static const char *const name[LK_H5_TYPES] = {"f32", "i32", "u8", "u16", "u32", "f64", "text"};
     return name[t];
 }
 
@@ -275,6 +363,7 @@ hid_t lk_h5_type_id(lk_h5_type t)
     case LK_H5_U8: return H5T_STD_U8LE;
     case LK_H5_U16: return H5T_STD_U16LE;
     case LK_H5_U32: return H5T_STD_U32LE;
+    case LK_H5_F64: return H5T_IEEE_F64LE;
     default: return -1;
     }
 }
@@ -312,8 +401,8 @@ static lk_status find_type(hid_t id, const char *where, const char *path, lk_h5_
     for (d->type = 0; d->type < LK_H5_TEXT; d->type++)
         if (H5Tequal(type, lk_h5_type_id(d->type)) > 0) return LK_OK;
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, i32, u8, u16, u32 or text, found another "
-                   "element type", where, path);
+    return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, f64, i32, u8, u16, u32 or text, found "
+                   "another element type", where, path);
 }
 
 static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5_dataset *d)
@@ -338,8 +427,26 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
     return LK_OK;
 }
 
-/* Layout and filters; then the size declared against the size stored. */
-static lk_status check_storage(hid_t id, const char *where, const char *path, lk_h5_dataset *d)
+/* The bytes declared against those stored, and these against the file: a damaged index may name
+ * what lies beyond its end, or name one chunk many times. */
+static lk_status check_stored(hid_t file, hid_t id, const char *where, const char *path,
+                              const lk_h5_dataset *d, bool deflate)
+{
+    hsize_t stored = H5Dget_storage_size(id), size = 0;
+    LK_H5(LK_E_INPUT, H5Fget_filesize(file, &size), "%s: '%s'", where, path);
+    if (stored > size)
+        return lk_fail(LK_E_INPUT, "%s: '%s' takes %llu bytes, but the file has only %llu; the "
+                       "file is damaged", where, path, (unsigned long long)stored,
+                       (unsigned long long)size);
+    if (d->bytes / (deflate ? DEFLATE_LIMIT : 1) > stored)
+        return lk_fail(LK_E_INPUT, "%s: '%s' declares %zu bytes, but only %llu are stored; the "
+                       "file is damaged", where, path, d->bytes, (unsigned long long)stored);
+    return LK_OK;
+}
+
+/* Layout and filters; then the sizes. */
+static lk_status check_storage(hid_t file, hid_t id, const char *where, const char *path,
+                               lk_h5_dataset *d)
 {
     LK_H5_AUTO hid_t list = -1;
     LK_H5(LK_E_INPUT, list = H5Dget_create_plist(id), "%s: '%s'", where, path);
@@ -370,11 +477,7 @@ static lk_status check_storage(hid_t id, const char *where, const char *path, lk
                            "ones; rewrite it with h5repack", where, path, MAX_CHUNK >> 20);
         memcpy(d->chunk, chunk, (size_t)d->dims * sizeof *chunk);
     }
-    hsize_t stored = H5Dget_storage_size(id);
-    if (d->bytes / (deflate ? DEFLATE_LIMIT : 1) > stored)
-        return lk_fail(LK_E_INPUT, "%s: '%s' declares %zu bytes, but only %llu are stored; the "
-                       "file is damaged", where, path, d->bytes, (unsigned long long)stored);
-    return LK_OK;
+    return check_stored(file, id, where, path, d, deflate);
 }
 
 static lk_status find_digest(hid_t id, const char *where, lk_h5_dataset *d)
@@ -409,7 +512,7 @@ lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, si
     LK_H5(LK_E_INPUT, id = H5Dopen2(file, path, access_list), "%s: cannot open '%s'", where, path);
     LK_TRY(find_type(id, where, path, &d));
     LK_TRY(find_shape(id, where, path, &d));
-    LK_TRY(check_storage(id, where, path, &d));
+    LK_TRY(check_storage(file, id, where, path, &d));
     LK_TRY(find_digest(id, where, &d));
     d.id = id;
     id = -1;
@@ -480,8 +583,14 @@ lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const ch
 
 lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path)
 {
+    return lk_h5_dataset_verify_in(NULL, d, where, path);
+}
+
+lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
+                                  const char *path)
+{
     char text[LK_DIGEST_TEXT];
-    hsize_t rows = rows_of(d), step = rows_per_piece(d, (size_t)1 << 26);
+    hsize_t rows = rows_of(d), step = rows_per_piece(d, (size_t)1 << 25);
     if (step > rows) step = rows;
     lk_digest *digest = NULL;
     LK_TRY(lk_digest_create(&digest));
@@ -491,6 +600,7 @@ lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const 
         hsize_t count = rows - at < step ? rows - at : step;
         status = lk_h5_dataset_rows(d, where, path, at, count, buffer);
         if (status == LK_OK) lk_digest_update(digest, buffer, count * d->row);
+        if (status == LK_OK && io) lk_io_yield(io);
     }
     lk_digest_text(digest, text);
     lk_digest_destroy(digest);

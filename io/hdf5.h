@@ -1,13 +1,15 @@
 /* Private helpers of io/ around the HDF5 library. Called on the I/O thread only.
  *
  * Files come from anywhere, so reading trusts nothing: only hard links are followed, only the
- * types, layouts and filters that lockstep writes are accepted, and a declared size is compared
- * with the bytes stored before anything is allocated. */
+ * types, layouts and filters that lockstep writes are accepted (so no references, virtual datasets
+ * or other files, and no filter is loaded), and a declared size is compared with the bytes stored,
+ * these with the file, before anything is allocated. */
 #ifndef LK_IO_HDF5_H
 #define LK_IO_HDF5_H
 
 #include "base/digest.h"
 #include "base/status.h"
+#include "io/io.h"
 
 #include <hdf5.h>
 #include <mpi.h>
@@ -43,6 +45,7 @@ typedef enum lk_h5_type {
     LK_H5_U8,
     LK_H5_U16,
     LK_H5_U32,
+    LK_H5_F64,
     LK_H5_TEXT, /* one string of fixed length, UTF-8 */
     LK_H5_TYPES
 } lk_h5_type;
@@ -52,16 +55,19 @@ hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
 
 /* ---- files -------------------------------------------------------------------------------- */
 
-/* Agree on failure over `comm`: all return the code and text of the first rank that failed.
- * MPI_COMM_NULL: alone. Collective. */
+/* Agree on failure over `comm`: all return the code and text of the first rank that failed. A rank
+ * that waits long leaves its core to others. MPI_COMM_NULL: alone. Collective. */
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
 /* Open for reading and check the root attributes schema and version. `schema` NULL: any of
  * lockstep's. `comm` MPI_COMM_NULL: this process alone. LK_E_INPUT: "FILE: expected ..., found ...;
- * what to do". Collective. */
+ * what to do". Errors of the system that may pass (a stale handle, too many open files) are tried
+ * again, six times in 3 s, then LK_E_SYSTEM. Collective. */
 lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+/* Whether the last lk_h5_open() of this thread had to try again, in words; "": it had not. */
+const char *lk_h5_note(void);
 /* Create (truncate) for writing, newest format; sets schema and version. Collective. */
 lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
 /* Flush and close; *file becomes -1. Collective. */
@@ -120,6 +126,9 @@ lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const ch
                              void *out);
 /* The same without keeping the bytes. */
 lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
+/* The same, letting independent jobs in between pieces. */
+lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
+                                  const char *path);
 const char *lk_h5_shape(const lk_h5_dataset *d, char *text, size_t size); /* "[2, 3]" */
 
 /* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
@@ -144,7 +153,7 @@ void lk_h5_list_clear(lk_h5_list *list);
 lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint32_t **vocabulary,
                            int64_t *size);
 
-/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint.c */
+/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint_dir.c */
 lk_status lk_h5_resolve(const char *path, char **resolved);
 
 #endif

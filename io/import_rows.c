@@ -132,7 +132,7 @@ lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims,
     LK_TRY(lk_h5_create(w->part, MPI_COMM_NULL, "lockstep dataset", &w->file));
     LK_TRY(lk_h5_set_text(w->file, w->part, "kind", lk_dataset_kind_name(kind)));
     for (int i = 0; i < 4; i++) LK_TRY(create_dataset(w, i / 2, i % 2));
-    return LK_OK;
+    return lk_reference_maker_create(&w->reference, kind, LK_DATASET_CLASSES, dim[dims - 2]);
 }
 
 static lk_status put_field(lk_rows *w, int split, int field, hsize_t count, const void *data)
@@ -161,6 +161,9 @@ lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *dat
         return lk_fail(LK_E_INTERNAL, "%s: more rows than there are", w->part);
     LK_TRY(put_field(w, split, 0, (hsize_t)count, data));
     LK_TRY(put_field(w, split, 1, (hsize_t)count, labels));
+    if (split == LK_TRAIN)
+        LK_TRY(lk_reference_maker_add(&w->reference, count, (size_t)count * w->row[0], data,
+                                      labels));
     w->written[split] += count;
     return LK_OK;
 }
@@ -184,6 +187,16 @@ static lk_status write_digests(lk_rows *w, char *const *name, int64_t classes, c
     return status;
 }
 
+static lk_status write_reference(lk_rows *w, int64_t classes)
+{
+    char *text = NULL;
+    w->reference.n.classes = classes;
+    LK_TRY(lk_reference_maker_format(&w->reference, w->column, &text));
+    lk_status status = lk_h5_set_text(w->file, w->part, "reference", text);
+    free(text);
+    return status;
+}
+
 lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
                          int64_t classes, char digest[LK_DIGEST_TEXT])
 {
@@ -195,6 +208,7 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
     LK_TRY(lk_h5_set_texts(w->file, w->part, "classes", name, classes));
     LK_TRY(lk_h5_set_text(w->file, w->part, "source", source));
     LK_TRY(lk_h5_set_text(w->file, w->part, "digest", text));
+    LK_TRY(write_reference(w, classes));
     for (int i = 0; i < 4; i++) {
         lk_h5_release(&w->dataset[i / 2][i % 2]);
         w->dataset[i / 2][i % 2] = -1;
@@ -216,6 +230,7 @@ void lk_rows_abandon(lk_rows *w)
         free(w->part);
     }
     for (int i = 0; i < 4; i++) lk_digest_destroy(w->digest[i / 2][i % 2]);
+    lk_reference_maker_clear(&w->reference);
     memset(w, 0, sizeof *w);
 }
 

@@ -4,6 +4,7 @@
  * the vocabulary (sorted, as nanoGPT's prepare.py does), the token type and where the split falls.
  * Pass 2 translates and writes one chunk at a time. The result is whole or not there. */
 #include "io/import_rows.h"
+#include "io/reference.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -37,6 +38,7 @@ typedef struct importer {
     void *chunk; /* CHUNK tokens */
     int64_t filled, taken;
     lk_digest *digest;
+    lk_reference_maker reference; /* of the training split */
 } importer;
 
 typedef lk_status (*consumer)(importer *m, uint32_t code);
@@ -175,6 +177,8 @@ static lk_status flush(importer *m)
           "%s: cannot write tokens", m->part);
     lk_digest_update(s->digest, m->chunk, bytes);
     lk_digest_update(m->digest, m->chunk, bytes);
+    if (m->current == LK_TRAIN)
+        LK_TRY(lk_reference_maker_add(&m->reference, m->filled, bytes, m->chunk, NULL));
     s->written += m->filled;
     m->filled = 0;
     return LK_OK;
@@ -230,6 +234,15 @@ static lk_status write_vocabulary(importer *m)
     return lk_h5_set_text(dataset, m->part, "digest", digest);
 }
 
+static lk_status write_reference(importer *m)
+{
+    char *text = NULL;
+    LK_TRY(lk_reference_maker_format(&m->reference, NULL, &text));
+    lk_status status = lk_h5_set_text(m->file, m->part, "reference", text);
+    free(text);
+    return status;
+}
+
 static lk_status write_all(importer *m)
 {
     static const char *const path[2] = {"train/tokens", "validation/tokens"};
@@ -237,6 +250,7 @@ static lk_status write_all(importer *m)
     lk_h5_type type = m->wide ? LK_H5_U16 : LK_H5_U8;
     for (int i = 0; i < 2; i++)
         LK_TRY(create_dataset(m, path[i], type, m->split[i].tokens, &m->split[i].dataset));
+    LK_TRY(lk_reference_maker_create(&m->reference, LK_TEXT_DATA, m->result.classes, 0));
     LK_TRY(read_all(m, put));
     LK_TRY(flush(m));
     if (m->taken != m->total)
@@ -251,6 +265,7 @@ static lk_status write_all(importer *m)
     LK_TRY(lk_h5_set_text(m->file, m->part, "vocabulary",
                           m->job->characters ? "character" : "byte"));
     LK_TRY(write_source(m));
+    LK_TRY(write_reference(m));
     return lk_h5_set_text(m->file, m->part, "digest", m->result.digest);
 }
 
@@ -297,6 +312,7 @@ static lk_status run(void *argument)
         lk_digest_destroy(m->split[i].digest);
     }
     lk_digest_destroy(m->digest);
+    lk_reference_maker_clear(&m->reference);
     lk_h5_abandon(m->part, MPI_COMM_NULL, &m->file);
     if (status != LK_OK && m->created) unlink(m->part);
     free(m->part);

@@ -1,12 +1,16 @@
-/* The I/O thread: a first-in first-out queue of jobs and a list of finished ones.
+/* The I/O thread: a queue of jobs and a list of finished ones.
  *
  * A job's error text is recorded on the I/O thread; it travels in the job to whoever waits and is
  * recorded there again. Signals are blocked on this thread, so handlers run on the caller's. */
 #include "io/io.h"
 
+#include "base/heart.h"
+
+#include <hdf5.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +18,9 @@ typedef struct job {
     lk_io_job run;
     void *argument;
     long ticket;
-    bool done;
+    lk_activity activity; /* of the thread that submitted it, for this thread's heart */
+    uint64_t step;
+    bool independent, taken, done; /* taken: it runs or ran */
     lk_status status;
     char *text; /* NULL: no error, or no memory for its text */
     struct job *next;
@@ -24,33 +30,58 @@ struct lk_io {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t work, finished;
-    job *first, *last; /* submitted and not yet waited for, in order; those before `next` ran */
-    job *next;         /* the next to run; NULL: none */
+    job *first, *last; /* submitted and not yet waited for, in order */
     long tickets;
     bool closing;
 };
+
+/* The next to run, NULL: none; the lock is held. */
+static job *next_job(lk_io *io, bool independent)
+{
+    job *j = io->first;
+    while (j && (j->taken || (independent && !j->independent))) j = j->next;
+    if (j) j->taken = true;
+    return j;
+}
+
+/* The lock is held before and after. */
+static void run_job(lk_io *io, job *j)
+{
+    pthread_mutex_unlock(&io->lock);
+    lk_error_clear();
+    uint64_t step;
+    lk_activity before = lk_heart_now(&step); /* of a job that yields, or none */
+    lk_heart_begin(j->activity, j->step);
+    lk_status status = j->run(j->argument);
+    lk_heart_begin(before, step);
+    char *text = status == LK_OK ? NULL : strdup(lk_error_text());
+    lk_error_clear();
+    pthread_mutex_lock(&io->lock);
+    j->status = status;
+    j->text = text;
+    j->done = true;
+    pthread_cond_broadcast(&io->finished);
+}
 
 static void *serve(void *argument)
 {
     lk_io *io = argument;
     pthread_mutex_lock(&io->lock);
     for (;;) {
-        while (!io->next && !io->closing) pthread_cond_wait(&io->work, &io->lock);
-        job *j = io->next;
-        if (!j) break;
-        pthread_mutex_unlock(&io->lock);
-        lk_error_clear();
-        lk_status status = j->run(j->argument);
-        char *text = status == LK_OK ? NULL : strdup(lk_error_text());
-        pthread_mutex_lock(&io->lock);
-        j->status = status;
-        j->text = text;
-        j->done = true;
-        io->next = j->next;
-        pthread_cond_broadcast(&io->finished);
+        job *j = next_job(io, false);
+        if (j) run_job(io, j);
+        else if (io->closing) break;
+        else pthread_cond_wait(&io->work, &io->lock);
     }
     pthread_mutex_unlock(&io->lock);
     return NULL;
+}
+
+void lk_io_yield(lk_io *io)
+{
+    pthread_mutex_lock(&io->lock);
+    for (job *j = next_job(io, true); j; j = next_job(io, true)) run_job(io, j);
+    pthread_mutex_unlock(&io->lock);
 }
 
 static void destroy(lk_io *io)
@@ -97,12 +128,14 @@ void lk_io_close(lk_io *io)
     destroy(io);
 }
 
-lk_status lk_io_submit(lk_io *io, lk_io_job run, void *argument, long *ticket)
+static lk_status submit(lk_io *io, lk_io_job run, void *argument, bool independent, long *ticket)
 {
     job *j = calloc(1, sizeof *j);
     if (!j) return lk_fail(LK_E_SYSTEM, "out of memory for an I/O job");
     j->run = run;
     j->argument = argument;
+    j->activity = lk_heart_now(&j->step);
+    j->independent = independent;
     pthread_mutex_lock(&io->lock);
     *ticket = j->ticket = io->tickets++;
     if (io->last)
@@ -110,10 +143,19 @@ lk_status lk_io_submit(lk_io *io, lk_io_job run, void *argument, long *ticket)
     else
         io->first = j;
     io->last = j;
-    if (!io->next) io->next = j;
     pthread_cond_signal(&io->work);
     pthread_mutex_unlock(&io->lock);
     return LK_OK;
+}
+
+lk_status lk_io_submit(lk_io *io, lk_io_job run, void *argument, long *ticket)
+{
+    return submit(io, run, argument, false, ticket);
+}
+
+lk_status lk_io_submit_independent(lk_io *io, lk_io_job run, void *argument, long *ticket)
+{
+    return submit(io, run, argument, true, ticket);
 }
 
 /* Take a finished job out of the list; the lock is held. */
@@ -128,11 +170,27 @@ static void take_out(lk_io *io, job *j)
     if (io->last == j) io->last = before;
 }
 
+/* The lock is held. */
+static job *find(lk_io *io, long ticket)
+{
+    job *j = io->first;
+    while (j && j->ticket != ticket) j = j->next;
+    return j;
+}
+
+bool lk_io_done(lk_io *io, long ticket)
+{
+    pthread_mutex_lock(&io->lock);
+    const job *j = find(io, ticket);
+    bool done = !j || j->done;
+    pthread_mutex_unlock(&io->lock);
+    return done;
+}
+
 lk_status lk_io_wait(lk_io *io, long ticket)
 {
     pthread_mutex_lock(&io->lock);
-    job *j = io->first;
-    while (j && j->ticket != ticket) j = j->next;
+    job *j = find(io, ticket);
     if (!j) {
         pthread_mutex_unlock(&io->lock);
         return lk_fail(LK_E_INTERNAL, "I/O ticket %ld is not awaited", ticket);
@@ -147,10 +205,48 @@ lk_status lk_io_wait(lk_io *io, long ticket)
     return status;
 }
 
-lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
+static lk_status call(lk_io *io, lk_io_job run, void *argument, bool independent)
 {
     if (pthread_equal(pthread_self(), io->thread)) return run(argument); /* already there */
     long ticket = 0;
-    LK_TRY(lk_io_submit(io, run, argument, &ticket));
+    LK_TRY(submit(io, run, argument, independent, &ticket));
     return lk_io_wait(io, ticket);
+}
+
+lk_status lk_io_call(lk_io *io, lk_io_job run, void *argument)
+{
+    return call(io, run, argument, false);
+}
+
+lk_status lk_io_call_independent(lk_io *io, lk_io_job run, void *argument)
+{
+    return call(io, run, argument, true);
+}
+
+static lk_status attach(void *heart)
+{
+    lk_heart_attach(heart);
+    return LK_OK;
+}
+
+lk_status lk_io_attach(lk_io *io, struct lk_heart *heart) { return lk_io_call(io, attach, heart); }
+
+typedef struct name {
+    char *text;
+    size_t size;
+} name;
+
+static lk_status read_version(void *argument)
+{
+    const name *n = argument;
+    unsigned major = 0, minor = 0, release = 0;
+    if (H5get_libversion(&major, &minor, &release) < 0)
+        return lk_fail(LK_E_INTERNAL, "HDF5 does not tell its version");
+    snprintf(n->text, n->size, "%u.%u.%u", major, minor, release);
+    return LK_OK;
+}
+
+lk_status lk_io_library(lk_io *io, char *text, size_t size)
+{
+    return lk_io_call(io, read_version, &(name){text, size});
 }

@@ -51,24 +51,41 @@ static lk_status load_field(lk_loader *l, int f)
     return status;
 }
 
+/* Row of the split at which sample b of a leaf begins at a step. */
+static int64_t sample_row(const lk_loader_options *o, int64_t shard, int leaf, uint64_t step,
+                          int64_t b)
+{
+    uint64_t n = (uint64_t)(shard - (o->span - 1));
+    uint64_t at = step * (uint64_t)o->batch + (uint64_t)b;
+    uint64_t row = lk_permute(at % n, n, o->seed, o->purpose, (uint32_t)leaf, (uint32_t)(at / n));
+    return (int64_t)leaf * shard + (int64_t)row;
+}
+
+int64_t lk_loader_sample(const lk_loader *l, uint64_t step, int leaf, int64_t b)
+{
+    return sample_row(&l->o, l->sizes.shard_rows, leaf, step, b);
+}
+
+void lk_loader_rows(const lk_dataset *d, const lk_loader_options *o, uint64_t step, int64_t *rows)
+{
+    int64_t shard = d->rows[o->split] / o->leaves;
+    for (int leaf = 0; leaf < o->leaves; leaf++)
+        for (int64_t b = 0; b < o->batch; b++) *rows++ = sample_row(o, shard, leaf, step, b);
+}
+
 /* On the I/O thread: all samples of one step of the local leaves. */
 static lk_status read_samples(void *argument)
 {
     const prefetch *p = argument;
     const lk_loader *l = p->loader;
     const lk_loader_options *o = &l->o;
-    int64_t shard = l->sizes.shard_rows;
-    uint64_t n = (uint64_t)(shard - (o->span - 1)), batch = (uint64_t)o->batch;
     char *out[LK_DATASET_FIELDS] = {NULL};
     for (int f = 0; f < l->data->fields; f++) out[f] = p->host[f];
     for (int i = 0; i < o->local_leaves; i++) {
-        uint32_t leaf = (uint32_t)(o->first_leaf + i);
-        for (uint64_t b = 0; b < batch; b++) {
-            uint64_t at = p->step * batch + b;
-            uint64_t start = lk_permute(at % n, n, o->seed, o->purpose, leaf, (uint32_t)(at / n));
+        for (int64_t b = 0; b < o->batch; b++) {
+            int64_t row = lk_loader_sample(l, p->step, o->first_leaf + i, b);
             for (int f = 0; f < l->data->fields; f++) {
-                LK_TRY(lk_dataset_read(l->data, o->split, f,
-                                       (int64_t)leaf * shard + (int64_t)start, o->span, out[f]));
+                LK_TRY(lk_dataset_read(l->data, o->split, f, row, o->span, out[f]));
                 out[f] += (size_t)o->span * l->data->field[f].row_bytes;
             }
         }
@@ -192,7 +209,7 @@ static lk_status start(lk_loader *l, uint64_t step)
     discard(l, p);
     if (p->uploaded) LK_TRY(l->device->backend->wait(l->device, EVENT + (int)(step % 2)));
     p->step = step;
-    return lk_io_submit(l->data->io, read_samples, p, &p->ticket);
+    return lk_io_submit_independent(l->data->io, read_samples, p, &p->ticket);
 }
 
 lk_status lk_loader_feed(lk_loader *l, uint64_t step)

@@ -39,6 +39,10 @@ typedef struct lk_loader_sizes {
 /* LK_E_INPUT: a shard shorter than one batch of samples. Reads no rows. */
 lk_status lk_loader_measure(const lk_dataset *d, const lk_loader_options *o, lk_loader_sizes *s);
 
+/* Rows of the split at which the samples of step `step` begin, of all leaves whatever this rank's
+ * are: rows [leaves * batch], leaf by leaf. */
+void lk_loader_rows(const lk_dataset *d, const lk_loader_options *o, uint64_t step, int64_t *rows);
+
 /* LK_E_INPUT: as lk_loader_measure, or rows that cannot be read. Not collective after the
  * dataset. */
 lk_status lk_loader_open(lk_dataset *d, lk_device *device, const lk_loader_options *o,
@@ -50,5 +54,8 @@ void *lk_loader_input(lk_loader *l, int field, int local_leaf);
 /* Streaming: enqueue the upload of step `step`'s samples for all local leaves and start reading
  * those of step+1. Resident: nothing. Called before the step is replayed. */
 lk_status lk_loader_feed(lk_loader *l, uint64_t step);
+
+/* Row of the split at which sample `b` of the batch of global leaf `leaf` begins in step `step`. */
+int64_t lk_loader_sample(const lk_loader *l, uint64_t step, int leaf, int64_t b);
 
 #endif

@@ -366,6 +366,30 @@ static lk_status show_predictions(const view *v)
     return LK_OK;
 }
 
+static lk_status show_trace(const view *v)
+{
+    lk_h5_dataset d = {.id = -1};
+    LK_TRY(lk_h5_dataset_open(v->file, v->path, "step/seconds", 0, &d));
+    lk_h5_release(&d.id);
+    LK_TRY(lk_h5_dataset_expect(&d, v->path, "step/seconds", LK_H5_F64, 2));
+    put_count(v, "ranks", d.dim[0], "");
+    put_count(v, "steps", d.dim[1], "of each: 'lockstep trace' prints where their time went");
+    return LK_OK;
+}
+
+/* Attributes of a file of tensors that are texts. */
+static lk_status show_tensors(const view *v)
+{
+    const char *const name[] = {"message", "scope", "op"};
+    for (int i = 0; i < 3; i++) {
+        char *text = NULL;
+        LK_TRY(lk_h5_get_text(v->file, v->path, name[i], &text));
+        put_line(v, name[i], text);
+        free(text);
+    }
+    return LK_OK;
+}
+
 static const struct {
     const char *schema;
     lk_status (*show)(const view *v);
@@ -373,6 +397,8 @@ static const struct {
     {"lockstep dataset", show_dataset},
     {"lockstep checkpoint", show_checkpoint},
     {"lockstep predictions", show_predictions},
+    {"lockstep trace", show_trace},
+    {"lockstep tensors", show_tensors},
 };
 
 static lk_status show(view *v)
@@ -385,8 +411,9 @@ static lk_status show(view *v)
     LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
     while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
     if (k == n)
-        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint or predictions, "
-                       "found schema '%.60s'; use the lockstep that wrote it", v->path, v->schema);
+        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint, predictions, "
+                       "trace or tensors, found schema '%.60s'; use the lockstep that wrote it",
+                       v->path, v->schema);
     LK_TRY(read_lines(v));
     fprintf(v->out, "%s\n", v->path);
     put_label(v, "kind");
@@ -417,6 +444,7 @@ static lk_status run(void *argument)
 {
     view *v = argument;
     lk_status status = show_to(v, v->out);
+    if (status == LK_E_INPUT) lk_checkpoint_name_before(v->given);
     if (v->file >= 0) H5Fclose(v->file); /* read only: nothing to lose */
     lk_h5_list_clear(&v->list);
     free(v->line);

@@ -2,11 +2,15 @@
  *
  *   empty                        a new HDF5 file with nothing in it
  *   token PATH INDEX COUNT VALUE overwrite elements of a dataset of integers
+ *   row PATH INDEX VALUE         overwrite all of a row (an image)
  *   float PATH, flat PATH        replace a dataset by zeros: as f32; with two dimensions
  *   text NAME VALUE              replace a root attribute
  *   forget NAME                  remove a root attribute
  *   remove PATH                  unlink
+ *   plant PATH INDEX VALUE       set an element of a dataset of f32, and its digest anew
  *   print PATH                   no change: elements of a dataset, one a line */
+#include "base/digest.h"
+
 #include <hdf5.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +33,29 @@ static void set_tokens(hid_t file, const char *path, hsize_t at, hsize_t count, 
     check(space = H5Dget_space(d), "get its space");
     check(memory = H5Screate_simple(1, &count, NULL), "make a space");
     check(H5Sselect_hyperslab(space, H5S_SELECT_SET, &at, NULL, &count, NULL), "select");
+    check(H5Dwrite(d, H5T_NATIVE_INT, memory, space, H5P_DEFAULT, values), "write");
+    free(values);
+    H5Sclose(space);
+    H5Sclose(memory);
+    H5Dclose(d);
+}
+
+static void set_row(hid_t file, const char *path, hsize_t row, int value)
+{
+    hsize_t dim[H5S_MAX_RANK], at[H5S_MAX_RANK] = {0}, count = 1;
+    hid_t d, space, memory;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    int dims = H5Sget_simple_extent_dims(space, dim, NULL);
+    check(dims, "get its size");
+    at[0] = row;
+    dim[0] = 1;
+    for (int i = 0; i < dims; i++) count *= dim[i];
+    int *values = malloc((size_t)count * sizeof *values);
+    check(values ? 0 : -1, "get memory");
+    for (hsize_t i = 0; i < count; i++) values[i] = value;
+    check(memory = H5Screate_simple(1, &count, NULL), "make a space");
+    check(H5Sselect_hyperslab(space, H5S_SELECT_SET, at, NULL, dim, NULL), "select");
     check(H5Dwrite(d, H5T_NATIVE_INT, memory, space, H5P_DEFAULT, values), "write");
     free(values);
     H5Sclose(space);
@@ -81,6 +108,25 @@ static void set_text(hid_t file, const char *name, const char *value)
     H5Sclose(space);
 }
 
+static void plant(hid_t file, const char *path, size_t index, double value)
+{
+    char digest[LK_DIGEST_TEXT];
+    hid_t d, space;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the dataset");
+    check(space = H5Dget_space(d), "get its space");
+    size_t count = (size_t)H5Sget_simple_extent_npoints(space);
+    float *values = malloc((count + 1) * sizeof *values);
+    check(values && index < count ? 0 : -1, "find the element");
+    check(H5Dread(d, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "read");
+    values[index] = (float)value;
+    check(H5Dwrite(d, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write");
+    lk_digest_bytes(values, count * sizeof *values, digest);
+    set_text(d, "digest", digest);
+    free(values);
+    H5Sclose(space);
+    H5Dclose(d);
+}
+
 static void print(hid_t file, const char *path)
 {
     hid_t d, space;
@@ -108,6 +154,8 @@ int main(int argc, char **argv)
     if (strcmp(action, "token") == 0 && argc == 7)
         set_tokens(file, argv[3], strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10),
                    atoi(argv[6]));
+    else if (strcmp(action, "row") == 0 && argc == 6)
+        set_row(file, argv[3], strtoull(argv[4], NULL, 10), atoi(argv[5]));
     else if (strcmp(action, "float") == 0 && argc == 4)
         replace(file, argv[3], 1);
     else if (strcmp(action, "flat") == 0 && argc == 4)
@@ -116,6 +164,8 @@ int main(int argc, char **argv)
         set_text(file, argv[3], argv[4]);
     else if (strcmp(action, "forget") == 0 && argc == 4)
         check(H5Adelete(file, argv[3]), "remove the attribute");
+    else if (strcmp(action, "plant") == 0 && argc == 6)
+        plant(file, argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL));
     else if (strcmp(action, "print") == 0 && argc == 4)
         print(file, argv[3]);
     else if (strcmp(action, "remove") == 0 && argc == 4)

@@ -5,6 +5,8 @@
 
 #include "io/hdf5.h"
 
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +36,15 @@ typedef enum craft_how {
     CRAFT_ORDER,
     CRAFT_VOCABULARY_DIGEST,
     CRAFT_VOCABULARY_KIND,
+    CRAFT_SOFT_GROUP,
+    CRAFT_EXTERNAL_GROUP,
+    CRAFT_USER_LINK,
+    CRAFT_REFERENCE,
+    CRAFT_REGION,
+    CRAFT_SEQUENCE,
+    CRAFT_REFERENCE_ATTRIBUTE,
+    CRAFT_BEYOND,
+    CRAFT_LOADED_FILTER,
     CRAFT_CYCLE,
     CRAFT_CONTROL, /* a good file whose source has control characters */
 } craft_how;
@@ -69,6 +80,15 @@ static const craft_case craft_cases[] = {
     {CRAFT_CHUNK, "chunks of at most", "chunks too large"},
     {CRAFT_ORDER, "increasing code points", "a vocabulary out of order"},
     {CRAFT_VOCABULARY_DIGEST, "expected digest", "a vocabulary with another digest"},
+    {CRAFT_SOFT_GROUP, "soft or external link", "a soft link for a group"},
+    {CRAFT_EXTERNAL_GROUP, "soft or external link", "an external link for a group"},
+    {CRAFT_USER_LINK, "soft or external link", "a link of a kind of its own"},
+    {CRAFT_REFERENCE, "another element type", "object references for tokens"},
+    {CRAFT_REGION, "another element type", "region references for tokens"},
+    {CRAFT_SEQUENCE, "another element type", "sequences of tokens"},
+    {CRAFT_REFERENCE_ATTRIBUTE, "expected one text, found another type", "a reference for a text"},
+    {CRAFT_BEYOND, "but the file has only", "a size beyond the end of the file"},
+    {CRAFT_LOADED_FILTER, "found filter 32004", "a filter to be loaded"},
     {CRAFT_VOCABULARY_KIND, "'byte' or 'character'", "another kind of vocabulary"},
 };
 enum { CRAFT_CASES = sizeof craft_cases / sizeof craft_cases[0] };
@@ -78,7 +98,7 @@ typedef struct craft {
     craft_how how;
 } craft;
 
-enum { CRAFT_TOKENS = 12 };
+enum { CRAFT_TOKENS = 12, CRAFT_MARK = 12345 };
 
 static inline hid_t craft_space(const craft *c, hsize_t count)
 {
@@ -92,6 +112,9 @@ static inline hid_t craft_type(const craft *c)
     case CRAFT_TYPE: return H5T_STD_I32LE;
     case CRAFT_FLOAT: return H5T_IEEE_F64LE;
     case CRAFT_WIDE: return H5T_STD_U16LE;
+    case CRAFT_REFERENCE: return H5T_STD_REF_OBJ;
+    case CRAFT_REGION: return H5T_STD_REF_DSETREG;
+    case CRAFT_SEQUENCE: return H5Tvlen_create(H5T_STD_U8LE); /* never closed: a test */
     default: return H5T_STD_U8LE;
     }
 }
@@ -111,6 +134,10 @@ static inline hid_t craft_list(const craft *c)
         H5Pset_chunk(list, 1, &chunk);
         H5Pset_shuffle(list);
         H5Pset_deflate(list, 6);
+        break;
+    case CRAFT_LOADED_FILTER: /* LZ4's number; optional, or it could not be made without it */
+        H5Pset_chunk(list, 1, &chunk);
+        H5Pset_filter(list, 32004, H5Z_FLAG_OPTIONAL, 0, NULL);
         break;
     case CRAFT_UNWRITTEN: H5Pset_chunk(list, 1, &chunk); break;
     default: break;
@@ -132,9 +159,12 @@ static inline void craft_tokens(const craft *c, hid_t file, const char *path)
         H5Pclose(list);
         return;
     }
+    if (c->how == CRAFT_BEYOND) count = CRAFT_MARK;
     hid_t space = craft_space(c, count), list = craft_list(c);
+    if (c->how == CRAFT_BEYOND) H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
     hid_t d = H5Dcreate2(file, path, craft_type(c), space, H5P_DEFAULT, list, H5P_DEFAULT);
-    if (c->how != CRAFT_UNWRITTEN && c->how != CRAFT_VIRTUAL)
+    bool numbers = c->how != CRAFT_REFERENCE && c->how != CRAFT_REGION && c->how != CRAFT_SEQUENCE;
+    if (c->how != CRAFT_UNWRITTEN && c->how != CRAFT_VIRTUAL && c->how != CRAFT_BEYOND && numbers)
         H5Dwrite(d, H5T_NATIVE_UINT8, H5S_ALL, H5S_ALL, H5P_DEFAULT, tokens);
     H5Dclose(d);
     H5Sclose(space);
@@ -159,11 +189,17 @@ static inline void craft_vocabulary(const craft *c, hid_t file)
 
 static inline void craft_attributes(const craft *c, hid_t file)
 {
-    if (c->how == CRAFT_SCHEMA_NUMBER)
+    if (c->how == CRAFT_SCHEMA_NUMBER) {
         lk_h5_set_u64(file, c->path, "schema", 1);
-    else if (c->how != CRAFT_NO_SCHEMA)
+    } else if (c->how == CRAFT_REFERENCE_ATTRIBUTE) {
+        hid_t space = H5Screate(H5S_SCALAR);
+        hid_t a = H5Acreate2(file, "schema", H5T_STD_REF_OBJ, space, H5P_DEFAULT, H5P_DEFAULT);
+        H5Aclose(a);
+        H5Sclose(space);
+    } else if (c->how != CRAFT_NO_SCHEMA) {
         lk_h5_set_text(file, c->path, "schema",
                        c->how == CRAFT_SCHEMA ? "lockstep checkpoint" : "lockstep dataset");
+    }
     lk_h5_set_u64(file, c->path, "version", c->how == CRAFT_VERSION ? 2 : 1);
     lk_h5_set_text(file, c->path, "kind", c->how == CRAFT_KIND ? "image" : "text");
     lk_h5_set_text(file, c->path, "vocabulary",
@@ -171,6 +207,53 @@ static inline void craft_attributes(const craft *c, hid_t file)
     lk_h5_set_text(file, c->path, "source", c->how == CRAFT_CONTROL ? "evil\033[2Jname" : "hand");
     lk_h5_set_text(file, c->path, "digest",
                    c->how == CRAFT_DIGEST ? "0123" : "0123456789abcdef0123456789abcdef");
+}
+
+static inline hid_t craft_traverse(const char *name, hid_t group, const void *data, size_t size,
+                                   hid_t list, hid_t transfer)
+{
+    (void)transfer;
+    (void)name;
+    (void)data;
+    (void)size;
+    (void)list;
+    return H5Dopen2(group, "/train/tokens", H5P_DEFAULT); /* as if it were a good one */
+}
+
+/* Every count of CRAFT_MARK becomes 2^40: dimensions and sizes, in a format without checksums. */
+static inline lk_status craft_beyond(const char *path)
+{
+    uint64_t mark = CRAFT_MARK, huge = (uint64_t)1 << 40;
+    FILE *f = fopen(path, "r+b");
+    char bytes[1 << 16];
+    if (!f) return lk_fail(LK_E_SYSTEM, "%s: cannot open", path);
+    size_t n = fread(bytes, 1, sizeof bytes, f), found = 0;
+    for (size_t i = 0; i + 8 <= n; i++)
+        if (memcmp(bytes + i, &mark, 8) == 0) {
+            memcpy(bytes + i, &huge, 8);
+            found++;
+        }
+    rewind(f);
+    bool good = found >= 4 && fwrite(bytes, 1, n, f) == n;
+    return fclose(f) == 0 && good ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: %zu marks", path, found);
+}
+
+/* A group that lies elsewhere: in this file under another name, or in another file. */
+static inline void craft_group(const craft *c, hid_t file)
+{
+    const char *name = c->how == CRAFT_SOFT_GROUP ? "real" : "train";
+    H5Gclose(H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    if (c->how == CRAFT_SOFT_GROUP)
+        H5Lcreate_soft("/real", file, "train", H5P_DEFAULT, H5P_DEFAULT);
+    if (c->how == CRAFT_EXTERNAL_GROUP) {
+        craft_tokens(&(craft){.how = CRAFT_GOOD}, file, "train/tokens");
+        H5Ldelete(file, "train", H5P_DEFAULT);
+        hid_t other = H5Fcreate(c->elsewhere, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+        H5Gclose(H5Gcreate2(other, "train", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+        craft_tokens(&(craft){.how = CRAFT_GOOD}, other, "train/tokens");
+        H5Fclose(other);
+        H5Lcreate_external(c->elsewhere, "/train", file, "train", H5P_DEFAULT, H5P_DEFAULT);
+    }
 }
 
 static inline void craft_validation(const craft *c, hid_t file)
@@ -187,6 +270,11 @@ static inline void craft_validation(const craft *c, hid_t file)
         H5Lcreate_external(c->elsewhere, "/x", file, "validation/tokens", H5P_DEFAULT,
                            H5P_DEFAULT);
         break;
+    case CRAFT_USER_LINK:
+        H5Lregister(&(H5L_class_t){.version = H5L_LINK_CLASS_T_VERS, .id = 200,
+                                   .comment = "a test's", .trav_func = craft_traverse});
+        H5Lcreate_ud(file, "validation/tokens", 200, "x", 1, H5P_DEFAULT, H5P_DEFAULT);
+        break;
     default: craft_tokens(c, file, "validation/tokens");
     }
     static const char *const name[] = {"train/a", "train/b", "train/c"};
@@ -202,12 +290,13 @@ static inline lk_status craft_dataset(void *argument)
     hid_t file = H5Fcreate(c->path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (file < 0) return lk_h5_fail(LK_E_SYSTEM, "%s: cannot craft", c->path);
     craft_attributes(c, file);
-    H5Gclose(H5Gcreate2(file, "train", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    craft_group(c, file);
     H5Gclose(H5Gcreate2(file, "validation", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
-    craft_tokens(c, file, "train/tokens");
+    if (c->how != CRAFT_EXTERNAL_GROUP) craft_tokens(c, file, "train/tokens");
     craft_validation(c, file);
     craft_vocabulary(c, file);
-    return H5Fclose(file) < 0 ? lk_h5_fail(LK_E_SYSTEM, "%s: cannot craft", c->path) : LK_OK;
+    if (H5Fclose(file) < 0) return lk_h5_fail(LK_E_SYSTEM, "%s: cannot craft", c->path);
+    return c->how == CRAFT_BEYOND ? craft_beyond(c->path) : LK_OK;
 }
 
 typedef struct craft_read {

@@ -1,21 +1,12 @@
-/* Tests of checkpoints; run with 1, 2 and 4 ranks. What one process alone must stand (damaged
- * files, a full disk) is tested with 1. */
-#include "base/philox.h"
-#include "io/checkpoint.h"
+/* Tests of checkpoints; run with 1, 2 and 4 ranks, and with 8 for saving on N and loading on M
+ * ranks. What one process alone must stand (a full disk) is tested with 1; damage in test_damage. */
 #include "io/hdf5.h"
 #include "io/show.h"
-#include "tests/io_help.h"
+#include "tests/checkpoint_help.h"
 
 #include <sys/resource.h>
 
-enum { FLIPS = 400, CUTS = 60, BIG_TEXT = 200000 };
-
-typedef struct tensor {
-    const char *name;
-    int dims;
-    int64_t dim[4];
-    bool decay;
-} tensor;
+enum { BIG_TEXT = 200000 };
 
 /* Shapes with fewer rows than ranks, several chunks, one element, four dimensions. */
 static const tensor large[] = {
@@ -27,6 +18,10 @@ static const tensor large[] = {
 };
 static const tensor small[] = {
     {"embed.weight", 2, {40, 16}, true}, {"norm.weight", 1, {16}, false}, {NULL, 0, {0}, false}};
+static const tensor middle[] = {{"embed.weight", 2, {700, 1000}, true}, /* three chunks */
+                                {"head.temperature", 1, {1}, false},
+                                {"norm.weight", 1, {65}, false},
+                                {NULL, 0, {0}, false}};
 static const tensor renamed[] = {
     {"embed.weight", 2, {40, 16}, true}, {"norm.gain", 1, {16}, false}, {NULL, 0, {0}, false}};
 static const tensor fewer[] = {{"embed.weight", 2, {40, 16}, true}, {NULL, 0, {0}, false}};
@@ -38,129 +33,6 @@ static const tensor reshaped[] = {
     {"embed.weight", 2, {16, 40}, true}, {"norm.weight", 1, {16}, false}, {NULL, 0, {0}, false}};
 static const tensor flattened[] = {
     {"embed.weight", 1, {640}, true}, {"norm.weight", 1, {16}, false}, {NULL, 0, {0}, false}};
-
-static lk_params *model(const tensor *t)
-{
-    lk_params *p = lk_params_create();
-    lk_graph *g = lk_graph_create(p, false);
-    for (; t->name; t++) lk_parameter(g, t->name, t->dims, t->dim, LK_INIT_ZERO, 0, t->decay);
-    lk_graph_destroy(g);
-    lk_params_layout(p);
-    return p;
-}
-
-/* ---- contents -------------------------------------------------------------------------------- */
-
-static lk_flat buffers(const lk_params *p, bool moments)
-{
-    size_t bytes = (size_t)p->total * sizeof(float);
-    lk_flat d = {.param = malloc(bytes), .moment1 = moments ? malloc(bytes) : NULL,
-                            .moment2 = moments ? malloc(bytes) : NULL};
-    float *flat[3] = {d.param, d.moment1, d.moment2};
-    for (int g = 0; g < 3; g++)
-        if (flat[g]) memset(flat[g], 0xA5, bytes); /* what was there must not be seen again */
-    return d;
-}
-
-static void release(lk_flat *d)
-{
-    free(d->param);
-    free(d->moment1);
-    free(d->moment2);
-}
-
-/* All bit patterns: NaNs with payloads, infinities, denormals, both zeros. */
-static void fill(const lk_params *p, lk_flat *d, uint64_t seed)
-{
-    float *flat[3] = {d->param, d->moment1, d->moment2};
-    for (uint32_t g = 0; g < 3; g++)
-        for (int i = 0; i < p->count && flat[g]; i++)
-            for (int64_t k = 0; k < p->item[i]->count; k++) {
-                uint32_t bits = lk_philox(seed, (uint32_t)k, (uint32_t)i, g, 0).v[0];
-                memcpy(flat[g] + p->item[i]->offset + k, &bits, sizeof bits);
-            }
-}
-
-/* Are the parameters in `a` those of `b`, and the gaps in `a` zero? */
-static bool same_flat(const lk_params *p, const float *a, const float *b)
-{
-    if (!a || !b) return a == b;
-    bool *used = calloc((size_t)p->total, sizeof *used), good = true;
-    for (int i = 0; i < p->count; i++) {
-        const lk_param *q = p->item[i];
-        good &= memcmp(a + q->offset, b + q->offset, (size_t)q->count * sizeof *a) == 0;
-        for (int64_t k = 0; k < q->count; k++) used[q->offset + k] = true;
-    }
-    for (int64_t k = 0; k < p->total; k++) good &= used[k] || memcmp(a + k, "\0\0\0\0", 4) == 0;
-    free(used);
-    return good;
-}
-
-static bool same_data(const lk_params *p, const lk_flat *a, const lk_flat *b)
-{
-    return same_flat(p, a->param, b->param) && same_flat(p, a->moment1, b->moment1) &&
-           same_flat(p, a->moment2, b->moment2);
-}
-
-static uint32_t letters[3] = {'a', 0xE9, 0x1F600};
-
-static lk_checkpoint_info some_info(uint64_t step)
-{
-    return (lk_checkpoint_info){
-        .state = {.step = step, .updates = step, .loss_scale = 65536, .loss = 2.5f, .lr = 3e-4f,
-                  .grad_norm = 1.25f, .finite = 1},
-        .seed = UINT64_MAX - 5,
-        .leaves = 8,
-        .run_file = (char *)"directory: runs/a\nmodel:\n  kind: transformer\n  width: 64\n",
-        .choices = (char *)"backend\tcpu\n",
-        .code_version = (char *)"0.1-g1234567",
-        .build = (char *)"gcc 12, cpu",
-        .dataset_path = (char *)"data/\xC3\xA9.h5",
-        .dataset_digest = (char *)"0123456789abcdef0123456789abcdef",
-        .characters = true,
-        .vocabulary = letters,
-        .vocabulary_size = 3,
-    };
-}
-
-static char *animals[3] = {(char *)"cat", (char *)"", (char *)"\xC3\xA9" "agle of the north"};
-static float three[6] = {0.25f, 0.5f, 0.125f, 1, 0.75f, 2};
-
-static lk_checkpoint_info image_info(uint64_t step)
-{
-    lk_checkpoint_info info = some_info(step);
-    info.kind = LK_IMAGE_DATA;
-    info.image = (lk_image_format){.height = 32, .width = 48, .channels = 3, .classes = 3,
-                                   .name = animals, .mean = three, .std = three + 3};
-    info.vocabulary = NULL;
-    info.vocabulary_size = 0;
-    info.characters = false;
-    return info;
-}
-
-static bool same_image(const lk_image_format *a, const lk_image_format *b)
-{
-    bool same = a->height == b->height && a->width == b->width && a->channels == b->channels &&
-                a->classes == b->classes;
-    for (int64_t i = 0; i < a->classes && same; i++) same = strcmp(a->name[i], b->name[i]) == 0;
-    size_t bytes = (size_t)a->channels * sizeof(float);
-    return same && (bytes == 0 || (memcmp(a->mean, b->mean, bytes) == 0 &&
-                                   memcmp(a->std, b->std, bytes) == 0));
-}
-
-static bool same_info(const lk_checkpoint_info *a, const lk_checkpoint_info *b)
-{
-    return a->kind == b->kind && same_image(&a->image, &b->image) &&
-           memcmp(&a->state, &b->state, sizeof a->state) == 0 &&
-           a->seed == b->seed &&
-           a->leaves == b->leaves && strcmp(a->run_file, b->run_file) == 0 &&
-           strcmp(a->choices, b->choices) == 0 && strcmp(a->code_version, b->code_version) == 0 &&
-           strcmp(a->build, b->build) == 0 && strcmp(a->dataset_path, b->dataset_path) == 0 &&
-           strcmp(a->dataset_digest, b->dataset_digest) == 0 && a->characters == b->characters &&
-           a->vocabulary_size == b->vocabulary_size &&
-           (a->vocabulary_size == 0 ||
-            memcmp(a->vocabulary, b->vocabulary, (size_t)a->vocabulary_size * 4) == 0);
-}
 
 static void make_directory(const char *path)
 {
@@ -301,6 +173,188 @@ static void check_images(void)
     lk_params_destroy(p);
 }
 
+/* ---- save on N ranks, load on M ---------------------------------------------------------------- */
+
+/* The first n ranks; MPI_COMM_NULL on the others. */
+static MPI_Comm first_ranks(int n)
+{
+    MPI_Comm comm;
+    MPI_Comm_split(MPI_COMM_WORLD, rank < n ? 0 : MPI_UNDEFINED, rank, &comm);
+    return comm;
+}
+
+static void check_pair(const lk_params *p, int n, int m)
+{
+    char directory[512];
+    lk_flat saved = buffers(p, true), d = buffers(p, true);
+    lk_checkpoint_info info = some_info((uint64_t)(100 * n + m)), out;
+    MPI_Comm writers = first_ranks(n), readers = first_ranks(m);
+    lk_status status = LK_OK;
+    snprintf(directory, sizeof directory, "%s", in_home("pairs"));
+    fill(p, &saved, info.state.step);
+    if (writers != MPI_COMM_NULL)
+        status = lk_checkpoint_save(io, writers, directory, p, &info, &saved);
+    bool good = all(status == LK_OK);
+    if (readers != MPI_COMM_NULL) {
+        status = lk_checkpoint_load(io, readers, directory, p, &d);
+        good &= status == LK_OK && same_data(p, &d, &saved);
+        status = lk_checkpoint_open(io, readers, directory, &out);
+        good &= status == LK_OK && same_info(&out, &info);
+        if (status == LK_OK) lk_checkpoint_info_clear(&out);
+    }
+    tap_ok(all(good), "saved on %d, loaded on %d: every bit %s", n, m, lk_error_text());
+    lk_error_clear();
+    if (writers != MPI_COMM_NULL) MPI_Comm_free(&writers);
+    if (readers != MPI_COMM_NULL) MPI_Comm_free(&readers);
+    release(&saved);
+    release(&d);
+}
+
+static void check_pairs(void)
+{
+    static const int number[] = {1, 2, 3, 4, 8};
+    lk_params *p = model(middle);
+    make_directory(in_home("pairs"));
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 5; k++) check_pair(p, number[i], number[k]);
+    lk_params_destroy(p);
+}
+
+/* ---- saving beside training ------------------------------------------------------------------ */
+
+static int count_steps(const char *directory)
+{
+    char path[600];
+    int n = 0;
+    for (int step = 0; step < 64; step++) {
+        snprintf(path, sizeof path, "%s/step-%06d.h5", directory, step);
+        n += exists(path);
+    }
+    return n;
+}
+
+typedef struct beside {
+    lk_device *device;
+    lk_store *store;
+    lk_checkpoint_saver *saver;
+    lk_params *params;
+    char directory[512];
+} beside;
+
+static void open_beside(beside *b, lk_checkpoint_keep keep)
+{
+    memset(b, 0, sizeof *b);
+    snprintf(b->directory, sizeof b->directory, "%s", in_home("beside"));
+    make_directory(b->directory);
+    b->params = model(large);
+    lk_store_options o = {.compute = LK_F32, .training = true, .ema = true, .local_leaves = 1};
+    size_t bytes = 0;
+    lk_status status = lk_backend_cpu.open(1, &b->device);
+    if (status == LK_OK) status = lk_store_create(b->device, b->params, &o, &b->store);
+    if (status == LK_OK)
+        status = lk_checkpoint_saver_open(io, MPI_COMM_WORLD, b->directory, keep, b->store,
+                                          &b->saver);
+    if (status == LK_OK) status = lk_checkpoint_saver_bytes(b->params, &o, rank, ranks, &bytes);
+    worked(status, "a saver");
+    double whole = 4.0 * sizeof(float) * (double)b->params->total, share = (double)bytes / whole;
+    tap_ok(all(share < (ranks == 1 ? 1.01 : 1.0) && share > 0.9 / ranks),
+           "a rank of %d keeps %.2f of the buffers", ranks, share);
+}
+
+static void close_beside(beside *b)
+{
+    lk_checkpoint_saver_close(b->saver);
+    lk_store_destroy(b->store);
+    b->device->backend->close(b->device);
+    lk_params_destroy(b->params);
+}
+
+/* Save, overwrite the store while the save is under way, and see that what was saved is what was
+ * there at the beginning. */
+static void check_snapshot(beside *b, uint64_t step, bool last)
+{
+    lk_flat d = buffers(b->params, true), more = buffers(b->params, false);
+    lk_checkpoint_info info = some_info(step);
+    lk_checkpoint_figures f;
+    char path[600];
+    float *average = malloc((size_t)b->params->total * sizeof *average);
+    d.ema = more.param;
+    fill(b->params, &d, step);
+    fill(b->params, &more, step + 1000);
+    lk_status status = lk_store_set(b->store, &d);
+    if (status == LK_OK) status = lk_checkpoint_saver_begin(b->saver, &info);
+    for (int r = 0; r < LK_REGIONS; r++) /* training goes on */
+        if (b->store->buffer[r] && r != LK_REGION_STATE && r != LK_REGION_GRAD)
+            memset(b->store->buffer[r], 0x5A, (size_t)b->params->total * sizeof(float));
+    if (rank == ranks - 1) info.choices = NULL; /* not looked at any more */
+    if (status == LK_OK) status = lk_checkpoint_saver_wait(b->saver, &f);
+    snprintf(path, sizeof path, "%s/step-%06llu.h5", b->directory, (unsigned long long)step);
+    bool good = status == LK_OK && strcmp(f.path, path) == 0 && f.step == step && !f.warning[0] &&
+                f.bytes > 16 * 300001 && f.seconds > 0;
+    if (last) {
+        lk_flat got = buffers(b->params, true);
+        got.ema = average;
+        if (status == LK_OK) status = lk_checkpoint_load(io, MPI_COMM_WORLD, path, b->params, &got);
+        good &= status == LK_OK && same_data(b->params, &got, &d) &&
+                same_flat(b->params, average, d.ema);
+        got.ema = NULL;
+        release(&got);
+    }
+    tap_ok(all(good), "step %d is saved as it was when the save began %s", (int)step,
+           lk_error_text());
+    lk_error_clear();
+    free(average);
+    release(&more);
+    release(&d);
+}
+
+static void check_beside(void)
+{
+    beside b;
+    lk_checkpoint_figures f;
+    lk_checkpoint_info info = some_info(60);
+    open_beside(&b, (lk_checkpoint_keep){.newest = 2, .every = 4});
+    failed(lk_checkpoint_saver_wait(b.saver, &f), LK_E_INTERNAL, "no save was begun", "no save");
+    check_snapshot(&b, 0, false);
+    for (uint64_t step = 3; step <= 6; step++) check_snapshot(&b, step, step == 6);
+    const char *stay[] = {"0", "4", "5", "6"};
+    bool there = true;
+    for (int i = 0; i < 4; i++) there &= exists(in_home("beside/step-00000%s.h5", stay[i]));
+    tap_ok(all(there && count_steps(b.directory) == 4),
+           "of 0, 3..6 the two newest, every fourth and the initial one stay");
+    if (rank == 0) { /* of a run that went further before it was set back */
+        rename(in_home("beside/step-000004.h5"), in_home("beside/step-000040.h5"));
+        write_file(in_home("beside/step-000009.h5.part"), "x", 1);
+        write_file(in_home("beside/latest.part"), "x", 1);
+        write_file(in_home("beside/step-7.h5"), "x", 1);
+        write_file(in_home("beside/mine.h5.part"), "x", 1);
+    }
+    all(true);
+    check_snapshot(&b, 9, true);
+    tap_ok(all(exists(in_home("beside/step-000040.h5")) && exists(in_home("beside/step-7.h5")) &&
+               exists(in_home("beside/mine.h5.part")) &&
+               !exists(in_home("beside/step-000009.h5.part")) &&
+               !exists(in_home("beside/latest.part")) && exists(in_home("beside/step-000000.h5"))),
+           "later steps and other files stay, what killed saves left goes");
+    bool same = all(latest_is(b.directory, "step-000009.h5"));
+    if (rank == 0) rename(b.directory, in_home("moved"));
+    all(true);
+    worked(lk_checkpoint_saver_begin(b.saver, &info), "a save without its directory begins");
+    failed(lk_checkpoint_saver_begin(b.saver, &info), LK_E_INTERNAL, "before the last one",
+           "two at a time");
+    for (int i = 0; i < 10000 && lk_checkpoint_saver_look(b.saver) != LK_CHECKPOINT_DONE; i++) {
+        lk_error_clear();
+        usleep(1000);
+    }
+    failed(lk_checkpoint_saver_wait(b.saver, &f), LK_E_SYSTEM, "No such file or directory",
+           "and fails on all ranks");
+    if (rank == 0) rename(in_home("moved"), b.directory);
+    all(true);
+    tap_ok(all(same && latest_is(b.directory, "step-000009.h5")), "latest stays");
+    check_snapshot(&b, 10, true);
+    close_beside(&b);
+}
+
 /* ---- refusals -------------------------------------------------------------------------------- */
 
 static void check_other_model(const char *path, const tensor *t, const char *words,
@@ -359,7 +413,7 @@ static void check_room(const char *directory, const lk_params *p, lk_flat *d)
     lk_graph_destroy(g);
     lk_params_layout(huge);
     failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, huge, &info, d), LK_E_SYSTEM,
-           "free bytes for a checkpoint, found", "a PiB");
+           "MiB of free space for a checkpoint of", "a PiB");
     check_survival(directory, p, d, "no room");
     lk_params_destroy(huge);
 }
@@ -433,67 +487,6 @@ static void check_refusals(void)
     lk_params_destroy(p);
 }
 
-/* ---- one process: damage --------------------------------------------------------------------- */
-
-/* Open and load: good and equal, or LK_E_INPUT with one line. */
-static bool refused_or_equal(const char *path, const lk_params *p, const lk_checkpoint_info *info,
-                             const lk_flat *saved, lk_flat *d, int *refused)
-{
-    lk_checkpoint_info got;
-    lk_status opened = lk_checkpoint_open(io, MPI_COMM_SELF, path, &got);
-    bool good = opened == LK_OK || (opened == LK_E_INPUT && lk_error_text()[0]);
-    if (opened == LK_OK) {
-        good = same_info(&got, info);
-        lk_checkpoint_info_clear(&got);
-    }
-    lk_error_clear();
-    lk_status loaded = lk_checkpoint_load(io, MPI_COMM_SELF, path, p, d);
-    good &= loaded == LK_OK ? same_data(p, d, saved)
-                            : loaded == LK_E_INPUT && !strchr(lk_error_text(), '\n');
-    if (!good) printf("# %s: open %d, load %d: %s\n", path, opened, loaded, lk_error_text());
-    lk_error_clear();
-    *refused += opened != LK_OK || loaded != LK_OK;
-    return good;
-}
-
-static void check_damage(void)
-{
-    lk_params *p = model(small);
-    lk_flat saved = buffers(p, true), d = buffers(p, true);
-    lk_checkpoint_info info = some_info(7);
-    const char *path = in_home("damaged.h5");
-    size_t size;
-    fill(p, &saved, 4);
-    char *bytes = read_file(in_home("small/step-000007.h5"), &size);
-    int good = 0, refused = 0;
-    for (int i = 0; i < FLIPS; i++) {
-        lk_u32x4 r = lk_philox(9, (uint32_t)i, 0, 0, 0);
-        size_t at = i < 100 ? (size_t)i : size * (size_t)i / FLIPS + r.v[0] % (size / FLIPS);
-        char mask = (char)(1u << r.v[1] % 8);
-        if (i % 3 == 0) mask = (char)0xFF;
-        bytes[at] ^= mask;
-        write_file(path, bytes, size);
-        bytes[at] ^= mask;
-        good += refused_or_equal(path, p, &info, &saved, &d, &refused);
-    }
-    tap_ok(good == FLIPS, "%d of %d files of %zu bytes with a byte flipped: refused (%d) or equal",
-           good, FLIPS, size, refused);
-    good = refused = 0;
-    for (int i = 0; i < CUTS; i++) {
-        write_file(path, bytes, size * (size_t)i / CUTS + (i % 2 ? (size_t)i : 0));
-        good += refused_or_equal(path, p, &info, &saved, &d, &refused);
-    }
-    tap_ok(good == CUTS && refused == CUTS, "%d of %d truncated files are refused", refused, CUTS);
-    write_file(path, bytes, size - 1);
-    refused_or_equal(path, p, &info, &saved, &d, &refused);
-    tap_ok(refused == CUTS + 1, "one byte short is refused");
-    unlink(path);
-    free(bytes);
-    release(&saved);
-    release(&d);
-    lk_params_destroy(p);
-}
-
 /* ---- show ------------------------------------------------------------------------------------ */
 
 static void check_show(void)
@@ -535,11 +528,15 @@ static void check_show(void)
 int main(int argc, char **argv)
 {
     io_set_up(&argc, &argv);
+    if (ranks == 8) {
+        check_pairs();
+        return io_tear_down();
+    }
+    check_beside();
     check_round_trips();
     check_images();
     check_refusals();
     if (ranks == 1) {
-        check_damage();
         check_show();
     }
     return io_tear_down();

@@ -1,10 +1,13 @@
 /* Tests of communication; run under mpirun with 1, 2, 4 and 8 ranks. Every rank checks, rank 0
  * prints, and the exit status of every rank tells. */
 #include "comm/comm.h"
+#include "comm/star.h"
+#include "comm/vote.h"
 #include "tests/tap.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Rank r's addend: sizes apart by many powers of two, so that every order gives other bits. */
 static float addend(int rank, int64_t i)
@@ -111,6 +114,88 @@ static void check_small(lk_comm *c)
     tap_ok(all(c, good), "too few devices are an error");
 }
 
+/* Each call returns the greatest answer of the call before, the same on every rank, whichever rank
+ * it is from and though ranks come at other times. */
+static void check_vote(lk_comm *c)
+{
+    lk_vote *v = NULL;
+    lk_status status = lk_vote_open(c, &v);
+    bool good = status == LK_OK;
+    int64_t before = 0;
+    for (int call = 0; good && call < 200; call++) {
+        int64_t greatest = 0, got = -1, mine = 0;
+        for (int r = 0; r < c->size; r++) {
+            lk_u32x4 x = lk_philox(9, (uint32_t)call, (uint32_t)r, 0, 0);
+            int64_t answer = x.v[0] % 3 ? 0 : (int64_t)x.v[1] << 20;
+            if (answer > greatest) greatest = answer;
+            if (r == c->rank) mine = answer;
+            if (r == c->rank && call % 50 == 0) usleep(x.v[2] % 3000);
+        }
+        good = lk_vote_cast(v, mine, &got) == LK_OK && got == before;
+        before = greatest;
+    }
+    lk_vote_close(v);
+    tap_ok(all(c, good), "200 votes of %d ranks %s", c->size, lk_error_text());
+}
+
+/* Bytes of all ranks in order. */
+static void check_gather(lk_comm *c)
+{
+    char mine[16], *every = calloc((size_t)c->size, sizeof mine);
+    snprintf(mine, sizeof mine, "<%d>", c->rank);
+    bool good = lk_comm_gather(c, mine, sizeof mine, every) == LK_OK;
+    for (int r = 0; r < c->size; r++) {
+        char wanted[16];
+        snprintf(wanted, sizeof wanted, "<%d>", r);
+        good = good && strcmp(every + (size_t)r * sizeof mine, wanted) == 0;
+    }
+    free(every);
+    tap_ok(all(c, good), "bytes of %d ranks are gathered", c->size);
+}
+
+struct heard {
+    int messages, sum, ends;
+};
+static void keep(void *context, int from, const void *message)
+{
+    int value;
+    (void)from;
+    memcpy(&value, message, sizeof value);
+    ((struct heard *)context)->messages++;
+    ((struct heard *)context)->sum += value;
+}
+static void count(void *context, int rank)
+{
+    (void)rank;
+    ((struct heard *)context)->ends++;
+}
+
+/* Beside MPI: every rank's message comes to rank 0 and the answer back; ends are told. */
+static void check_star(lk_comm *c)
+{
+    char reason[200] = "";
+    lk_star *s = NULL;
+    if (c->size == 1) return;
+    bool good = lk_star_open(c, sizeof(int), &s, reason, sizeof reason) == LK_OK && s;
+    struct heard heard = {0, 0, 0};
+    const lk_star_events events = {&heard, keep, count};
+    if (good && c->rank != 0) lk_star_send(s, 0, &c->rank);
+    for (int i = 0; good && c->rank == 0 && heard.messages < c->size - 1 && i < 10000; i++)
+        lk_star_poll(s, 0.001, -1, &events);
+    if (c->rank == 0) good = good && heard.sum == c->size * (c->size - 1) / 2;
+    for (int r = 1; good && c->rank == 0 && r < c->size; r++) lk_star_send(s, r, &(int){100 + r});
+    for (int tries = 0; good && c->rank != 0 && heard.messages == 0 && tries < 10000; tries++)
+        lk_star_poll(s, 0.001, -1, &events);
+    if (c->rank != 0) good = good && heard.sum == 100 + c->rank;
+    MPI_Barrier(c->world);
+    if (c->rank != 0) lk_star_close(s);
+    for (int tries = 0; good && c->rank == 0 && heard.ends < c->size - 1 && tries < 10000; tries++)
+        lk_star_poll(s, 0.001, -1, &events);
+    if (c->rank == 0) good = good && heard.ends == c->size - 1;
+    if (c->rank == 0) lk_star_close(s);
+    tap_ok(all(c, good), "messages beside MPI among %d ranks, and their ends %s", c->size, reason);
+}
+
 int main(void)
 {
     static const int64_t lengths[] = {1, 2, 7, 8, 1000, 100003};
@@ -123,6 +208,9 @@ int main(void)
     tap_quiet = c->rank != 0;
     check_small(c);
     check_agreement(c);
+    check_vote(c);
+    check_gather(c);
+    check_star(c);
     lk_status status = lk_backend_cpu.open(0, &d);
     if (status == LK_OK) status = lk_comm_attach(c, d, 100003);
     if (tap_ok(all(c, status == LK_OK), "the device is attached %s", lk_error_text()))

@@ -19,7 +19,7 @@ prints "help is the same" 'Usage: lockstep COMMAND' "$LOCKSTEP" help
 prints "--version" "lockstep $(sed -n 's/^AC_INIT(\[lockstep\], \[\(.*\)\], \[\], .*/\1/p' \
     "$srcdir/configure.ac" 2>/dev/null) (" "$LOCKSTEP" --version
 prints "-V is the same" 'lockstep ' "$LOCKSTEP" -V
-for command in import train eval generate show; do
+for command in import train eval generate profile trace show doctor; do
     prints "$command --help" "Usage: lockstep $command [OPTION...]|--help|--version" \
         "$LOCKSTEP" $command --help
     cp "$work/out" "$work/help"

@@ -11,6 +11,8 @@
 #include "tests/io_help.h"
 
 #include <math.h>
+#include <stdatomic.h>
+#include <time.h>
 
 enum { MIB = 1 << 20 };
 
@@ -392,6 +394,15 @@ static lk_status note_turn(void *argument)
     return *(int *)argument % 10 == 3 ? lk_fail(LK_E_DEVICE, "job %d", *(int *)argument) : LK_OK;
 }
 
+static atomic_bool let_go;
+
+static lk_status hold(void *argument)
+{
+    (void)argument;
+    while (!let_go) usleep(100);
+    return LK_OK;
+}
+
 static lk_status call_inside(void *argument) { return lk_io_call(io, note_turn, argument); }
 
 static void check_queue(void)
@@ -425,6 +436,68 @@ static void check_queue(void)
     lk_io_close(other);
     lk_io_close(NULL);
     tap_ok(all(ran == 50), "closing waits for what is queued");
+}
+
+/* A long job that lets others in, as a save does. */
+static long inside[2];
+
+static lk_status long_job(void *argument)
+{
+    (void)argument;
+    order[ran++] = 1000;
+    for (int i = 0; i < 3000 && !lk_io_done(io, inside[1]); i++) { /* 3 s at most */
+        lk_io_yield(io);
+        usleep(1000);
+    }
+    order[ran++] = 2000;
+    return LK_OK;
+}
+
+static void check_yield(void)
+{
+    static int number[3] = {3, 4, 5};
+    long slow = 0, after = 0;
+    ran = 0;
+    inside[0] = inside[1] = -1;
+    worked(lk_io_submit(io, hold, NULL, &inside[0]), "a first job holds the thread");
+    worked(lk_io_submit(io, long_job, NULL, &slow), "a long job");
+    worked(lk_io_submit(io, note_turn, &number[1], &after), "a job after it");
+    worked(lk_io_submit_independent(io, note_turn, &number[2], &inside[1]), "an independent job");
+    let_go = true;
+    worked(lk_io_wait(io, inside[1]), "the independent job is done");
+    worked(lk_io_wait(io, inside[0]), "the first");
+    worked(lk_io_wait(io, slow), "the long job");
+    worked(lk_io_wait(io, after), "the one after it");
+    tap_ok(all(ran == 4 && order[0] == 1000 && order[1] == 5 && order[2] == 2000 && order[3] == 4),
+           "the independent job ran within the long one, the other after it");
+    failed(lk_io_call_independent(io, note_turn, &number[0]), LK_E_DEVICE, "job 3",
+           "an independent job that fails");
+}
+
+/* Errors that pass are tried again, and told; others are not. */
+static void check_retries(void)
+{
+    lk_dataset *d = NULL;
+    const char *path = in_home("crafted.h5");
+    craft good = {.path = path, .elsewhere = in_home("elsewhere.h5"), .how = CRAFT_GOOD};
+    worked(lk_io_call(io, craft_dataset, &good), "craft a good file");
+    opens_of = "crafted.h5";
+    opens_left = 2;
+    opens_error = ESTALE;
+    worked(lk_dataset_open(io, MPI_COMM_SELF, path, &d), "a stale handle, twice");
+    tap_ok(strstr(d->warning, "only at try 3 (Stale file handle)"), "it is told: %s", d->warning);
+    lk_dataset_close(d);
+    opens_left = 1000;
+    opens_error = EIO;
+    time_t begun = time(NULL);
+    failed(lk_dataset_open(io, MPI_COMM_SELF, path, &d), LK_E_SYSTEM, "tried 6 times",
+           "an error that stays");
+    tap_ok(time(NULL) - begun < 10, "soon");
+    opens_error = EACCES;
+    opens_left = 1;
+    failed(lk_dataset_open(io, MPI_COMM_SELF, path, &d), LK_E_INPUT, "crafted.h5",
+           "an error that will not pass is not tried again");
+    opens_left = 0;
 }
 
 /* ---- predictions, show ----------------------------------------------------------------------- */
@@ -523,12 +596,14 @@ int main(int argc, char **argv)
 {
     io_set_up(&argc, &argv);
     check_queue();
+    check_yield();
     check_reading();
     check_not_hdf5();
     if (ranks == 1) {
         check_imports();
         check_import_errors();
         for (int i = 0; i < CRAFT_CASES; i++) check_one_bad_file(&craft_cases[i]);
+        check_retries();
         check_damage();
         check_text();
         check_predictions();

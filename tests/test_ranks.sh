@@ -27,7 +27,7 @@ tests() {
 
 export TMPDIR="$work"
 tests test_comm 1 2 4 8
-tests test_checkpoint 1 2 4
+tests test_checkpoint 1 2 4 8
 tests test_io 1 2 4
 tests test_import 1 2 4
 

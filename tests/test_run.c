@@ -96,6 +96,15 @@ static const key keys[] = {
     {"checkpoint.every", "1000", "10", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"checkpoint.initial", "false", "true", {"on"}, "true or false", false, ALL},
     {"log.every", "50", "1", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"trace.from", "0", "1", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"trace.to", "0", "9", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
+    {"log.run_log", "true", "false", {"yes", "''"}, "true or false", false, ALL},
+    {"log.tensorboard", "false", "true", {"1", "run"}, "true or false", false, ALL},
+    {"log.prometheus", "\"false\"", "\"/metrics/a.prom\"", {"''"}, "text in UTF-8", false, ALL},
+    {"log.steps", "1", "10", {WHOLE, "0"}, "a whole number from 1", false, ALL},
+    {"log.outlier", "12", "0", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
+    {"log.outlier_window", "100", "50", {WHOLE, "7"}, "a whole number from 8 to 100000", false,
+     ALL},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -34,6 +34,45 @@ static inline void *lk_data(const lk_exec *x, const lk_tensor *t)
     return x->base[t->region] + t->offset;
 }
 
+/* What a float tensor holds. */
+typedef struct lk_range {
+    int64_t bad;     /* the first element that is not finite; -1: all are */
+    int64_t bads;    /* how many are not */
+    float low, high; /* of the finite ones; low > high: there are none */
+} lk_range;
+
+/* Work of a step as the device did it: a kernel or a copy; on the CPU a whole node. */
+typedef struct lk_device_span {
+    int mark;              /* as given to mark() */
+    int run;               /* of the program, from 0, since open() */
+    int lane;              /* what overlaps in time lies on different ones, from 0 */
+    double begin, seconds; /* since open() */
+} lk_device_span;
+
+/* What a tracer hands over. */
+typedef struct lk_device_record {
+    lk_device_span *span; /* by lane, then begin; malloc'ed */
+    int64_t spans;
+    int64_t lost;         /* pieces of the program's work that belong to no mark */
+    double *seconds;      /* of each run, from before its first to after its last work; malloc'ed */
+    double *begin;        /* of each run; malloc'ed */
+    int runs;
+} lk_device_record;
+
+/* Times of nodes, taken on the device. What is captured while a tracer is open is traced when it is
+ * replayed, so a program is captured anew after open(), and once more after close(). */
+typedef struct lk_device_tracer {
+    /* Collect, for at most `runs` runs of one program. */
+    lk_status (*open)(lk_device *d, int runs);
+    /* What is enqueued or captured from here on belongs to `mark` >= 0, or -1: to nothing. */
+    lk_status (*mark)(lk_device *d, int mark);
+    lk_status (*run_begin)(lk_device *d);
+    lk_status (*run_end)(lk_device *d);
+    /* Wait for the device and hand over everything since open(). */
+    lk_status (*read)(lk_device *d, lk_device_record *record);
+    void (*close)(lk_device *d); /* also of one that is not open */
+} lk_device_tracer;
+
 struct lk_backend {
     const char *name;
 
@@ -81,6 +120,14 @@ struct lk_backend {
      * prepare() makes them binding: the same choices give the same bits. */
     lk_status (*choices_get)(lk_device *d, char **text);
     lk_status (*choices_set)(lk_device *d, const char *text);
+
+    /* What `count` elements of a float type on the device hold; synchronises. For the search for
+     * what is not finite. NULL: there is none. */
+    lk_status (*measure)(lk_device *d, lk_dtype type, const void *data, int64_t count,
+                         lk_range *range);
+    const lk_device_tracer *tracer; /* NULL: times of nodes cannot be had */
+    /* A named range for a profiler that looks on, around what the host enqueues; NULL ends it. */
+    void (*annotate)(lk_device *d, const char *name);
 };
 
 /* Every device struct begins with this. */
@@ -88,6 +135,7 @@ struct lk_device {
     const lk_backend *backend;
     lk_dtype compute;  /* working type of products: set by the program before prepare() */
     int tf32;          /* f32 products may use TF32 */
+    size_t allocated;  /* bytes by alloc() since open(), what was released too */
 };
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;

@@ -26,10 +26,10 @@ static void describe(lk_device *d, char *text, size_t size)
 
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
 {
-    (void)d;
     *memory = aligned_alloc(256, (bytes + 256) / 256 * 256);
     if (!*memory) return lk_fail(LK_E_SYSTEM, "out of memory");
     memset(*memory, 0, bytes);
+    d->allocated += bytes;
     return LK_OK;
 }
 

@@ -49,3 +49,9 @@ void lk_digest_bytes(const void *bytes, size_t size, char text[LK_DIGEST_TEXT])
 {
     text_of(XXH3_128bits(bytes, size), text);
 }
+
+lk_hash lk_digest_hash(const void *bytes, size_t size)
+{
+    XXH128_hash_t h = XXH3_128bits(bytes, size);
+    return (lk_hash){h.high64, h.low64};
+}

@@ -7,6 +7,7 @@
 #include "base/status.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 #define LK_DIGEST_TEXT 33 /* bytes of the text with its NUL */
 
@@ -20,5 +21,11 @@ void lk_digest_text(const lk_digest *d, char text[LK_DIGEST_TEXT]);
 
 /* The same for bytes that lie in one piece. */
 void lk_digest_bytes(const void *bytes, size_t size, char text[LK_DIGEST_TEXT]);
+
+/* The same as two numbers, to compare many pieces with each other. */
+typedef struct lk_hash {
+    uint64_t high, low;
+} lk_hash;
+lk_hash lk_digest_hash(const void *bytes, size_t size);
 
 #endif

@@ -43,6 +43,17 @@ lk_status lk_fail_prefix(lk_status code, const char *format, ...)
     return code;
 }
 
+lk_status lk_fail_suffix(lk_status code, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + used, sizeof text - used, format, args);
+    va_end(args);
+    make_one_line();
+    return code;
+}
+
 const char *lk_error_text(void) { return text; }
 
 void lk_error_clear(void) { text[0] = '\0'; }

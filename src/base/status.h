@@ -13,6 +13,8 @@ typedef enum lk_status {
     LK_E_SYSTEM = 3,   /* operating system: memory, disk, threads */
     LK_E_DEVICE = 4,   /* CUDA, cuBLASLt, oneDNN */
     LK_E_COMM = 5,     /* MPI, NCCL, or another rank failed */
+    LK_E_REQUEUE = 75, /* no failure: stopped after a save by a signal or the time limit, to be
+                          started again with --resume (EX_TEMPFAIL of sysexits.h) */
 } lk_status;           /* these are also the exit codes of the program */
 
 /* Record the text (printf format, no trailing newline) unless one is already recorded; return
@@ -22,6 +24,10 @@ lk_status lk_fail(lk_status code, const char *format, ...)
 
 /* Put "format: " before the recorded text, to name where it happened. Returns `code`. */
 lk_status lk_fail_prefix(lk_status code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Put text after the recorded one: what to try next. Returns `code`. */
+lk_status lk_fail_suffix(lk_status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 const char *lk_error_text(void); /* "" when none; valid until the next lk_ call of this thread */

@@ -8,10 +8,16 @@
 
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
+    {"check", lk_cmd_check, "whether a dataset is fit for training, and how it has drifted"},
     {"train", lk_cmd_train, "train the model of a run file, on any number of ranks"},
+    {"watch", lk_cmd_watch, "look at a run while it goes on"},
+    {"report", lk_cmd_report, "one HTML page about a run, or about several"},
     {"eval", lk_cmd_eval, "loss and accuracy of a checkpoint on a dataset"},
     {"generate", lk_cmd_generate, "continue a text with a checkpoint"},
+    {"profile", lk_cmd_profile, "where the time of a step of a run file goes"},
+    {"trace", lk_cmd_trace, "print a trace, or export it for ui.perfetto.dev"},
     {"show", lk_cmd_show, "what a dataset or checkpoint file holds"},
+    {"doctor", lk_cmd_doctor, "is this machine fit to train on?"},
     {"help", lk_cmd_help, "help on a command, or on the run file's keys (help run-file)"},
     {NULL, NULL, NULL},
 };
@@ -26,7 +32,8 @@ void lk_cmd_usage(FILE *out)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
-          "system (memory, disk), 4 device, 5 communication or another rank.\n", out);
+          "system (memory, disk), 4 device, 5 communication or another rank; 75 stopped after a\n"
+          "save by a signal or the time limit: start again with --resume.\n", out);
 }
 
 /* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the
@@ -43,22 +50,54 @@ bool lk_cmd_terminal(void)
     return strncmp(target, "/dev/pts/", 9) == 0 || strncmp(target, "/dev/tty", 8) == 0;
 }
 
+lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char *const *set,
+                          lk_run *run)
+{
+    char *text = NULL;
+    lk_status status = LK_OK;
+    if (comm->rank == 0) status = lk_run_load(file, sets, set, run);
+    if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_comm_broadcast_text(comm, &text);
+    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(file, text, 0, NULL, run);
+    free(text);
+    return lk_comm_agree(comm, status);
+}
+
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
 static void report(lk_comm *comm, lk_status status)
 {
     bool together = lk_comm_all_failed(comm, 2.0);
     if (together && comm->rank != 0) return;
-    if (together || comm->size == 1) {
+    if (comm->hung && comm->rank != 0) sleep(30); /* rank 0 prints and ends all */
+    else if (together || comm->size == 1 || comm->hung)
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
-        return;
-    }
+    if (comm->hung) lk_comm_abort(comm, (int)status);
+    if (together || comm->size == 1) return;
     fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());
     fflush(stderr);
     lk_comm_abort(comm, (int)status);
 }
 
-int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
-               void *options)
+/* Everything here may hang too: then the alarm's signal ends the process. */
+void lk_cmd_say(void *comm, const char *text)
+{
+    (void)comm;
+    alarm(20);
+    fprintf(stderr, "lockstep: %s\n", text);
+    fflush(stderr);
+}
+
+void lk_cmd_end(void *comm, bool all)
+{
+    alarm(20);
+    lk_comm_interrupt(comm);
+    if (all) lk_comm_abort(comm, LK_E_COMM);
+    _exit(LK_E_COMM);
+}
+
+static int start(const char *name, bool alone, bool any_mpi,
+                 lk_status (*job)(const lk_world *w, void *options), void *options)
 {
     lk_world w = {NULL, NULL};
     lk_status status = lk_comm_open(&w.comm);
@@ -66,13 +105,27 @@ int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w,
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
         return (int)status;
     }
+    if (any_mpi) lk_error_clear();
+    if (any_mpi) status = LK_OK;
     if (status == LK_OK && alone && w.comm->size > 1)
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
     if (status == LK_OK) status = job(&w, options);
-    if (status != LK_OK) report(w.comm, status);
+    if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
     lk_io_close(w.io);
     lk_comm_close(w.comm);
     return (int)status;
+}
+
+int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
+               void *options)
+{
+    return start(name, alone, false, job, options);
+}
+
+int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options)
+{
+    return start(name, false, true, job, options);
 }

@@ -4,16 +4,23 @@
 
 #include "comm/comm.h"
 #include "io/io.h"
+#include "train/run.h"
 
 #include <argp.h>
 #include <stdbool.h>
 
 /* argv[0] is the name for messages, "lockstep train". Returns the exit code of the program. */
 int lk_cmd_import(int argc, char **argv);
+int lk_cmd_check(int argc, char **argv);
 int lk_cmd_train(int argc, char **argv);
 int lk_cmd_eval(int argc, char **argv);
 int lk_cmd_generate(int argc, char **argv);
+int lk_cmd_doctor(int argc, char **argv);
+int lk_cmd_watch(int argc, char **argv);
+int lk_cmd_report(int argc, char **argv);
 int lk_cmd_show(int argc, char **argv);
+int lk_cmd_profile(int argc, char **argv);
+int lk_cmd_trace(int argc, char **argv);
 int lk_cmd_help(int argc, char **argv);
 
 typedef struct lk_command {
@@ -30,12 +37,35 @@ typedef struct lk_world {
     lk_io *io;
 } lk_world;
 
+/* For the watchdog's thread, where a process hangs: print an error; end this process, with `all`
+ * all ranks, without returning. `comm`: a lk_comm *. */
+void lk_cmd_say(void *comm, const char *text);
+void lk_cmd_end(void *comm, bool all);
+/* Rank 0 reads the run file for all: a file edited or a mount late on one host must not give its
+ * ranks another run. Collective. Free with lk_run_clear. */
+lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char *const *set,
+                          lk_run *run);
+/* The trace of a file in tables: lines of each, 0 for all; depth: parts of scopes. cmd/trace.c */
+lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
+/* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
+lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
+
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
+
+/* A duration such as 90s, 30m, 12h, 2d, 1:30:00 or 2-00:00:00 in seconds; false: it is none.
+ * walltime.c */
+bool lk_cmd_duration(const char *text, double *seconds);
+/* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from now
+ * (0: none) or Slurm, whichever is first; 0: never. */
+lk_status lk_cmd_deadline(double walltime, double *deadline);
 
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
+/* The same for a job that says itself what an MPI lacks: any thread level will do. */
+int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options);
 
 #endif

@@ -5,8 +5,9 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-enum { FORCE = 1000 };
+enum { FORCE = 1000, PSI };
 
 static const struct argp_option table[] = {
     {"predictions", 'p', "FILE", 0,
@@ -14,6 +15,9 @@ static const struct argp_option table[] = {
     {"weights", 'w', "NAME", 0,
      "raw, ema (the moving average) or auto (default: ema where there is one)", 0},
     {"force", FORCE, NULL, 0, "Replace an earlier file of predictions", 0},
+    {"psi", PSI, "X", 0,
+     "Warn of drift from the training data above this population stability index (default: 0.2)",
+     0},
     {"device", 'd', "NAME", 0, "auto (default), cpu or cuda", 0},
     {0},
 };
@@ -24,6 +28,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 'p': o->predictions = arg; break;
     case FORCE: o->overwrite = true; break;
+    case PSI: {
+        char *end;
+        o->psi = strtod(arg, &end);
+        if (end == arg || *end || !(o->psi >= 0))
+            argp_error(state, "expected a number from 0, found '%s'", arg);
+        break;
+    }
     case 'd': o->device = arg; break;
     case 'w': o->weights = arg; break;
     case ARGP_KEY_ARG:
@@ -65,15 +76,32 @@ static void print_classes(const lk_evaluation *e)
     }
 }
 
+/* How far the data is from what the model learned from. */
+static void print_drift(const lk_evaluation *e)
+{
+    const lk_drift_report *d = &e->drift;
+    if (!e->compared || d->features == 0) return;
+    const lk_drift_feature *worst = &d->feature[d->worst];
+    printf("drift from the training data: PSI %.4f, KL %.4f (mean of %lld), most of '%s': %.4f\n",
+           d->psi, d->kl, (long long)d->features, worst->name, worst->drift.psi);
+    for (int64_t i = 0; i < d->features; i++)
+        if (lk_drift_found(&d->feature[i].drift, d->threshold))
+            fprintf(stderr, "warning: '%s' has drifted: PSI %.3g is above %g; 'lockstep check' "
+                    "--against the checkpoint shows more\n", d->feature[i].name,
+                    d->feature[i].drift.psi, d->threshold);
+}
+
 static void print(const lk_evaluation *e)
 {
     if (e->kind == LK_TEXT_DATA) {
         printf("loss %.6f  perplexity %.4f  accuracy %.4f  tokens %lld%s\n", e->loss, exp(e->loss),
                e->accuracy, (long long)e->samples, e->ema ? "  (ema)" : "");
+        print_drift(e);
         return;
     }
     printf("loss %.6f  accuracy %.4f  images %lld%s\n", e->loss, e->accuracy, (long long)e->samples,
            e->ema ? "  (ema)" : "");
+    print_drift(e);
     print_classes(e);
 }
 
@@ -95,11 +123,12 @@ int lk_cmd_eval(int argc, char **argv)
         "CHECKPOINT DATA",
         "Loss (nats), accuracy and, for text, perplexity over the whole validation split of DATA: "
         "every non-overlapping window of a text; every image, with a table of the classes. "
-        "CHECKPOINT: a file, or a run directory for its newest one.",
+        "CHECKPOINT: a file, or a run directory for its newest one; if that is damaged, the error "
+        "names the one before it.",
         NULL,
         NULL,
         NULL};
-    lk_scoring o = {.device = "auto"};
+    lk_scoring o = {.device = "auto", .psi = LK_DRIFT_PSI};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     return lk_cmd_run("lockstep eval", false, job, &o);
 }

@@ -78,7 +78,7 @@ int lk_cmd_generate(int argc, char **argv)
     static const struct argp argp = {
         table, parse, "CHECKPOINT",
         "Continue a text with a trained model. CHECKPOINT: a file, or a run directory for its "
-        "newest one.",
+        "newest one; if that is damaged, the error names the one before it.",
         NULL, NULL, NULL};
     options o = {.job = {.prompt = "\n", .tokens = 300, .temperature = 0.8, .seed = 1,
                          .device = "auto"}};

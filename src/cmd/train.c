@@ -1,4 +1,5 @@
-/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume | --plan] */
+/* lockstep train RUN.yaml [--set KEY=VALUE]... [--resume | --plan | --print KEY] */
+#include "base/signals.h"
 #include "cmd/cmd.h"
 #include "metric/progress.h"
 #include "train/train.h"
@@ -10,15 +11,33 @@ typedef struct options {
     const char *file;
     const char **set;
     int sets;
-    bool resume, plan;
+    lk_start start;
+    double walltime; /* seconds; 0: none */
+    bool plan;
+    const char *print; /* key */
     lk_progress progress;
 } options;
 
+enum { RESUME_OR_START = 256, PRINT, ANOMALY, BLOCKING }; /* options without a letter */
+
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
-    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint", 0},
+    {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint that is whole", 0},
+    {"resume-or-start", RESUME_OR_START, NULL, 0,
+     "The same, or start it where there is no run directory or no checkpoint yet: for jobs that "
+     "are started again and again", 0},
+    {"walltime", 'w', "DURATION", 0,
+     "Save and stop in time for an end after DURATION: 90s, 30m, 12h, 2d, 1:30:00, 2-00:00:00. "
+     "Under Slurm the job's own end is known", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
+    {"print", PRINT, "KEY", 0, "Print the value of a key of the run file, for scripts; do not train",
+     0},
+    {"detect-anomaly", ANOMALY, NULL, 0,
+     "Look at what every node of a step makes, and stop at the first value that is not finite: "
+     "which node, on what input, of which samples; slower", 0},
+    {"launch-blocking", BLOCKING, NULL, 0,
+     "Wait for every kernel, so that an error of the device names its node; slower", 0},
     {0},
 };
 
@@ -27,15 +46,25 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     options *o = state->input;
     switch (key) {
     case 's': o->set[o->sets++] = arg; break;
-    case 'r': o->resume = true; break;
+    case 'r': o->start.resume = LK_RESUME; break;
+    case RESUME_OR_START: o->start.resume = LK_RESUME_OR_START; break;
+    case 'w':
+        if (!lk_cmd_duration(arg, &o->walltime))
+            argp_error(state, "--walltime: expected a duration such as 90s, 30m, 12h or 1:30:00, "
+                       "found '%s'", arg);
+        break;
     case 'p': o->plan = true; break;
+    case PRINT: o->print = arg; break;
+    case ANOMALY: o->start.detect_anomaly = true; break;
+    case BLOCKING: o->start.launch_blocking = true; break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
         o->file = arg;
         break;
     case ARGP_KEY_END:
         if (!o->file) argp_error(state, "RUN.yaml is missing");
-        if (o->plan && o->resume) argp_error(state, "--plan and --resume exclude each other");
+        if (o->plan && o->start.resume != LK_START_NEW)
+            argp_error(state, "--plan and --resume exclude each other");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -73,21 +102,6 @@ static void evaluated(void *context, int64_t at, const lk_validation *v, double 
     line(context, text);
 }
 
-/* Rank 0 reads the run file for all: a file edited or a mount late on one host must not give its
- * ranks another run. */
-static lk_status load(lk_comm *comm, const options *o, lk_run *run)
-{
-    char *text = NULL;
-    lk_status status = LK_OK;
-    if (comm->rank == 0) status = lk_run_load(o->file, o->sets, o->set, run);
-    if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
-    LK_TRY(lk_comm_agree(comm, status));
-    status = lk_comm_broadcast_text(comm, &text);
-    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(o->file, text, 0, NULL, run);
-    free(text);
-    return lk_comm_agree(comm, status);
-}
-
 static void print_memory(const lk_step_plan *p)
 {
     printf("%-24s %12s\n", "memory of a rank", "MiB");
@@ -115,7 +129,7 @@ static void print_plan(const lk_step_plan *p)
     for (int i = 0; i < p->lines; i++) print_line(&p->line[i]);
     print_line(&p->total);
     printf("\nmeasured here: %.1f GFLOP/s, %.1f GB/s\npredicted: %.3f ms a step\n",
-           1e-9 * p->rate, 1e-9 * p->bandwidth, 1e3 * p->total.seconds);
+           1e-9 * p->ceiling.rate, 1e-9 * p->ceiling.bandwidth, 1e3 * p->total.seconds);
 }
 
 static lk_status plan(const lk_world *w, const lk_run *run)
@@ -126,33 +140,56 @@ static lk_status plan(const lk_world *w, const lk_run *run)
     return LK_OK;
 }
 
+/* The result of a run that ended, or stopped before its end. */
+static void print_result(const lk_train_result *r)
+{
+    printf("%lld steps in %.1f s, loss %.4f", (long long)r->steps, r->seconds, r->loss);
+    if (isfinite(r->best_validation_loss))
+        printf(", best validation loss %.4f", r->best_validation_loss);
+    if (!isnan(r->validation.accuracy)) printf(", accuracy %.4f", r->validation.accuracy);
+    if (!isnan(r->validation.ema_accuracy)) printf(" (ema %.4f)", r->validation.ema_accuracy);
+    if (r->skipped) printf(", %lld steps skipped", (long long)r->skipped);
+    if (r->stopped[0]) printf("\nstopped by %s, saved; go on with --resume", r->stopped);
+    printf("\n%s\n", r->checkpoint);
+}
+
 static lk_status train(const lk_world *w, options *o, const lk_run *run)
 {
     lk_train_result r;
+    LK_TRY(lk_signals_catch());
+    LK_TRY(lk_cmd_deadline(o->walltime, &o->start.deadline));
+    o->start.say = lk_cmd_say;
+    o->start.end = lk_cmd_end;
+    o->start.context = w->comm;
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);
     lk_reporter reporter = {o, line, step, evaluated};
-    lk_status status = lk_train(w->comm, w->io, run, o->resume, &reporter, &r);
+    lk_status status = lk_train(w->comm, w->io, run, &o->start, &reporter, &r);
     lk_progress_end(&o->progress);
-    if (status == LK_OK && w->comm->rank == 0) {
-        printf("%lld steps in %.1f s, loss %.4f", (long long)r.steps, r.seconds, r.loss);
-        if (isfinite(r.best_validation_loss))
-            printf(", best validation loss %.4f", r.best_validation_loss);
-        if (!isnan(r.validation.accuracy)) printf(", accuracy %.4f", r.validation.accuracy);
-        if (!isnan(r.validation.ema_accuracy)) printf(" (ema %.4f)", r.validation.ema_accuracy);
-        if (r.skipped) printf(", %lld steps skipped", (long long)r.skipped);
-        printf("\n%s\n", r.checkpoint);
-    }
-    return status;
+    if (status == LK_OK && w->comm->rank == 0) print_result(&r);
+    return status == LK_OK && r.stopped[0] ? LK_E_REQUEUE : status;
 }
 
 static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     lk_run run;
-    LK_TRY(load(w->comm, o, &run));
+    LK_TRY(lk_cmd_load_run(w->comm, o->file, o->sets, o->set, &run));
     lk_status status = o->plan ? plan(w, &run) : train(w, o, &run);
     lk_run_clear(&run);
     return status;
+}
+
+/* Needs neither MPI nor the data, so it also answers where jobs are submitted. */
+static int print_key(const options *o)
+{
+    lk_run run;
+    lk_status status = lk_run_load(o->file, o->sets, o->set, &run);
+    if (status == LK_OK) {
+        status = lk_run_print(&run, o->print, stdout);
+        lk_run_clear(&run);
+    }
+    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    return (int)status;
 }
 
 int lk_cmd_train(int argc, char **argv)
@@ -162,14 +199,23 @@ int lk_cmd_train(int argc, char **argv)
         "Train the model of a run file. Under mpirun every rank takes a part of each batch; the "
         "result has the same bits on 1, 2, 4 ... ranks up to train.leaves.\v"
         "'lockstep help run-file' lists the keys. The last line printed is the path of the last "
-        "checkpoint. --plan writes nothing: memory as it would be allocated, without what CUDA and "
-        "its libraries take; work as each op must do at least; time as if every node ran at the "
-        "speed of a large product or sum, measured here, and nothing ran beside it.",
+        "checkpoint. Checkpoints are written while training goes on, read back before they count, "
+        "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
+        "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as "
+        "it would be allocated, without what CUDA and its libraries take; work as each op must do "
+        "at least; time as if every node ran at the speed of a large product or sum, measured here, "
+        "and nothing ran beside it.\n\n"
+        "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
+        "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
+        "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
+        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
+        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
+        "is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    int code = lk_cmd_run("lockstep train", false, job, &o);
+    int code = o.print ? print_key(&o) : lk_cmd_run("lockstep train", false, job, &o);
     free(o.set);
     return code;
 }

@@ -2,6 +2,7 @@
 #include "comm/comm.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,7 +103,9 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     struct {
         int code, rank;
     } in = {mine, c->rank}, out;
+    lk_heart_at("an agreement of all ranks", NULL);
     LK_MPI(MPI_Allreduce(&in, &out, 1, MPI_2INT, MPI_MAXLOC, c->world));
+    lk_heart_at(NULL, NULL);
     if (out.code == LK_OK) return LK_OK;
     char text[2048] = "";
     if (c->rank == out.rank) {
@@ -120,6 +123,7 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     MPI_Request request;
     int done = 0;
     double end = lk_clock_seconds() + seconds;
+    if (c->hung) return false;
     if (c->size == 1 || c->failed) return true;
     if (c->alone) return false;
     c->alone = true;
@@ -132,6 +136,28 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     c->alone = !done;
     return done;
 }
+
+void lk_comm_library(char *text, size_t size)
+{
+    char all[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(all, &length);
+    all[strcspn(all, ",\n")] = '\0'; /* what follows is the package's life */
+    snprintf(text, size, "%s", all);
+#ifdef LK_HAVE_NCCL
+    size_t used = strlen(text);
+    int version, header;
+    lk_nccl_versions(&version, &header);
+    snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
+             version % 100);
+#endif
+}
+
+void lk_comm_interrupt(lk_comm *c)
+{
+    if (c->collectives && c->collectives->interrupt) c->collectives->interrupt(c);
+}
+void lk_comm_give_up(lk_comm *c) { c->hung = true; }
 
 void lk_comm_abort(lk_comm *c, int code)
 {
@@ -156,33 +182,59 @@ lk_status lk_comm_broadcast_text(lk_comm *c, char **text)
     return lk_comm_broadcast(c, *text, (size_t)length);
 }
 
+lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all)
+{
+    if (c->size == 1) {
+        memcpy(all, mine, size);
+        return LK_OK;
+    }
+    LK_MPI(MPI_Allgather(mine, (int)size, MPI_BYTE, all, (int)size, MPI_BYTE, c->world));
+    return LK_OK;
+}
+
 lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all)
 {
     LK_MPI(MPI_Allgather(mine, count, MPI_DOUBLE, all, count, MPI_DOUBLE, c->world));
     return LK_OK;
 }
 
-static lk_status sum(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type)
+static lk_status all_reduce(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type,
+                            MPI_Op op)
 {
     const int64_t piece = 1 << 26; /* elements per call: below INT_MAX bytes */
     for (int64_t at = 0; c->size > 1 && at < count; at += piece) {
         int n = (int)(count - at < piece ? count - at : piece);
-        LK_MPI(MPI_Allreduce(MPI_IN_PLACE, x + (size_t)at * size, n, type, MPI_SUM, c->world));
+        LK_MPI(MPI_Allreduce(MPI_IN_PLACE, x + (size_t)at * size, n, type, op, c->world));
     }
     return LK_OK;
 }
 
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_DOUBLE);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_DOUBLE, MPI_SUM);
 }
 
 lk_status lk_comm_sum_floats(lk_comm *c, float *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_FLOAT);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_FLOAT, MPI_SUM);
 }
 
 lk_status lk_comm_sum_ints(lk_comm *c, int32_t *x, int64_t count)
 {
-    return sum(c, (char *)x, count, sizeof *x, MPI_INT32_T);
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT32_T, MPI_SUM);
+}
+
+lk_status lk_comm_sum_counts(lk_comm *c, int64_t *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT64_T, MPI_SUM);
+}
+
+lk_status lk_comm_min_counts(lk_comm *c, int64_t *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_INT64_T, MPI_MIN);
+}
+
+lk_status lk_comm_max_doubles(lk_comm *c, double *x, int64_t count)
+{
+    return all_reduce(c, (char *)x, count, sizeof *x, MPI_DOUBLE, MPI_MAX);
 }

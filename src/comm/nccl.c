@@ -12,6 +12,15 @@
             return lk_fail(LK_E_COMM, "%s: %s", #call, ncclGetErrorString(lk_nccl_));              \
     } while (0)
 
+void lk_nccl_versions(int *loaded, int *header)
+{
+    *loaded = 0;
+    ncclGetVersion(loaded);
+    *header = NCCL_VERSION_CODE;
+}
+
+void *lk_nccl_symbol(void) { return (void *)ncclGetVersion; }
+
 static cudaStream_t stream(lk_device *d) { return (cudaStream_t)lk_cuda_stream(d); }
 
 static lk_status open(lk_comm *c, lk_device *d)
@@ -42,6 +51,12 @@ static void close(lk_comm *c)
     c->nccl = NULL;
 }
 
+/* Kernels that wait for other GPUs end, and so can the process. */
+static void interrupt(lk_comm *c)
+{
+    if (c->nccl) ncclCommAbort((ncclComm_t)c->nccl);
+}
+
 static lk_status exchange(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
                           float *receive, int64_t receive_count, int partner)
 {
@@ -70,4 +85,4 @@ static lk_status all_reduce(lk_comm *c, lk_device *d, float *buffer, int64_t cou
     return LK_OK;
 }
 
-const lk_collectives lk_collectives_nccl = {open, close, exchange, all_reduce};
+const lk_collectives lk_collectives_nccl = {open, close, exchange, all_reduce, interrupt};

@@ -28,7 +28,11 @@ static lk_status device_open(int index, lk_device **device)
     return LK_OK;
 }
 
-static void device_close(lk_device *d) { free(d); }
+static void device_close(lk_device *d)
+{
+    if (d) lk_cpu_tracer.close(d);
+    free(d);
+}
 
 static void describe(lk_device *d, char *text, size_t size)
 {
@@ -44,12 +48,12 @@ static void describe(lk_device *d, char *text, size_t size)
 
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
 {
-    (void)d;
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
     void *p = aligned_alloc(ALIGN, whole);
     if (!p)
         return lk_fail(LK_E_SYSTEM, "out of memory: %.1f MiB", (double)bytes / 1048576.0);
     memset(p, 0, whole);
+    d->allocated += whole;
     *memory = p;
     return LK_OK;
 }
@@ -164,4 +168,6 @@ const lk_backend lk_backend_cpu = {
     },
     .choices_get = choices_get,
     .choices_set = choices_set,
+    .measure = lk_cpu_measure_range,
+    .tracer = &lk_cpu_tracer,
 };

@@ -8,12 +8,14 @@
 #include "backend/backend.h"
 #include "ops/ops.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
 typedef struct lk_cpu {
     lk_device device; /* first */
     int threads;      /* for information */
+    struct lk_cpu_trace *trace; /* trace.c; NULL: none is being taken */
 } lk_cpu;
 
 enum {
@@ -68,6 +70,15 @@ lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float a
 lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float *a,
                         const float *b, float beta, float *c);
 const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
+/* {"version", "header", "path"} of the library loaded, of the headers compiled with, and its file.
+ * LK_E_SYSTEM: out of memory. The caller owns *facts. */
+lk_status lk_cpu_matmul_facts(json_t **facts);
+
+/* ---- trace.c, measure.c: of the backend ------------------------------------------------------ */
+
+extern const lk_device_tracer lk_cpu_tracer;
+lk_status lk_cpu_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,
+                               lk_range *range);
 
 /* ---- linear.c: column sums in a fixed order -------------------------------------------------- */
 

@@ -4,8 +4,10 @@
  * parallel region oneDNN does not start threads of its own), so the order of every sum is fixed. */
 #include "cpu/device.h"
 
+#include <dlfcn.h>
 #include <dnnl.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum {
     TILE_ROWS = 128,
@@ -51,4 +53,20 @@ const char *lk_cpu_matmul_library(void)
     const dnnl_version_t *v = dnnl_version();
     snprintf(text, sizeof text, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
     return text;
+}
+
+lk_status lk_cpu_matmul_facts(json_t **facts)
+{
+    char version[32], header[32];
+    Dl_info info = {0};
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(version, sizeof version, "%d.%d.%d", v->major, v->minor, v->patch);
+    snprintf(header, sizeof header, "%d.%d.%d", DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR,
+             DNNL_VERSION_PATCH);
+    dladdr((void *)dnnl_version, &info);
+    char *full = info.dli_fname ? realpath(info.dli_fname, NULL) : NULL;
+    *facts = json_pack("{s:s, s:s, s:s}", "version", version, "header", header, "path",
+                       full ? full : "?");
+    free(full);
+    return *facts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for facts of oneDNN");
 }

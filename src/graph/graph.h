@@ -228,6 +228,7 @@ struct lk_graph {
     lk_params *params; /* not owned */
     bool training;     /* dropout nodes are built, batches measured */
     bool keep;         /* the planner lets every tensor live to the end, to be looked at */
+    bool apart;        /* the planner lets no output take over the bytes of its node's input */
     bool cast_parameters; /* autocast: halves are made anew, not read from the shadow */
     lk_status status;  /* sticky */
     lk_section section;
@@ -333,5 +334,7 @@ lk_status lk_optimize(lk_graph *g, const lk_optimizer *hyper);
 
 /* Place the ARENA tensors by liveness; returns the arena's bytes. src/graph/plan.c */
 lk_status lk_plan(lk_graph *g, size_t *arena_bytes);
+/* Bytes of the ARENA tensors that are alive while each node runs: live[i] of node i of the list. */
+lk_status lk_plan_live(lk_graph *g, double *live);
 
 #endif

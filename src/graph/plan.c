@@ -53,6 +53,7 @@ static void lifetimes(lk_graph *g, span *all)
 static void share(lk_graph *g, span *all)
 {
     int at = 0;
+    if (g->apart) return;
     for (lk_node *n = g->first; n; n = n->next, at++) {
         int k = lk_op_rule(n->op)->in_place;
         if (k < 0 || !n->in[k] || !n->out[0]) continue;
@@ -64,6 +65,36 @@ static void share(lk_graph *g, span *all)
         all[out->id].slot = slot;
         slot->last = all[out->id].last;
     }
+}
+
+/* The spans of all tensors, by id. */
+static void find_spans(lk_graph *g, span *all)
+{
+    for (int i = 0; i < g->tensors; i++)
+        all[i] = (span){
+            .tensor = g->tensor[i], .first = -1, .last = -1, .bytes = lk_bytes(g->tensor[i])};
+    lifetimes(g, all);
+    share(g, all);
+}
+
+/* Whether it has a place of its own in the arena. */
+static bool placed(const span *s)
+{
+    return s->tensor->region == LK_REGION_ARENA && !s->tensor->base && !s->slot && s->first >= 0;
+}
+
+lk_status lk_plan_live(lk_graph *g, double *live)
+{
+    span *all = calloc((size_t)g->tensors, sizeof *all);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory planning a graph");
+    find_spans(g, all);
+    int nodes = 0;
+    for (const lk_node *n = g->first; n; n = n->next) live[nodes++] = 0;
+    for (int i = 0; i < g->tensors; i++)
+        for (int at = all[i].first; placed(&all[i]) && at <= all[i].last && at < nodes; at++)
+            live[at] += (double)all[i].bytes;
+    free(all);
+    return LK_OK;
 }
 
 lk_status lk_plan(lk_graph *g, size_t *arena_bytes)
@@ -80,22 +111,16 @@ lk_status lk_plan(lk_graph *g, size_t *arena_bytes)
     }
     for (int i = 0; i < g->tensors; i++) {
         lk_tensor *t = g->tensor[i];
-        all[i] = (span){.tensor = t, .first = -1, .last = -1, .bytes = lk_bytes(t)};
         if (t->metric) {
             t->offset = (size_t)(g->params->total + t->metric - 1) * sizeof(float);
         } else if (t->param) {
             t->offset = (size_t)t->param->offset * lk_dtype_size(t->dtype);
         }
     }
-    lifetimes(g, all);
-    share(g, all);
-
+    find_spans(g, all);
     int count = 0;
-    for (int i = 0; i < g->tensors; i++) {
-        lk_tensor *t = g->tensor[i];
-        if (t->region == LK_REGION_ARENA && !t->base && !all[i].slot && all[i].first >= 0)
-            order[count++] = &all[i];
-    }
+    for (int i = 0; i < g->tensors; i++)
+        if (placed(&all[i])) order[count++] = &all[i];
     qsort(order, (size_t)count, sizeof *order, by_size);
     size_t arena = 0;
     for (int i = 0; i < count; i++) {

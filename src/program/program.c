@@ -3,6 +3,7 @@
 #include "program/program.h"
 
 #include "base/clock.h"
+#include "base/heart.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@ struct lk_program {
     char ***input; /* [local leaf][tensor id] */
     lk_exec exec;
     void *captured;
+    lk_observer *observers;
 };
 
 static lk_status prepare(lk_program *p)
@@ -107,6 +109,61 @@ void *lk_program_data(lk_program *p, const lk_tensor *t)
 
 size_t lk_program_arena_bytes(const lk_program *p) { return p->arena_bytes; }
 
+/* ---- observers ------------------------------------------------------------------------------- */
+
+static void drop_capture(lk_program *p)
+{
+    lk_device *d = p->store->device;
+    if (!p->captured) return;
+    d->backend->sync(d);
+    d->backend->replayable_destroy(d, p->captured);
+    p->captured = NULL;
+}
+
+void lk_program_observe(lk_program *p, lk_observer *o)
+{
+    drop_capture(p);
+    o->next = p->observers;
+    p->observers = o;
+}
+
+void lk_program_unobserve(lk_program *p, lk_observer *o)
+{
+    lk_observer **at = &p->observers;
+    while (*at && *at != o) at = &(*at)->next;
+    if (!*at) return;
+    drop_capture(p);
+    *at = o->next;
+    o->next = NULL;
+}
+
+static lk_status node_begins(lk_program *p, const lk_node *n)
+{
+    for (lk_observer *o = p->observers; o; o = o->next)
+        if (o->calls->begin) LK_TRY(o->calls->begin(o, &p->exec, n));
+    return LK_OK;
+}
+
+static lk_status node_ended(lk_program *p, const lk_node *n)
+{
+    for (lk_observer *o = p->observers; o; o = o->next)
+        if (o->calls->end) LK_TRY(o->calls->end(o, &p->exec, n));
+    return LK_OK;
+}
+
+static lk_status run_node(lk_program *p, const lk_node *n)
+{
+    lk_device *d = p->store->device;
+    const lk_backend *b = d->backend;
+    LK_TRY(node_begins(p, n));
+    if (b->annotate) b->annotate(d, n->scope);
+    lk_status status = b->kernel[n->op](&p->exec, n);
+    if (b->annotate) b->annotate(d, NULL);
+    return status == LK_OK ? node_ended(p, n) : status;
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
 /* Partial sums of gradients are a stack, as a binary counter: leaf i is pushed, then for every
  * trailing one bit of i the two newest sums, which cover equally many leaves, are added. The buffer
  * below receives the sum, so leaves are always summed (earlier + later) in the same tree. *depth:
@@ -115,10 +172,19 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
 {
     lk_device *d = p->store->device;
     void **sum = p->store->gradient;
-    for (int merged = leaf; merged & 1; merged >>= 1, --*depth)
+    for (int merged = leaf; merged & 1; merged >>= 1, --*depth) {
+        LK_TRY(node_begins(p, NULL));
         LK_TRY(d->backend->add(d, (float *)sum[*depth - 2] + first,
                                (float *)sum[*depth - 1] + first, count));
+        LK_TRY(node_ended(p, NULL));
+    }
     return LK_OK;
+}
+
+static lk_status run_node(lk_program *p, const lk_node *n)
+{
+    lk_heart_at(lk_op_name(n->op), n->scope);
+    return p->store->device->backend->kernel[n->op](&p->exec, n);
 }
 
 /* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing
@@ -131,7 +197,7 @@ static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
     void *mine = p->exec.base[LK_REGION_GRAD];
     LK_TRY(merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth));
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
-    lk_status status = b->kernel[n->op](&p->exec, n);
+    lk_status status = run_node(p, n);
     p->exec.base[LK_REGION_GRAD] = mine;
     if (status == LK_OK && b->branch_end) status = b->branch_end(p->store->device);
     return status;
@@ -140,13 +206,12 @@ static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
 /* The leaf whose sums lie below `depth`; with `last`, its LAST nodes too (*bucketed: there are). */
 static lk_status run_leaf(lk_program *p, int leaf, int depth, bool last, bool *bucketed)
 {
-    const lk_backend *b = p->store->device->backend;
     p->exec.leaf = p->options.first_leaf + leaf;
     p->exec.local_leaf = leaf;
     p->exec.input = p->input[leaf];
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[depth];
     for (lk_node *n = p->graph->first; n; n = n->next) {
-        if (n->section == LK_LEAF) LK_TRY(b->kernel[n->op](&p->exec, n));
+        if (n->section == LK_LEAF) LK_TRY(run_node(p, n));
         if (n->section != LK_LAST || !last) continue;
         LK_TRY(run_last(p, n, leaf, depth + 1));
         *bucketed = true;
@@ -174,25 +239,35 @@ static lk_status run_leaves(lk_program *p)
 
 static lk_status run_direct(lk_program *p)
 {
-    const lk_backend *b = p->store->device->backend;
     LK_TRY(run_leaves(p));
     for (lk_node *n = p->graph->first; n; n = n->next)
-        if (n->section == LK_STEP) LK_TRY(b->kernel[n->op](&p->exec, n));
+        if (n->section == LK_STEP) LK_TRY(run_node(p, n));
     return LK_OK;
+}
+
+static lk_status capture(lk_program *p)
+{
+    lk_device *d = p->store->device;
+    LK_TRY(d->backend->capture_begin(d));
+    lk_status status = run_direct(p), ended = d->backend->capture_end(d, &p->captured);
+    return status == LK_OK ? ended : status;
 }
 
 lk_status lk_program_run(lk_program *p)
 {
     lk_device *d = p->store->device;
     const lk_backend *b = d->backend;
-    if (!p->options.capture || !b->capture_begin) return run_direct(p);
-    if (!p->captured) {
-        LK_TRY(b->capture_begin(d));
-        lk_status status = run_direct(p), ended = b->capture_end(d, &p->captured);
-        LK_TRY(status);
-        LK_TRY(ended);
-    }
-    return b->replay(d, p->captured);
+    bool direct = !p->options.capture || !b->capture_begin;
+    for (const lk_observer *o = p->observers; o; o = o->next) direct |= o->direct;
+    if (!direct && !p->captured) LK_TRY(capture(p));
+    for (lk_observer *o = p->observers; o; o = o->next)
+        if (o->calls->run_begin) LK_TRY(o->calls->run_begin(o));
+    if (b->annotate) b->annotate(d, p->graph->training ? "step" : "batch");
+    lk_status status = direct ? run_direct(p) : b->replay(d, p->captured);
+    if (b->annotate) b->annotate(d, NULL);
+    for (lk_observer *o = p->observers; o && status == LK_OK; o = o->next)
+        if (o->calls->run_end) status = o->calls->run_end(o);
+    return status;
 }
 
 lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds)

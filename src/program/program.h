@@ -7,6 +7,7 @@
 #ifndef LK_PROGRAM_PROGRAM_H
 #define LK_PROGRAM_PROGRAM_H
 
+#include "program/observer.h"
 #include "program/store.h"
 
 typedef struct lk_program lk_program;
@@ -31,6 +32,9 @@ size_t lk_program_arena_bytes(const lk_program *p);
 /* Time every node alone, uncaptured: seconds[i] of node i of the list is the mean of `repeats` runs
  * in a row after one more. What the nodes compute is garbage afterwards: for benchmarks. */
 lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds);
+/* Let `o` watch from the next run on, until it is removed; what was captured is captured anew. */
+void lk_program_observe(lk_program *p, lk_observer *o);
+void lk_program_unobserve(lk_program *p, lk_observer *o); /* one that does not watch is let be */
 /* Read the moving average of the parameters in their place; the graph must have been built with
  * cast_parameters. Before the first run. */
 void lk_program_use_ema(lk_program *p);

@@ -1,4 +1,5 @@
 /* Evaluation of a checkpoint over a validation split: what text and images share. */
+#include "train/check.h"
 #include "train/evaluate.h"
 
 #include <math.h>
@@ -46,7 +47,9 @@ static lk_status score(lk_evaluator *e, lk_evaluation *result)
     bool images = e->model.info.kind == LK_IMAGE_DATA;
     LK_TRY(lk_dataset_open(e->io, c->world, e->job->data, &e->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(e->data, e->model.info.kind)));
-    return images ? lk_evaluate_images(e, result) : lk_evaluate_text(e, result);
+    LK_TRY(images ? lk_evaluate_images(e, result) : lk_evaluate_text(e, result));
+    return lk_check_drift(c, e->io, e->data, LK_VALIDATION, e->model.info.path, e->job->psi,
+                          &result->compared, &result->drift);
 }
 
 lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evaluation *result)
@@ -77,5 +80,6 @@ void lk_evaluation_clear(lk_evaluation *e)
     for (int64_t i = 0; e->name && i < e->classes; i++) free(e->name[i]);
     free(e->name);
     free(e->confusion);
+    lk_drift_report_clear(&e->drift);
     memset(e, 0, sizeof *e);
 }

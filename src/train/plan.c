@@ -3,6 +3,7 @@
 #include "train/session.h"
 
 #include "base/clock.h"
+#include "io/checkpoint.h"
 #include "ops/ops.h"
 
 #include <stdlib.h>
@@ -79,127 +80,53 @@ static lk_status program_bytes(lk_device *d, lk_graph *g, double *arena, double 
     return LK_OK;
 }
 
-static lk_status plan_memory(planner *p)
+lk_status lk_session_memory(const lk_memory_parts *p, double m[LK_MEMORY_KINDS])
 {
     double flat = (double)p->params->total * sizeof(float), arena = 0, scratch = 0;
-    double gradient = flat + LK_METRIC_FLOATS * sizeof(float), *m = p->plan.memory;
+    double gradient = flat + LK_METRIC_FLOATS * sizeof(float);
+    m[LK_MEMORY_VALIDATION] = 0;
     for (int i = 0; i < 2; i++) {
-        lk_graph *g = i ? p->ema.graph : p->held.graph;
+        lk_graph *g = i ? p->ema : p->held;
         if (!g) continue;
         LK_TRY(program_bytes(p->device, g, &arena, &scratch));
         m[LK_MEMORY_VALIDATION] += arena + scratch;
     }
-    LK_TRY(program_bytes(p->device, p->train.graph, &m[LK_MEMORY_ACTIVATIONS],
-                         &m[LK_MEMORY_SCRATCH]));
+    LK_TRY(program_bytes(p->device, p->train, &m[LK_MEMORY_ACTIVATIONS], &m[LK_MEMORY_SCRATCH]));
     m[LK_MEMORY_PARAMETERS] = flat;
-    m[LK_MEMORY_SHADOW] = p->train.graph->compute == LK_F32 ? 0 : flat / 2;
-    m[LK_MEMORY_GRADIENTS] = lk_store_gradients(p->local) * gradient;
+    m[LK_MEMORY_SHADOW] = p->train->compute == LK_F32 ? 0 : flat / 2;
+    m[LK_MEMORY_GRADIENTS] = lk_store_gradients(p->local_leaves) * gradient;
     m[LK_MEMORY_MOMENTS] = 2 * flat;
-    m[LK_MEMORY_EMA] = p->run->train.ema > 0 ? flat : 0;
+    m[LK_MEMORY_EMA] = p->average ? flat : 0;
     m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
-    m[LK_MEMORY_STAGING] = p->comm->size > 1 ? gradient / 2 : 0;
-    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes);
-    for (int i = 0; i < LK_MEMORY_PINNED; i++) p->plan.device_bytes += m[i];
+    m[LK_MEMORY_STAGING] = p->ranks > 1 ? gradient / 2 : 0;
+    lk_store_options store = {.training = true, .ema = p->average};
+    size_t copy = 0;
+    LK_TRY(lk_checkpoint_saver_bytes(p->params, &store, p->rank, p->ranks, &copy));
+    m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes + copy);
     return LK_OK;
 }
 
-/* ---- the ceilings ---------------------------------------------------------------------------- */
-
-enum { REPEATS = 5, LARGEST = 4096, SUM_COLS = 4096, SUM_LARGEST = 8192 };
-static const double ENOUGH = 4e-3; /* seconds: a node that takes as long tells the ceiling */
-
-/* A graph of one node that reads a, b [rows, cols] of the working type. */
-typedef struct probe {
-    lk_op op; /* LINEAR or ADD */
-    int64_t rows, cols;
-    double seconds, flops, bytes;
-} probe;
-
-/* Random bits made values of 0.5 to 1 in size: what zeros need of power is no measure. */
-static lk_status fill(lk_device *d, lk_dtype type, size_t bytes, void *device)
+static lk_status plan_memory(planner *p)
 {
-    uint32_t *host = malloc(bytes), x = 1;
-    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory measuring the device");
-    uint32_t keep = 0x807fffffu, set = 0x3f000000u; /* sign and fraction; exponent */
-    if (type == LK_F16) keep = 0x83ff83ffu, set = 0x38003800u;
-    if (type == LK_BF16) keep = 0x807f807fu, set = 0x3f003f00u;
-    for (size_t i = 0; i < bytes / sizeof x; i++) {
-        x = x * 1664525u + 1013904223u; /* D. Knuth, TAOCP 2, 3.3.4: the upper bits will do */
-        host[i] = ((x ^ x >> 15) & keep) | set;
-    }
-    lk_status status = d->backend->upload(d, device, host, bytes);
-    if (status == LK_OK) status = d->backend->sync(d);
-    free(host);
-    return status;
-}
-
-static lk_status time_program(lk_device *d, lk_graph *g, lk_tensor *const input[2], lk_store *store,
-                              char *memory, probe *p)
-{
-    lk_program_options o = {.local_leaves = 1};
-    lk_program *program;
-    size_t bytes = lk_bytes(input[0]);
-    LK_TRY(lk_program_create(g, store, &o, &program));
-    lk_status status = fill(d, g->compute, 2 * bytes, memory);
-    if (status == LK_OK) status = lk_program_bind(program, input[0], 0, memory);
-    if (status == LK_OK) status = lk_program_bind(program, input[1], 0, memory + bytes);
-    if (status == LK_OK) status = lk_program_time_nodes(program, REPEATS, &p->seconds);
-    lk_program_destroy(program);
-    lk_op_cost(g->first, &p->flops, &p->bytes);
-    return status;
-}
-
-static lk_status time_graph(lk_device *d, lk_graph *g, lk_dtype type, const lk_params *params,
-                            probe *p)
-{
-    int64_t dim[2] = {p->rows, p->cols};
-    lk_tensor *in[2] = {lk_input(g, "a", type, 2, dim), lk_input(g, "b", type, 2, dim)};
-    if (p->op == LK_OP_LINEAR) lk_linear(g, in[0], in[1], NULL, LK_LINEAR);
-    else lk_add(g, in[0], in[1]);
-    LK_TRY(lk_autocast(g, type));
-    lk_store *store = NULL;
-    void *memory = NULL;
-    lk_status status =
-        lk_store_create(d, params, &(lk_store_options){.compute = type, .local_leaves = 1}, &store);
-    if (status == LK_OK) status = d->backend->alloc(d, 2 * lk_bytes(in[0]), &memory);
-    if (status == LK_OK) status = time_program(d, g, in, store, memory, p);
-    if (memory) d->backend->release(d, memory);
-    lk_store_destroy(store);
-    return status;
-}
-
-static lk_status time_probe(lk_device *d, lk_dtype type, probe *p)
-{
-    lk_params *params = lk_params_create();
-    lk_graph *g = params ? lk_graph_create(params, false) : NULL;
-    if (params) lk_params_layout(params); /* of no parameters: a store wants it */
-    lk_status status = g ? time_graph(d, g, type, params, p)
-                         : lk_fail(LK_E_SYSTEM, "out of memory measuring the device");
-    lk_graph_destroy(g);
-    lk_params_destroy(params);
-    return status;
-}
-
-/* Each probe grows until it takes long enough to be worth believing. */
-static lk_status find_ceilings(lk_device *d, lk_dtype type, lk_step_plan *plan)
-{
-    probe product = {.op = LK_OP_LINEAR}, sum = {.op = LK_OP_ADD, .cols = SUM_COLS};
-    for (int64_t n = 512; n <= LARGEST && product.seconds < ENOUGH; n *= 2) {
-        product.rows = product.cols = n;
-        LK_TRY(time_probe(d, type, &product));
-    }
-    for (int64_t n = 1024; n <= SUM_LARGEST && sum.seconds < ENOUGH; n *= 2) {
-        sum.rows = n;
-        LK_TRY(time_probe(d, type, &sum));
-    }
-    plan->rate = product.flops / product.seconds;
-    plan->bandwidth = sum.bytes / sum.seconds;
+    LK_TRY(lk_session_memory(&(lk_memory_parts){.device = p->device,
+                                                .params = p->params,
+                                                .train = p->train.graph,
+                                                .held = p->held.graph,
+                                                .ema = p->ema.graph,
+                                                .sizes = p->sizes,
+                                                .held_sizes = p->held_sizes,
+                                                .local_leaves = p->local,
+                                                .rank = p->comm->rank,
+                                                .ranks = p->comm->size,
+                                                .average = p->run->train.ema > 0},
+                             p->plan.memory));
+    for (int i = 0; i < LK_MEMORY_PINNED; i++) p->plan.device_bytes += p->plan.memory[i];
     return LK_OK;
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-enum { REDUCED = 1 << 22 }; /* floats of the reduction that is timed, at most */
+enum { REPEATS = 5, REDUCED = 1 << 22 }; /* floats of the reduction that is timed, at most */
 
 static lk_status time_reduce(planner *p, float *buffer, int64_t floats, double *seconds)
 {
@@ -234,12 +161,6 @@ static lk_status time_reduction(planner *p, double *seconds)
     return status;
 }
 
-static double node_seconds(const lk_step_plan *plan, double flops, double bytes)
-{
-    double computing = flops / plan->rate, moving = bytes / plan->bandwidth;
-    return computing > moving ? computing : moving;
-}
-
 static void count(lk_plan_line *line, int nodes, double times, double flops, double bytes,
                   double seconds)
 {
@@ -265,12 +186,12 @@ static void predict(planner *p, double reduction)
         lk_op_cost(n, &flops, &bytes);
         kind[n->op].name = lk_op_name(n->op);
         count(&kind[n->op], 1, times, flops, bytes,
-              n->section == LK_LAST ? 0 : node_seconds(plan, flops, bytes));
+              n->section == LK_LAST ? 0 : lk_roofline_seconds(&plan->ceiling, flops, bytes));
     }
     kind[LK_OP_REDUCE].seconds = reduction;
     double added = (double)(p->local - 1) * (double)(p->params->total + LK_METRIC_FLOATS);
     count(&kind[LK_OPS], 0, 1, added, 3 * sizeof(float) * added,
-          node_seconds(plan, added, 3 * sizeof(float) * added));
+          lk_roofline_seconds(&plan->ceiling, added, 3 * sizeof(float) * added));
     for (int i = 0; i <= LK_OPS; i++) {
         if (kind[i].nodes == 0 && kind[i].bytes == 0) continue;
         count(&plan->total, kind[i].nodes, 1, kind[i].flops, kind[i].bytes, kind[i].seconds);
@@ -288,7 +209,8 @@ static lk_status work_out(planner *p)
     double reduction = 0;
     LK_TRY(lk_comm_agree(c, build_graphs(p)));
     LK_TRY(lk_comm_agree(c, plan_memory(p)));
-    LK_TRY(lk_comm_agree(c, find_ceilings(p->device, lk_session_compute(p->run), &p->plan)));
+    LK_TRY(lk_comm_agree(c, lk_roofline_measure(p->device, lk_session_compute(p->run),
+                                                &p->plan.ceiling)));
     LK_TRY(time_reduction(p, &reduction));
     predict(p, reduction);
     p->device->backend->describe(p->device, p->plan.device, sizeof p->plan.device);

@@ -329,6 +329,10 @@ static lk_status check(const lk_run *r, const source *s)
         return lk_fail(LK_E_INPUT, "%s: loss_scale.initial %g is above loss_scale.max %g",
                        where(s, find("loss_scale.initial"), at), r->loss_scale.initial,
                        r->loss_scale.max);
+    if (r->trace.to && r->trace.to < r->trace.from)
+        return lk_fail(LK_E_INPUT, "%s: trace.to %lld is before trace.from %lld",
+                       where(s, find("trace.to"), at), (long long)r->trace.to,
+                       (long long)r->trace.from);
     return LK_OK;
 }
 
@@ -451,6 +455,19 @@ lk_status lk_run_format(const lk_run *run, char **text)
         return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     *text = bytes;
+    return LK_OK;
+}
+
+lk_status lk_run_print(const lk_run *run, const char *name, FILE *out)
+{
+    char near[96];
+    int k = find(name);
+    if (k < 0)
+        return lk_fail(LK_E_INPUT, "%s: no key '%.100s'; the nearest is '%s' (all keys: lockstep "
+                       "help run-file)", run->path, name, nearest(name, near));
+    if (keys[k].kind == TEXT) fputs(*(char **)member(run, k), out); /* not quoted for YAML */
+    else print_value(out, run, k);
+    fputc('\n', out);
     return LK_OK;
 }
 

@@ -18,6 +18,7 @@ typedef struct lk_run {
     int64_t seed;
     struct {
         char *file;
+        char *check;         /* auto | off */
         char *resident;      /* auto | yes | no */
         double resident_gib; /* limit of auto */
     } data;
@@ -50,6 +51,7 @@ typedef struct lk_run {
         char *recompute;      /* none | ffn | block */
         double ema;           /* decay; 0: no moving average */
         char *device;         /* auto | cpu | cuda */
+        double timeout;       /* of the watchdog, s; 0: none, < 0: from the times so far */
         int64_t stop_after;   /* end this start after the step (with a checkpoint); 0: at `steps` */
     } train;
     struct {
@@ -66,10 +68,19 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
         bool initial;  /* also before the first step */
+        int64_t keep, keep_every; /* the newest so many (0: all); and every so many steps' (0: no) */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */
+        bool run_log, tensorboard;
+        char *prometheus; /* false | true | path */
+        int64_t steps;    /* between records of a step */
+        double outlier;   /* threshold, standard deviations; 0: off */
+        int64_t outlier_window;
     } log;
+    struct {
+        int64_t from, to; /* steps to trace, as numbered in the log; from 0: none */
+    } trace;
 } lk_run;
 
 /* Parse FILE, then apply `sets` ("a.b=c") in order. LK_E_INPUT with file:line, the key, what was
@@ -79,6 +90,8 @@ lk_status lk_run_load(const char *path, int sets, const char *const *set, lk_run
 lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set,
                        lk_run *run);
 lk_status lk_run_format(const lk_run *run, char **text); /* resolved YAML; caller frees */
+/* The value of a key ("train.steps") as it is, and a newline. LK_E_INPUT: there is no such key. */
+lk_status lk_run_print(const lk_run *run, const char *name, FILE *out);
 /* What must not change on a resume: LK_E_INPUT naming the first such key that differs. */
 lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */

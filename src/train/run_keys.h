@@ -35,6 +35,9 @@ static const key keys[] = {
      "key of everything random: initial values, order of samples, dropout, augmentation"},
     {"data.file", TEXT, AT(data.file), NULL, 0, 0, 0, 0, NULL,
      "dataset file made by 'lockstep import'; from the working directory"},
+    {"data.check", CHOICE, AT(data.check), "auto", 0, 0, 0, 0, "auto|off",
+     "auto: look at data that was not trained on before as 'lockstep check --level 1' does; unfit "
+     "data end the run; what was seen is noted beside the file, in FILE.check.json"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,
@@ -122,6 +125,10 @@ static const key keys[] = {
      "auto: a GPU if there is one"},
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, 0, NULL,
      "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
+    {"train.timeout", REAL, AT(train.timeout), "-1", -1, 1e6, 0, 0, NULL,
+     "seconds after which a step, collective, read, validation batch or save that has not ended ends "
+     "the run and names the rank that is late; ten times that for the first steps; -1: ten times the "
+     "longest so far, at least 300; 0: never"},
     {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, 0, NULL, "peak learning rate"},
     {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, 0, NULL,
      "learning rate at the end of the cosine"},
@@ -153,9 +160,31 @@ static const key keys[] = {
     {"checkpoint.every", INTEGER, AT(checkpoint.every), "1000", 0, MANY, 0, 0, NULL,
      "steps between checkpoints; 0: only at the end"},
     {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
-     "also write the initial values"},
+     "also write the initial values, and keep them"},
+    {"checkpoint.keep", INTEGER, AT(checkpoint.keep), "3", 0, MANY, 0, 0, NULL,
+     "newest checkpoints that stay; older ones are removed after the next is safe; 0: all stay"},
+    {"checkpoint.keep_every", INTEGER, AT(checkpoint.keep_every), "0", 0, MANY, 0, 0, NULL,
+     "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,
      "steps between progress lines when the output is not a terminal"},
+    {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
+     "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
+    {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
+     "last such step; 0: trace.from"},
+    {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,
+     "keep run.jsonl in the run directory: what 'lockstep watch' and 'lockstep report' read"},
+    {"log.tensorboard", BOOLEAN, AT(log.tensorboard), "false", 0, 0, 0, 0, NULL,
+     "write event files for TensorBoard to tensorboard/ in the run directory"},
+    {"log.prometheus", TEXT, AT(log.prometheus), "false", 0, 0, 0, 0, NULL,
+     "write metrics for Prometheus' node_exporter every 5 s: true: to metrics.prom in the run "
+     "directory; a path: there; false: nowhere"},
+    {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
+     "steps between records of a step in the run log and for TensorBoard"},
+    {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
+     "warn of a loss or gradient norm this many standard deviations above the last ones, after the "
+     "warmup; 0: never"},
+    {"log.outlier_window", INTEGER, AT(log.outlier_window), "100", 8, 100000, 0, 0, NULL,
+     "steps that log.outlier compares with"},
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -1,8 +1,10 @@
 /* Files of a run, written by rank 0. */
 #include "train/rundir.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,8 @@
 struct lk_rundir {
     char *path, *checkpoints;
     int rank, lock; /* lock: file descriptor, -1 without */
-    bool resume;
+    lk_resume how;
+    bool exists;
     FILE *loss, *validation;
 };
 
@@ -57,25 +60,26 @@ static lk_status take_lock(lk_rundir *d, int create)
     return status;
 }
 
-lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **out)
+lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **out)
 {
     struct stat st;
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
-    if (exists && !resume) return exists_already(directory);
-    if (!exists && resume)
+    if (exists && how == LK_START_NEW) return exists_already(directory);
+    if (!exists && how == LK_RESUME)
         return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
                        "the working directory", directory);
     lk_rundir *d = calloc(1, sizeof *d);
     if (!d) return lk_fail(LK_E_SYSTEM, "out of memory");
     d->rank = rank;
-    d->resume = resume;
+    d->how = how;
+    d->exists = exists;
     d->lock = -1;
     d->path = strdup(directory);
     d->checkpoints = join(directory, "checkpoints");
     lk_status status = d->path && d->checkpoints ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && resume && rank == 0) status = take_lock(d, 0);
+    if (status == LK_OK && exists && rank == 0) status = take_lock(d, 0);
     if (status != LK_OK) {
         lk_rundir_close(d);
         return status;
@@ -97,19 +101,37 @@ void lk_rundir_close(lk_rundir *d)
 
 const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
 
-lk_status lk_rundir_latest(const lk_rundir *d, char **path)
+/* A run that was killed before its first checkpoint, to be started again in its directory: that
+ * directory must be a run's, and no checkpoint may be in it, whose link alone is lost. */
+static bool not_saved_yet(const lk_rundir *d)
 {
-    char *latest = join(d->checkpoints, "latest");
-    if (!latest) return lk_fail(LK_E_SYSTEM, "out of memory");
-    char *real = realpath(latest, NULL);
-    lk_status status = LK_OK;
-    if (!real)
-        status = lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
-                         "start again without --resume", latest);
-    else
-        *path = real;
-    free(latest);
-    return status;
+    char *run_file = join(d->path, "run.yaml"), *lock = join(d->path, "lock");
+    bool ours = run_file && lock && (access(run_file, F_OK) == 0 || access(lock, F_OK) == 0);
+    bool saved = false;
+    DIR *files = opendir(d->checkpoints);
+    for (struct dirent *e; files && (e = readdir(files)) && !saved;)
+        saved = fnmatch("step-*.h5", e->d_name, 0) == 0;
+    if (files) closedir(files);
+    free(run_file);
+    free(lock);
+    return ours && !saved;
+}
+
+lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
+{
+    bool unsaved = d->exists && not_saved_yet(d);
+    if (d->how == LK_RESUME && unsaved)
+        return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from, the run was ended before its "
+                       "first; start it again in this directory with --resume-or-start",
+                       d->checkpoints);
+    if (d->how == LK_RESUME && access(d->checkpoints, F_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from; remove the directory and "
+                       "start again without --resume", d->path);
+    if (d->how == LK_RESUME_OR_START && d->exists && !unsaved && access(d->checkpoints, F_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: the directory exists and holds no run; choose another "
+                       "'directory', or remove this one", d->path);
+    *begins = !d->exists || unsaved;
+    return LK_OK;
 }
 
 /* mkdir -p of what lies above the last part, then the last part itself, which must be new. */
@@ -165,34 +187,72 @@ static lk_status open_log(const lk_rundir *d, const char *name, uint64_t step, d
 }
 
 /* The old file stays whole until the new one is. */
-static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
+static lk_status write_file(const lk_rundir *d, const char *name, const char *text)
 {
-    char *text = NULL, *path = join(d->path, "run.yaml"), *part = join(d->path, "run.yaml.part");
-    lk_status status = path && part ? lk_run_format(run, &text)
-                                    : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK) {
-        FILE *f = fopen(part, "w");
-        bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
-        if (bad) status = cannot("write", part);
-        if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
-        if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
+    char *path = join(d->path, name), *part = NULL;
+    if (!path || asprintf(&part, "%s.part", path) < 0) {
+        free(path);
+        return lk_fail(LK_E_SYSTEM, "out of memory");
     }
-    free(text);
+    lk_status status = LK_OK;
+    FILE *f = fopen(part, "w");
+    bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
+    if (bad) status = cannot("write", part);
+    if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
+    if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
     free(path);
     free(part);
     return status;
 }
 
+static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
+{
+    char *text = NULL;
+    lk_status status = lk_run_format(run, &text);
+    if (status == LK_OK) status = write_file(d, "run.yaml", text);
+    free(text);
+    return status;
+}
+
+/* New names in a directory are on disk when it is synced. */
+static lk_status sync_directory(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    lk_status status = fd >= 0 && fsync(fd) == 0 ? LK_OK : cannot("sync", path);
+    if (fd >= 0) close(fd);
+    return status;
+}
+
+static lk_status forget_done(const lk_rundir *d)
+{
+    char *path = join(d->path, "DONE");
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = unlink(path) == 0 || errno == ENOENT ? LK_OK : cannot("remove", path);
+    free(path);
+    return status;
+}
+
+lk_status lk_rundir_done(lk_rundir *d, uint64_t steps)
+{
+    char text[64];
+    if (d->rank != 0) return LK_OK;
+    snprintf(text, sizeof text, "%llu steps\n", (unsigned long long)steps);
+    LK_TRY(write_file(d, "DONE", text));
+    return sync_directory(d->path);
+}
+
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
 {
     if (d->rank != 0) return LK_OK;
-    if (!d->resume) LK_TRY(make_directory(d->path));
+    if (!d->exists) LK_TRY(make_directory(d->path));
     LK_TRY(take_lock(d, O_CREAT));
     if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
         return cannot("make the directory", d->checkpoints);
+    if (step < (uint64_t)run->train.steps) LK_TRY(forget_done(d));
     LK_TRY(write_run_file(d, run));
     LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
-    return open_log(d, "validation.log", step, best, &d->validation);
+    LK_TRY(open_log(d, "validation.log", step, best, &d->validation));
+    return sync_directory(d->path);
 }
 
 static lk_status written(FILE *f, int result)

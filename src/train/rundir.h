@@ -4,6 +4,8 @@
  *   DIR/loss.log         one line a step: step loss learning-rate loss-scale gradient-norm skipped
  *   DIR/validation.log   one line an evaluation: step loss, then accuracy of image models, then
  *                        both again for the moving average of the parameters where it is kept
+ *   DIR/starts.jsonl     one line a start (train/starts.h)
+ *   DIR/DONE             there when all train.steps are done and saved
  *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
  *   DIR/lock             held (flock) by the process that works on the run
  *
@@ -18,19 +20,22 @@
 
 typedef struct lk_rundir lk_rundir;
 
-/* Look: without `resume` DIR must not exist (LK_E_INPUT), with it it must, and rank 0 locks it: a
- * run that another process is working on is LK_E_INPUT. Nothing is made. */
-lk_status lk_rundir_open(const char *directory, int rank, bool resume, lk_rundir **d);
+/* Look: whether DIR may or must exist says `how`; what does not fit is LK_E_INPUT. Rank 0 locks a
+ * directory that exists: a run that another process is working on is LK_E_INPUT. Nothing is made. */
+lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
-/* Path of the newest checkpoint; caller frees. LK_E_INPUT when there is none. */
-lk_status lk_rundir_latest(const lk_rundir *d, char **path);
+/* Whether the run begins, there being no checkpoint to go on from. LK_E_INPUT: there ought to be one,
+ * for LK_RESUME, or the directory is not a run's. Where *begins is false there may be one. */
+lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
 /* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
- * meanwhile) and open the logs, cut back to `step`.
+ * meanwhile) and open the logs, cut back to `step`; a run that goes on is not DONE.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v);
 lk_status lk_rundir_sync(lk_rundir *d); /* logs to disk */
+/* All steps are done and saved: write DONE, on disk when this returns. */
+lk_status lk_rundir_done(lk_rundir *d, uint64_t steps);
 
 #endif

@@ -83,6 +83,17 @@ lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int lea
 /* The graph of its validation loss; `ema`: of the moving average of the parameters. */
 lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_source *source,
                                 bool ema, lk_params *params, lk_loss_graph *out);
+/* What a run's memory follows from. */
+typedef struct lk_memory_parts {
+    lk_device *device;
+    const lk_params *params;
+    lk_graph *train, *held, *ema; /* held, ema: NULL without validation or moving average */
+    lk_loader_sizes sizes, held_sizes;
+    int local_leaves, rank, ranks;
+    bool average; /* a moving average of the parameters is kept */
+} lk_memory_parts;
+/* Bytes of each kind; plans the graphs, which changes nothing in ones that are planned. plan.c */
+lk_status lk_session_memory(const lk_memory_parts *p, double memory[LK_MEMORY_KINDS]);
 /* The optimizer's constants of a run file. */
 lk_optimizer lk_session_optimizer(const lk_run *run, int leaves);
 

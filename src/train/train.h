@@ -4,6 +4,8 @@
 
 #include "comm/comm.h"
 #include "io/dataset.h"
+#include "metric/drift.h"
+#include "trace/roofline.h"
 #include "train/run.h"
 
 /* What an evaluation during training found, means over its samples. */
@@ -23,16 +25,46 @@ typedef struct lk_reporter {
     void (*evaluated)(void *context, int64_t step, const struct lk_validation *v, double best);
 } lk_reporter;
 
+/* The saves of a start. */
+typedef struct lk_save_totals {
+    int64_t saves;
+    double bytes, seconds; /* of files; from first write to rename, beside training */
+    double stall;          /* seconds that training waited for them */
+} lk_save_totals;
+
 typedef struct lk_train_result {
     int64_t steps, skipped; /* done by this start; of the whole run */
     double loss, best_validation_loss;
     lk_validation validation; /* the last one; NAN when there was none */
     double seconds;
+    lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
 } lk_train_result;
 
-/* Run or resume a training run. Collective. Refuses an existing run directory unless `resume`. */
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, bool resume,
+/* What is done with a run directory that exists. */
+typedef enum lk_resume {
+    LK_START_NEW,       /* refused */
+    LK_RESUME,          /* gone on from the newest checkpoint; there must be one */
+    LK_RESUME_OR_START, /* the same, or from the first step where there is no checkpoint yet */
+} lk_resume;
+
+/* How this start goes, beside what the run file says. */
+typedef struct lk_start {
+    lk_resume resume;
+    bool detect_anomaly;  /* stop at the first value that is not finite; train/debug.h */
+    bool launch_blocking; /* wait for each kernel, so that an error names it */
+    bool profile;         /* nothing is saved */
+    double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
+    /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
+    void (*say)(void *context, const char *text);
+    void (*end)(void *context, bool all);
+    void *context;
+} lk_start;
+
+/* Run or resume a training run, until its end or until a signal (base/signals.h) or the time limit
+ * stops it after a step, with a save. Collective. */
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run, const lk_start *start,
                    const lk_reporter *reporter, lk_train_result *result);
 
 /* Memory a rank holds while it trains. All but the last are on the device. */
@@ -47,7 +79,7 @@ typedef enum lk_memory {
     LK_MEMORY_VALIDATION,  /* arena and workspace of the validation loss; twice, with an average */
     LK_MEMORY_DATA,        /* resident shards, or the samples of a step */
     LK_MEMORY_STAGING,     /* of the exact reduction */
-    LK_MEMORY_PINNED,      /* host: windows read ahead */
+    LK_MEMORY_PINNED,      /* host: windows read ahead, and the copy that a save writes */
     LK_MEMORY_KINDS
 } lk_memory;
 const char *lk_memory_name(lk_memory kind);
@@ -67,7 +99,7 @@ typedef struct lk_step_plan {
     double memory[LK_MEMORY_KINDS], device_bytes; /* bytes; the sum of those on the device */
     lk_plan_line line[LK_OPS + 1], total;         /* kinds that occur, the longest first */
     int lines;
-    double rate, bandwidth; /* ceilings measured here: FLOP/s of a product, bytes/s of a sum */
+    lk_roofline ceiling; /* measured here */
 } lk_step_plan;
 /* Plan the training step of a run: memory, and the time predicted as the sum over nodes of
  * max(flops / rate, bytes / bandwidth); over several ranks the reduction is measured and added as
@@ -81,6 +113,9 @@ typedef struct lk_evaluation {
     int64_t samples;
     bool ema; /* of the moving average of the parameters */
     char warning[512]; /* of the dataset (io/dataset.h), "" when there is none */
+    bool compared;     /* the checkpoint knows the distribution of its training data: `drift` is
+                          that of the validation split from it */
+    lk_drift_report drift; /* free with lk_evaluation_clear() */
     /* images only: count of label l predicted as p at [l * classes + p], and names of classes; free
      * with lk_evaluation_clear() */
     int64_t classes, *confusion;
@@ -94,6 +129,7 @@ typedef struct lk_scoring {
     bool overwrite;          /* of an earlier predictions file */
     const char *device;      /* auto | cpu | cuda */
     const char *weights; /* auto | raw | ema: auto takes the moving average where there is one */
+    double psi;          /* threshold of drift (metric/drift.h) */
 } lk_scoring;
 /* Loss and accuracy over the whole validation split: every non-overlapping window of a text, every
  * image. Collective. */

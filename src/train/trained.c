@@ -50,6 +50,7 @@ static lk_status read_parameters(lk_comm *comm, lk_io *io, lk_trained *t)
     lk_flat data = {.param = raw, .ema = ema};
     if (status == LK_OK)
         status = lk_checkpoint_load(io, comm->world, t->info.path, t->params, &data);
+    if (status == LK_E_INPUT) lk_checkpoint_name_before(t->info.path);
     if (status == LK_OK) status = lk_store_set(t->store, &(lk_flat){.param = ema ? ema : raw});
     free(raw);
     free(ema);
@@ -84,6 +85,7 @@ lk_status lk_trained_open(lk_comm *comm, lk_io *io, const char *checkpoint, cons
 {
     memset(t, 0, sizeof *t);
     lk_status status = lk_checkpoint_open(io, comm->world, checkpoint, &t->info);
+    if (status == LK_E_INPUT) lk_checkpoint_name_before(checkpoint);
     LK_TRY(lk_comm_agree(comm, status));
     status = lk_comm_agree(comm, take_run(comm, checkpoint, device, weights, t));
     if (status == LK_OK) status = lk_comm_agree(comm, read_model(comm, io, t));

@@ -1,0 +1,15 @@
+/* Signals that ask a run to save and end: SIGUSR1, SIGUSR2, SIGTERM.
+ *
+ * The first one only sets a flag, which the work looks at where it can stop. A further one ends the
+ * process at once, as if nothing caught it; but within a second of the first it is the same
+ * request, for a batch system and an MPI launcher may both deliver it. */
+#ifndef LK_BASE_SIGNALS_H
+#define LK_BASE_SIGNALS_H
+
+#include "base/status.h"
+
+lk_status lk_signals_catch(void);  /* from now on; system calls are restarted */
+int lk_signals_caught(void);       /* number of the first signal, 0: none. Any thread. */
+const char *lk_signals_name(int signal); /* "SIGTERM"; of those above */
+
+#endif

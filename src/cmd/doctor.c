@@ -1,0 +1,234 @@
+/* lockstep doctor */
+#include "base/clock.h"
+#include "cmd/cmd.h"
+#include "doctor/doctor.h"
+#include "version.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { JSON = 1000, FROM, QUICK, ROOT, TIMEOUT, WIDTH = 100 };
+
+static const struct argp_option table[] = {
+    {"profile", 'p', "NAME", 0,
+     "dev (default): what is needed; prod: recommended versions too, and a GPU if this build is "
+     "for one", 0},
+    {"directory", 'd', "DIR", 0,
+     "Where runs will be written (default: the current directory): its file system is measured, "
+     "with up to 256 MiB for each host, and no file is left", 0},
+    {"quick", QUICK, NULL, 0, "No measurements of speed", 0},
+    {"json", JSON, NULL, 0, "Print findings and all facts as JSON", 0},
+    {"from", FROM, "FILE", 0,
+     "Judge the facts in FILE, an earlier output of --json, instead of this machine", 0},
+    {"timeout", TIMEOUT, "SECONDS", 0,
+     "Give up when a part of the examination hangs for so long (default: 120)", 0},
+    {"root", ROOT, "DIR", OPTION_HIDDEN, "Where /proc and /sys lie, for tests", 0},
+    {0},
+};
+
+typedef struct options {
+    lk_doctor_options examination;
+    lk_profile profile;
+    bool json;
+    const char *from;
+    double timeout;
+    lk_verdict verdict;
+} options;
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    options *o = state->input;
+    switch (key) {
+    case 'p':
+        if (strcmp(arg, "dev") != 0 && strcmp(arg, "prod") != 0)
+            argp_error(state, "--profile: expected dev or prod, found '%s'", arg);
+        o->profile = strcmp(arg, "prod") == 0 ? LK_PROFILE_PROD : LK_PROFILE_DEV;
+        break;
+    case 'd': o->examination.directory = arg; break;
+    case QUICK: o->examination.measure = false; break;
+    case JSON: o->json = true; break;
+    case FROM: o->from = arg; break;
+    case TIMEOUT: {
+        char *end;
+        o->timeout = strtod(arg, &end);
+        if (end == arg || *end || !(o->timeout > 0))
+            argp_error(state, "--timeout: expected seconds, more than 0, found '%s'", arg);
+        break;
+    }
+    case ROOT: o->examination.root = arg; break;
+    case ARGP_KEY_ARG: argp_error(state, "no argument is expected, found '%s'", arg); break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static lk_status print(const options *o, const lk_report *r, const json_t *facts)
+{
+    if (o->json) {
+        char *text = NULL;
+        LK_TRY(lk_report_json(r, facts, &text));
+        printf("%s\n", text);
+        free(text);
+        return LK_OK;
+    }
+    struct winsize size = {0};
+    const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
+    bool terminal = lk_cmd_terminal();
+    bool color = terminal && (!plain || !plain[0]) && term && strcmp(term, "dumb") != 0;
+    if (!terminal || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        size.ws_col = WIDTH;
+    lk_report_print(r, facts, size.ws_col < WIDTH ? size.ws_col : WIDTH, color, stdout);
+    return LK_OK;
+}
+
+static lk_status judge(options *o, const json_t *facts)
+{
+    lk_report r;
+    LK_TRY(lk_doctor_judge(facts, o->profile, &r));
+    lk_status status = print(o, &r, facts);
+    o->verdict = r.verdict;
+    lk_report_clear(&r);
+    return status;
+}
+
+/* ---- patience -------------------------------------------------------------------------------- */
+
+/* A driver, a network or a file system may hang, and that is for the doctor to say. */
+typedef struct patience {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool over;
+    double seconds; /* for one stage */
+    _Atomic(const char *) stage;
+    lk_comm *comm;
+} patience;
+
+/* The main thread hangs, maybe on other ranks as well: one message, and an end to all. */
+static void lose(const patience *p, const char *stage)
+{
+    if (p->comm->rank > 0) sleep(2); /* rank 0 speaks if it waits too */
+    fprintf(stderr, "lockstep: doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
+            "--quick' measures nothing\n", p->comm->rank, p->comm->host, p->seconds, stage);
+    fflush(stderr);
+    lk_comm_abort(p->comm, LK_E_COMM);
+}
+
+static void *wait_with(void *argument)
+{
+    patience *p = argument;
+    const char *stage = NULL;
+    double since = lk_clock_seconds();
+    pthread_mutex_lock(&p->lock);
+    while (!p->over) {
+        const char *now = atomic_load(&p->stage);
+        struct timespec until;
+        if (now != stage) since = lk_clock_seconds();
+        stage = now;
+        if (lk_clock_seconds() - since > p->seconds) lose(p, stage);
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        pthread_cond_timedwait(&p->wake, &p->lock, &until);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static lk_status begin(patience *p)
+{
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    int error = pthread_create(&p->thread, NULL, wait_with, p);
+    return error ? lk_fail(LK_E_SYSTEM, "cannot start a thread: %s", strerror(error)) : LK_OK;
+}
+
+static void end(patience *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->over = true;
+    pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+}
+
+/* Only where the user leaves the choice to NCCL. */
+static bool choose(const char *algorithm)
+{
+    return algorithm ? setenv("NCCL_ALGO", algorithm, 1) == 0 : unsetenv("NCCL_ALGO") == 0;
+}
+
+static lk_status examine(const lk_world *w, options *o, json_t **facts)
+{
+    patience p = {.seconds = o->timeout, .stage = "starting", .comm = w->comm};
+    LK_TRY(lk_comm_agree(w->comm, begin(&p)));
+    o->examination.stage = &p.stage;
+    if (!getenv("NCCL_ALGO") && !getenv("NCCL_PROTO")) o->examination.choose = choose;
+    lk_status status = lk_doctor_examine(w->comm, w->io, &o->examination, facts);
+    end(&p);
+    return status;
+}
+
+/* ---- the command ----------------------------------------------------------------------------- */
+
+static lk_status job(const lk_world *w, void *context)
+{
+    options *o = context;
+    json_t *facts = NULL;
+    LK_TRY(examine(w, o, &facts));
+    lk_status status = facts ? judge(o, facts) : LK_OK;
+    json_decref(facts);
+    LK_TRY(lk_comm_agree(w->comm, status));
+    return lk_comm_broadcast(w->comm, &o->verdict, sizeof o->verdict);
+}
+
+static lk_status judge_file(options *o)
+{
+    json_error_t error;
+    json_t *facts = json_load_file(o->from, 0, &error);
+    if (!facts)
+        return lk_fail(LK_E_INPUT, "%s: line %d: %s; expected an output of 'lockstep doctor "
+                       "--json'", o->from, error.line, error.text);
+    lk_status status = judge(o, facts);
+    json_decref(facts);
+    return status == LK_OK ? status : lk_fail_prefix(status, "%s", o->from);
+}
+
+/* Without MPI: facts are judged anywhere. */
+static int from_file(options *o)
+{
+    lk_status status = judge_file(o);
+    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    return status == LK_OK ? (int)o->verdict : (int)status;
+}
+
+int lk_cmd_doctor(int argc, char **argv)
+{
+    static const struct argp argp = {
+        table, parse, "",
+        "Is this machine fit to train on? Software, cores, memory, GPUs, their links, network, "
+        "files and settings, each with what to do. Start it as training would be started, by "
+        "mpirun or srun: one table shows all ranks, and where hosts differ.\v"
+        "Exit status: 0 fit, 1 warnings, 2 errors: not fit (or a wrong command line); 3 and more: "
+        "the examination itself failed. doc/doctor.md says what is looked at.",
+        NULL, NULL, NULL};
+    options o = {.examination = {.version = LK_VERSION,
+                                 .code = LK_CODE_VERSION,
+                                 .build = LK_BUILD,
+                                 .environment = environ,
+                                 .directory = ".",
+                                 .measure = true,
+                                 .root = ""},
+                 .timeout = 120};
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    if (o.from) return from_file(&o);
+    int code = lk_cmd_run_any_mpi("lockstep doctor", job, &o);
+    return code == LK_OK ? (int)o.verdict : code;
+}

@@ -1,0 +1,301 @@
+#include "metric/drift.h"
+#include "metric/information.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { VERSION = 1, MOST_FEATURES = 1 << 16, MOST_BINS = 1 << 17 };
+#define NOISE_DEVIATIONS 3.72 /* a normal is above with probability 1e-4 */
+
+/* ---- references ------------------------------------------------------------------------------ */
+
+void lk_reference_clear(lk_reference *r)
+{
+    for (int64_t i = 0; i < r->features; i++) {
+        free(r->feature[i].name);
+        free(r->feature[i].count);
+        free(r->feature[i].last);
+    }
+    free(r->feature);
+    *r = (lk_reference){.samples = 0};
+}
+
+lk_status lk_reference_add(lk_reference *r, const char *name, int64_t bins, const int64_t *count,
+                           bool ordered)
+{
+    size_t bytes = (size_t)bins * sizeof *count;
+    lk_reference_feature *grown =
+        realloc(r->feature, ((size_t)r->features + 1) * sizeof *grown);
+    if (!grown) return lk_fail(LK_E_SYSTEM, "out of memory for a reference");
+    r->feature = grown;
+    lk_reference_feature f = {.bins = bins, .ordered = ordered};
+    f.name = strdup(name);
+    f.count = malloc(bytes + 1);
+    if (!f.name || !f.count) {
+        free(f.name);
+        free(f.count);
+        return lk_fail(LK_E_SYSTEM, "out of memory for a reference");
+    }
+    memcpy(f.count, count, bytes);
+    r->feature[r->features++] = f;
+    return LK_OK;
+}
+
+static lk_status add_groups(lk_reference *r, const char *name, lk_sketch_scale scale, int64_t bins,
+                            const int64_t *count, const uint16_t *last)
+{
+    uint16_t *copy = malloc((size_t)bins * sizeof *copy);
+    if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory for a reference");
+    lk_status status = lk_reference_add(r, name, bins, count, true);
+    if (status != LK_OK) {
+        free(copy);
+        return status;
+    }
+    memcpy(copy, last, (size_t)bins * sizeof *copy);
+    r->feature[r->features - 1].last = copy;
+    r->feature[r->features - 1].scale = scale;
+    return LK_OK;
+}
+
+lk_status lk_reference_add_column(lk_reference *r, const char *name, lk_sketch_scale scale,
+                                  const int64_t bin[LK_SKETCH_BINS])
+{
+    uint16_t last[LK_DRIFT_GROUPS];
+    int64_t count[LK_DRIFT_GROUPS] = {0};
+    int groups = lk_sketch_groups(bin, LK_DRIFT_GROUPS, last);
+    for (int g = 0, i = 0; g < groups; g++)
+        for (; i <= last[g]; i++) count[g] += bin[i];
+    return add_groups(r, name, scale, groups, count, last);
+}
+
+lk_status lk_reference_add_channel(lk_reference *r, int channel, const int64_t count[256])
+{
+    char name[32];
+    snprintf(name, sizeof name, "channel %d", channel);
+    return lk_reference_add(r, name, 256, count, true);
+}
+
+const lk_reference_feature *lk_reference_find(const lk_reference *r, const char *name)
+{
+    for (int64_t i = 0; i < r->features; i++)
+        if (strcmp(r->feature[i].name, name) == 0) return &r->feature[i];
+    return NULL;
+}
+
+int64_t lk_reference_bin(const lk_reference_feature *f, float x)
+{
+    int bin = lk_sketch_bin(f->scale, x);
+    int64_t low = 0, high = f->bins - 1; /* the first whose last is not before `bin` */
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (f->last[middle] < bin) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* ---- as text --------------------------------------------------------------------------------- */
+
+static json_t *feature_json(const lk_reference_feature *f)
+{
+    json_t *counts = json_array(), *last = f->last ? json_array() : NULL;
+    json_t *o = json_pack("{s:s, s:b}", "name", f->name, "ordered", f->ordered);
+    bool good = o && counts && (last || !f->last);
+    for (int64_t i = 0; i < f->bins && good; i++) {
+        good = json_array_append_new(counts, json_integer(f->count[i])) == 0;
+        if (good && last) good = json_array_append_new(last, json_integer(f->last[i])) == 0;
+    }
+    if (good && last) /* f64 holds an f32 exactly, and 17 digits an f64 */
+        good = json_object_set_new(o, "center", json_real((double)f->scale.center)) == 0 &&
+               json_object_set_new(o, "inverse_scale", json_real((double)f->scale.inverse)) == 0 &&
+               json_object_set(o, "last_bin", last) == 0;
+    if (good) good = json_object_set(o, "count", counts) == 0;
+    json_decref(counts);
+    json_decref(last);
+    if (good) return o;
+    json_decref(o);
+    return NULL;
+}
+
+lk_status lk_reference_format(const lk_reference *r, char **text)
+{
+    json_t *features = json_array();
+    bool good = features != NULL;
+    for (int64_t i = 0; i < r->features && good; i++)
+        good = json_array_append_new(features, feature_json(&r->feature[i])) == 0;
+    json_t *root = good ? json_pack("{s:i, s:I, s:O}", "version", VERSION, "samples",
+                                    (json_int_t)r->samples, "features", features)
+                        : NULL;
+    char *made = root ? json_dumps(root, JSON_COMPACT) : NULL;
+    json_decref(features);
+    json_decref(root);
+    if (!made) return lk_fail(LK_E_SYSTEM, "out of memory for a reference");
+    *text = made;
+    return LK_OK;
+}
+
+static bool parse_counts(const json_t *list, int64_t bins, int64_t limit, int64_t *count)
+{
+    for (int64_t i = 0; i < bins; i++) {
+        const json_t *x = json_array_get(list, (size_t)i);
+        if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) > limit)
+            return false;
+        count[i] = json_integer_value(x);
+    }
+    return true;
+}
+
+/* The bins end where the sketch does, each after the one before. */
+static bool parse_last(const json_t *list, int64_t bins, const int64_t *value, uint16_t *last)
+{
+    if ((int64_t)json_array_size(list) != bins || bins > LK_DRIFT_GROUPS) return false;
+    for (int64_t i = 0; i < bins; i++) {
+        if (i > 0 && value[i] <= value[i - 1]) return false;
+        last[i] = (uint16_t)value[i];
+    }
+    return value[bins - 1] == LK_SKETCH_BINS - 1;
+}
+
+static bool parse_feature(const json_t *o, lk_reference *r, lk_status *status)
+{
+    const json_t *counts = json_object_get(o, "count"), *last = json_object_get(o, "last_bin");
+    const char *name = json_string_value(json_object_get(o, "name"));
+    int64_t bins = (int64_t)json_array_size(counts);
+    if (!name || bins < 1 || bins > MOST_BINS) return false;
+    int64_t *value = malloc((size_t)bins * sizeof *value);
+    uint16_t *end = malloc((size_t)bins * sizeof *end);
+    bool good = value && end;
+    if (!good) *status = lk_fail(LK_E_SYSTEM, "out of memory for a reference");
+    double center = json_number_value(json_object_get(o, "center"));
+    double inverse = json_number_value(json_object_get(o, "inverse_scale"));
+    lk_sketch_scale scale = {(float)center, (float)inverse};
+    if (good && last)
+        good = parse_counts(last, bins, LK_SKETCH_BINS - 1, value) &&
+               parse_last(last, bins, value, end) && isfinite(scale.center) &&
+               isfinite(scale.inverse) && scale.inverse > 0;
+    if (good) good = parse_counts(counts, bins, (int64_t)1 << 56, value);
+    if (good)
+        *status = last ? add_groups(r, name, scale, bins, value, end)
+                       : lk_reference_add(r, name, bins, value,
+                                          json_is_true(json_object_get(o, "ordered")));
+    free(value);
+    free(end);
+    return good;
+}
+
+lk_status lk_reference_parse(const char *where, const char *text, lk_reference *out)
+{
+    lk_reference r = {.samples = 0};
+    lk_status status = LK_OK;
+    json_t *root = json_loads(text, 0, NULL), *features = json_object_get(root, "features");
+    const json_t *version = json_object_get(root, "version");
+    bool good = json_integer_value(version) == VERSION && json_is_array(features) &&
+                json_array_size(features) <= MOST_FEATURES;
+    r.samples = json_integer_value(json_object_get(root, "samples"));
+    good = good && r.samples >= 0;
+    for (size_t i = 0; good && status == LK_OK && i < json_array_size(features); i++)
+        good = parse_feature(json_array_get(features, i), &r, &status);
+    json_decref(root);
+    if (good && status == LK_OK) {
+        *out = r;
+        return LK_OK;
+    }
+    lk_reference_clear(&r);
+    if (status != LK_OK) return status;
+    return lk_fail(LK_E_INPUT, "%s: attribute 'reference': expected the distribution of the "
+                   "training data (JSON, version %d), found something else; the file is damaged or "
+                   "of a later lockstep, import it again", where, VERSION);
+}
+
+/* ---- drift ----------------------------------------------------------------------------------- */
+
+/* Join neighbouring bins to groups of at least 1/LK_DRIFT_GROUPS of the reference; in place. */
+static int64_t join_bins(int64_t *before, int64_t *now, int64_t bins)
+{
+    int64_t total = 0, groups = 0;
+    for (int64_t i = 0; i < bins; i++) total += before[i];
+    double share = (double)total / LK_DRIFT_GROUPS;
+    for (int64_t i = 0; i < bins; groups++) {
+        int64_t p = 0, q = 0;
+        do {
+            p += before[i];
+            q += now[i++];
+        } while (i < bins && ((double)p < share || p == 0));
+        before[groups] = p;
+        now[groups] = q;
+    }
+    if (groups > 1 && (double)before[groups - 1] < share / 2) { /* a rest at the end */
+        before[groups - 2] += before[groups - 1];
+        now[groups - 2] += now[groups - 1];
+        groups--;
+    }
+    return groups;
+}
+
+static lk_drift figures(const int64_t *before, const int64_t *now, int64_t bins)
+{
+    lk_drift d = {0, 0, 0};
+    double n = 0, m = 0, half = 0.5 * (double)bins;
+    for (int64_t i = 0; i < bins; i++) {
+        n += (double)before[i];
+        m += (double)now[i];
+    }
+    for (int64_t i = 0; i < bins; i++) {
+        double p = ((double)before[i] + 0.5) / (n + half), q = ((double)now[i] + 0.5) / (m + half);
+        d.psi += (q - p) * log(q / p);
+        d.kl += q * log(q / p);
+    }
+    if (d.kl < 0) d.kl = 0; /* of rounding alone */
+    return d;
+}
+
+lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64_t *count,
+                      int64_t samples, lk_drift *drift)
+{
+    int64_t bins = f->bins, *p = malloc(2 * (size_t)bins * sizeof *p), *q = p + bins, used = 0;
+    if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
+    memcpy(p, f->count, (size_t)bins * sizeof *p);
+    memcpy(q, count, (size_t)bins * sizeof *q);
+    if (f->ordered) {
+        bins = join_bins(p, q, bins);
+    } else { /* names that occur on neither side are none */
+        for (int64_t i = 0; i < bins; i++) {
+            if (p[i] == 0 && q[i] == 0) continue;
+            p[used] = p[i];
+            q[used++] = q[i];
+        }
+        bins = used;
+    }
+    *drift = bins > 0 ? figures(p, q, bins) : (lk_drift){0, 0, 0};
+    if (bins > 1 && before > 0 && samples > 0)
+        drift->noise = lk_chi_square((double)(bins - 1), NOISE_DEVIATIONS) *
+                       (1 / (double)before + 1 / (double)samples);
+    free(p);
+    return LK_OK;
+}
+
+void lk_drift_report_clear(lk_drift_report *r)
+{
+    for (int64_t i = 0; i < r->features; i++) free(r->feature[i].name);
+    free(r->feature);
+    *r = (lk_drift_report){.worst = -1};
+}
+
+lk_status lk_drift_report_add(lk_drift_report *r, const char *name, const lk_drift *d)
+{
+    lk_drift_feature *grown = realloc(r->feature, ((size_t)r->features + 1) * sizeof *grown);
+    if (!grown) return lk_fail(LK_E_SYSTEM, "out of memory");
+    r->feature = grown;
+    char *copy = strdup(name);
+    if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
+    int64_t n = r->features++;
+    r->feature[n] = (lk_drift_feature){copy, *d};
+    if (n == 0) r->worst = 0;
+    else if (d->psi > r->feature[r->worst].drift.psi) r->worst = n;
+    r->psi = (r->psi * (double)n + d->psi) / (double)(n + 1);
+    r->kl = (r->kl * (double)n + d->kl) / (double)(n + 1);
+    r->drifted += lk_drift_found(d, r->threshold);
+    return LK_OK;
+}

@@ -1,0 +1,57 @@
+/* What the files of a run directory tell, for those who look on from outside: `lockstep watch` and
+ * `lockstep report`. The run may be going on: files are read as far as their lines are whole, and
+ * read on from there by lk_history_follow(). */
+#ifndef LK_TRAIN_HISTORY_H
+#define LK_TRAIN_HISTORY_H
+
+#include "train/run.h"
+
+#include <jansson.h>
+
+/* Columns of numbers, one row after the other; not measured: NAN. */
+typedef struct lk_table {
+    int columns;
+    int64_t rows, room;
+    double **column; /* [columns][room] */
+} lk_table;
+
+enum { LK_LOSS_STEP, LK_LOSS, LK_LOSS_LR, LK_LOSS_SCALE, LK_LOSS_NORM, LK_LOSS_SKIPPED,
+       LK_LOSS_COLUMNS }; /* loss.log */
+enum { LK_VALID_STEP, LK_VALID_LOSS, LK_VALID_ACCURACY, LK_VALID_EMA_LOSS, LK_VALID_EMA_ACCURACY,
+       LK_VALID_COLUMNS }; /* validation.log */
+enum { LK_RECORD_STEP, LK_RECORD_TIME, LK_RECORD_RATE, LK_RECORD_MEAN, LK_RECORD_P50,
+       LK_RECORD_P95, LK_RECORD_P99, LK_RECORD_WAIT, LK_RECORD_HOST, LK_RECORD_DEVICE,
+       LK_RECORD_COLUMNS }; /* "step" in run.jsonl: s, samples/s, ms, bytes */
+
+typedef struct lk_history_file lk_history_file;
+typedef struct lk_history {
+    char *directory;
+    bool has_run; /* run.yaml could be read */
+    lk_run run;
+    char *run_text, *run_problem; /* the text of run.yaml; why it could not be read, or NULL */
+    lk_table loss, validation, record;
+    /* other events of run.jsonl, in order, as they stand there */
+    json_t *starts, *saves, *warnings, *ends, *ranks;
+    json_t *hosts; /* lines of starts.jsonl */
+    int64_t unreadable; /* whole lines that make no sense */
+    bool log_exists;    /* run.jsonl */
+    bool done;          /* the file DONE is there, or the last start ended by reaching the end */
+    double changed;     /* when a log was written last, seconds since 1970 */
+    lk_history_file *file;
+} lk_history;
+
+/* Read all. LK_E_INPUT: not a run directory. */
+lk_status lk_history_open(const char *directory, lk_history **h);
+/* Read what was written since; a run that was cut back by a resume is read anew. */
+lk_status lk_history_follow(lk_history *h);
+void lk_history_close(lk_history *h); /* takes NULL */
+
+int64_t lk_history_total(const lk_history *h); /* steps of the whole run; 0: not known */
+int64_t lk_history_done(const lk_history *h);  /* steps done */
+/* How the run stands, in words: "done", "running", "stopped: ...", "failed: ...", "silent for
+ * 2:10". `now`: seconds since 1970. */
+const char *lk_history_state(const lk_history *h, double now, char text[256]);
+double lk_history_best(const lk_history *h, int64_t *step); /* lowest validation loss, NAN: none */
+void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */
+
+#endif

@@ -1,0 +1,48 @@
+/* Saving the checkpoints of a run while it trains.
+ *
+ * begin() copies the parameters, moments and moving average to pinned memory, for which training
+ * waits, and the I/O thread writes them (io/checkpoint.h). The ranks look at the same steps whether
+ * it is done, so a save that fails ends the run on all of them after the same step, with the
+ * checkpoint before it untouched. */
+#ifndef LK_TRAIN_SAVE_H
+#define LK_TRAIN_SAVE_H
+
+#include "comm/comm.h"
+#include "io/checkpoint.h"
+#include "train/run.h"
+#include "train/train.h"
+
+typedef struct lk_save lk_save;
+
+/* What is saved, and where. All must outlive the saver. */
+typedef struct lk_save_options {
+    lk_comm *comm;
+    lk_io *io;
+    const lk_run *run;
+    const lk_dataset *data;
+    lk_store *store;
+    const char *directory; /* of the checkpoints; there when the first save begins */
+    int leaves;
+    /* A save is complete; on all ranks. `warning` of the figures is for the user. */
+    void (*saved)(void *context, const lk_checkpoint_figures *figures);
+    void *context;
+} lk_save_options;
+
+/* Collective, as all below but the last two. */
+lk_status lk_save_open(const lk_save_options *o, lk_save **save);
+/* Waits for a save under way, whose outcome is nobody's; takes NULL. */
+void lk_save_close(lk_save *s);
+/* Start saving the store as it is now, after waiting for the save before. */
+lk_status lk_save_begin(lk_save *s);
+/* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs nothing
+ * when none is under way, else one small reduction over the ranks. A rank that failed where the
+ * others hang is waited for 10 s; then lk_comm_give_up() is called. */
+lk_status lk_save_poll(lk_save *s);
+/* Wait for the save that is under way, if any. */
+lk_status lk_save_finish(lk_save *s);
+/* Path of the last checkpoint that was written; "" before the first. */
+const char *lk_save_path(const lk_save *s);
+/* So far. Stall: seconds that training waited, for copies and for saves before. */
+lk_save_totals lk_save_total(const lk_save *s);
+
+#endif

@@ -1,0 +1,144 @@
+/* When a trace begins and ends, and what goes into its file besides the times. */
+#include "train/tracing.h"
+
+#include "io/trace_file.h"
+#include "version.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct lk_tracing {
+    lk_tracing_options o;
+    uint64_t begin, first, final; /* steps: recorded from, kept from, kept to */
+    lk_recorder *recorder;
+};
+
+lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct)
+{
+    if (run->trace.from == 0) return LK_OK;
+    if (!d->backend->tracer)
+        return lk_fail(LK_E_INPUT, "%s: steps cannot be traced on '%s': this lockstep was built "
+                       "without CUPTI, which comes with the CUDA toolkit; configure it "
+                       "--with-cupti, or set trace.from to 0", run->path, d->backend->name);
+    if (direct && d->backend->capture_begin)
+        return lk_fail(LK_E_INPUT, "%s: trace.from is %lld, but --detect-anomaly and "
+                       "--launch-blocking leave nothing to trace on a GPU; set trace.from to 0",
+                       run->path, (long long)run->trace.from);
+    return LK_OK;
+}
+
+lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing)
+{
+    uint64_t from = (uint64_t)o->run->trace.from, to = (uint64_t)o->run->trace.to;
+    *tracing = NULL;
+    if (from == 0) return LK_OK;
+    if (to == 0) to = from;
+    uint64_t first = from > o->start + 1 ? from : o->start + 1, final = to < o->last ? to : o->last;
+    if (first > final) return LK_OK;
+    lk_tracing *t = calloc(1, sizeof *t);
+    if (!t) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
+    t->o = *o;
+    t->first = first;
+    t->final = final;
+    t->begin = first > o->start + 1 ? first - 1 : first; /* the step before prepares */
+    *tracing = t;
+    return LK_OK;
+}
+
+void lk_tracing_close(lk_tracing *t)
+{
+    if (!t) return;
+    lk_recorder_destroy(t->recorder);
+    free(t);
+}
+
+/* The clocks of all ranks start within the time that a barrier takes. */
+lk_status lk_tracing_before(lk_tracing *t, uint64_t step)
+{
+    if (!t || step != t->begin) return LK_OK;
+    lk_device *d = t->o.parts.device;
+    LK_TRY(lk_comm_agree(t->o.comm, d->backend->sync(d)));
+    MPI_Barrier(t->o.comm->world);
+    return lk_comm_agree(t->o.comm,
+                         lk_recorder_start(t->o.program, t->o.parts.train, d,
+                                           t->o.parts.local_leaves, (int)(t->first - t->begin),
+                                           (int)(t->final - t->first + 1), &t->recorder));
+}
+
+/* The ceilings are a comfort: a trace is not lost where there is no memory to measure them. */
+static void measure_ceiling(const lk_tracing *t, lk_trace *trace)
+{
+    lk_device *d = t->o.parts.device;
+    if (lk_roofline_measure(d, lk_session_compute(t->o.run), &trace->ceiling) == LK_OK) return;
+    lk_error_clear();
+    trace->ceiling = (lk_roofline){0, 0};
+    if (t->o.comm->rank == 0 && t->o.reporter->line)
+        t->o.reporter->line(t->o.reporter->context, "no memory is left to measure the ceilings of "
+                                                    "the device; the trace will not know them");
+}
+
+static lk_status list_memory(const lk_tracing *t, lk_trace *trace)
+{
+    double bytes[LK_MEMORY_KINDS] = {0};
+    LK_TRY(lk_session_memory(&t->o.parts, bytes));
+    trace->memory = calloc(LK_MEMORY_KINDS, sizeof *trace->memory);
+    if (!trace->memory) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
+    for (int i = 0; i < LK_MEMORY_KINDS; i++, trace->memories++) {
+        trace->memory[i].bytes = bytes[i];
+        trace->memory[i].name = strdup(lk_memory_name((lk_memory)i));
+        if (!trace->memory[i].name) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
+    }
+    return LK_OK;
+}
+
+static lk_status complete(const lk_tracing *t, lk_trace *trace)
+{
+    char device[200];
+    lk_device *d = t->o.parts.device;
+    d->backend->describe(d, device, sizeof device);
+    trace->device = strdup(device);
+    trace->version = strdup(LK_CODE_VERSION);
+    trace->leaves = t->o.leaves;
+    trace->first_step = (int64_t)t->first;
+    if (!trace->device || !trace->version) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
+    LK_TRY(list_memory(t, trace));
+    measure_ceiling(t, trace);
+    return LK_OK;
+}
+
+static lk_status finish(lk_tracing *t, const char *path)
+{
+    lk_comm *c = t->o.comm;
+    lk_trace trace = {.ranks = 0};
+    lk_status status =
+        lk_recorder_finish(t->recorder, c->rank, c->rank * t->o.parts.local_leaves, &trace);
+    lk_recorder_destroy(t->recorder);
+    t->recorder = NULL;
+    if (status == LK_OK) status = complete(t, &trace);
+    status = lk_comm_agree(c, status);
+    if (status == LK_OK) status = lk_trace_save(t->o.io, c->world, path, c->host, &trace);
+    lk_trace_clear(&trace);
+    return status;
+}
+
+static lk_status end(lk_tracing *t, uint64_t step)
+{
+    char path[4096], text[4400];
+    snprintf(path, sizeof path, "%s/trace.h5", t->o.run->directory);
+    LK_TRY(finish(t, path));
+    snprintf(text, sizeof text, "steps %llu to %llu traced; lockstep trace %s",
+             (unsigned long long)t->first, (unsigned long long)step, path);
+    if (t->o.comm->rank == 0 && t->o.reporter->line)
+        t->o.reporter->line(t->o.reporter->context, text);
+    return LK_OK;
+}
+
+lk_status lk_tracing_after(lk_tracing *t, uint64_t step)
+{
+    return t && step == t->final && t->recorder ? end(t, step) : LK_OK;
+}
+
+lk_status lk_tracing_end(lk_tracing *t, uint64_t step)
+{
+    return t && step >= t->first && t->recorder ? end(t, step) : LK_OK;
+}

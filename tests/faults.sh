@@ -1,0 +1,82 @@
+# shellcheck shell=sh
+# shellcheck disable=SC2034,SC2317 # the variables set here are for the tests; called by ok
+# What the tests of faults share; read by them after tap.sh, in an empty directory.
+h5same=$builddir/tests/h5same strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
+[ -x "$h5same" ] && [ -x "$strike" ] || echo "Bail out! make tests/h5same tests/strike"
+
+# With its data in shared memory the mpirun of Open MPI 4.1 can lock up in its own end when a rank is
+# killed while it holds a lock there (PMIx, gds/ds21); the ranks are gone then.
+export PMIX_MCA_gds=hash
+
+awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
+run "$LOCKSTEP" import text a.txt -v character -o a.h5
+ok "the text is imported" test "$rc" -eq 0
+cat >r.yaml <<END
+directory: none
+data:
+  file: a.h5
+model:
+  layers: 1
+  width: 32
+  heads: 2
+  context: 32
+  dropout: 0.1
+train:
+  steps: 120
+  batch: 8
+  leaves: 4
+  device: $DEVICE
+  timeout: 100
+eval:
+  every: 30
+  batches: 2
+checkpoint:
+  every: 10
+  keep: 0
+log:
+  every: 1000000
+END
+
+# A number below $1.
+random() { od -An -N4 -tu4 /dev/urandom | awk -v n="$1" '{ print $1 % n }'; }
+now() { date +%s.%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }'; }
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
+
+# begin RANKS ARGUMENT...: start training in the background, to be struck and then waited for.
+count=0
+begin() {
+    count=$((count + 1))
+    export STRIKE="$$-$count"
+    n=$1
+    shift
+    timeout -k 5 "$LIMIT" "$MPIRUN" -np "$n" ${WRAP:-} "$LOCKSTEP" train r.yaml "$@" \
+        </dev/null >"$work/out" 2>"$work/err" &
+    job=$!
+}
+# hit SIGNAL RANK BEFORE DIRECTORY [AFTER]: strike; sets pid, and struck to what it printed.
+hit() {
+    struck=$("$strike" "$1" "$STRIKE" "$job" "$2" "$3" "$4/checkpoints" ${5:-})
+    pid=${struck% save}
+    begun=$(now)
+}
+# finish_job: sets rc, and took to the seconds since the signal.
+finish_job() {
+    wait "$job"
+    rc=$?
+    took=$(since "$begun")
+}
+# steps DIRECTORY N: wait until the loss log has N lines.
+steps() {
+    tries=0
+    while [ "$(cat "$1/loss.log" 2>/dev/null | wc -l)" -lt "$2" ] && [ $tries -lt 600 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+}
+says_once() { [ "$(grep -c '^lockstep: ' "$work/err")" -eq 1 ] && says err "$@"; }
+# same A B: two finished runs, to the last bit.
+same() {
+    "$h5same" "$1/checkpoints/latest" "$2/checkpoints/latest" &&
+        cmp "$1/loss.log" "$2/loss.log" && cmp "$1/validation.log" "$2/validation.log"
+}

@@ -1,0 +1,156 @@
+/* A disk that fails, for LD_PRELOAD: writes to some files fail after some that went well.
+ *
+ *   FAULT_FILE   part of the file's path
+ *   FAULT_AFTER  writes to such files that go well first
+ *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
+ *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all and
+ *                stored half; sync: no write fails, but every fsync does, with EIO; full: there are no
+ *                blocks to reserve; unknown: the file system cannot reserve any, after which writes
+ *                fail with ENOSPC; hang: writes never return
+ *   FAULT_RANK   of Open MPI's ranks only this one
+ *   FAULT_LOG    file that gets a line when a fault strikes */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static long writes;
+
+static bool is(const char *name, const char *value)
+{
+    const char *found = getenv(name);
+    return found && strcmp(found, value) == 0;
+}
+
+static bool meant(int fd)
+{
+    char link[64], path[4096];
+    const char *part = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
+    const char *mine = getenv("OMPI_COMM_WORLD_RANK");
+    if (!part || (rank && (!mine || strcmp(rank, mine) != 0))) return false;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return false;
+    path[n] = '\0';
+    return strstr(path, part) != NULL;
+}
+
+static void tell(void)
+{
+    const char *path = getenv("FAULT_LOG");
+    int flags = O_WRONLY | O_APPEND | O_CREAT;
+    int fd = path ? (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0666) : -1;
+    if (fd < 0) return;
+    syscall(SYS_write, fd, "struck\n", 7);
+    close(fd);
+}
+
+enum { GOOD, FAIL, HALF, TORN };
+
+/* A write that the system never finishes: to a pipe that nobody reads. */
+static void hang(void)
+{
+    static char bytes[1 << 20];
+    int end[2];
+    if (pipe(end) != 0) abort();
+    for (;;) syscall(SYS_write, end[1], bytes, sizeof bytes);
+}
+
+/* What becomes of this write; errno is set for FAIL. */
+static int fate(int fd)
+{
+    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "full")) return GOOD;
+    pthread_mutex_lock(&lock);
+    long turn = writes++ - atol(getenv("FAULT_AFTER") ? getenv("FAULT_AFTER") : "0");
+    pthread_mutex_unlock(&lock);
+    if (turn < 0) return GOOD;
+    if (turn == 0) tell();
+    if (is("FAULT_KIND", "hang")) hang();
+    if (is("FAULT_KIND", "torn")) return turn == 0 ? TORN : GOOD;
+    if (is("FAULT_KIND", "short") && turn == 0) return HALF;
+    errno = is("FAULT_KIND", "eio") ? EIO : ENOSPC;
+    return FAIL;
+}
+
+/* at < 0: where the file stands. */
+static ssize_t put(int fd, const void *bytes, size_t n, off_t at)
+{
+    return at < 0 ? syscall(SYS_write, fd, bytes, n) : syscall(SYS_pwrite64, fd, bytes, n, at);
+}
+
+static ssize_t put_faulty(int fd, const void *bytes, size_t n, off_t at)
+{
+    switch (fate(fd)) {
+    case FAIL: return -1;
+    case HALF: return put(fd, bytes, n > 1 ? n / 2 : n, at);
+    case TORN: {
+        ssize_t stored = put(fd, bytes, n / 2, at);
+        if (at < 0 && stored >= 0) lseek(fd, (off_t)(n - n / 2), SEEK_CUR);
+        return (ssize_t)n;
+    }
+    default: return put(fd, bytes, n, at);
+    }
+}
+
+static ssize_t putv_faulty(int fd, const struct iovec *v, int count, off_t at)
+{
+    ssize_t total = 0;
+    for (int i = 0; i < count; i++) {
+        ssize_t n = put_faulty(fd, v[i].iov_base, v[i].iov_len, at < 0 ? at : at + total);
+        if (n < 0) return total > 0 ? total : n;
+        total += n;
+        if ((size_t)n < v[i].iov_len) break;
+    }
+    return total;
+}
+
+ssize_t write(int fd, const void *bytes, size_t n) { return put_faulty(fd, bytes, n, -1); }
+
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at)
+{
+    return put_faulty(fd, bytes, n, at);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t n, off_t at)
+{
+    return put_faulty(fd, bytes, n, at);
+}
+
+ssize_t writev(int fd, const struct iovec *v, int n) { return putv_faulty(fd, v, n, -1); }
+
+ssize_t pwritev(int fd, const struct iovec *v, int n, off_t at)
+{
+    return putv_faulty(fd, v, n, at);
+}
+
+ssize_t pwritev64(int fd, const struct iovec *v, int n, off_t at)
+{
+    return putv_faulty(fd, v, n, at);
+}
+
+int fsync(int fd)
+{
+    if (!is("FAULT_KIND", "sync") || !meant(fd)) return (int)syscall(SYS_fsync, fd);
+    tell();
+    errno = EIO;
+    return -1;
+}
+
+int fallocate64(int fd, int mode, off_t at, off_t n)
+{
+    bool full = is("FAULT_KIND", "full");
+    if (!meant(fd) || (!full && !is("FAULT_KIND", "unknown")))
+        return (int)syscall(SYS_fallocate, fd, mode, at, n);
+    if (full) tell();
+    errno = full ? ENOSPC : EOPNOTSUPP;
+    return -1;
+}
+
+int fallocate(int fd, int mode, off_t at, off_t n) { return fallocate64(fd, mode, at, n); }

@@ -1,0 +1,118 @@
+/* Send a signal to one rank of a program under mpirun, at a chosen time.
+ *
+ *   strike SIGNAL TOKEN PID RANK BEFORE DIRECTORY [AFTER]
+ *
+ * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for BEFORE
+ * microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way, and for
+ * AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
+ * the signal was sent, and "over" where process PID, which started it all, or the rank ended
+ * before. */
+#include <dirent.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static void pause_for(long microseconds)
+{
+    struct timespec t = {microseconds / 1000000, microseconds % 1000000 * 1000};
+    nanosleep(&t, NULL);
+}
+
+static bool read_file(const char *pid, const char *name, char *text, size_t size, size_t *length)
+{
+    char path[300];
+    snprintf(path, sizeof path, "/proc/%s/%s", pid, name);
+    FILE *f = fopen(path, "r");
+    *length = f ? fread(text, 1, size - 1, f) : 0;
+    text[*length] = '\0';
+    if (f) fclose(f);
+    return *length > 0;
+}
+
+static bool has(const char *environment, size_t n, const char *name, const char *value)
+{
+    char wanted[100];
+    snprintf(wanted, sizeof wanted, "%s=%s", name, value);
+    for (const char *p = environment; p < environment + n; p += strlen(p) + 1)
+        if (strcmp(p, wanted) == 0) return true;
+    return false;
+}
+
+static bool is_rank(const char *pid, const char *token, const char *rank)
+{
+    static char text[262144];
+    size_t n;
+    return read_file(pid, "comm", text, sizeof text, &n) && strcmp(text, "lockstep\n") == 0 &&
+           read_file(pid, "environ", text, sizeof text, &n) && has(text, n, "STRIKE", token) &&
+           has(text, n, "OMPI_COMM_WORLD_RANK", rank);
+}
+
+static pid_t find_rank(const char *token, const char *rank)
+{
+    pid_t found = 0;
+    DIR *all = opendir("/proc");
+    for (struct dirent *e; all && !found && (e = readdir(all));)
+        if (e->d_name[0] > '0' && e->d_name[0] <= '9' && is_rank(e->d_name, token, rank))
+            found = (pid_t)atol(e->d_name);
+    if (all) closedir(all);
+    return found;
+}
+
+static bool saving(const char *directory)
+{
+    bool found = false;
+    DIR *all = opendir(directory);
+    for (struct dirent *e; all && !found && (e = readdir(all));) {
+        size_t n = strlen(e->d_name);
+        found = n > 8 && strcmp(e->d_name + n - 8, ".h5.part") == 0;
+    }
+    if (all) closedir(all);
+    return found;
+}
+
+/* Neither gone nor a zombie. */
+static bool alive(long pid)
+{
+    char name[32], text[600], *end;
+    size_t n;
+    snprintf(name, sizeof name, "%ld", pid);
+    return read_file(name, "stat", text, sizeof text, &n) && (end = strrchr(text, ')')) &&
+           strncmp(end, ") Z", 3) != 0;
+}
+
+static int number_of(const char *name)
+{
+    static const struct {
+        const char *name;
+        int number;
+    } all[] = {{"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"STOP", SIGSTOP},
+               {"KILL", SIGKILL}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(name, all[i].name) == 0) return all[i].number;
+    return -1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 7 || number_of(argv[1]) < 0) return 2;
+    const char *token = argv[2], *directory = argv[6];
+    long starter = atol(argv[3]);
+    pid_t pid = 0;
+    while (!pid && alive(starter)) {
+        pid = find_rank(token, argv[4]);
+        if (!pid) pause_for(2000);
+    }
+    pause_for(atol(argv[5]));
+    while (pid && argc > 7 && !saving(directory) && alive(pid)) pause_for(100);
+    if (argc > 7) pause_for(atol(argv[7]));
+    if (!pid || !alive(pid) || kill(pid, number_of(argv[1])) != 0) {
+        printf("over\n");
+        return 0;
+    }
+    printf("%ld%s\n", (long)pid, saving(directory) ? " save" : "");
+    return 0;
+}

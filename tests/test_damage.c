@@ -1,0 +1,293 @@
+/* Damaged checkpoints and datasets: every bit flip, cut and zeroed page is refused with one line of
+ * error or does no harm, and a run directory falls back to the checkpoint before, telling so.
+ *
+ * test_damage [FLIPS [CUTS [PAGES]]]: so many trials of each kind on a checkpoint and on a dataset.
+ * One process, so that a crash in any of them ends the test. */
+#include "io/dataset.h"
+#include "io/import.h"
+#include "tests/checkpoint_help.h"
+
+#include <fcntl.h>
+
+enum { PAGE = 4096, SECTOR = 512 };
+
+static const tensor layers[] = {
+    {"embed.weight", 2, {300, 64}, true},     {"blocks.0.attn.weight", 2, {192, 64}, true},
+    {"blocks.0.norm.weight", 1, {65}, false}, {"blocks.0.wide.weight", 2, {501, 97}, true},
+    {"head.temperature", 1, {1}, false},      {NULL, 0, {0}, false},
+};
+
+/* A file and its good bytes. */
+typedef struct patient {
+    const char *path;
+    char *bytes;
+    size_t size;
+    int fd;
+} patient;
+
+static void admit(patient *p, const char *path)
+{
+    p->path = strdup(path);
+    p->bytes = read_file(path, &p->size);
+    p->fd = open(path, O_RDWR);
+}
+
+static void discharge(patient *p)
+{
+    close(p->fd);
+    free(p->bytes);
+    free((char *)p->path);
+}
+
+typedef enum injury { FLIP, CUT, ZERO, INJURIES } injury;
+static const char *const injury_name[INJURIES] = {"bits flipped", "truncations", "zeroed pages"};
+
+static void put(const patient *p, const void *bytes, size_t n, size_t at)
+{
+    if (pwrite(p->fd, bytes, n, (off_t)at) != (ssize_t)n) tap_ok(false, "cannot write %s", p->path);
+}
+
+/* Half of the flips near the ends, where metadata is. *same: the bytes did not change. */
+static void injure(const patient *p, injury how, uint32_t i, bool *same)
+{
+    lk_u32x4 r = lk_philox(11, i, (uint32_t)how, 0, 0);
+    size_t at = (size_t)((double)r.v[0] * 0x1p-32 * (double)p->size), near = 6000;
+    static const char zeros[PAGE];
+    *same = false;
+    if (how == FLIP) {
+        if (i % 4 == 1) at = r.v[0] % near;
+        if (i % 4 == 3) at = p->size - 1 - r.v[0] % near;
+        char byte = (char)(p->bytes[at] ^ (1 << r.v[1] % 8));
+        put(p, &byte, 1, at);
+    } else if (how == CUT) {
+        if (i % 8 == 7) at = p->size - 1 - r.v[0] % 64;
+        if (ftruncate(p->fd, (off_t)at) != 0) tap_ok(false, "cannot cut %s", p->path);
+    } else {
+        at -= at % (i % 2 ? SECTOR : PAGE);
+        size_t n = p->size - at < PAGE ? p->size - at : PAGE;
+        put(p, zeros, n, at);
+        *same = memcmp(p->bytes + at, zeros, n) == 0;
+    }
+}
+
+static void heal(const patient *p)
+{
+    put(p, p->bytes, p->size, 0);
+}
+
+static bool one_line(lk_status status)
+{
+    const char *text = lk_error_text();
+    return status == LK_E_INPUT && text[0] && !strchr(text, '\n');
+}
+
+typedef struct counts {
+    int good, refused, fell_back, harmless;
+} counts;
+
+/* ---- checkpoints ----------------------------------------------------------------------------- */
+
+static lk_params *params;
+static lk_flat saved[2], loaded; /* of steps 6 and 7 */
+static lk_checkpoint_info info[2];
+static int told;
+
+static void tell(void *context, const char *text)
+{
+    (void)context;
+    told += strstr(text, "step-000007.h5: ") && strstr(text, "trying step-000006.h5");
+}
+
+/* 1: good and equal; 0: refused as it should be; -1: neither. */
+static int read_checkpoint(const char *path, int which)
+{
+    lk_checkpoint_info got;
+    lk_status opened = lk_checkpoint_open(io, MPI_COMM_SELF, path, &got);
+    bool good = opened == LK_OK ? same_info(&got, &info[which]) : one_line(opened);
+    if (opened == LK_OK) lk_checkpoint_info_clear(&got);
+    lk_error_clear();
+    lk_status status = lk_checkpoint_load(io, MPI_COMM_SELF, path, params, &loaded);
+    good &= status == LK_OK ? same_data(params, &loaded, &saved[which]) : one_line(status);
+    if (!good) printf("# %s: open %d, load %d: %s\n", path, opened, status, lk_error_text());
+    lk_error_clear();
+    return !good ? -1 : opened == LK_OK && status == LK_OK;
+}
+
+/* What --resume does. The file that was chosen is read as it was written. */
+static bool falls_back(const char *directory, bool damaged, int *fell_back)
+{
+    char *path = NULL;
+    told = 0;
+    lk_status status = lk_checkpoint_choose(io, MPI_COMM_SELF, directory, tell, NULL, &path);
+    int which = path && strstr(path, "step-000006.h5") ? 0 : 1;
+    bool good = status == LK_OK && told == (which == 0) && read_checkpoint(path, which) == 1 &&
+                (which == 0 || !damaged);
+    if (!good)
+        printf("# chosen: %s, told %d, damaged %d: %s\n", path ? path : "none", told, damaged,
+               lk_error_text());
+    lk_error_clear();
+    *fell_back += which == 0;
+    free(path);
+    return good;
+}
+
+static void check_checkpoint(const int trials[INJURIES])
+{
+    const char *directory = strdup(in_home("run"));
+    patient p;
+    params = model(layers);
+    loaded = buffers(params, true);
+    mkdir(directory, 0777);
+    for (int i = 0; i < 2; i++) {
+        info[i] = some_info((uint64_t)(6 + i));
+        saved[i] = buffers(params, true);
+        fill(params, &saved[i], (uint64_t)i);
+        worked(lk_checkpoint_save(io, MPI_COMM_SELF, directory, params, &info[i], &saved[i]),
+               "save a checkpoint");
+    }
+    admit(&p, in_home("run/step-000007.h5"));
+    for (int how = 0; how < INJURIES; how++) {
+        counts c = {0};
+        for (int i = 0; i < trials[how]; i++) {
+            bool same;
+            injure(&p, (injury)how, (uint32_t)i, &same);
+            int outcome = read_checkpoint(p.path, 1);
+            bool good = outcome >= 0 && (!same || outcome == 1);
+            good &= falls_back(directory, outcome != 1, &c.fell_back);
+            heal(&p);
+            c.good += good;
+            c.refused += outcome == 0;
+            c.harmless += outcome == 1;
+        }
+        tap_ok(c.good == trials[how], "checkpoint of %zu bytes, %d %s: %d refused, %d harmless, %d "
+               "silent; %d fell back to the one before", p.size, trials[how], injury_name[how],
+               c.refused, c.harmless, trials[how] - c.good, c.fell_back);
+        tap_ok(c.refused * 10 > trials[how] * 9, "nearly all are seen");
+    }
+    tap_ok(read_checkpoint(p.path, 1) == 1, "the whole file is still good");
+    discharge(&p);
+    for (int i = 0; i < 2; i++) release(&saved[i]);
+    release(&loaded);
+    lk_params_destroy(params);
+}
+
+/* ---- the choice among several ------------------------------------------------------------------ */
+
+static void check_choice(void)
+{
+    char *directory = strdup(in_home("run")), *path = NULL;
+    const char *newest = in_home("run/step-000007.h5"), *before = in_home("run/step-000006.h5");
+    const char *latest = in_home("run/latest");
+    truncate(newest, 100);
+    truncate(before, 100);
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+           "no checkpoint before it is whole", "two damaged ones");
+    unlink(newest);
+    unlink(before);
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+           "found no such file", "a link to nothing");
+    unlink(latest);
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+           "no checkpoint to resume from", "no checkpoint");
+    free(directory);
+}
+
+/* ---- datasets -------------------------------------------------------------------------------- */
+
+typedef struct content {
+    int64_t rows[2], vocabulary_size;
+    uint8_t *tokens[2];
+    uint32_t vocabulary[256];
+} content;
+
+/* 1: read whole, into *c; 0: refused; -1: refused without a proper line. */
+static int read_dataset(const char *path, content *c)
+{
+    lk_dataset *d = NULL;
+    memset(c, 0, sizeof *c);
+    lk_status status = lk_dataset_open(io, MPI_COMM_SELF, path, &d);
+    if (status == LK_OK) c->vocabulary_size = d->vocabulary_size;
+    if (status == LK_OK && d->vocabulary_size <= 256)
+        memcpy(c->vocabulary, d->vocabulary, (size_t)d->vocabulary_size * sizeof *c->vocabulary);
+    for (int s = 0; s < 2 && status == LK_OK; s++) {
+        c->rows[s] = d->rows[s];
+        c->tokens[s] = malloc((size_t)d->rows[s] * 2 + 1);
+        status = lk_dataset_read(d, (lk_split)s, 0, 0, d->rows[s], c->tokens[s]);
+    }
+    lk_dataset_close(d);
+    int outcome = status == LK_OK ? 1 : one_line(status) ? 0 : -1;
+    if (outcome < 0) printf("# dataset: %d: %s\n", status, lk_error_text());
+    lk_error_clear();
+    return outcome;
+}
+
+static void free_content(content *c)
+{
+    for (int s = 0; s < 2; s++) free(c->tokens[s]);
+}
+
+static bool same_content(const content *a, const content *b)
+{
+    bool same = a->vocabulary_size == b->vocabulary_size &&
+                memcmp(a->vocabulary, b->vocabulary, sizeof a->vocabulary) == 0;
+    for (int s = 0; s < 2 && same; s++)
+        same = a->rows[s] == b->rows[s] &&
+               memcmp(a->tokens[s], b->tokens[s], (size_t)a->rows[s]) == 0;
+    return same;
+}
+
+static void make_dataset(const char *path)
+{
+    enum { LETTERS = 400000 };
+    char *text = malloc(LETTERS);
+    for (uint32_t i = 0; i < LETTERS; i++)
+        text[i] = (char)(lk_philox(3, i, 0, 0, 0).v[0] % 90 + ' ');
+    const char *from = in_home("text.txt");
+    write_file(from, text, LETTERS);
+    lk_import_result r;
+    lk_import_text job = {.to = {.output = path, .validation = 0.2}, .files = 1, .file = &from,
+                          .characters = true};
+    worked(lk_import_text_run(io, &job, &r), "make a dataset");
+    free(text);
+}
+
+static void check_dataset(const int trials[INJURIES])
+{
+    content whole, c;
+    patient p;
+    char *path = strdup(in_home("text.h5"));
+    make_dataset(path);
+    tap_ok(read_dataset(path, &whole) == 1, "it reads");
+    admit(&p, path);
+    for (int how = 0; how < INJURIES; how++) {
+        counts n = {0};
+        for (int i = 0; i < trials[how]; i++) {
+            bool same;
+            injure(&p, (injury)how, (uint32_t)i, &same);
+            int outcome = read_dataset(path, &c);
+            n.good += outcome == 0 ? !same : outcome == 1 && same_content(&c, &whole);
+            n.refused += outcome == 0;
+            n.harmless += outcome == 1;
+            free_content(&c);
+            heal(&p);
+        }
+        tap_ok(n.good == trials[how], "dataset of %zu bytes, %d %s: %d refused, %d harmless, %d "
+               "silent", p.size, trials[how], injury_name[how], n.refused, n.harmless,
+               trials[how] - n.good);
+        tap_ok(n.refused * 10 > trials[how] * 9, "nearly all are seen");
+    }
+    free_content(&whole);
+    discharge(&p);
+    free(path);
+}
+
+int main(int argc, char **argv)
+{
+    int trials[INJURIES] = {400, 60, 60};
+    for (int i = 0; i < INJURIES && i + 1 < argc; i++) trials[i] = atoi(argv[i + 1]);
+    io_set_up(&argc, &argv);
+    check_checkpoint(trials);
+    check_choice();
+    check_dataset(trials);
+    return io_tear_down();
+}

@@ -1,0 +1,149 @@
+#!/bin/sh
+# A disk that fails while a checkpoint is written (tests/faulty.c), and one that is full: the run
+# ends within a minute with code 3 and one message, the checkpoint before is untouched and `latest`,
+# nothing else is left but perhaps a .part, which goes with the next save, and the run continues from
+# there. Never is a checkpoint that is not whole called one. TRIALS of each kind; test_disk_long.sh
+# asks for 50.
+# shellcheck disable=SC2086 # words without blanks
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+
+: "${TRIALS:=1}" "${SEED:=1}"
+LIMIT=70
+faulty=$builddir/tests/faulty.so h5same=$builddir/tests/h5same
+[ -f "$faulty" ] && [ -x "$h5same" ] || echo "Bail out! make tests/faulty.so tests/h5same"
+
+awk 'BEGIN { while (i < 300) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
+run "$LOCKSTEP" import text a.txt -v character -o a.h5
+cat >a.yaml <<END
+directory: base
+data:
+  file: a.h5
+model:
+  layers: 1
+  width: 32
+  heads: 2
+  context: 16
+train:
+  steps: 12
+  batch: 4
+  leaves: 2
+  device: cpu
+eval:
+  batches: 0
+checkpoint:
+  every: 4
+END
+run "$LOCKSTEP" train a.yaml --set directory=whole
+ok "a run without faults" test "$rc" -eq 0
+run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+ok "its first third" test "$rc" -eq 0
+
+# random N: below N, the same in every run of this test.
+random_state=$SEED
+random() {
+    random_state=$(((random_state * 1103515245 + 12345) & 0x7fffffff))
+    echo $((random_state / 65536 % $1))
+}
+
+# trial KIND RANKS RANK AFTER: continue a copy of base with a fault. "" in $wrong: as it should be;
+# $struck: whether the fault came to pass.
+trial() {
+    rm -rf t "$work/struck"
+    cp -R base t
+    one=
+    [ "$2" = 1 ] || one="FAULT_RANK=$3"
+    faults="LD_PRELOAD=$faulty FAULT_FILE=.h5.part FAULT_KIND=$1 FAULT_AFTER=$4 $one"
+    if [ "$2" = 1 ]; then
+        run env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml --set directory=t --resume
+    else
+        ranks "$2" env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml \
+            --set directory=t --resume
+    fi
+    wrong=
+    struck=0
+    [ -f "$work/struck" ] || return 0
+    struck=1
+    if [ "$1" = torn ] && [ "$rc" -eq 0 ]; then # what was torn was written again later
+        for step in 04 08 12; do
+            "$h5same" t/checkpoints/step-0000$step.h5 whole/checkpoints/step-0000$step.h5 \
+                >"$work/ok" 2>&1 || wrong="$wrong; step $step differs"
+        done
+        return 0
+    fi
+    [ "$rc" -eq 3 ] || wrong="$wrong; exit code $rc, not 3"
+    [ "$seconds" -le 60 ] || wrong="$wrong; $seconds s"
+    [ "$(grep -c '^lockstep: ' "$work/err")" -eq 1 ] || wrong="$wrong; not one message"
+    grep -q '^lockstep: .*checkpoints/step-0000[01][28].h5' "$work/err" ||
+        wrong="$wrong; the message does not name the file"
+    latest=$(readlink t/checkpoints/latest)
+    case $latest in # the save of step 8 or of step 12 failed
+    step-000004.h5 | step-000008.h5) ;;
+    *) wrong="$wrong; latest is $latest" ;;
+    esac
+    "$h5same" t/checkpoints/$latest whole/checkpoints/$latest >"$work/ok" 2>&1 ||
+        wrong="$wrong; the checkpoint before is damaged"
+}
+
+# After a fault: go on without it.
+continues() {
+    run "$LOCKSTEP" train a.yaml --set directory=t --resume
+    [ "$rc" -eq 0 ] && [ -z "$(find t -name '*.part')" ] &&
+        "$h5same" t/checkpoints/latest whole/checkpoints/latest && cmp t/loss.log whole/loss.log
+}
+
+# A fault of KIND, on 1 rank and, each sixth, on one of 2.
+trials() {
+    kind=$1 good=0 bad=0 missed=0 most=0
+    while [ $((good + bad)) -lt "$TRIALS" ] && [ $missed -lt $((20 * TRIALS)) ]; do
+        n=1
+        [ $(((good + bad) % 6)) -ne 5 ] || n=2
+        trial "$kind" $n "$(random 2)" "$(random 60)"
+        [ $struck = 1 ] || { missed=$((missed + 1)) && continue; }
+        [ "$seconds" -le $most ] || most=$seconds
+        [ -n "$wrong" ] || continues >"$work/ok" 2>&1 || wrong="; does not continue"
+        if [ -z "$wrong" ]; then
+            good=$((good + 1))
+        else
+            bad=$((bad + 1))
+            note "$kind on $n: wrong${wrong}"
+            note_run "$faults"
+        fi
+    done
+    ok "$kind: $good of $TRIALS faults end the run and leave the checkpoint before, $most s at most" \
+        test "$good" -ge "$TRIALS" -a $bad -eq 0
+}
+
+for kind in eio enospc short torn sync unknown; do trials $kind; done
+
+trial full 1 0 0
+ok "no blocks to reserve: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" -a $struck = 1
+ok "says so" says err 'cannot reserve' 'make room on the disk'
+trial unknown 1 0 1000000
+ok "a file system that cannot reserve blocks is good enough" test "$rc" -eq 0
+ok "the same checkpoint" "$h5same" t/checkpoints/latest whole/checkpoints/latest
+
+# Two ranks, one of which fails inside a collective write while the other waits in it.
+trial eio 2 1 3
+ok "a rank that fails and one that hangs: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" \
+    -a $struck = 1
+[ -z "$wrong" ] || note "wrong${wrong}"
+ok "the run continues" continues
+
+# A disk that is full: nothing is written.
+mkdir full
+if mount -t tmpfs -o size=4m none full 2>/dev/null; then
+    trap 'umount "$work/d/full" 2>/dev/null; rm -rf "$work"' EXIT
+    cp -R base full/t
+    run "$LOCKSTEP" train a.yaml --set directory=full/t --resume
+    ok "a full disk: $(grep '^lockstep: ' "$work/err")" says err 'MiB of free space' \
+        'make room on the disk'
+    ok "exit code 3, nothing written, latest stays" test "$rc" -eq 3 -a \
+        "$(ls full/t/checkpoints | tr '\n' ' ')" = "latest step-000004.h5 " -a \
+        "$(readlink full/t/checkpoints/latest)" = step-000004.h5
+    umount full
+else
+    skip "a full disk" "a tmpfs cannot be mounted here"
+    skip "exit code 3, nothing written, latest stays" "a tmpfs cannot be mounted here"
+fi
+finish

@@ -1,0 +1,176 @@
+#!/bin/sh
+# What a run says and does when it is signalled, out of time, stuck, robbed of a rank or diverging,
+# and what its directory tells.
+# shellcheck disable=SC2086 # options in $long
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+: "${TIMEOUT:=5}"
+# shellcheck source=tests/faults.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/faults.sh"
+
+begun=$(now)
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=whole
+ok "a run that nothing stops, $(since "$begun") s" test "$rc" -eq 0 -a -f whole/DONE
+
+# ---- what a run directory tells ---------------------------------------------------------------
+
+ok "a start has a line in starts.jsonl" test "$(wc -l <whole/starts.jsonl)" -eq 1
+for field in '"step":0,' '"checkpoint":null' '"code_version":' '"hdf5":' '"dataset":"a.h5"' \
+    '"dataset_digest":' '"ranks":2' '"leaves":4' '"hosts":["' '"devices":["'; do
+    ok "with $field" grep -qF "$field" whole/starts.jsonl
+done
+ok "DONE says how many steps" grep -qx '120 steps' whole/DONE
+prints "--resume of a finished run says so" 'the run is finished' \
+    "$LOCKSTEP" train r.yaml --set directory=whole --resume
+prints "and so does --resume-or-start" 'the run is finished' \
+    "$LOCKSTEP" train r.yaml --set directory=whole --resume-or-start
+ok "each with its line in starts.jsonl" test "$(grep -c '"step":120,' whole/starts.jsonl)" -eq 2
+mkdir empty other
+bad "--resume of a directory without a checkpoint" 'other|no checkpoint to resume from' \
+    "$LOCKSTEP" train r.yaml --set directory=other --resume
+bad "--resume-or-start in a directory that is no run's" 'other|holds no run' \
+    "$LOCKSTEP" train r.yaml --set directory=other --resume-or-start
+touch empty/lock
+bad "--resume of a run that was ended before its first save" 'empty|--resume-or-start' \
+    "$LOCKSTEP" train r.yaml --set directory=empty --resume
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=empty --resume-or-start --set train.stop_after=20
+ok "--resume-or-start begins it" test "$rc" -eq 0
+ok "a run that is stopped early is not DONE" test ! -e empty/DONE
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=empty --resume-or-start
+ok "and goes on with it" test "$rc" -eq 0 -a -f empty/DONE
+ok "to the same bits" same whole empty
+ok "the second start is from step 20" grep -q '"step":20,.*step-000020.h5' empty/starts.jsonl
+
+# ---- signals, time limit ----------------------------------------------------------------------
+
+long='--set train.steps=100000000 --set eval.every=0 --set checkpoint.every=0'
+for signal in USR1 USR2 TERM; do
+    rm -rf sig
+    begin 2 --set directory=sig $long
+    steps sig 20
+    hit "$signal" 1 0 sig
+    finish_job
+    ok "SIG$signal to rank 1 of 2: exit status 75 after $took s" test "$rc" -eq 75
+    ok "all stop, with what stopped them and what to do" \
+        says out "stopped by SIG$signal at rank 1, saved; go on with --resume"
+    ok "nothing is printed as an error" test "$(grep -c '^lockstep' "$work/err")" -eq 0
+    last=$(tail -n 1 sig/loss.log | cut -d ' ' -f 1)
+    ok "the checkpoint is of the last step, $last" \
+        test "$(readlink sig/checkpoints/latest)" = "$(printf 'step-%06d.h5' "$last")"
+    ok "and it is not DONE" test ! -e sig/DONE
+done
+# The run goes on, to the bits of another that was not stopped.
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=sig --resume --set eval.every=0 \
+    --set checkpoint.every=0 --set train.steps=100000000 --set train.stop_after=$((last + 20))
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=unstopped $long \
+    --set train.stop_after=$((last + 20))
+ok "resumed, the run has the bits of one without the signal" same unstopped sig
+
+# A second signal does not wait for the end of the step: rank 0 waits for a rank that is stopped.
+rm -rf sig
+begin 2 --set directory=sig $long --set train.timeout=0
+steps sig 20
+hit STOP 1 0 sig
+stopped=$pid
+hit USR1 0 0 sig
+sleep 1.2
+ok "one signal to a rank that waits does not end it" kill -0 "$pid"
+hit USR1 0 0 sig
+finish_job
+ok "a second signal ends it at once ($took s)" below "$took" 5
+ok "as a signal does, status $rc" test "$rc" -ne 0 -a "$rc" -ne 75
+kill -KILL "$stopped" 2>/dev/null
+
+rm -rf wall
+begun=$(now)
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=wall $long --walltime 5s
+ok "--walltime: exit status 75" test "$rc" -eq 75
+took=$(since "$begun")
+ok "before the time is over ($took s of 5)" below "$took" 8
+ok "but not long before" below 1.5 "$took"
+ok "with the reason" says out "stopped by the time limit"
+export SLURM_JOB_END_TIME=$(($(date +%s) + 5))
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=wall $long --resume --walltime 1h
+ok "the end of a Slurm job: exit status 75" test "$rc" -eq 75
+SLURM_JOB_END_TIME=soon
+bad "an end that is no time" "SLURM_JOB_END_TIME: expected seconds since 1970, found 'soon'" \
+    "$LOCKSTEP" train r.yaml --set directory=new
+unset SLURM_JOB_END_TIME
+for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00; do
+    misuse "--walltime $text" 'expected a duration' "$LOCKSTEP" train r.yaml --walltime=$text
+done
+
+# ---- a rank is stopped, stuck, or dies where its launcher does not notice ----------------------------
+
+for rank in 1 0; do
+    rm -rf stop
+    begin 2 --set directory=stop $long --set train.timeout="$TIMEOUT"
+    steps stop 20
+    hit STOP $rank 0 stop
+    finish_job
+    ok "rank $rank of 2 stopped: all end with status 5, after $took s" test "$rc" -eq 5
+    ok "within the timeout of $TIMEOUT s" below "$took" $((TIMEOUT + 3))
+    ok "one message names it, its process, where it was and who waits" says_once \
+        "step" "rank $rank on " "(process $pid) is silent for" "; rank $((1 - rank)) waits in step"
+    note "$(grep '^lockstep: ' "$work/err")"
+    kill -KILL "$pid" 2>/dev/null
+done
+
+# A job that is suspended for longer than the timeout, all ranks of it, goes on afterwards.
+rm -rf rest
+begin 2 --set directory=rest $long --set train.timeout=3
+steps rest 20
+hit STOP 0 0 rest
+first=$pid
+hit STOP 1 0 rest
+sleep 5
+kill -CONT "$first" "$pid"
+before=$(wc -l <rest/loss.log)
+steps rest $((before + 20))
+hit USR1 0 0 rest
+finish_job
+ok "suspended for 5 s with a timeout of 3 s, the run goes on" test "$rc" -eq 75
+ok "past step $before" test "$(wc -l <rest/loss.log)" -ge $((before + 20))
+[ "$rc" -eq 75 ] || note_run "suspended"
+
+# A write that never returns, on one rank, while training goes on. The other rank's I/O thread waits.
+rm -rf hang
+WRAP="env LD_PRELOAD=$faulty FAULT_FILE=.h5.part FAULT_KIND=hang FAULT_RANK=1 FAULT_LOG=$PWD/log" \
+    begin 2 --set directory=hang $long --set checkpoint.every=20 --set train.timeout="$TIMEOUT"
+begun=$(now)
+pid=0
+finish_job
+ok "a write of rank 1 hangs: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
+ok "one message names it and what it does" says_once "the save after step 20 has taken" \
+    "rank 1 on " "is late, in the save after step 20, in write(); rank 0 waits in the save after"
+note "$(grep '^lockstep: ' "$work/err")"
+ok "and training went on meanwhile" test "$(wc -l <hang/loss.log)" -gt 25
+
+# The shell between mpirun and lockstep stays.
+printf '#!/bin/sh\n"$@"\n[ $? -lt 128 ] || sleep 60\n' >shell
+chmod +x shell
+for rank in 1 0; do
+    rm -rf dies
+    WRAP=$PWD/shell begin 2 --set directory=dies $long
+    steps dies 20
+    hit KILL $rank 0 dies
+    finish_job
+    ok "rank $rank of 2 killed behind the launcher's back: status 5 after $took s" test "$rc" -eq 5
+    ok "long before the timeout" below "$took" 4
+    ok "one message names it" says_once "rank $rank on " "(process $pid) has died, in step"
+    note "$(grep '^lockstep: ' "$work/err")"
+done
+
+# ---- the run diverges -------------------------------------------------------------------------
+
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=high --set optimizer.lr=100 --set optimizer.clip=0
+ok "a run that diverges: status 1" test "$rc" -eq 1
+ok "one message names the step, the checkpoint before it and what to try" says_once \
+    "is not finite" "high/checkpoints/step-" "--set optimizer.lr=33.3"
+note "$(grep '^lockstep: ' "$work/err")"
+kept=$(readlink high/checkpoints/latest | tr -dc 0-9 | sed 's/^0*//; s/5$//')
+bad_step=$(awk '$2 !~ /^[0-9.e+-]+$/ { print $1; exit }' high/loss.log)
+ok "step ${bad_step:-of the validation} is not finite, the checkpoint is of step $kept before it" \
+    test "$kept" -lt "${bad_step:-120}"
+
+finish

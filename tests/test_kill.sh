@@ -1,0 +1,89 @@
+#!/bin/sh
+# kill -9 of a random rank at a random time, and inside saves: no checkpoint that was there is lost,
+# and the run, started again and again, ends with the bits of one that nothing stopped. KILLS and
+# SAVES (those of them inside a save) ask for more; test_kill_long.sh does.
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+: "${KILLS:=6}" "${SAVES:=3}"
+# shellcheck source=tests/faults.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/faults.sh"
+
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=whole
+ok "a run that nothing stops" test "$rc" -eq 0 -a -f whole/DONE
+
+kills=0 saves=0 runs=0 lost=0 wrong=0 slowest=0
+
+# The checkpoints of `killed` that are new: each must be whole, and that of the run `whole`. Those
+# that were seen before must still be there.
+look_at_checkpoints() {
+    for file in $seen; do
+        [ -f "killed/checkpoints/$file" ] || lost=$((lost + 1))
+    done
+    for file in killed/checkpoints/step-*.h5; do
+        [ -f "$file" ] || continue
+        name=${file##*/}
+        case " $seen " in *" $name "*) continue ;; esac
+        if "$h5same" "$file" "whole/checkpoints/$name" >"$work/same" 2>&1; then
+            seen="$seen $name"
+        else
+            lost=$((lost + 1))
+            note "$name is not that of a run without a stop"
+            note_file "$work/same"
+        fi
+    done
+    latest=$(readlink killed/checkpoints/latest 2>/dev/null)
+}
+# The newest checkpoint before a start is the one that it started from.
+check_start() {
+    [ -f killed/starts.jsonl ] || return
+    [ "$(wc -l <killed/starts.jsonl)" -gt "$starts" ] || return # killed before it began
+    starts=$(wc -l <killed/starts.jsonl)
+    want=${latest:-step-000000.h5}
+    from=$(tail -n 1 killed/starts.jsonl | sed 's/.*"step":\([0-9]*\),.*/\1/')
+    [ "$(printf 'step-%06d.h5' "$from")" = "$want" ] && return
+    lost=$((lost + 1))
+    note "started from step $from, but $want was there"
+}
+# One start that is killed: at a random time, or inside a save.
+kill_one() {
+    n=$((1 << $(random 3)))
+    [ "$n" -gt 1 ] || n=2
+    begin $n --set directory=killed --resume-or-start
+    if [ "$saves" -lt "$SAVES" ] && [ $((kills % 2)) -eq 0 ]; then
+        hit KILL "$(random $n)" "$(random 300000)" killed "$(random 25000)"
+    else
+        hit KILL "$(random $n)" "$(random 1500000)" killed
+    fi
+    finish_job
+    case $struck in over) ;; *save) kills=$((kills + 1)) saves=$((saves + 1)) ;;
+    *) kills=$((kills + 1)) ;; esac
+    below "$took" "$slowest" || slowest=$took
+    check_start
+    look_at_checkpoints
+}
+
+while [ "$kills" -lt "$KILLS" ] || [ "$saves" -lt "$SAVES" ]; do
+    rm -rf killed
+    seen='' latest='' starts=0 runs=$((runs + 1)) in_run=0
+    while [ $in_run -lt 12 ] && [ ! -f killed/DONE ]; do
+        [ "$kills" -lt "$KILLS" ] || [ "$saves" -lt "$SAVES" ] || break
+        kill_one
+        in_run=$((in_run + 1))
+    done
+    ranks $((1 << $(random 3))) "$LOCKSTEP" train r.yaml --set directory=killed --resume-or-start
+    check_start
+    if [ "$rc" -ne 0 ] || [ ! -f killed/DONE ] || ! same whole killed >"$work/same" 2>&1; then
+        wrong=$((wrong + 1))
+        note_run "the last start of run $runs"
+        note_file "$work/same"
+    fi
+    [ -z "$(find killed -name '*.part')" ] || wrong=$((wrong + 1))
+    [ $((runs % 10)) -ne 0 ] || note "$kills kills, $saves inside a save, $runs runs"
+done
+ok "$kills kills -9 of a random rank, $saves inside a save: $lost committed checkpoints lost" \
+    test "$lost" -eq 0
+ok "all $runs runs they fell on end with the bits of one without a stop: $wrong do not" \
+    test "$wrong" -eq 0
+ok "the slowest end of the survivors after $slowest s of 60" below "$slowest" 60
+
+finish

@@ -1,0 +1,207 @@
+/* The monitor by itself, on a device that does nothing: what a step of it costs, what it says of
+ * steps whose times are known, and that a run outlives files that can no longer be written. */
+#include "metric/run_log.h"
+#include "tests/tap.h"
+#include "train/monitor.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static lk_comm *comm;
+static lk_device *device;
+static lk_run run;
+static lk_dataset data = {.path = "d.h5", .rows = {100000, 100}};
+static lk_loader_options order = {.split = LK_TRAIN,
+                                  .purpose = LK_PURPOSE_ORDER,
+                                  .seed = 5,
+                                  .leaves = 4,
+                                  .local_leaves = 4,
+                                  .batch = 8,
+                                  .span = 33};
+static int said;
+static char last_said[2400];
+
+static void line(void *context, const char *text)
+{
+    (void)context;
+    said++;
+    snprintf(last_said, sizeof last_said, "%s", text);
+}
+
+static const lk_reporter reporter = {.line = line};
+
+static lk_monitor *start(const char *directory, const char *const *set, int sets)
+{
+    char text[200];
+    lk_monitor *m = NULL;
+    snprintf(text, sizeof text, "directory: %s\ndata:\n  file: d.h5\noptimizer:\n  warmup: 0\n",
+             directory);
+    lk_run_clear(&run);
+    memset(&run, 0, sizeof run);
+    if (lk_run_parse("test", text, sets, set, &run) != LK_OK) return NULL;
+    lk_monitor_options o = {.comm = comm,
+                            .run = &run,
+                            .data = &data,
+                            .order = &order,
+                            .device = device,
+                            .parameters = 1,
+                            .reporter = &reporter};
+    mkdir(directory, 0777);
+    said = 0;
+    return lk_monitor_open(&o, &m) == LK_OK ? m : NULL;
+}
+
+static void step(lk_monitor *m, uint64_t i, double loss, double seconds)
+{
+    lk_step_state s = {.step = i + 1,
+                       .loss_scale = 1,
+                       .loss = (float)loss,
+                       .finite = 1,
+                       .grad_norm = 0.5f + 0.01f * (float)(i % 13),
+                       .lr = 1e-3f};
+    lk_monitor_begin(m, i);
+    lk_monitor_fed(m, i);
+    if (seconds > 0) nanosleep(&(struct timespec){0, (long)(1e9 * seconds)}, NULL);
+    lk_monitor_enqueued(m, i);
+    lk_monitor_step(m, &s);
+}
+
+static double noise(uint64_t i) { return 2 + 0.1 * sin((double)i * 1.7) + 0.05 * cos(i * 0.9); }
+
+static json_t *last_event(const char *path, const char *event)
+{
+    char *text = NULL;
+    size_t size = 0;
+    json_t *found = NULL;
+    FILE *f = fopen(path, "r");
+    while (f && getline(&text, &size, f) > 0) {
+        json_t *o = json_loads(text, 0, NULL);
+        const char *name = json_string_value(json_object_get(o, "event"));
+        if (name && strcmp(name, event) == 0) {
+            json_decref(found);
+            found = json_incref(o);
+        }
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    free(text);
+    return found;
+}
+
+static double number(const json_t *o, const char *a, const char *b)
+{
+    const json_t *v = json_object_get(o, a);
+    if (b) v = json_object_get(v, b);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+/* CPU time of this thread, so that others on the machine do not matter. */
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void cost(void)
+{
+    enum { STEPS = 20000 };
+    const char *all[] = {"log.tensorboard=true", "log.prometheus=true"},
+               *off[] = {"log.run_log=false", "log.outlier=0"};
+    double each[2];
+    for (int k = 0; k < 2; k++) {
+        lk_monitor *m = k ? start("off", off, 2) : start("all", all, 2);
+        if (!tap_ok(m != NULL, "a monitor opens %s", lk_error_text())) return;
+        double begin = cpu_seconds();
+        for (uint64_t i = 0; i < STEPS; i++) step(m, i, noise(i), 0);
+        each[k] = (cpu_seconds() - begin) / STEPS;
+        lk_monitor_close(m, LK_OK, NULL);
+    }
+    /* 0.5 % of a step of 10 ms is 50 us; what was measured without other load is in the text */
+    tap_ok(each[0] < 100e-6, "all of it costs %.1f us a step, %.1f us of it clocks and counts",
+           1e6 * each[0], 1e6 * each[1]);
+    tap_ok(said == 0, "and has nothing to warn of");
+}
+
+static void times(void)
+{
+    lk_monitor *m = start("times", NULL, 0);
+    if (!m) return;
+    for (uint64_t i = 0; i < 60; i++) step(m, i, noise(i), i % 20 == 19 ? 20e-3 : 2e-3);
+    lk_monitor_validation(m, 60, &(lk_validation){1.5, NAN, NAN, NAN}, 1.5, 0.25);
+    lk_monitor_save(m, &(lk_checkpoint_figures){.step = 60, .bytes = 1000, .path = "c/60.h5"});
+    lk_monitor_close(m, LK_OK, "asked to");
+    json_t *s = last_event("times/run.jsonl", "step"), *e = last_event("times/run.jsonl", "end");
+    json_t *v = last_event("times/run.jsonl", "validation");
+    double p50 = number(s, "step_ms", "p50"), p99 = number(s, "step_ms", "p99");
+    tap_ok(p50 >= 1.98 && p99 >= 19.8 && p50 < p99, "steps of 2 and 20 ms: p50 %.2f, p99 %.2f ms",
+           p50, p99);
+    tap_ok(number(s, "step", NULL) == 60 && number(s, "memory", "host_peak") > 1e6,
+           "with the step and memory");
+    tap_ok(number(v, "loss", NULL) == 1.5 && number(v, "seconds", NULL) == 0.25 &&
+               !json_object_get(v, "accuracy"),
+           "a validation, without what there is not");
+    tap_ok(e && strcmp(json_string_value(json_object_get(e, "how")), "stopped") == 0 &&
+               strcmp(json_string_value(json_object_get(e, "why")), "asked to") == 0,
+           "an end with its reason");
+    json_decref(s);
+    json_decref(v);
+    json_decref(e);
+}
+
+/* The rows of a warning are those that the loader takes. */
+static void spike(void)
+{
+    lk_monitor *m = start("spike", NULL, 0);
+    int64_t row[32];
+    bool same = true;
+    if (!m) return;
+    for (uint64_t i = 0; i < 200; i++) step(m, i, i == 150 ? 9 : noise(i), 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    json_t *w = last_event("spike/run.jsonl", "warning");
+    const json_t *list = json_object_get(w, "samples");
+    lk_loader_rows(&data, &order, 150, row);
+    for (size_t i = 0; i < 32; i++)
+        same &= json_integer_value(json_array_get(list, i)) == row[i] && row[i] >= 0 &&
+                row[i] / 25000 == (int64_t)i / 8; /* in the shard of its leaf */
+    tap_ok(said == 1 && number(w, "step", NULL) == 151 && json_array_size(list) == 32 && same,
+           "a spike: %s", last_said);
+    json_decref(w);
+}
+
+static void unwritable(void)
+{
+    const char *set[] = {"log.tensorboard=true"};
+    const struct rlimit small = {100000, 100000};
+    signal(SIGXFSZ, SIG_IGN);
+    lk_monitor *m = start("full", set, 1);
+    if (!m || setrlimit(RLIMIT_FSIZE, &small) != 0) return;
+    for (uint64_t i = 0; i < 5000; i++) step(m, i, noise(i), 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(said == 2, "a disk that takes no more is said once a file, %d: %s", said, last_said);
+    tap_ok(lk_error_text()[0] == '\0', "and is no error of the run");
+}
+
+int main(void)
+{
+    char directory[] = "/tmp/lockstep-monitor-XXXXXX", command[80];
+    if (lk_comm_open(&comm) != LK_OK || lk_backend_null.open(1, &device) != LK_OK) return 99;
+    if (!mkdtemp(directory) || chdir(directory) != 0) return 99;
+    strcpy(data.digest, "0123");
+    cost();
+    times();
+    spike();
+    unwritable();
+    lk_run_clear(&run);
+    device->backend->close(device);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    if (chdir("/") != 0 || system(command) != 0) return 99;
+    lk_comm_close(comm);
+    return tap_done();
+}

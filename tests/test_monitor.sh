@@ -1,0 +1,333 @@
+#!/bin/sh
+# Looking at runs: the run log and its behaviour when a run is stopped, killed and resumed; warnings
+# of planted faults and none on the clean twins; TensorBoard and Prometheus files read by others;
+# watch and report on runs that are done, go on, are broken or are none.
+#
+# TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: python3).
+# shellcheck disable=SC2016,SC2086 # awk programs; words without blanks
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+
+LIMIT=60
+
+# A text that repeats itself, and its twin with a stretch of nonsense in the middle.
+awk 'BEGIN { while (i < 2000) print "in step " i++ % 9 " a quick fox jumps over dog " i % 7 "." }' \
+    >clean.txt
+awk '{ print }
+    NR == 700 { while (j++ < 40) printf "%c%c", 97 + j * 7 % 26, 97 + j * j % 26; print "" }' \
+    clean.txt >spiked.txt
+for t in clean spiked; do
+    run "$LOCKSTEP" import text $t.txt -v character -o $t.h5
+    ok "the text is imported" test "$rc" -eq 0
+done
+
+cat >r.yaml <<END
+directory: run
+data:
+  file: clean.h5
+model:
+  layers: 1
+  width: 32
+  heads: 2
+  context: 32
+train:
+  steps: 400
+  batch: 16
+  leaves: 4
+  device: cpu
+optimizer:
+  lr: 3e-3
+  warmup: 20
+eval:
+  every: 50
+  batches: 2
+checkpoint:
+  every: 100
+log:
+  every: 1000
+END
+train() { # DIRECTORY N ARGUMENT...: with sets as words
+    dir=$1 n=$2
+    shift 2
+    ranks "$n" "$LOCKSTEP" train r.yaml --set directory="$dir" "$@"
+}
+
+# events FILE NAME: the lines of an event. field FILE EVENT MEMBER: its values of a number or text.
+events() { grep "^{\"event\":\"$2\"," "$1"; }
+field() { events "$1" "$2" | sed "s/.*\"$3\":\"\{0,1\}\([^,\"}]*\).*/\1/"; }
+
+# every_step_once DIRECTORY LAST: the steps of run.jsonl are 1 to LAST, in order, with loss.log's
+# losses.
+every_step_once() {
+    { field "$1/run.jsonl" step step && echo; } >"$work/steps"
+    field "$1/run.jsonl" step loss >"$work/losses"
+    awk -v last="$2" '
+    FILENAME ~ /steps/ && NF { if ($1 != ++n) bad = 1 }
+    FILENAME ~ /losses/ { loss[++m] = $1 }
+    FILENAME ~ /loss.log/ { d = loss[++k] - $2; if (d * d > 1e-12 * $2 * $2 || $1 != k) bad = 1 }
+    END { exit !(n == last && m == last && k == last && !bad) }' \
+        "$work/steps" "$work/losses" "$1/loss.log"
+}
+in_order() { # the steps of all events never fall
+    sed 's/.*"step":\([0-9]*\).*/\1/' "$1" | awk '$1 < last { exit 1 } { last = $1 }'
+}
+
+# ---- the run log, stopped, killed, resumed ------------------------------------------------------
+
+train whole 1
+ok "a run" test "$rc" -eq 0
+ok "has every step once in its log" every_step_once whole 400
+ok "in order" in_order whole/run.jsonl
+for e in start validation save end; do events whole/run.jsonl $e | wc -l; done >"$work/counts"
+ok "one start, 8 validations, 4 saves, one end" test "$(tr '\n' ' ' <"$work/counts")" = '1 8 4 1 '
+ok "which was reached" test "$(field whole/run.jsonl end how)" = done
+ok "the times of a step are in order" sh -c 'tail -n 5 whole/run.jsonl | grep "\"step\"," |
+    sed "s/.*\"p50\":\([^,]*\),\"p95\":\([^,]*\),\"p99\":\([^}]*\).*/\1 \2 \3/" |
+    awk "{ exit !(\$1 > 0 && \$1 <= \$2 && \$2 <= \$3) }"'
+ok "no warnings on the clean twin" test "$(events whole/run.jsonl warning | wc -l)" -eq 0
+
+train parts 2 --set train.stop_after=150 --set log.tensorboard=true --set log.prometheus=true
+ok "the first part, on two ranks" test "$rc" -eq 0
+ok "says that it was stopped" test "$(field parts/run.jsonl end how)" = stopped
+train parts 1 --resume --set train.stop_after=250 --set log.tensorboard=true
+ok "the second, on one" test "$rc" -eq 0
+
+# Killed between two checkpoints, in the middle of a line.
+"$LOCKSTEP" train r.yaml --set directory=parts --resume --set log.tensorboard=true \
+    --set train.steps=400 --set checkpoint.every=1000 >/dev/null 2>&1 &
+pid=$!
+for _ in $(seq 100); do
+    [ "$(wc -l <parts/loss.log)" -gt 290 ] && break
+    sleep 0.05
+done
+kill -9 $pid
+wait $pid 2>/dev/null
+printf '{"event":"step","time":12' >>parts/run.jsonl
+ok "a start was killed after step 250" test "$(wc -l <parts/loss.log)" -gt 250
+prints "watch of a killed run with half a line" "/400|loss " "$LOCKSTEP" watch parts --once
+prints "a report of it" "parts.html" "$LOCKSTEP" report parts -o parts.html
+train parts 4 --resume --set log.tensorboard=true --set log.prometheus=true
+ok "the last part, on four ranks" test "$rc" -eq 0
+ok "every step is in the log once" every_step_once parts 400
+ok "in order" in_order parts/run.jsonl
+ok "its four starts: 0, 150, 250 twice" test \
+    "$(field parts/run.jsonl start step | tr '\n' ' ')" = '0 150 250 250 '
+ok "losses are those of the uninterrupted run" cmp whole/loss.log parts/loss.log
+ok "the work of four ranks is in it" sh -c 'tail -n 3 parts/run.jsonl |
+    grep -q "\"work_ms\":\[[0-9.]*,[0-9.]*,[0-9.]*,[0-9.]*\]"'
+
+train rare 1 --set log.steps=100 --set log.run_log=true
+ok "log.steps thins the log: the first, then each hundredth" test \
+    "$(field rare/run.jsonl step step | tr '\n' ' ')" = '1 100 200 300 400 '
+train none 1 --set log.run_log=false --set train.steps=20
+ok "log.run_log=false: there is none" test "$rc" -eq 0 -a ! -e none/run.jsonl
+
+# ---- planted faults ----------------------------------------------------------------------------
+
+train spiked 1 --set data.file=spiked.h5
+ok "a run on the spiked text" test "$rc" -eq 0
+says out "warning: step " "standard deviations above" && said=yes
+ok "says so on a line" test "${said:-no}" = yes
+events spiked/run.jsonl warning | sed 's/"time":[^,]*,//' >"$work/warnings"
+ok "of a loss: $(head -n 1 "$work/warnings" | cut -c 1-150)" grep -q loss_spike "$work/warnings"
+# "jumps over dog" is regular: all but the nonsense is learned by then. A sample is 33 tokens.
+at=$(awk 'NR <= 700 { n += length($0) + 1 } END { print n }' spiked.txt)
+sed -n 's/.*"samples":\[\([^]]*\)\].*/\1/p' "$work/warnings" >"$work/rows"
+ok "every warning lists 16 samples, one of them in the nonsense at $at" awk -F, -v at="$at" '
+    { hit = 0; for (i = 1; i <= NF; i++) hit += $i > at - 33 && $i < at + 81; if (!hit) bad = 1 }
+    NF != 16 { bad = 1 } END { exit !(NR && !bad) }' "$work/rows"
+train spiked4 4 --set data.file=spiked.h5 --set train.stop_after=200
+train spiked4 2 --set data.file=spiked.h5 --resume
+events spiked4/run.jsonl warning | grep -v slow_rank | sed 's/"time":[^,]*,//' >"$work/warnings4"
+ok "stopped and resumed on 4 and 2 ranks, the warnings are the same" \
+    cmp "$work/warnings" "$work/warnings4"
+train calm 1 --set data.file=spiked.h5 --set log.outlier=0
+ok "log.outlier=0: no warnings" test "$(events calm/run.jsonl warning | wc -l)" -eq 0
+
+# Rank 1 is stopped most of the time.
+cat >rank.sh <<'END'
+[ "$OMPI_COMM_WORLD_RANK" = 1 ] && echo $$ >pid.new && mv pid.new pid
+exec "$@"
+END
+slow() { # COMMAND...: under run(), with rank 1 held up
+    rm -f pid
+    (
+        while [ ! -f pid ]; do sleep 0.02; done
+        read -r pid <pid
+        while kill -STOP "$pid" 2>/dev/null; do
+            sleep 0.2
+            kill -CONT "$pid"
+            sleep 0.02
+        done
+    ) &
+    run "$@"
+    wait $!
+}
+few="--set train.leaves=2 --set train.batch=64 --set train.steps=40 --set eval.every=10
+    --set model.width=64"
+slow "$MPIRUN" -np 2 sh rank.sh "$LOCKSTEP" train r.yaml --set directory=slow $few
+ok "a run with a slow rank" test "$rc" -eq 0
+events slow/run.jsonl warning >"$work/warnings"
+ok "which is named: $(field slow/run.jsonl warning text | head -n 1)" \
+    grep -q '"kind":"slow_rank","text":"rank 1 on ' "$work/warnings"
+ok "once" test "$(grep -c slow_rank "$work/warnings")" -eq 1
+train even 2 $few
+if awk -v cores="$(nproc)" '{ exit $1 < cores + 1 }' /proc/loadavg; then
+    skip "none on its clean twin" "others use this machine: load $(cut -d' ' -f1 /proc/loadavg)"
+else
+    ok "none on its clean twin" test "$rc" -eq 0 -a "$(events even/run.jsonl warning | wc -l)" -eq 0
+fi
+
+# ---- TensorBoard, Prometheus -------------------------------------------------------------------
+
+: "${TENSORBOARD_PYTHON:=python3}"
+if "$TENSORBOARD_PYTHON" -c 'import tensorboard' 2>/dev/null; then
+    cat >tb.py <<'END'
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+a = EventAccumulator("parts/tensorboard", size_guidance={"scalars": 0})
+a.Reload()
+log = [line.split() for line in open("parts/loss.log")]
+loss = a.Scalars("loss/train")
+assert [e.step for e in loss] == list(range(1, 401)), "steps"
+assert all(abs(e.value - float(l[1])) < 1e-6 for e, l in zip(loss, log)), "loss"
+norm = a.Scalars("optimizer/gradient_norm")
+assert all(abs(e.value - float(l[4])) < 1e-6 for e, l in zip(norm, log)), "norm"
+held = [line.split() for line in open("parts/validation.log")]
+v = a.Scalars("loss/validation")
+assert [e.step for e in v] == [int(l[0]) for l in held], "steps of validations"
+assert all(abs(e.value - float(l[1])) < 1e-6 for e, l in zip(v, held)), "validation"
+assert all(e.value > 0 for e in a.Scalars("time/samples_per_second")), "rate"
+print(len(a.Tags()["scalars"]))
+END
+    run "$TENSORBOARD_PYTHON" tb.py
+    ok "the tensorboard package reads four starts as one run, no step twice" test "$rc" -eq 0
+    [ "$rc" -eq 0 ] || note_file "$work/err"
+else
+    skip "the tensorboard package reads the event files" "$TENSORBOARD_PYTHON has no tensorboard"
+fi
+ok "an event file for each start that wrote one" test \
+    "$(find parts/tensorboard -name 'events.out.tfevents.*' | wc -l)" -eq 4
+
+# A sample: NAME{LABELS} VALUE; every family has help and type before its samples.
+ok "metrics.prom is in Prometheus' format" awk '
+    /^# HELP lockstep_[a-z_]+ ./ { help[$3] = 1; next }
+    /^# TYPE lockstep_[a-z_]+ (gauge|counter|summary)$/ {
+        if (!help[$3]) bad = 1
+        type[$3] = $4; next }
+    /^lockstep_[a-z_]+{run="parts"(,[a-z]+="[^"]*")?} [-+0-9.e]+$/ {
+        name = $1; sub(/{.*/, "", name); family = name
+        if (!(family in type)) sub(/_(sum|count)$/, "", family)
+        if (!(family in type) || type[family] == "counter" && name !~ /_total$/) bad = 1
+        n++; next }
+    { bad = 1; print "bad: " $0 } END { exit !(n > 15 && !bad) }' parts/metrics.prom
+ok "with the last step" grep -q '^lockstep_steps_total{run="parts"} 400$' parts/metrics.prom
+train prom 1 --set train.steps=5 --set log.prometheus=metrics/x.prom
+ok "log.prometheus in no directory is an error: $(grep '^lockstep' "$work/err")" \
+    test "$rc" -eq 2 -a "$(grep -c "log.prometheus.*metrics/x.prom" "$work/err")" -eq 1
+
+# ---- watch and report --------------------------------------------------------------------------
+
+prints "watch of a run that is done" 'step 400/400  done  loss |validation|samples/s' \
+    "$LOCKSTEP" watch whole
+ok "is one line" test "$(wc -l <"$work/out")" -eq 1
+prints "the picture of it" 'whole: done|100%|step 400/400|samples/s|p95|memory|3.499' \
+    "$LOCKSTEP" watch whole --once
+prints "without a run log" 'no run.jsonl' "$LOCKSTEP" watch none --once
+prints "with warnings" 'warning|standard deviations' "$LOCKSTEP" watch spiked --once
+ok "no line is wider than 80 columns" test "$(awk 'length > 80' "$work/out" | wc -l)" -eq 0
+if command -v script >/dev/null; then
+    run script -qec "'$LOCKSTEP' watch whole" /dev/null
+    ok "on a terminal" grep -q "$(printf '\033')\\[K" "$work/out"
+else
+    skip "on a terminal" "no script(1) here"
+fi
+rm -rf live
+"$LOCKSTEP" train r.yaml --set directory=live --set train.steps=600 >/dev/null 2>&1 &
+while [ ! -s live/loss.log ]; do sleep 0.02; done
+run "$LOCKSTEP" report live -o live.html
+ok "a report of a run that goes on" test "$rc" -eq 0
+prints "watch follows a run to its end" 'running|done|ETA' "$LOCKSTEP" watch live -n 0.2
+wait
+ok "and has looked several times" test "$(wc -l <"$work/out")" -ge 3
+
+mkdir empty && cp r.yaml empty/run.yaml && : >empty/loss.log
+prints "watch of a run before its first step" 'no steps yet' "$LOCKSTEP" watch empty --once
+prints "report of it" 'empty.html' "$LOCKSTEP" report empty -o empty.html
+ok "says so" grep -q 'has no steps yet' empty.html
+mkdir hollow
+bad "watch of no run" 'hollow: expected a run directory' "$LOCKSTEP" watch hollow
+bad "watch of a file" 'r.yaml: expected a run directory|found a file' "$LOCKSTEP" watch r.yaml
+bad "report of nothing" 'nothing: expected a run directory|No such file' \
+    "$LOCKSTEP" report whole nothing -o x.html
+bad "report into no directory" 'none/such/x.html' "$LOCKSTEP" report whole -o none/such/x.html
+misuse "report of no run" 'RUNDIR is missing' "$LOCKSTEP" report
+misuse "watch of two" "found also 'b'" "$LOCKSTEP" watch a b
+misuse "watch without rest" '--interval' "$LOCKSTEP" watch whole -n 0
+cp -R whole broken
+sed '9s/.*/{"event":"step", oh/' whole/run.jsonl >broken/run.jsonl
+echo 'unknown_key: 1' >>broken/run.yaml
+prints "report of a broken log" 'x.html' "$LOCKSTEP" report broken -o x.html
+ok "says how many lines make no sense" grep -q '1 lines of its logs make no sense' x.html
+ok "and that the run file is of another version" grep -q "unknown key .*unknown_key" x.html
+
+prints "a report of four runs" 'four.html' "$LOCKSTEP" report whole parts spiked none -o four.html
+ok "has each in its legend" test "$(grep -c '</svg>spiked</li>' four.html)" -gt 3
+ok "their differences" grep -q '>data.file</th><td>"\?&quot;clean.h5' four.html
+ok "their warnings" grep -q 'standard deviations above' four.html
+grep -e 'https\?:' -e 'src=' -e '<script' four.html >"$work/network"
+ok "and nothing from a network" test ! -s "$work/network"
+
+# 5,000 noisy steps, two runs of them.
+mkdir long && cp whole/run.yaml long && head -n 1 whole/run.jsonl >long/run.jsonl
+awk 'function noise() { x = (x * 69069 + 1) % 4294967296; return x / 4294967296 }
+BEGIN { while (++i <= 5000) {
+    loss = 2 + 8 * exp(-i / 700) + noise(); norm = 1 / (0.05 + noise()); ms = 40 + 30 * noise()
+    printf "%d %.9g 0.001 65536 %.9g 0\n", i, loss, norm >"long/loss.log"
+    printf "{\"event\":\"step\",\"time\":%.3f,\"step\":%d,\"loss\":%.7g,", i, i, loss
+    printf "\"samples_per_second\":%.6g,\"data_wait_ms\":%.6g,", 1e5 / ms, noise()
+    printf "\"step_ms\":{\"mean\":%.6g,\"p50\":%.6g,\"p95\":%.6g,", ms, ms, ms * 1.5
+    printf "\"p99\":%.6g},\"memory\":{\"host_peak\":%d,\"device\":5e6}}\n", ms * 2, 4e7 + i } }
+' >>long/run.jsonl
+prints "a report of 5,000 noisy steps" 'long.html' "$LOCKSTEP" report long -o long.html
+ok "is below 1 MB: $(wc -c <long.html) bytes" test "$(wc -c <long.html)" -lt 1000000
+
+# ---- in a browser ------------------------------------------------------------------------------
+
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
+pngstat=$builddir/tests/pngstat
+shoot() { # SCHEME PAGE PNG: 0 dark, 1 light
+    run "$browser" --headless=new --no-sandbox --disable-gpu --hide-scrollbars \
+        --user-data-dir="$work/browser" --blink-settings=preferredColorScheme="$1" \
+        --enable-logging=stderr --window-size=1200,2400 --screenshot="$work/d/$3" \
+        "file://$work/d/$2"
+    grep -e CONSOLE -e 'Refused to' "$work/err" >"$work/console"
+}
+if [ -n "$browser" ] && [ -x "$pngstat" ]; then
+    for scheme in 1 0; do
+        shoot $scheme four.html shot.png
+        # shellcheck disable=SC2046 # words
+        set -- $("$pngstat" shot.png)
+        ok "Chromium shows the report: ${1:-0}x${2:-0}, ${3:-0} colours, brightness ${4:-0}" \
+            test "${1:-0}" -eq 1200 -a "${3:-0}" -gt 60
+        [ $scheme = 1 ] && ok "light" test "${4:-0}" -gt 200
+        [ $scheme = 0 ] && ok "dark" test "${4:-255}" -lt 60
+        ok "and its console is silent" test ! -s "$work/console"
+    done
+    # On a phone nothing but what scrolls by itself is wider than the screen.
+    cat >phone.html <<'END'
+<!DOCTYPE html><title>phone</title>
+<iframe id="f" src="four.html" style="width:360px;height:800px"></iframe>
+<script>document.getElementById("f").onload = function () {
+document.title = "width " + this.contentDocument.documentElement.scrollWidth; };</script>
+END
+    run "$browser" --headless=new --no-sandbox --disable-gpu --user-data-dir="$work/browser" \
+        --allow-file-access-from-files --virtual-time-budget=2000 --dump-dom \
+        "file://$work/d/phone.html"
+    wide=$(sed -n 's/.*<title>width \([0-9]*\)<.*/\1/p' "$work/out")
+    ok "it fits a phone of 360 pixels: $wide" test "${wide:-999}" -le 360 -a "${wide:-0}" -gt 300
+else
+    skip "Chromium shows the report" "no chromium here"
+fi
+
+finish

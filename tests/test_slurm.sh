@@ -1,0 +1,270 @@
+#!/bin/sh
+# The batch scripts of jobs/ under a real Slurm of four nodes on this machine (tests/slurm.sh): a run
+# that is preempted, loses a rank by kill -9 and a node, and reaches its time limit ends in the bits
+# of one that nothing happened to. CYCLES=N: so many such runs on random ranks, by srun and mpirun,
+# disturbed at random times (tests/test_slurm_long.sh).
+# shellcheck disable=SC2086 # words without blanks
+# shellcheck source=tests/slurm.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/slurm.sh"
+box_enter "$0" "$@"
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+h5same=$builddir/tests/h5same
+jobs=$srcdir/jobs
+export LOCKSTEP
+
+# ---- the box itself: gone without a trace, even when its test is killed --------------------------
+
+cat >nested.sh <<END
+. '$srcdir/tests/slurm.sh'
+box_enter "\$0"
+box_start 1 1 1 && echo "\$box" >'$work/nested'
+sleep 60
+END
+unset LOCKSTEP_BOX
+sh nested.sh &
+nested=$!
+export LOCKSTEP_BOX=inside
+ok "a Slurm starts in a Slurm's box" within 30 test -s "$work/nested"
+nested_box=$(cat "$work/nested")
+# shellcheck disable=SC2317 # called by ok
+daemons() { pgrep -f "slurmd.*$1/|slurmctld.*$1/|munged.*$1/" >/dev/null; }
+ok "its daemons run" daemons "$nested_box"
+kill -KILL $nested
+# shellcheck disable=SC2317 # called by ok
+no_daemons() { ! daemons "$1"; }
+ok "kill -9 of its shell ends them all" within 10 no_daemons "$nested_box"
+rm -rf "$nested_box"
+
+if ! box_start 4 4 2; then
+    fail "slurmctld and four slurmd start"
+    box_log
+    finish
+fi
+
+# ---- runs, and what becomes of them --------------------------------------------------------------
+
+awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
+run "$LOCKSTEP" import text a.txt -v character -o a.h5
+ok "the text is imported" test "$rc" -eq 0
+# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough has
+# happened to it, on a machine of any speed, and is then given its end.
+cat >r.yaml <<END
+directory: none
+data:
+  file: a.h5
+model:
+  layers: 1
+  width: 16
+  heads: 2
+  context: 32
+train:
+  steps: 10000000
+  batch: 8
+  leaves: 4
+  device: cpu
+optimizer:
+  lr: 1e-3
+  min_lr: 1e-3
+eval:
+  every: 100
+  batches: 2
+checkpoint:
+  every: 20
+END
+export OMP_NUM_THREADS=1
+
+# field JOB NAME: what Slurm says of it.
+field() { scontrol show job "$1" | sed -n "s/.*\b$2=\([^ ]*\).*/\1/p" | head -n 1; }
+# shellcheck disable=SC2317 # called by within
+is() { [ "$(field "$1" JobState)" = "$2" ]; }
+# shellcheck disable=SC2317 # called by within
+restarted() { [ "$(field "$1" Restarts)" -ge "$2" ] && is "$1" RUNNING; }
+newest() {
+    find "$1/checkpoints" -name 'step-*.h5' 2>/dev/null |
+        sed -n 's/.*step-0*\([0-9]*\)\.h5$/\1/p' | sort -n | tail -n 1
+}
+# shellcheck disable=SC2317 # called by within
+beyond() { [ "$(newest "$1")" -gt "$2" ]; }
+random() { awk -v n="$1" -v seed="$(od -An -N4 -tu4 /dev/urandom)" \
+    'BEGIN { srand(seed); print int(n * rand()) }'; }
+
+# A job that was requeued would wait two minutes; none starts while there is a file `hold`.
+while sleep 0.5; do
+    [ -e hold ] || squeue -h -t PENDING -o '%A %r' | while read -r waiting why; do
+        [ "$why" != BeginTime ] || scontrol update JobId="$waiting" StartTime=now 2>/dev/null
+    done
+done &
+
+note_job() {
+    note "job $1: $(field "$1" JobState), restarts $(field "$1" Restarts)"
+    tail -n 40 "$1.log" | sed 's/^/#   /'
+    box_log 5
+}
+
+# job [OPTION of sbatch...] SCRIPT ARGUMENT...: sets id.
+job() { id=$(sbatch --parsable -o %j.log --cpus-per-task=1 --time=10 "$@"); }
+
+# ends DESCRIPTION JOB STATE RESTARTS 'TEXT|TEXT...': in time, with these texts in its log.
+ends() {
+    wrong=
+    within 180 is "$2" "$3" || wrong="$wrong; not $3 in time"
+    [ "$(field "$2" Restarts)" -eq "$4" ] || wrong="$wrong; not after $4 restarts"
+    tap_ifs=$IFS
+    IFS='|'
+    for text in $5; do
+        grep -qF -e "$text" "$2.log" || wrong="$wrong; no '$text'"
+    done
+    IFS=$tap_ifs
+    if [ -z "$wrong" ]; then
+        pass "$1"
+    else
+        fail "$1$wrong"
+        note_job "$2"
+    fi
+}
+
+# same DESCRIPTION A B: two runs, to the last bit.
+same() {
+    if "$h5same" "$2/checkpoints/latest" "$3/checkpoints/latest" >"$work/ok" 2>&1 &&
+        cmp "$2/loss.log" "$3/loss.log" >>"$work/ok" 2>&1 &&
+        cmp "$2/validation.log" "$3/validation.log" >>"$work/ok" 2>&1; then
+        pass "$1"
+    else
+        fail "$1"
+        note_file "$work/ok"
+    fi
+}
+
+# What may happen to JOB, whose run is in DIRECTORY.
+# shellcheck disable=SC2317 # called by happens
+preempted() {
+    sbatch --parsable -p high -w "$(squeue -h -j "$1" -o %N)" --exclusive -o /dev/null \
+        --wrap 'sleep 0.2'
+}
+# shellcheck disable=SC2317 # called by happens
+killed() { # one rank
+    killed=$(pgrep -f "^$LOCKSTEP train $2.yaml " | shuf -n 1)
+    kill -KILL "${killed:-0}"
+}
+# shellcheck disable=SC2317 # called by happens
+node_lost() { # its last one, which is back at once
+    lost=$(scontrol show hostnames "$(squeue -h -j "$1" -o %N)" | tail -n 1)
+    scontrol update NodeName="$lost" State=DOWN Reason=test &&
+        scontrol update NodeName="$lost" State=RESUME
+}
+
+# happens WHAT JOB DIRECTORY: after the next checkpoint, and the job comes back.
+happens() {
+    at=$(newest "$3")
+    if within 120 beyond "$3" "${at:-0}" && sleep "0.$(random 5)" && touch hold &&
+        $1 "$2" "$3" >"$work/happens" 2>&1 && within 120 is "$2" PENDING; then
+        pass "$3: $1 at step $(wc -l <"$3/loss.log"), back in the queue with step $(newest "$3")"
+    else
+        fail "$3: $1, and not back in the queue"
+        note_file "$work/happens"
+        note_job "$2"
+    fi
+}
+
+# cycle NAME OPTIONS WHAT...: a run of these happenings, one after the other, is the run of none.
+cycle() {
+    name=$1 options=$2
+    shift 2
+    sed "s/^directory: .*/directory: $name/" r.yaml >"$name.yaml"
+    job $options "$jobs/train.sbatch" "$name.yaml"
+    count=0
+    for what in "$@"; do
+        count=$((count + 1))
+        happens "$what" "$id" "$name"
+        if [ $count -eq $# ]; then
+            steps=$(($(newest "$name") + 50))
+            sed -i "s/^  steps: .*/  steps: $steps/" "$name.yaml"
+        fi
+        rm -f hold
+    done
+    ends "$name: done after $count restarts, with step $steps" "$id" COMPLETED $count "$name: done"
+    ok "$name: RUNDIR/DONE is there, RUNDIR.restarts is gone" \
+        test -f "$name/DONE" -a ! -e "$name.restarts"
+    ranks 1 "$LOCKSTEP" train "$name.yaml" --set directory="$name-alone" --set checkpoint.every=0
+    same "$name: the bits of a run that nothing happens to" "$name-alone" "$name"
+}
+
+if [ -n "${CYCLES:-}" ]; then
+    i=0
+    while [ $i -lt "$CYCLES" ]; do
+        i=$((i + 1))
+        case $(random 4) in
+        0) shape='--nodes=1 --ntasks-per-node=1' ;;
+        1) shape='--nodes=1 --ntasks-per-node=2' ;;
+        2) shape='--nodes=2 --ntasks-per-node=1' ;;
+        3) shape='--nodes=4 --ntasks-per-node=1' ;;
+        esac
+        LAUNCHER=$(printf 'srun\nsrun\nmpirun\n' | shuf -n 1)
+        export LAUNCHER
+        note "cycle $i of $CYCLES: $LAUNCHER $shape"
+        # shellcheck disable=SC2046 # words
+        cycle cycle-$i "$shape" $(printf '%s\n' preempted killed node_lost | shuf -n 2)
+        rm -rf cycle-$i*
+    done
+    note "$CYCLES cycles, $((2 * CYCLES)) restarts"
+    finish
+fi
+
+# ---- all at the same time ------------------------------------------------------------------------
+
+# fp32 does not recover from this rate, and a restart computes the same.
+job -w n3 "$jobs/train.sbatch" r.yaml --set directory=diverges --set optimizer.lr=100 \
+    --set optimizer.weight_decay=100 --set optimizer.clip=0 --set optimizer.warmup=0 \
+    --set checkpoint.every=0
+diverges=$id
+job -w n3 "$jobs/train.sbatch" r.yaml --set directory=bad --set data.file=none.h5
+bad=$id
+# Slurm looks at limits twice a minute. The run is long; USR1 comes in the first minute.
+job -w n4 --time=1 --signal=B:USR1@50 "$jobs/train.sbatch" r.yaml --set directory=limit
+limit=$id
+
+cat >sweep <<END
+# Two runs, one beside the other.
+r.yaml --set directory=sweep-1 --set seed=1
+
+  r.yaml  --set directory=sweep-2 --set seed=2
+END
+export SITE_SBATCH='--output=%A_%a.log --cpus-per-task=1 --time=10'
+run "$jobs/array.sbatch" -wn4 sweep --set train.steps=40
+ok "array.sbatch submits itself" says out 'Submitted batch job'
+array=$(sed -n 's/^Submitted batch job //p' "$work/out")
+cat >after.sh <<END
+#!/bin/sh
+'$LOCKSTEP' eval sweep-1 a.h5 && '$LOCKSTEP' eval sweep-2 a.h5
+END
+job --dependency=afterok:"$array" after.sh
+after=$id
+
+cycle happened '--nodes=2 -w n1,n2' preempted killed node_lost
+
+ends "bad input: not started again" "$bad" FAILED 0 'none.h5|bad input (exit code 2)'
+ends "a run that always dies: 3 restarts without progress" "$diverges" FAILED 3 \
+    'gradient is not finite|3 restarts without progress'
+ends "a job after the array starts when both runs are done" "$after" COMPLETED 0 'accuracy'
+for i in 1 2; do
+    ok "run $i of the sweep is done" test -f sweep-$i/DONE
+    ok "with its own seed" grep -q "seed: $i\$" sweep-$i/run.yaml
+done
+
+# ---- the time limit, and scancel -----------------------------------------------------------------
+
+if within 90 restarted "$limit" 1 && within 60 beyond limit "$(newest limit)"; then
+    pass "at its time limit the job starts again"
+else
+    fail "at its time limit the job does not start again"
+    note_job "$limit"
+fi
+scancel "$limit"
+ends "a cancelled job saves, and is not requeued" "$limit" CANCELLED 1 \
+    'SIGUSR1|saved at step|Slurm is ending this job'
+steps=$(newest limit)
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited --set train.stop_after="$steps" --set checkpoint.every=0
+same "its $steps steps are those of a run without limit" unlimited limit
+
+finish
