@@ -70,7 +70,6 @@ enum {
     CALL(DeviceGetRemappedRows, (device, unsigned *, unsigned *, unsigned *, unsigned *))          \
     CALL(DeviceGetComputeMode, (device, int *))                                                    \
     CALL(DeviceGetMigMode, (device, unsigned *, unsigned *))                                       \
-    CALL(DeviceGetPersistenceMode, (device, int *))                                                \
     CALL(DeviceGetComputeRunningProcesses_v3, (device, unsigned *, process_info *))                \
     CALL(DeviceGetNvLinkState, (device, unsigned, int *))                                          \
     CALL(DeviceGetFieldValues, (device, int, field_value *))                                       \
@@ -221,22 +220,20 @@ static json_t *device_facts(const lk_nvml *n, const char *root, device d, const 
                                             "exclusive process"};
     char name[96] = "GPU", cores[1024];
     memory_info m = {0};
-    int mode = 0, persistent = 1;
+    int mode = 0;
     unsigned mig = 0, mig_next = 0;
     double rate;
     ASK(n, DeviceGetName, d, name, sizeof name);
     ASK(n, DeviceGetMemoryInfo, d, &m);
     ASK(n, DeviceGetComputeMode, d, &mode);
     ASK(n, DeviceGetMigMode, d, &mig, &mig_next);
-    ASK(n, DeviceGetPersistenceMode, d, &persistent);
     near_cores(n, d, cores, sizeof cores);
     int nvlinks = links_of(n, d, &rate);
-    return json_pack("{s:s, s:s, s:f, s:f, s:s, s:i, s:o, s:s, s:b, s:b, s:o, s:i, s:f}", "name",
+    return json_pack("{s:s, s:s, s:f, s:f, s:s, s:i, s:o, s:s, s:b, s:o, s:i, s:f}", "name",
                      name, "pci", pci, "memory", (double)m.total, "free", (double)m.free, "cores",
                      cores, "numa_node", numa_node(root, pci), "ecc", ecc_facts(n, d), "mode",
-                     mode_name[mode >= 0 && mode < 4 ? mode : 0], "mig", mig == 1, "persistent",
-                     persistent, "processes", processes(n, d), "nvlinks", nvlinks, "nvlink_rate",
-                     rate);
+                     mode_name[mode >= 0 && mode < 4 ? mode : 0], "mig", mig == 1, "processes",
+                     processes(n, d), "nvlinks", nvlinks, "nvlink_rate", rate);
 }
 
 /* ---- between GPUs ---------------------------------------------------------------------------- */

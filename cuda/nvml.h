@@ -20,7 +20,7 @@ void lk_nvml_close(lk_nvml *n); /* takes NULL */
 /* {"driver", "cuda" (newest CUDA the driver runs), "devices": [...], "links": [[...]],
  * "nics": [[...]]}. A device: "name", "pci" ("0000:1b:00.0"), "memory", "free" (bytes), "cores"
  * (those near it, a list), "numa_node", "ecc" {"on", "uncorrected" (since the driver started),
- * "remap_pending", "remap_failed"}, "mode", "mig", "persistent", "processes" [pid...], "nvlinks"
+ * "remap_pending", "remap_failed"}, "mode", "mig", "processes" [pid...], "nvlinks"
  * (active), "nvlink_rate" (bytes a second of one in one direction). links[i][j]: between GPUs,
  * [NAME, whether one reads the other's memory directly], NAME "X", "NV4" (NVLinks), PIX, PXB, PHB,
  * NODE or SYS as nvidia-smi topo -m says; nics[i][k]: to the RDMA card k of lk_machine_facts(). */

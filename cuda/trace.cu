@@ -44,7 +44,8 @@ typedef struct lk_cuda_trace {
     int64_t sorted;     /* items of `captured` that are in order */
     record *record;
     int64_t records, room;
-    int failed; /* no memory for a record or a node */
+    int64_t dropped; /* records that CUPTI had no room for */
+    int failed;      /* no memory for a record or a node */
 } lk_cuda_trace;
 
 static lk_cuda_trace *current;
@@ -177,13 +178,14 @@ static void CUPTIAPI take_buffer(CUcontext context, uint32_t stream, uint8_t *bu
                                  size_t valid)
 {
     CUpti_Activity *a = NULL;
-    (void)context;
-    (void)stream;
     (void)size;
     pthread_mutex_lock(&lock);
     while (current && valid > 0 &&
            cuptiActivityGetNextRecord(buffer, valid, &a) == CUPTI_SUCCESS)
         keep_activity(current, a);
+    size_t dropped = 0;
+    if (current && cuptiActivityGetNumDroppedRecords(context, stream, &dropped) == CUPTI_SUCCESS)
+        current->dropped += (int64_t)dropped;
     pthread_mutex_unlock(&lock);
     free(buffer);
 }
@@ -414,6 +416,7 @@ static lk_status attribute(lk_cuda_trace *t, lk_device_record *r)
     r->begin = (double *)calloc((size_t)t->runs + 1, sizeof *r->begin);
     r->seconds = (double *)calloc((size_t)t->runs + 1, sizeof *r->seconds);
     r->runs = t->runs;
+    r->lost = t->dropped;
     lk_status status = correlation && r->span && r->begin && r->seconds && !t->failed
                            ? LK_OK
                            : lk_fail(LK_E_SYSTEM, "out of memory for a trace");

@@ -6,8 +6,8 @@
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
  * algorithms), code_version, build, dataset_digest, dataset_path, reference (optional: that of the
  * dataset), kind (of the data; without it: text). Text: dataset `vocabulary` (u32), attribute
- * vocabulary kind. Images: attributes height, width, channels, classes (texts), mean and std (f64, a
- * list by channel). Each dataset has the attribute digest (XXH3-128 of the bytes).
+ * vocabulary kind. Images: attributes height, width, channels, classes (texts), mean and std (f64,
+ * a list by channel). Each dataset has the attribute digest (XXH3-128 of the bytes).
  *
  * A save is written as .part, which has its blocks before the first write, synced, read back and
  * its digests compared, renamed, the directory synced; then the symbolic link `latest` is replaced

@@ -59,8 +59,14 @@ lk_status lk_checkpoint_dir_list(const char *directory, lk_checkpoint_steps *res
     lk_checkpoint_steps list = {0, 0, NULL};
     DIR *d;
     uint64_t step;
-    LK_TRY(open_directory(directory, &d));
-    lk_status status = LK_OK;
+    errno = 0;
+    lk_status status = open_directory(directory, &d);
+    if (status != LK_OK && errno == ENOENT) { /* killed before the first save */
+        lk_error_clear();
+        *result = list;
+        return LK_OK;
+    }
+    LK_TRY(status);
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
         if (step_of(e->d_name, &step)) status = append(&list, step);
     closedir(d);
@@ -130,7 +136,7 @@ void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoi
     lk_checkpoint_steps_clear(&list);
 }
 
-/* ---- which one to read ------------------------------------------------------------------------ */
+/* ---- which one to read ----------------------------------------------------------------------- */
 
 /* The file that DIRECTORY/NAME leads to, if there is such a link or file. */
 static lk_status follow(const char *directory, const char *name, char **found)
@@ -193,7 +199,8 @@ static const char *last_part(const char *path)
 }
 
 /* Rank 0: what `latest` leads to, then the steps before it; without `latest` (killed before the
- * first was made) all steps. A link to a file of another name is the user's: no step is before it. */
+ * first was made) all steps. A link to a file of another name is the user's: no step is before
+ * it. */
 static lk_status list_candidates(choice *c)
 {
     uint64_t latest = UINT64_MAX;

@@ -98,7 +98,7 @@ lk_status lk_checkpoint_share_info(lk_checkpoint_job *j);
 /* On the I/O thread, with the info shared, parameters listed and all dealt out. Collective. */
 lk_status lk_checkpoint_write(lk_checkpoint_job *j);
 
-/* ---- io/checkpoint_dir.c: the files of a directory; one rank calls these ---------------------- */
+/* ---- io/checkpoint_dir.c: the files of a directory; one rank calls these --------------------- */
 
 typedef struct lk_checkpoint_steps {
     int count, room;

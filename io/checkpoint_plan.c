@@ -116,7 +116,8 @@ lk_status lk_checkpoint_share_info(job *j)
     free(j->names);
     j->shared = malloc(total);
     j->names = calloc((size_t)j->info.image.classes + 1, sizeof *j->names);
-    LK_TRY(lk_checkpoint_agree(j, j->shared && j->names ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    lk_status room = j->shared && j->names ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(lk_checkpoint_agree(j, room));
     if (j->rank == 0) pack(j->shared, &mine, length);
     LK_TRY(lk_checkpoint_broadcast(j, j->shared, total, 0));
     unpack(j, length);

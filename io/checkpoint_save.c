@@ -160,7 +160,8 @@ static lk_status share_digests(job *j)
     LK_TRY(agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
     for (int i = 0; i < j->items; i++) {
         if (!lk_checkpoint_mine(j, i)) continue;
-        lk_digest_bytes(j->item[i].data, j->item[i].bytes, (char *)all + (size_t)i * LK_DIGEST_TEXT);
+        lk_digest_bytes(j->item[i].data, j->item[i].bytes,
+                        (char *)all + (size_t)i * LK_DIGEST_TEXT);
         lk_io_yield(j->io);
     }
     int error = MPI_Allreduce(MPI_IN_PLACE, all, j->items * LK_DIGEST_TEXT, MPI_UNSIGNED_CHAR,

@@ -31,7 +31,8 @@ lk_status lk_io_submit(lk_io *io, lk_io_job job, void *argument, long *ticket);
 lk_status lk_io_wait(lk_io *io, long ticket);
 bool lk_io_done(lk_io *io, long ticket); /* would lk_io_wait() return at once? */
 
-/* The same for an independent job. It must not need what an earlier job, not yet waited for, does. */
+/* The same for an independent job, which must not need what a job before it, not waited for yet,
+ * does. */
 lk_status lk_io_call_independent(lk_io *io, lk_io_job job, void *argument);
 lk_status lk_io_submit_independent(lk_io *io, lk_io_job job, void *argument, long *ticket);
 /* Within a job that has not failed: run the independent jobs that wait. */

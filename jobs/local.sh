@@ -13,7 +13,7 @@
 # A second one of these does not wait for the save.
 #
 # How long: as the head of the run file says. Needs: mpirun for more than one rank.
-set -uom pipefail # -m: the run is a group of its own, which Ctrl-C does not reach
+set -uo pipefail
 me=local.sh
 # shellcheck source=jobs/loop.sh
 . "$(dirname "${BASH_SOURCE[0]}")/loop.sh" || exit 2
@@ -58,8 +58,9 @@ done
 while :; do
     asked=
     begin_start "local-$$"
-    say "${launch[*]} $lockstep train ${run[*]} --resume-or-start, from step $step"
-    attempt "${launch[@]}" "$lockstep" train "${run[@]}" --resume-or-start
+    say "${launch[*]:+${launch[*]} }$lockstep train ${run[*]} --resume-or-start, from step $step"
+    # a session of its own, so Ctrl-C does not reach it
+    attempt setsid "${launch[@]}" "$lockstep" train "${run[@]}" --resume-or-start
     after_end
     if [ "$code" -ne 75 ] && [ -z "$ending" ]; then
         sleep "${PAUSE:-10}" &

@@ -19,7 +19,7 @@ quit()
 {
     local code=$1
     shift
-    say "$*" >&2
+    if [ "$code" -eq 0 ]; then say "$*"; else say "$*" >&2; fi
     exit "$code"
 }
 
@@ -182,7 +182,7 @@ enter_job()
     site_setup
     find_lockstep
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
-    if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # told by itself since Slurm 23.02 only
+    if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # older versions do not tell it
         local end
         end=$(squeue -h -j "$job" -o %e) && end=$(date -d "$end" +%s 2>/dev/null) &&
             export SLURM_JOB_END_TIME=$end
@@ -216,7 +216,15 @@ requeue()
         quit "$code" "Slurm is ending this job ($state); whether it comes back is Slurm's decision"
     fi
     for try in 1 2 3; do
-        if scontrol requeue "$job"; then quit "$code" "requeued; Slurm waits about two minutes"; fi
+        if scontrol requeue "$job"; then
+            say 'requeued; Slurm lets it wait about two minutes'
+            # and ends this script; if it ended by itself first, that could be taken for the end of
+            # the job, which then would not come back
+            trap - TERM
+            sleep 120 &
+            wait
+            quit "$code" 'Slurm has not ended this script after its requeue'
+        fi
         sleep $((try * 5))
     done
     quit "$code" "this job cannot be requeued (see the error above): submit it again to go on"
@@ -233,6 +241,7 @@ submit()
         shift
     done
     if [ $# -eq 0 ]; then quit 2 "what to run? See the head of $here/$script"; fi
+    command -v sbatch >/dev/null || quit 2 "no sbatch here; without Slurm: $here/local.sh"
     site_setup
     find_lockstep
     check "$@"

@@ -4,10 +4,6 @@
 h5same=$builddir/tests/h5same strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
 [ -x "$h5same" ] && [ -x "$strike" ] || echo "Bail out! make tests/h5same tests/strike"
 
-# With its data in shared memory the mpirun of Open MPI 4.1 can lock up in its own end when a rank is
-# killed while it holds a lock there (PMIx, gds/ds21); the ranks are gone then.
-export PMIX_MCA_gds=hash
-
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
 run "$LOCKSTEP" import text a.txt -v character -o a.h5
 ok "the text is imported" test "$rc" -eq 0

@@ -3,10 +3,10 @@
  *   FAULT_FILE   part of the file's path
  *   FAULT_AFTER  writes to such files that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
- *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all and
- *                stored half; sync: no write fails, but every fsync does, with EIO; full: there are no
- *                blocks to reserve; unknown: the file system cannot reserve any, after which writes
- *                fail with ENOSPC; hang: writes never return
+ *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
+ *                and stored half; sync: no write fails, but every fsync does, with EIO;
+ *                full: there are no blocks to reserve; unknown: the file system cannot reserve
+ *                any, after which writes fail with ENOSPC; hang: writes never return
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>

@@ -10,8 +10,8 @@
 #   box_start NODES CPUS GPUS  start munged, slurmctld and one slurmd for each node n1, n2 ...
 #   box_log LINES        the last ones of slurmctld, for the diagnosis of a failure
 #
-# Two partitions: `low`, whose jobs are requeued when `high` needs their nodes; BOX_PREEMPT=abrupt
-# gives them no time, the default is GraceTime=20 and no signal but USR1 to the batch shell.
+# Two partitions: `low`, whose jobs are requeued when `high` needs their nodes, 20 s after they are
+# told so: by the signal of --signal, or after `box_tells tasks` by SIGTERM to the tasks alone.
 
 # What is missing for box_enter, if anything.
 box_missing() {
@@ -47,11 +47,9 @@ box_enter() {
 }
 
 box_configure() {
-    # preempt_send_user_signal: the batch shell hears of a preemption by the signal of --signal.
     # PMIxCollFence: the default collective of Slurm 22.05 lets ranks leave MPI_Init early.
     mkdir "$box/run" "$box/log" "$box/state" "$box/spool" "$box/tmp" "$box/dev"
     chmod 755 "$box"
-    [ "${BOX_PREEMPT:-}" = abrupt ] && box_grace=0 || box_grace=20
     cat >"$box/slurm.conf" <<END
 ClusterName=lockstep
 SlurmctldHost=box(10.1.1.100)
@@ -69,12 +67,7 @@ SlurmdLogFile=$box/log/slurmd.%n.log
 SlurmctldParameters=preempt_send_user_signal
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/filetxt
-JobCompLoc=$box/log/ends
 MailProg=/bin/true
-SwitchType=switch/none
 ReturnToService=2
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
@@ -83,11 +76,11 @@ SchedulerParameters=bf_interval=1,sched_interval=2,sched_min_interval=0,batch_sc
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=${BOX_KILLWAIT:-5}
+KillWait=5
 MinJobAge=600
 GresTypes=gpu
 NodeName=n[1-$1] NodeHostname=box NodeAddr=10.1.1.100 Port=[7001-$((7000 + $1))] CPUs=$2 RealMemory=4000 Gres=gpu:$3
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=$box_grace
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=20
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 END
     echo "NodeName=n[1-$1] Name=gpu File=$box/dev/gpu[0-$(($3 - 1))]" >"$box/gres.conf"
@@ -97,7 +90,11 @@ END
         box_i=$((box_i + 1))
     done
     echo 'PMIxCollFence=ring' >"$box/mpi.conf"
-    echo 'CgroupPlugin=cgroup/v1' >"$box/cgroup.conf" # not used; keeps it from looking around
+    # No plugin here needs cgroups: that nobody looks for them is said in two ways.
+    case $(slurmd -V) in
+    *' 2'[123].*) echo 'CgroupPlugin=cgroup/v1' ;;
+    *) echo 'CgroupPlugin=disabled' ;;
+    esac >"$box/cgroup.conf"
     {
         echo '127.0.0.1 localhost'
         echo '10.1.1.100 box'
@@ -113,6 +110,13 @@ within() {
         if [ "$(date +%s)" -ge "$box_end" ]; then return 1; fi
         sleep 0.1
     done
+}
+
+# box_tells script|tasks: who hears of a preemption.
+box_tells() {
+    sed -i 's/^#*SlurmctldParameters/#SlurmctldParameters/' "$SLURM_CONF"
+    [ "$1" = tasks ] || sed -i 's/^#SlurmctldParameters/SlurmctldParameters/' "$SLURM_CONF"
+    scontrol reconfigure
 }
 
 box_idle() { [ "$(sinfo -h -N -p low -t idle -o %N | sort -u | wc -l)" -eq "$1" ]; }

@@ -2,17 +2,22 @@
  *
  *   strike SIGNAL TOKEN PID RANK BEFORE DIRECTORY [AFTER]
  *
- * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for BEFORE
- * microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way, and for
- * AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
+ * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for
+ * BEFORE microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way,
+ * and for AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
  * the signal was sent, and "over" where process PID, which started it all, or the rank ended
- * before. */
+ * before.
+ *
+ *   strike GONE TOKEN
+ *
+ * Waits until no such process of any rank is left, and prints the seconds; "never" after 90. */
 #include <dirent.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,13 +47,14 @@ static bool has(const char *environment, size_t n, const char *name, const char 
     return false;
 }
 
+/* rank NULL: any. A zombie has no environment. */
 static bool is_rank(const char *pid, const char *token, const char *rank)
 {
     static char text[262144];
     size_t n;
     return read_file(pid, "comm", text, sizeof text, &n) && strcmp(text, "lockstep\n") == 0 &&
            read_file(pid, "environ", text, sizeof text, &n) && has(text, n, "STRIKE", token) &&
-           has(text, n, "OMPI_COMM_WORLD_RANK", rank);
+           (!rank || has(text, n, "OMPI_COMM_WORLD_RANK", rank));
 }
 
 static pid_t find_rank(const char *token, const char *rank)
@@ -62,13 +68,33 @@ static pid_t find_rank(const char *token, const char *rank)
     return found;
 }
 
-static bool saving(const char *directory)
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t); /* that of files */
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int wait_gone(const char *token)
+{
+    double begun = now();
+    while (find_rank(token, NULL) && now() - begun < 90) pause_for(20000);
+    if (find_rank(token, NULL)) printf("never\n");
+    else printf("%.2f\n", now() - begun);
+    return 0;
+}
+
+/* A *.h5.part that was not left by an earlier process: written to since `begun`, of the real clock. */
+static bool saving(const char *directory, double begun)
 {
     bool found = false;
     DIR *all = opendir(directory);
     for (struct dirent *e; all && !found && (e = readdir(all));) {
         size_t n = strlen(e->d_name);
-        found = n > 8 && strcmp(e->d_name + n - 8, ".h5.part") == 0;
+        struct stat s;
+        found = n > 8 && strcmp(e->d_name + n - 8, ".h5.part") == 0 &&
+                fstatat(dirfd(all), e->d_name, &s, 0) == 0 &&
+                (double)s.st_mtim.tv_sec + 1e-9 * (double)s.st_mtim.tv_nsec > begun - 0.02;
     }
     if (all) closedir(all);
     return found;
@@ -98,8 +124,10 @@ static int number_of(const char *name)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "GONE") == 0) return wait_gone(argv[2]);
     if (argc < 7 || number_of(argv[1]) < 0) return 2;
     const char *token = argv[2], *directory = argv[6];
+    double begun = now();
     long starter = atol(argv[3]);
     pid_t pid = 0;
     while (!pid && alive(starter)) {
@@ -107,12 +135,12 @@ int main(int argc, char **argv)
         if (!pid) pause_for(2000);
     }
     pause_for(atol(argv[5]));
-    while (pid && argc > 7 && !saving(directory) && alive(pid)) pause_for(100);
+    while (pid && argc > 7 && !saving(directory, begun) && alive(pid)) pause_for(100);
     if (argc > 7) pause_for(atol(argv[7]));
     if (!pid || !alive(pid) || kill(pid, number_of(argv[1])) != 0) {
         printf("over\n");
         return 0;
     }
-    printf("%ld%s\n", (long)pid, saving(directory) ? " save" : "");
+    printf("%ld%s\n", (long)pid, saving(directory, begun) ? " save" : "");
     return 0;
 }

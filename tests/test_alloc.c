@@ -1,8 +1,8 @@
-/* Every allocation failing in turn. Building, planning and compiling the graphs of a model, reading
- * a run file, saving a checkpoint on the I/O thread, and the report of a run must report LK_E_SYSTEM
- * when memory ends, whenever that is, and give back all they took. The linker sends the library's
- * allocations here (--wrap), and the texts that libc makes; those inside other libraries are not
- * touched. */
+/* Every allocation failing in turn. Building, planning and compiling the graphs of a model,
+ * reading a run file, saving a checkpoint on the I/O thread, and the report of a run must report
+ * LK_E_SYSTEM when memory ends, whenever that is, and give back all they took. The linker sends
+ * the library's allocations here (--wrap), and the texts that libc makes; those inside other
+ * libraries are not touched. */
 #include "io/checkpoint.h"
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
@@ -57,7 +57,10 @@ void *__wrap_aligned_alloc(size_t a, size_t n)
     return spent() ? NULL : given(__real_aligned_alloc(a, n));
 }
 char *__wrap_strdup(const char *s) { return spent() ? NULL : given(__real_strdup(s)); }
-char *__wrap_strndup(const char *s, size_t n) { return spent() ? NULL : given(__real_strndup(s, n)); }
+char *__wrap_strndup(const char *s, size_t n)
+{
+    return spent() ? NULL : given(__real_strndup(s, n));
+}
 void *__wrap_realloc(void *p, size_t n)
 {
     if (spent()) return NULL;
@@ -470,7 +473,8 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
     lk_drift_report_clear(&drift);
     lk_reference_clear(&r);
     lk_reference_clear(&back);
-    if (text) __real_free(text); /* jansson's */
+    if (text) __real_free(text); /* jansson's, which is not told to allocate here yet: reading JSON
+                                    it takes the end of memory for bad input */
     free(bin);
     return status;
 }

@@ -85,6 +85,15 @@ fault "all at once, the worst first" 2 \
     "column 'c01': 2 values are NaN; at row 17, 5367|c04|c05|alone tells|samples" \
     nan=17:1 constant=4 leak=5 pair=0:7 copies=40 overlap=9 missing=2
 
+"$make" many.h5 3000 2 2000 1
+check "many classes without samples are one finding" 1 \
+    "of 2000 classes have no samples, the first is 'k" many.h5
+ok "and no other" findings 1
+run "$LOCKSTEP" check fault.h5 --against clean.h5 --html page.html
+ok "a page for people" [ "$rc" -eq 2 ]
+ok "names the faults, has charts, and asks for nothing" sh -c "grep -q 'c01.*NaN' page.html &&
+    grep -q '<svg' page.html && grep -q 'has drifted' page.html &&
+    ! grep -qE '(src|href)=.http' page.html"
 run "$LOCKSTEP" check fault.h5 --level 1
 ok "level 1 has neither labels nor features" sh -c "! grep -qE 'class|correl|tells' '$work/out'"
 run "$LOCKSTEP" check fault.h5 --level 2
@@ -219,6 +228,12 @@ bad "a file that was changed since is looked at, and stops the run" \
     "$LOCKSTEP" train r.yaml --set directory=run4 --set data.file=d.h5
 prints "unless it is told not to" 'step 3/3' "$LOCKSTEP" train r.yaml --set directory=run5 \
     --set data.file=d.h5 --set data.check=off
+cp c.h5 e.h5
+mkdir e.h5.check.json
+prints "where the note cannot be beside the file" 'warning: data: validation: ' \
+    "$LOCKSTEP" train r.yaml --set directory=run6 --set data.file=e.h5
+ok "it is in the run directory" grep -q 'passages' run6/check.json
+ok "and nothing is left" test -z "$(find . -name '*.part')"
 prints "eval compares with the training data" 'drift from the training data: PSI 0.0' \
     "$LOCKSTEP" eval run a.h5
 check "so does check with a run" 0 'drift from run/checkpoints/step-000003.h5|tokens' a.h5 \

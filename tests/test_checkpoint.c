@@ -1,5 +1,5 @@
 /* Tests of checkpoints; run with 1, 2 and 4 ranks, and with 8 for saving on N and loading on M
- * ranks. What one process alone must stand (a full disk) is tested with 1; damage in test_damage. */
+ * ranks. What one process alone must stand (a full disk) is tested with 1; damage: test_damage. */
 #include "io/hdf5.h"
 #include "io/show.h"
 #include "tests/checkpoint_help.h"
@@ -173,7 +173,7 @@ static void check_images(void)
     lk_params_destroy(p);
 }
 
-/* ---- save on N ranks, load on M ---------------------------------------------------------------- */
+/* ---- save on N ranks, load on M -------------------------------------------------------------- */
 
 /* The first n ranks; MPI_COMM_NULL on the others. */
 static MPI_Comm first_ranks(int n)

@@ -171,7 +171,7 @@ static void check_checkpoint(const int trials[INJURIES])
     lk_params_destroy(params);
 }
 
-/* ---- the choice among several ------------------------------------------------------------------ */
+/* ---- the choice among several ---------------------------------------------------------------- */
 
 static void check_choice(void)
 {

@@ -1,9 +1,9 @@
 #!/bin/sh
 # A disk that fails while a checkpoint is written (tests/faulty.c), and one that is full: the run
 # ends within a minute with code 3 and one message, the checkpoint before is untouched and `latest`,
-# nothing else is left but perhaps a .part, which goes with the next save, and the run continues from
-# there. Never is a checkpoint that is not whole called one. TRIALS of each kind; test_disk_long.sh
-# asks for 50.
+# nothing else is left but perhaps a .part, which goes with the next save, and the run continues
+# from there. Never is a checkpoint that is not whole called one. TRIALS of each kind;
+# test_disk_long.sh asks for 50.
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
@@ -110,7 +110,7 @@ trials() {
             note_run "$faults"
         fi
     done
-    ok "$kind: $good of $TRIALS faults end the run and leave the checkpoint before, $most s at most" \
+    ok "$kind: $good of $TRIALS end the run and leave the checkpoint before, $most s at most" \
         test "$good" -ge "$TRIALS" -a $bad -eq 0
 }
 
@@ -139,7 +139,7 @@ if mount -t tmpfs -o size=4m none full 2>/dev/null; then
     ok "a full disk: $(grep '^lockstep: ' "$work/err")" says err 'MiB of free space' \
         'make room on the disk'
     ok "exit code 3, nothing written, latest stays" test "$rc" -eq 3 -a \
-        "$(ls full/t/checkpoints | tr '\n' ' ')" = "latest step-000004.h5 " -a \
+        "$(find full/t/checkpoints -name '*-*' | wc -l)" -eq 1 -a \
         "$(readlink full/t/checkpoints/latest)" = step-000004.h5
     umount full
 else

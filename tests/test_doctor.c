@@ -61,11 +61,11 @@ static json_t *gpu(int i)
 {
     char pci[32];
     snprintf(pci, sizeof pci, "0000:%02x:00.0", 0x1a + i);
-    return json_pack("{s:s, s:s, s:f, s:f, s:s, s:i, s:{s:b, s:i, s:b, s:b}, s:s, s:b, s:b, s:[], "
+    return json_pack("{s:s, s:s, s:f, s:f, s:s, s:i, s:{s:b, s:i, s:b, s:b}, s:s, s:b, s:[], "
                      "s:i, s:f}", "name", "NVIDIA H100", "pci", pci, "memory", 85e9, "free", 84e9,
                      "cores", i < 2 ? "0-15" : "16-31", "numa_node", i / 2, "ecc", "on", 1,
                      "uncorrected", 0, "remap_pending", 0, "remap_failed", 0, "mode", "shared",
-                     "mig", 0, "persistent", 1, "processes", "nvlinks", 18, "nvlink_rate", 25e9);
+                     "mig", 0, "processes", "nvlinks", 18, "nvlink_rate", 25e9);
 }
 
 static json_t *well_rank(int r)
@@ -150,6 +150,7 @@ static const fault faults[] = {
     {"no locked memory", ALL, "machine.limits.memlock", "65536", "locked memory", "ulimit -l", E},
     {"few open files", ALL, "machine.limits.files", "256", "open files", "ulimit -n", W},
     {"a network without a port", NODE1, "machine.nics", "[]", "RDMA network", "TCP", W},
+    {"a slow port on one host", NODE1, "machine.nics.0.gbit", "100", "RDMA network", "differs", W},
     {"an old kernel on one host", NODE1, "machine.kernel", "'4.4.0'", "Linux", "4.18", E},
     {"processes that MPI does not join", ALL, "environment.OMPI_COMM_WORLD_SIZE", "'16'", "ranks",
      "pmix", E},

@@ -189,6 +189,9 @@ planted="env LD_PRELOAD=$plant/planted.so"
         $planted PLANT_FILTERS=1 "$LOCKSTEP" doctor --quick
     named "MPI without threads" error 'MPI threads' 'funneled|MPI_THREAD_MULTIPLE' \
         $planted PLANT_THREADS=1 "$LOCKSTEP" doctor --quick
+    ln -s "$plant/planted.so" libmpich.so.12
+    named "a second MPI in the process" error 'Open MPI' 'several MPI libraries|libmpich' \
+        env LD_PRELOAD="$PWD/libmpich.so.12" "$LOCKSTEP" doctor --quick
     base 2 $planted PLANT_HOSTS=1 "$LOCKSTEP" doctor --quick
     ok "two hosts" grep -q '^lockstep doctor: 2 ranks on 2 hosts' "$work/out"
     named "the wrong HDF5 on one of two hosts" error HDF5 'differs: node1|1.14.99|differs: node0' \

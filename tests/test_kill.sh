@@ -11,7 +11,7 @@
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=whole
 ok "a run that nothing stops" test "$rc" -eq 0 -a -f whole/DONE
 
-kills=0 saves=0 runs=0 lost=0 wrong=0 slowest=0
+kills=0 saves=0 runs=0 lost=0 wrong=0 slowest=0 remained=0 locked=0
 
 # The checkpoints of `killed` that are new: each must be whole, and that of the run `whole`. Those
 # that were seen before must still be there.
@@ -44,6 +44,20 @@ check_start() {
     lost=$((lost + 1))
     note "started from step $from, but $want was there"
 }
+# mpirun of Open MPI 4.1 (PMIx 4.2) can lock up in its own end when a rank dies while it starts; all
+# ranks are gone then.
+end_launcher() {
+    tries=0
+    while kill -0 "$job" 2>/dev/null && [ $tries -lt 200 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    if [ $tries -eq 200 ]; then
+        locked=$((locked + 1))
+        pkill -KILL -P "$job" mpirun
+    fi
+    wait "$job"
+}
 # One start that is killed: at a random time, or inside a save.
 kill_one() {
     n=$((1 << $(random 3)))
@@ -54,10 +68,15 @@ kill_one() {
     else
         hit KILL "$(random $n)" "$(random 1500000)" killed
     fi
-    finish_job
+    took=$("$strike" GONE "$STRIKE")
+    end_launcher
     case $struck in over) ;; *save) kills=$((kills + 1)) saves=$((saves + 1)) ;;
     *) kills=$((kills + 1)) ;; esac
-    below "$took" "$slowest" || slowest=$took
+    if [ "$took" = never ]; then
+        remained=$((remained + 1))
+    elif below "$slowest" "$took"; then
+        slowest=$took
+    fi
     check_start
     look_at_checkpoints
 }
@@ -78,12 +97,14 @@ while [ "$kills" -lt "$KILLS" ] || [ "$saves" -lt "$SAVES" ]; do
         note_file "$work/same"
     fi
     [ -z "$(find killed -name '*.part')" ] || wrong=$((wrong + 1))
-    [ $((runs % 10)) -ne 0 ] || note "$kills kills, $saves inside a save, $runs runs"
+    [ "$KILLS" -lt 50 ] || note "$kills kills, $saves inside a save, $runs runs"
 done
 ok "$kills kills -9 of a random rank, $saves inside a save: $lost committed checkpoints lost" \
     test "$lost" -eq 0
 ok "all $runs runs they fell on end with the bits of one without a stop: $wrong do not" \
     test "$wrong" -eq 0
-ok "the slowest end of the survivors after $slowest s of 60" below "$slowest" 60
+ok "survivors are gone within $slowest s of 60" test "$remained" -eq 0
+ok "which is below" below "$slowest" 60
+[ $locked -eq 0 ] || note "mpirun locked up $locked times, without any rank left"
 
 finish

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checkpoints of a run, by the commands: which stay, that they change no bit of the training they are
-# written beside, what a damaged one does to train --resume, eval, generate and show.
+# Checkpoints of a run, by the commands: which stay, that they change no bit of the training that
+# they are written beside, what a damaged one does to train --resume, eval, generate and show.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

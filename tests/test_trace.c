@@ -2,6 +2,7 @@
  * step has the bits of one that is not; a trace's nodes add up to its steps; sums and events of a
  * trace made by hand are right; the first value that is not finite is found, and an overflow under
  * loss scaling is not taken for one. And the FLOPs of GPT-2 are those of the papers. */
+#include "base/clock.h"
 #include "ops/ops.h"
 #include "tests/tap.h"
 #include "trace/anomaly.h"
@@ -268,6 +269,41 @@ static void test_recorder(void)
     lk_trace_clear(&t);
     free(plain);
     free(watched);
+    destroy(&r);
+}
+
+/* The shortest of 20 steps, traced or not. */
+static double shortest(rig *r, bool traced, lk_status *status)
+{
+    enum { TAKEN = 20 };
+    lk_recorder *recorder = NULL;
+    double least = INFINITY;
+    if (traced)
+        *status =
+            lk_recorder_start(r->program, r->graph.graph, r->device, LEAVES, 0, TAKEN, &recorder);
+    for (int i = 0; i < TAKEN && *status == LK_OK; i++) {
+        double start = lk_clock_seconds();
+        *status = lk_program_run(r->program);
+        double seconds = lk_clock_seconds() - start;
+        if (seconds < least) least = seconds;
+    }
+    lk_recorder_destroy(recorder);
+    return least;
+}
+
+/* Below 5 %, by the shortest step of each: the machine may do other things meanwhile. */
+static void test_cost(void)
+{
+    rig r;
+    double plain = INFINITY, traced = INFINITY;
+    lk_status status = make(&r, LK_F32, false);
+    if (status == LK_OK) status = begin(&r, NULL, 0, 0, 1);
+    for (int i = 0; i < 12 && (i < 3 || traced > 1.05 * plain) && status == LK_OK; i++) {
+        plain = fmin(plain, shortest(&r, false, &status));
+        traced = fmin(traced, shortest(&r, true, &status));
+    }
+    tap_ok(status == LK_OK && traced < 1.05 * plain, "a step takes %.3f ms, traced %.3f",
+           1e3 * plain, 1e3 * traced);
     destroy(&r);
 }
 
@@ -563,6 +599,7 @@ int main(void)
     const char *srcdir = getenv("srcdir");
     test_observers();
     test_recorder();
+    test_cost();
     test_live();
     test_summary();
     test_perfetto();

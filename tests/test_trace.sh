@@ -159,7 +159,7 @@ train wrong 1 --set train.stop_after=5
 cp -R wrong wrong-2
 run "$LOCKSTEP" train run.yaml --set directory=wrong --resume
 ok "a gradient that is not finite ends the run, and says how to go on" test "$rc" -eq 1
-ok "with what to try" says err 'step 6: the gradient is not finite' '--resume --detect-anomaly'
+ok "with what to try" says err 'step 6: the gradient is not finite' --resume --detect-anomaly
 run "$LOCKSTEP" train run.yaml --set directory=wrong --resume --detect-anomaly
 ok "the search ends the run too" test "$rc" -eq 1
 ok "it names the node, the step, the leaf and the input" says err 'step 6, rank 0 on ' \

@@ -1,7 +1,7 @@
 #!/bin/sh
-# make check-tsan: no data race is found in lockstep's own code by ThreadSanitizer while rows are read
-# and checkpoints written beside training. One OpenMP thread a rank, for libgomp's barriers are not
-# known to it. Some systems' address layout needs `setarch -R`.
+# make check-tsan: no data race is found in lockstep's own code by ThreadSanitizer while rows are
+# read and checkpoints written beside training. One OpenMP thread a rank, for libgomp's barriers are
+# not known to it. Some systems' address layout needs `setarch -R`.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

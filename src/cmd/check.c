@@ -265,12 +265,14 @@ static lk_status job(const lk_world *w, void *context)
     char *json = NULL;
     LK_TRY(lk_check(w->comm, w->io, &o->job, &r));
     lk_status status = LK_OK;
-    o->verdict = r.verdict;
+    /* mpirun ends all when one rank ends with a status: the others must not be before rank 0 */
+    if (w->comm->rank == 0) o->verdict = r.verdict;
     if (w->comm->rank == 0 && o->json) status = lk_check_format(&r, &json);
     if (w->comm->rank == 0 && o->html && status == LK_OK) status = lk_check_page(&r, o->html);
     if (json) puts(json);
     else if (w->comm->rank == 0 && !o->json) print(o, &r);
     free(json);
+    fflush(stdout);
     lk_check_report_clear(&r);
     return lk_comm_agree(w->comm, status);
 }

@@ -96,6 +96,17 @@ void lk_cmd_end(void *comm, bool all)
     _exit(LK_E_COMM);
 }
 
+/* Tasks of srun that MPI does not join would each do the whole work, in the same files. mpirun in a
+ * job starts its daemons as tasks; their children are what it says they are. */
+static lk_status joined(const lk_comm *comm)
+{
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    if (comm->size > 1 || !tasks || atoi(tasks) < 2 || getenv("OMPI_COMM_WORLD_SIZE")) return LK_OK;
+    return lk_fail(LK_E_INPUT, "Slurm has started %s tasks, but MPI sees one rank: start them with "
+                   "'srun --mpi=pmix' ('srun --mpi=list' names what there is) or with mpirun",
+                   tasks);
+}
+
 static int start(const char *name, bool alone, bool any_mpi,
                  lk_status (*job)(const lk_world *w, void *options), void *options)
 {
@@ -107,6 +118,7 @@ static int start(const char *name, bool alone, bool any_mpi,
     }
     if (any_mpi) lk_error_clear();
     if (any_mpi) status = LK_OK;
+    else if (status == LK_OK) status = joined(w.comm);
     if (status == LK_OK && alone && w.comm->size > 1)
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);
@@ -114,6 +126,7 @@ static int start(const char *name, bool alone, bool any_mpi,
     if (status == LK_OK) status = job(&w, options);
     if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
     lk_io_close(w.io);
+    fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_comm_close(w.comm);
     return (int)status;
 }

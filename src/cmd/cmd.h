@@ -56,8 +56,8 @@ bool lk_cmd_terminal(void);
 /* A duration such as 90s, 30m, 12h, 2d, 1:30:00 or 2-00:00:00 in seconds; false: it is none.
  * walltime.c */
 bool lk_cmd_duration(const char *text, double *seconds);
-/* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from now
- * (0: none) or Slurm, whichever is first; 0: never. */
+/* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from
+ * now (0: none) or Slurm, whichever is first; 0: never. */
 lk_status lk_cmd_deadline(double walltime, double *deadline);
 
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one

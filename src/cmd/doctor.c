@@ -113,11 +113,12 @@ typedef struct patience {
 /* The main thread hangs, maybe on other ranks as well: one message, and an end to all. */
 static void lose(const patience *p, const char *stage)
 {
+    char text[512];
     if (p->comm->rank > 0) sleep(2); /* rank 0 speaks if it waits too */
-    fprintf(stderr, "lockstep: doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
-            "--quick' measures nothing\n", p->comm->rank, p->comm->host, p->seconds, stage);
-    fflush(stderr);
-    lk_comm_abort(p->comm, LK_E_COMM);
+    snprintf(text, sizeof text, "doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
+             "--quick' measures nothing", p->comm->rank, p->comm->host, p->seconds, stage);
+    lk_cmd_say(p->comm, text);
+    lk_cmd_end(p->comm, true);
 }
 
 static void *wait_with(void *argument)

@@ -122,7 +122,9 @@ void lk_check_threads(lk_exam *e, int rank)
 {
     int fair = share(e, rank, "machine.cpu.physical");
     int most = share(e, rank, "machine.cpu.usable_count");
-    int threads = (int)lk_fact_number(e, rank, "machine.cpu.threads");
+    double counted = lk_fact_number(e, rank, "machine.cpu.threads");
+    if (!(counted >= 1 && counted < 1e6)) return; /* facts of a file may be anything */
+    int threads = (int)counted;
     const char *set = lk_fact_text(e, rank, "environment.OMP_NUM_THREADS");
     lk_find(e, "OpenMP threads", LK_FIT, "%d a rank%s%s; recommended: OMP_NUM_THREADS=%d", threads,
             set[0] ? ", OMP_NUM_THREADS=" : "", set, fair);

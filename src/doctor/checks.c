@@ -11,7 +11,7 @@ const lk_check lk_checks[] = {
     {"host", LK_EACH_HOST, false, lk_check_shared_memory},
     {"host", LK_EACH_RANK, true, lk_check_memlock},
     {"host", LK_EACH_RANK, true, lk_check_files},
-    {"host", LK_EACH_HOST, false, lk_check_network},
+    {"host", LK_EACH_HOST, true, lk_check_network},
     {"MPI", LK_WHOLE_JOB, false, lk_check_launch},
     {"MPI", LK_EACH_RANK, true, lk_check_mpi},
     {"MPI", LK_EACH_RANK, true, lk_check_mpi_threads},

@@ -189,7 +189,9 @@ lk_status lk_reference_parse(const char *where, const char *text, lk_reference *
 {
     lk_reference r = {.samples = 0};
     lk_status status = LK_OK;
-    json_t *root = json_loads(text, 0, NULL), *features = json_object_get(root, "features");
+    json_error_t error = {.line = 0};
+    json_t *root = json_loads(text, 0, &error), *features = json_object_get(root, "features");
+    bool memory = root || json_error_code(&error) != json_error_out_of_memory;
     const json_t *version = json_object_get(root, "version");
     bool good = json_integer_value(version) == VERSION && json_is_array(features) &&
                 json_array_size(features) <= MOST_FEATURES;
@@ -203,6 +205,7 @@ lk_status lk_reference_parse(const char *where, const char *text, lk_reference *
         return LK_OK;
     }
     lk_reference_clear(&r);
+    if (!memory) status = lk_fail(LK_E_SYSTEM, "out of memory for a reference");
     if (status != LK_OK) return status;
     return lk_fail(LK_E_INPUT, "%s: attribute 'reference': expected the distribution of the "
                    "training data (JSON, version %d), found something else; the file is damaged or "

@@ -155,6 +155,7 @@ static lk_status run_node(lk_program *p, const lk_node *n)
 {
     lk_device *d = p->store->device;
     const lk_backend *b = d->backend;
+    lk_heart_at(lk_op_name(n->op), n->scope);
     LK_TRY(node_begins(p, n));
     if (b->annotate) b->annotate(d, n->scope);
     lk_status status = b->kernel[n->op](&p->exec, n);
@@ -179,12 +180,6 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
         LK_TRY(node_ended(p, NULL));
     }
     return LK_OK;
-}
-
-static lk_status run_node(lk_program *p, const lk_node *n)
-{
-    lk_heart_at(lk_op_name(n->op), n->scope);
-    return p->store->device->backend->kernel[n->op](&p->exec, n);
 }
 
 /* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing

@@ -1,4 +1,5 @@
 /* The check of a dataset: one pass over each split, then the judgement. */
+#include "base/heart.h"
 #include "train/check_job.h"
 
 #include <math.h>
@@ -194,8 +195,10 @@ static lk_status end_split(lk_checker *c, lk_split split)
 static lk_status survey_split(lk_checker *c, lk_split split)
 {
     int64_t rounds = 0;
+    uint64_t step = 0;
     LK_TRY(lk_comm_agree(c->comm, lk_blocks_begin(c->blocks, split, &rounds)));
     for (int64_t i = 0; i < rounds; i++) {
+        lk_heart_begin(lk_heart_now(&step), step); /* each round by itself: all may take long */
         LK_TRY(lk_comm_agree(c->comm, one_round(c, split)));
         for (int k = 0; k < lk_blocks_at_once(c->blocks) && c->twins; k++)
             LK_TRY(lk_duplicates_add(c->twins, c->list[k].record, c->list[k].count));

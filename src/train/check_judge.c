@@ -10,7 +10,8 @@
 
 #define WARN_TWINS 0.001     /* share of a split's samples from which copies are a warning */
 #define WARN_PASSAGES 0.01   /* of the passages of validation */
-enum { EXPECTED = 10 };      /* a class of which validation should have so many is missed there */
+enum { EXPECTED = 10 }; /* a class of which validation should have so many is missed there */
+enum { NAMED = 5 };     /* classes with the same fault that are named one by one */
 
 static const char *const split_name[2] = {"train", "validation"};
 
@@ -119,23 +120,54 @@ static lk_status judge_label_rows(lk_checker *c)
     return LK_OK;
 }
 
-static lk_status judge_class(lk_checker *c, int64_t k)
+typedef enum fault { NO_FAULT, MISSING, RARE, MISSED, FAULTS } fault;
+
+/* What is wrong with a class: none or few in train, none in validation. */
+static fault fault_of(const lk_checker *c, int64_t k)
+{
+    const lk_check_report *r = c->report;
+    double n = (double)r->labels[LK_TRAIN][k], all = (double)r->rows[LK_TRAIN];
+    if (n == 0) return MISSING;
+    if (n < c->job->min_share * all / (double)r->classes) return RARE;
+    double expected = n / all * (double)r->rows[LK_VALIDATION];
+    return r->labels[LK_VALIDATION][k] == 0 && expected >= EXPECTED ? MISSED : NO_FAULT;
+}
+
+static lk_status name_class(lk_checker *c, fault f, int64_t k)
 {
     const lk_check_report *r = c->report;
     const char *name = r->class_name[k];
-    int64_t n = r->labels[LK_TRAIN][k], held = r->labels[LK_VALIDATION][k];
-    double equal = (double)r->rows[LK_TRAIN] / (double)r->classes;
-    if (n == 0)
-        return lk_check_find(c, LK_WARNING, "class", LK_TRAIN, name, 0, NULL,
-                             "class '%.60s' has no samples", name);
-    if ((double)n < c->job->min_share * equal)
-        LK_TRY(lk_check_find(c, LK_WARNING, "rare", LK_TRAIN, name, n, NULL,
+    int64_t n = r->labels[LK_TRAIN][k];
+    if (f == RARE)
+        return lk_check_find(c, LK_WARNING, "rare", LK_TRAIN, name, n, NULL,
                              "class '%.60s' has %lld samples, %.2g of an equal share", name,
-                             (long long)n, (double)n / equal));
-    double expected = (double)n / (double)r->rows[LK_TRAIN] * (double)r->rows[LK_VALIDATION];
-    if (held == 0 && expected >= EXPECTED)
-        return lk_check_find(c, LK_WARNING, "class", LK_VALIDATION, name, 0, NULL,
-                             "class '%.60s' has no samples", name);
+                             (long long)n, (double)n * (double)r->classes /
+                                               (double)r->rows[LK_TRAIN]);
+    return lk_check_find(c, LK_WARNING, "class", f == MISSED ? LK_VALIDATION : LK_TRAIN, name, 0,
+                         NULL, "class '%.60s' has no samples", name);
+}
+
+/* Each class by its name, or if there are many the first. */
+static lk_status judge_classes(lk_checker *c)
+{
+    const lk_check_report *r = c->report;
+    int64_t count[FAULTS] = {0}, first[FAULTS] = {0};
+    for (int64_t k = r->classes; k-- > 0;) {
+        fault f = fault_of(c, k);
+        count[f]++;
+        first[f] = k;
+    }
+    for (int f = MISSING; f < FAULTS; f++) {
+        for (int64_t k = 0; k < r->classes && count[f] <= NAMED; k++)
+            if (fault_of(c, k) == (fault)f) LK_TRY(name_class(c, (fault)f, k));
+        if (count[f] > NAMED)
+            LK_TRY(lk_check_find(c, LK_WARNING, f == RARE ? "rare" : "class",
+                                 f == MISSED ? LK_VALIDATION : LK_TRAIN, NULL, count[f], NULL,
+                                 "%lld of %lld classes have %s, the first is '%.60s'",
+                                 (long long)count[f], (long long)r->classes,
+                                 f == RARE ? "few samples" : "no samples",
+                                 r->class_name[first[f]]));
+    }
     return LK_OK;
 }
 
@@ -172,6 +204,19 @@ static char *class_name(const lk_checker *c, int64_t k)
     return name;
 }
 
+/* H(next | token) = H(token, next) - H(token), over the pairs. */
+static lk_status condition(lk_checker *c, int64_t n)
+{
+    const int64_t *pair = c->total[LK_TRAIN].pair;
+    int64_t *first = calloc((size_t)n, sizeof *first);
+    if (!first) return lk_fail(LK_E_SYSTEM, "out of memory for tokens");
+    for (int64_t i = 0; i < n * n; i++) first[i / n] += pair[i];
+    double bits = lk_entropy(pair, n * n) - lk_entropy(first, n);
+    c->report->pair_entropy = bits > 0 ? bits : 0;
+    free(first);
+    return LK_OK;
+}
+
 static lk_status fill_labels(lk_checker *c)
 {
     lk_check_report *r = c->report;
@@ -187,19 +232,14 @@ static lk_status fill_labels(lk_checker *c)
             return lk_fail(LK_E_SYSTEM, "out of memory for classes");
     for (int s = 0; s < 2; s++) memcpy(r->labels[s], c->total[s].label, bytes);
     r->entropy = lk_entropy(r->labels[LK_TRAIN], n);
-    /* H(next | token) = H(token, next) - H(token) */
-    const int64_t *pair = c->total[LK_TRAIN].pair;
-    if (pair && r->rows[LK_TRAIN] > 1) r->pair_entropy = lk_entropy(pair, n * n) - r->entropy;
-    return LK_OK;
+    return c->total[LK_TRAIN].pair && r->rows[LK_TRAIN] > 1 ? condition(c, n) : LK_OK;
 }
 
 static lk_status judge_labels(lk_checker *c)
 {
     LK_TRY(fill_labels(c));
     if (c->data->kind == LK_TEXT_DATA) return judge_tokens(c);
-    for (int64_t k = 0; k < c->report->classes && c->data->rows[LK_TRAIN] > 0; k++)
-        LK_TRY(judge_class(c, k));
-    return LK_OK;
+    return c->data->rows[LK_TRAIN] > 0 ? judge_classes(c) : LK_OK;
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */

@@ -68,7 +68,7 @@ typedef struct lk_run {
     struct {
         int64_t every; /* steps between checkpoints; 0: only at the end */
         bool initial;  /* also before the first step */
-        int64_t keep, keep_every; /* the newest so many (0: all); and every so many steps' (0: no) */
+        int64_t keep, keep_every; /* the newest so many (0: all); those of every so many steps */
     } checkpoint;
     struct {
         int64_t every; /* steps between progress lines when not on a terminal */

@@ -126,9 +126,9 @@ static const key keys[] = {
     {"train.stop_after", INTEGER, AT(train.stop_after), "0", 0, MANY, 0, 0, NULL,
      "end this start after the step, with a checkpoint, schedule unchanged; 0: at train.steps"},
     {"train.timeout", REAL, AT(train.timeout), "-1", -1, 1e6, 0, 0, NULL,
-     "seconds after which a step, collective, read, validation batch or save that has not ended ends "
-     "the run and names the rank that is late; ten times that for the first steps; -1: ten times the "
-     "longest so far, at least 300; 0: never"},
+     "seconds after which a step, collective, read, validation batch or save that has not ended "
+     "ends the run and names the rank that is late; ten times that for the first steps; -1: ten "
+     "times the longest so far, at least 300; 0: never"},
     {"optimizer.lr", REAL, AT(optimizer.lr), "1e-3", 0, 100, 0, 0, NULL, "peak learning rate"},
     {"optimizer.min_lr", REAL, AT(optimizer.min_lr), "0", 0, 100, 0, 0, NULL,
      "learning rate at the end of the cosine"},

@@ -34,9 +34,9 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save);
 void lk_save_close(lk_save *s);
 /* Start saving the store as it is now, after waiting for the save before. */
 lk_status lk_save_begin(lk_save *s);
-/* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs nothing
- * when none is under way, else one small reduction over the ranks. A rank that failed where the
- * others hang is waited for 10 s; then lk_comm_give_up() is called. */
+/* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs
+ * nothing when none is under way, else one small reduction over the ranks. A rank that failed where
+ * the others hang is waited for 10 s; then lk_comm_give_up() is called. */
 lk_status lk_save_poll(lk_save *s);
 /* Wait for the save that is under way, if any. */
 lk_status lk_save_finish(lk_save *s);

@@ -17,11 +17,14 @@ lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct)
 {
     if (run->trace.from == 0) return LK_OK;
     if (!d->backend->tracer)
-        return lk_fail(LK_E_INPUT, "%s: steps cannot be traced on '%s': this lockstep was built "
+        return lk_fail(LK_E_INPUT,
+                       "%s: steps cannot be traced on '%s': this lockstep was built "
                        "without CUPTI, which comes with the CUDA toolkit; configure it "
-                       "--with-cupti, or set trace.from to 0", run->path, d->backend->name);
+                       "--with-cupti, or set trace.from to 0",
+                       run->path, d->backend->name);
     if (direct && d->backend->capture_begin)
-        return lk_fail(LK_E_INPUT, "%s: trace.from is %lld, but --detect-anomaly and "
+        return lk_fail(LK_E_INPUT,
+                       "%s: trace.from is %lld, but --detect-anomaly and "
                        "--launch-blocking leave nothing to trace on a GPU; set trace.from to 0",
                        run->path, (long long)run->trace.from);
     return LK_OK;
@@ -65,11 +68,16 @@ lk_status lk_tracing_before(lk_tracing *t, uint64_t step)
                                            (int)(t->final - t->first + 1), &t->recorder));
 }
 
-/* The ceilings are a comfort: a trace is not lost where there is no memory to measure them. */
+/* On a device of their own, for the run's keeps the algorithms that are chosen on it. They are a
+ * comfort: a trace is not lost where there is no memory to measure them. */
 static void measure_ceiling(const lk_tracing *t, lk_trace *trace)
 {
-    lk_device *d = t->o.parts.device;
-    if (lk_roofline_measure(d, lk_session_compute(t->o.run), &trace->ceiling) == LK_OK) return;
+    const lk_run *run = t->o.run;
+    lk_device *d = NULL;
+    lk_status status = lk_session_device(t->o.comm, run->train.device, lk_run_precision(run), &d);
+    if (status == LK_OK) status = lk_roofline_measure(d, lk_session_compute(run), &trace->ceiling);
+    lk_session_device_close(d);
+    if (status == LK_OK) return;
     lk_error_clear();
     trace->ceiling = (lk_roofline){0, 0};
     if (t->o.comm->rank == 0 && t->o.reporter->line)

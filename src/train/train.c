@@ -56,6 +56,7 @@ typedef struct trainer {
     double begun, best;
     double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
     double each;         /* mean time of a step, s */
     lk_train_result result;
 } trainer;
@@ -230,13 +231,10 @@ static lk_status open_save(trainer *t)
 
 static lk_status load(trainer *t, const char *checkpoint, const lk_flat *d)
 {
-    char text[200];
-    double begun = lk_clock_seconds(), bytes = (d->ema ? 4.0 : 3.0) * sizeof(float);
+    double begun = lk_clock_seconds();
     LK_TRY(lk_checkpoint_load(t->io, t->comm->world, checkpoint, t->params, d));
-    snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
-             bytes * (double)t->params->total / 0x1p20,
-             bytes * (double)t->params->total / 0x1p20 / (lk_clock_seconds() - begun));
-    say(t, text);
+    t->load_bytes = (d->ema ? 4.0 : 3.0) * sizeof(float) * (double)t->params->total;
+    t->load_seconds = lk_clock_seconds() - begun;
     return LK_OK;
 }
 
@@ -275,9 +273,9 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
     const char *path = t->result.checkpoint, *run = t->run->path;
     double lr = t->run->optimizer.lr / 3;
     if (!path[0])
-        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find where "
-                       "it begins remove the run directory and add --detect-anomaly to the same "
-                       "command; or start again with a lower rate, such as --set optimizer.lr=%.3g",
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find "
+                       "where it begins remove the run directory and add --detect-anomaly to the "
+                       "same command; or start again with a lower rate, such as --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, lr);
     if (t->saved + 1 >= step)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
@@ -285,8 +283,8 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
                        "--detect-anomaly to find where it begins or with a lower rate: lockstep "
                        "train %s --resume --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, path, run, lr);
-    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find where "
-                   "it begins with lockstep train %s --resume --detect-anomaly, or go on from it "
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
+                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on from it "
                    "with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
                    (unsigned long long)step, what, path, run, run, lr);
 }
@@ -440,8 +438,8 @@ static void report_saves(trainer *t)
     char text[200];
     const lk_save_totals s = t->result.saves = lk_save_total(t->save);
     if (s.saves == 0) return;
-    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training waited "
-             "%.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training "
+             "waited %.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
              s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
              100 * s.stall / t->result.seconds);
     say(t, text);
@@ -572,6 +570,11 @@ static void report_start(const trainer *t)
              t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     say(t, text);
+    if (t->load_bytes > 0) {
+        snprintf(text, sizeof text, "checkpoint of %.1f MiB read at %.1f MiB/s",
+                 t->load_bytes / 0x1p20, t->load_bytes / 0x1p20 / t->load_seconds);
+        say(t, text);
+    }
     if (t->start == (uint64_t)t->run->train.steps)
         say(t, "the run is finished, all its steps are done; to go on raise train.steps");
 }

@@ -39,7 +39,7 @@ typedef struct lk_train_result {
     double seconds;
     lk_save_totals saves;
     char checkpoint[4096]; /* the last one written */
-    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; "": it was not */
+    char stopped[64]; /* why before its end: "SIGUSR1 at rank 3", "the time limit"; else "" */
 } lk_train_result;
 
 /* What is done with a run directory that exists. */
