@@ -231,7 +231,7 @@ ok "log.prometheus in no directory is an error: $(grep '^lockstep' "$work/err")"
 prints "watch of a run that is done" 'step 400/400  done  loss |validation|samples/s' \
     "$LOCKSTEP" watch whole
 ok "is one line" test "$(wc -l <"$work/out")" -eq 1
-prints "the picture of it" 'whole: done|100%|step 400/400|samples/s|p95|memory|3.499' \
+prints "the picture of it" 'whole: done|100%|step 400/400|samples/s|p95|memory|3.499|checkpoint of step 400' \
     "$LOCKSTEP" watch whole --once
 prints "without a run log" 'no run.jsonl' "$LOCKSTEP" watch none --once
 prints "with warnings" 'warning|standard deviations' "$LOCKSTEP" watch spiked --once
@@ -277,6 +277,16 @@ ok "their differences" grep -q '>data.file</th><td>"\?&quot;clean.h5' four.html
 ok "their warnings" grep -q 'standard deviations above' four.html
 grep -e 'https\?:' -e 'src=' -e '<script' four.html >"$work/network"
 ok "and nothing from a network" test ! -s "$work/network"
+
+# Where the time goes.
+train traced 2 --set train.steps=20 --set trace.from=10 --set trace.to=12
+prints "a report of a traced run" 'traced.html' "$LOCKSTEP" report traced -o traced.html
+ok "has its kinds of node" grep -q '<th scope="row">linear</th><td><i' traced.html
+ok "its parts of the model" grep -q '<th scope="row">blocks.0</th><td><i' traced.html
+ok "and its roofline" grep -q '</svg>ceiling measured on the device</li>' traced.html
+head -c 1000 traced/trace.h5 >traced/cut && mv traced/cut traced/trace.h5
+prints "a report of a broken trace" 'traced.html' "$LOCKSTEP" report traced -o traced.html
+ok "says so and shows the rest" sh -c 'grep -q "trace.h5: " traced.html && grep -q Rate traced.html'
 
 # 5,000 noisy steps, two runs of them.
 mkdir long && cp whole/run.yaml long && head -n 1 whole/run.jsonl >long/run.jsonl
