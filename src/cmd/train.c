@@ -209,8 +209,8 @@ int lk_cmd_train(int argc, char **argv)
         "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
         "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
         "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
-        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
-        "is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
+        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the "
+        "step is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;
