@@ -92,11 +92,17 @@ give_up()
 # script when it should not.
 after_end()
 {
+    # srun returns 0, too, when a node has failed under it
+    if [ "$code" -eq 0 ] && [ ! -e "$directory/DONE" ]; then
+        local stop
+        stop=$("$lockstep" train "${run[@]}" --print train.stop_after)
+        if ((stop == 0 || $(newest_step) < stop)); then code=1; fi
+    fi
     case $code in
     0)
         rm -f "$restarts"
         if [ -e "$directory/DONE" ]; then quit 0 "$directory: done"; fi
-        quit 0 "$directory: ended at step $(newest_step), as asked; the run is not done"
+        quit 0 "$directory: ended at step $(newest_step), as train.stop_after asks"
         ;;
     2) quit 2 'bad input (exit code 2): the same start would fail again; not started again' ;;
     75) say "saved at step $(newest_step) (exit code 75)" ;;

@@ -423,12 +423,12 @@ static json_t *facts;
 
 static lk_status judged(void)
 {
-    lk_report report;
+    lk_diagnosis report;
     char *text = NULL;
     lk_status status = lk_doctor_judge(facts, LK_PROFILE_PROD, &report);
     if (status != LK_OK) return status;
-    status = lk_report_json(&report, facts, &text);
-    lk_report_clear(&report);
+    status = lk_diagnosis_json(&report, facts, &text);
+    lk_diagnosis_clear(&report);
     free(text);
     return status;
 }
