@@ -233,7 +233,7 @@ ok "log.prometheus in no directory is an error: $(grep '^lockstep' "$work/err")"
 prints "watch of a run that is done" 'step 400/400  done  loss |validation|samples/s' \
     "$LOCKSTEP" watch whole
 ok "is one line" test "$(wc -l <"$work/out")" -eq 1
-prints "the picture of it" 'whole: done|100%|step 400/400|samples/s|p95|memory|3.499|checkpoint of step 400' \
+prints "the picture of it" 'whole: done|100%|step 400/400|p95|memory|3.499|checkpoint of step 400' \
     "$LOCKSTEP" watch whole --once
 prints "without a run log" 'no run.jsonl' "$LOCKSTEP" watch none --once
 prints "with warnings" 'warning|standard deviations' "$LOCKSTEP" watch spiked --once
