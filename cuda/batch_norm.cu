@@ -9,7 +9,8 @@
  * given by the shape. A block sums about its own first row, so that a large mean cancels nothing;
  * the blocks' means and squares are joined in double (T. Chan et al., "Algorithms for computing the
  * sample variance", 1983). The passes that sum go from the last tile to the first and those that
- * write go forward: what was written or read last is what the level 2 cache still holds.
+ * write after them go forward, batch_apply backward: what was written or read last is what the
+ * level 2 cache still holds.
  *
  * x, y, dy, dx X [N,C]; w, b, mean, rstd, dw, db f32 [C]. */
 #include "cuda/batch_norm.cuh"
@@ -179,14 +180,15 @@ static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
 template <typename E, int V, int A>
 static __global__ void __launch_bounds__(THREADS, sizeof(E) == 4 || A == LK_ACT_ANY ? 2 : 4)
     k_normalise(const E *x /* [N,C] */, E *y /* [N,C], may be x */, lk_normal from,
-                lk_activation kind, cut k)
+                lk_activation kind, bool backward, cut k)
 {
     lk_place p = lk_place_of<V>(k.g, blockIdx.x);
     if (!p.active) return;
     lk_channels<V> c;
     lk_channels_get<V>(c, from, p.column);
     int64_t step = (int64_t)k.g.slots * k.cols;
-    for (int64_t t = blockIdx.y; t < k.tiles; t += k.blocks) {
+    for (int64_t i = blockIdx.y; i < k.tiles; i += k.blocks) {
+        int64_t t = backward ? k.tiles - 1 - i : i;
         lk_held<E, V> held[RUN];
         int64_t at = (t * k.g.rows + p.slot) * k.cols + p.column;
         int valid = valid_rows(k, t, p.slot);
@@ -198,21 +200,21 @@ static __global__ void __launch_bounds__(THREADS, sizeof(E) == 4 || A == LK_ACT_
             if (u >= valid) break;
             float v[V];
             held[u].get(v);
-            lk_channels_apply<V, A>(c, kind, v);
-            lk_put<V>(y + at + u * step, v);
+            lk_channels_put<V, A>(c, kind, v, y + at + u * step);
         }
     }
 }
 
 lk_status lk_cuda_normalise(lk_exec *x, const lk_node *n, const lk_tensor *in,
-                            const lk_tensor *out, lk_normal from, lk_activation kind)
+                            const lk_tensor *out, lk_normal from, lk_activation kind,
+                            bool backward)
 {
     cut k = cut_of(in, MOMENT_BLOCKS);
     dim3 grid(k.g.groups, k.blocks);
     LK_FLOAT_SWITCH(
         in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
             k_normalise<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
-                (const E *)lk_data(x, in), (E *)lk_data(x, out), from, kind, k);
+                (const E *)lk_data(x, in), (E *)lk_data(x, out), from, kind, backward, k);
         })));
     return lk_cuda_launched(n);
 }
@@ -280,7 +282,8 @@ extern "C" lk_status lk_cuda_batch_apply(lk_exec *x, const lk_node *n)
                       (const float *)lk_data(x, n->in[2]),
                       n->attr.batch_norm.eps,
                       false};
-    return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation);
+    /* the depthwise convolution has just written x, its end last */
+    return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation, true);
 }
 
 size_t lk_cuda_batch_norm_scratch(const lk_node *n)
@@ -300,7 +303,7 @@ extern "C" lk_status lk_cuda_batch_norm(lk_exec *x, const lk_node *n)
                       (const float *)lk_data(x, n->in[2]),
                       n->attr.batch_norm.eps,
                       running};
-    return lk_cuda_normalise(x, n, in, n->out[0], from, n->attr.batch_norm.activation);
+    return lk_cuda_normalise(x, n, in, n->out[0], from, n->attr.batch_norm.activation, false);
 }
 
 /* ---- gradient: sums ------------------------------------------------------------------------- */

@@ -1,4 +1,5 @@
-/* The batch norm of a channel as kernels apply it: z = (x - mean) scale + shift. */
+/* The batch norm of a channel as kernels apply it: z = x scale + shift, shift = b - mean scale. In
+ * f32 that loses, of a large mean, no more than x itself has lost by its rounding. */
 #ifndef LK_CUDA_BATCH_NORM_CUH
 #define LK_CUDA_BATCH_NORM_CUH
 
@@ -21,9 +22,11 @@ typedef struct lk_moments {
     float eps;
 } lk_moments;
 
-/* batch_norm.cu; n names the node in errors. y [N,C] = act(z(x)); may run in place. */
+/* batch_norm.cu; n names the node in errors. y [N,C] = act(z(x)); may run in place. backward: from
+ * the last rows to the first. */
 lk_status lk_cuda_normalise(lk_exec *x, const lk_node *n, const lk_tensor *in,
-                            const lk_tensor *out, lk_normal from, lk_activation kind);
+                            const lk_tensor *out, lk_normal from, lk_activation kind,
+                            bool backward);
 /* Moments of t; lk_cuda_moments_scratch(t) bytes at the start of scratch. */
 size_t lk_cuda_moments_scratch(const lk_tensor *t);
 lk_status lk_cuda_measure(lk_exec *x, const lk_node *n, const lk_tensor *t, lk_moments out);
@@ -34,7 +37,7 @@ lk_status lk_cuda_join_moments(lk_exec *x, const lk_node *n, const float *mean,
 
 /* Those of V neighbouring channels, in registers. */
 template <int V> struct lk_channels {
-    float mean[V], scale[V], shift[V];
+    float mean[V], scale[V], shift[V]; /* mean: for the gradient alone */
 };
 
 template <int V>
@@ -50,22 +53,47 @@ static __device__ __forceinline__ void lk_channels_get(lk_channels<V> &c, const 
         c.scale[j] *= c.shift[j];
     }
     lk_get<V>(c.shift, from.b + column);
+#pragma unroll
+    for (int j = 0; j < V; j++) c.shift[j] = fmaf(-c.mean[j], c.scale[j], c.shift[j]);
 }
 
 /* Forward and backward must agree on z to the last bit: both call this. */
 template <int V>
 static __device__ __forceinline__ float lk_channel_z(const lk_channels<V> &c, int j, float x)
 {
-    return fmaf(x - c.mean[j], c.scale[j], c.shift[j]);
+    return fmaf(x, c.scale[j], c.shift[j]);
 }
 
-/* v[j] = act(z(v[j])) */
-template <int V, int A>
-static __device__ __forceinline__ void lk_channels_apply(const lk_channels<V> &c,
-                                                         lk_activation kind, float *v)
+/* Two values as E side by side, negative ones as 0: one instruction. NaN stays. */
+static __device__ __forceinline__ uint32_t lk_relu_pair(float low, float high, __half)
 {
+    uint32_t r;
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+static __device__ __forceinline__ uint32_t lk_relu_pair(float low, float high, __nv_bfloat16)
+{
+    uint32_t r;
+    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+
+/* p[j] = act(z(x[j])). All that store a normalised value call this, for the same bits. */
+template <int V, int A, typename E>
+static __device__ __forceinline__ void lk_channels_put(const lk_channels<V> &c, lk_activation kind,
+                                                       const float *x, E *p)
+{
+    float z[V];
 #pragma unroll
-    for (int j = 0; j < V; j++) v[j] = lk_act_value<A>(kind, lk_channel_z(c, j, v[j]));
+    for (int j = 0; j < V; j++) z[j] = lk_channel_z(c, j, x[j]);
+    if constexpr (A == LK_RELU && sizeof(E) == 2 && V == 8) {
+        *(uint4 *)p = make_uint4(lk_relu_pair(z[0], z[1], E()), lk_relu_pair(z[2], z[3], E()),
+                                 lk_relu_pair(z[4], z[5], E()), lk_relu_pair(z[6], z[7], E()));
+    } else {
+#pragma unroll
+        for (int j = 0; j < V; j++) z[j] = lk_act_value<A>(kind, z[j]);
+        lk_put<V>(p, z);
+    }
 }
 
 /* Run the statements with A as the activations compiled for a batch norm: the three that networks

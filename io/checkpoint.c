@@ -34,7 +34,7 @@ lk_status lk_checkpoint_agree(job *j, lk_status mine)
                  lk_error_text());
         j->failed = true;
     }
-    return lk_h5_agree(j->comm, mine);
+    return lk_h5_agree_in(j->io, j->comm, mine);
 }
 
 static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }

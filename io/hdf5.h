@@ -58,6 +58,8 @@ hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
 /* Agree on failure over `comm`: all return the code and text of the first rank that failed. A rank
  * that waits long leaves its core to others. MPI_COMM_NULL: alone. Collective. */
 lk_status lk_h5_agree(MPI_Comm comm, lk_status mine);
+/* The same, letting independent jobs in while it waits. */
+lk_status lk_h5_agree_in(lk_io *io, MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 

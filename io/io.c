@@ -79,6 +79,7 @@ static void *serve(void *argument)
 
 void lk_io_yield(lk_io *io)
 {
+    if (!pthread_equal(pthread_self(), io->thread)) return;
     pthread_mutex_lock(&io->lock);
     for (job *j = next_job(io, true); j; j = next_job(io, true)) run_job(io, j);
     pthread_mutex_unlock(&io->lock);

@@ -35,7 +35,7 @@ bool lk_io_done(lk_io *io, long ticket); /* would lk_io_wait() return at once? *
  * does. */
 lk_status lk_io_call_independent(lk_io *io, lk_io_job job, void *argument);
 lk_status lk_io_submit_independent(lk_io *io, lk_io_job job, void *argument, long *ticket);
-/* Within a job that has not failed: run the independent jobs that wait. */
+/* Within a job that has not failed: run the independent jobs that wait. Elsewhere: nothing. */
 void lk_io_yield(lk_io *io);
 
 /* "1.10.8", the HDF5 library's version. */

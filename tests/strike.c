@@ -3,8 +3,8 @@
  *   strike SIGNAL TOKEN PID RANK BEFORE DIRECTORY [AFTER]
  *
  * Waits for the process 'lockstep' of that rank with STRIKE=TOKEN in its environment, then for
- * BEFORE microseconds; with AFTER then for a file *.h5.part in DIRECTORY, which is a save under way,
- * and for AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
+ * BEFORE microseconds; with AFTER then for a file *.h5.part in DIRECTORY, a save under way, and for
+ * AFTER microseconds. Prints "PID save" or "PID" where a *.h5.part was or was not there just after
  * the signal was sent, and "over" where process PID, which started it all, or the rank ended
  * before.
  *
@@ -84,7 +84,7 @@ static int wait_gone(const char *token)
     return 0;
 }
 
-/* A *.h5.part that was not left by an earlier process: written to since `begun`, of the real clock. */
+/* A *.h5.part that no earlier process has left: written to since `begun`, of the real clock. */
 static bool saving(const char *directory, double begun)
 {
     bool found = false;

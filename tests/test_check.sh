@@ -148,6 +148,13 @@ ok "no finding" findings 0
 check "a column that has" 1 "warning  'c03' has drifted from clean.h5: PSI " shifted.h5 \
     --against clean.h5
 ok "is the only one" findings 1
+check "for Prometheus" 1 'c03' shifted.h5 --against clean.h5 --prometheus drift.prom
+ok "every feature is there, and how many have drifted" sh -c "
+    grep -q '^lockstep_drift_psi{data=\"shifted.h5\",feature=\"c03\"} 0\.[3-9]' drift.prom &&
+    grep -q '^lockstep_drift_features{data=\"shifted.h5\"} 1' drift.prom &&
+    [ \$(grep -c '^lockstep_drift_kl_nats{' drift.prom) -eq 9 ]"
+misuse "for Prometheus without a reference" 'needs --against' \
+    "$LOCKSTEP" check clean.h5 --prometheus drift.prom
 check "another threshold" 0 'c03' shifted.h5 --against clean.h5 --psi 2
 cp clean.h5 old.h5
 "$h5edit" old.h5 forget reference
@@ -235,7 +242,8 @@ prints "where the note cannot be beside the file" 'warning: data: validation: ' 
 ok "it is in the run directory" grep -q 'passages' run6/check.json
 ok "and nothing is left" test -z "$(find . -name '*.part')"
 prints "eval compares with the training data" 'drift from the training data: PSI 0.0' \
-    "$LOCKSTEP" eval run a.h5
+    "$LOCKSTEP" eval run a.h5 --prometheus eval.prom
+ok "for Prometheus too" grep -q '^lockstep_drift_psi{data="a.h5",feature="tokens"} ' eval.prom
 check "so does check with a run" 0 'drift from run/checkpoints/step-000003.h5|tokens' a.h5 \
     --against run
 awk 'BEGIN { while (i++ < 900) print "own jumps jumps" }' >z.txt

@@ -246,7 +246,7 @@ static json_t *ill(const fault *f)
 /* Whether what is bad is said by the finding that is meant, and no other finding is bad. */
 static bool named(const fault *f, lk_profile profile, lk_verdict expected)
 {
-    lk_report r = {.count = 0};
+    lk_diagnosis r = {.count = 0};
     json_t *x = ill(f);
     bool found = false, others = false;
     lk_status status = lk_doctor_judge(x, profile, &r);
@@ -262,7 +262,7 @@ static bool named(const fault *f, lk_profile profile, lk_verdict expected)
     bool good = status == LK_OK && r.verdict == expected && !others;
     good &= expected == LK_FIT || found;
     if (!good) printf("# verdict %s %s\n", lk_verdict_name[r.verdict], lk_error_text());
-    lk_report_clear(&r);
+    lk_diagnosis_clear(&r);
     json_decref(x);
     lk_error_clear();
     return good;
@@ -281,7 +281,7 @@ static void check_faults(void)
 static void check_well(void)
 {
     for (lk_profile p = LK_PROFILE_DEV; p <= LK_PROFILE_PROD; p++) {
-        lk_report r = {.count = 0};
+        lk_diagnosis r = {.count = 0};
         json_t *x = well();
         bool good = lk_doctor_judge(x, p, &r) == LK_OK && r.verdict == LK_FIT && r.count > 25;
         for (int i = 0; i < r.count; i++)
@@ -289,7 +289,7 @@ static void check_well(void)
                 printf("# %s: %s -> %s\n", r.finding[i].name, r.finding[i].value,
                        r.finding[i].advice);
         tap_ok(good, "a machine that is well: %d findings, none bad %s", r.count, lk_error_text());
-        lk_report_clear(&r);
+        lk_diagnosis_clear(&r);
         json_decref(x);
     }
 }
@@ -299,7 +299,7 @@ static void check_well(void)
 static bool says_where(int rank, const char *where)
 {
     const fault f = {"", rank, "hdf5.version", "'1.12.1'", "", "", E};
-    lk_report r = {.count = 0};
+    lk_diagnosis r = {.count = 0};
     json_t *x = ill(&f);
     bool found = false, well_too = false;
     lk_status status = lk_doctor_judge(x, LK_PROFILE_DEV, &r);
@@ -309,7 +309,7 @@ static bool says_where(int rank, const char *where)
         if (y->verdict == LK_UNFIT) found = strcmp(y->where, where) == 0;
         else well_too = y->differs && y->verdict == LK_FIT;
     }
-    lk_report_clear(&r);
+    lk_diagnosis_clear(&r);
     json_decref(x);
     return status == LK_OK && found && (rank == ALL || well_too);
 }
@@ -323,11 +323,11 @@ static void check_where(void)
 
 static void check_json(void)
 {
-    lk_report a = {.count = 0}, b = {.count = 0};
+    lk_diagnosis a = {.count = 0}, b = {.count = 0};
     json_t *x = ill(&faults[0]), *again = NULL;
     char *text = NULL;
     bool good = lk_doctor_judge(x, LK_PROFILE_PROD, &a) == LK_OK &&
-                lk_report_json(&a, x, &text) == LK_OK;
+                lk_diagnosis_json(&a, x, &text) == LK_OK;
     again = good ? json_loads(text, 0, NULL) : NULL;
     good = again && lk_doctor_judge(again, LK_PROFILE_PROD, &b) == LK_OK && a.count == b.count;
     for (int i = 0; good && i < a.count; i++)
@@ -335,8 +335,8 @@ static void check_json(void)
                strcmp(a.finding[i].advice, b.finding[i].advice) == 0 &&
                a.finding[i].verdict == b.finding[i].verdict;
     tap_ok(good, "what is written as JSON is judged the same again %s", lk_error_text());
-    lk_report_clear(&a);
-    lk_report_clear(&b);
+    lk_diagnosis_clear(&a);
+    lk_diagnosis_clear(&b);
     json_decref(x);
     json_decref(again);
     free(text);
@@ -355,7 +355,7 @@ static void check_json(void)
               "'links':{}},'speed':{'busy':[],'reduce':{}},'environment':{'NCCL_ALGO':5}}]}");
     good = lk_doctor_judge(x, LK_PROFILE_DEV, &a) == LK_OK && a.verdict == LK_UNFIT;
     tap_ok(good, "facts that are missing or of other types harm nothing %s", lk_error_text());
-    lk_report_clear(&a);
+    lk_diagnosis_clear(&a);
     json_decref(x);
 }
 

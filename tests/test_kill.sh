@@ -64,7 +64,7 @@ kill_one() {
     [ "$n" -gt 1 ] || n=2
     begin $n --set directory=killed --resume-or-start
     if [ "$saves" -lt "$SAVES" ] && [ $((kills % 2)) -eq 0 ]; then
-        hit KILL "$(random $n)" "$(random 300000)" killed "$(random 25000)"
+        hit KILL "$(random $n)" "$(random 1000000)" killed "$(random 25000)"
     else
         hit KILL "$(random $n)" "$(random 1500000)" killed
     fi

@@ -34,13 +34,13 @@ files() { find "$1/checkpoints" -name '*-*' | sort | sed 's|.*-0*\([0-9]\)|\1|' 
 prints "saves beside training are told" \
     '10 checkpoints, |MiB/s; training waited |step-000020.h5' "$LOCKSTEP" train a.yaml
 ok "the three newest stay: $(files a)" test "$(files a)" = "16.h5 18.h5 20.h5 "
-prints "two, every sixth and the initial values" 'step-000020.h5' 2 "$LOCKSTEP" train a.yaml \
-    --set directory=b --set checkpoint.keep=2 --set checkpoint.keep_every=6 \
-    --set checkpoint.initial=true --set data.resident=no
-ok "they stay: $(files b)" test "$(files b)" = "0.h5 6.h5 12.h5 18.h5 20.h5 "
-prints "all, one save at the end of every step" 'step-000020.h5' 4 "$LOCKSTEP" train a.yaml \
-    --set directory=c --set checkpoint.keep=0 --set checkpoint.every=1 --set data.resident=no
-ok "all stay" test "$(files c | wc -w)" -eq 20
+prints "two, every ninth and the initial values" 'step-000020.h5' 2 "$LOCKSTEP" train a.yaml \
+    --set directory=b --set checkpoint.keep=2 --set checkpoint.keep_every=9 \
+    --set checkpoint.every=3 --set checkpoint.initial=true --set data.resident=no
+ok "they stay: $(files b)" test "$(files b)" = "0.h5 9.h5 18.h5 20.h5 "
+prints "all, on 4 ranks" 'step-000020.h5' 4 "$LOCKSTEP" train a.yaml \
+    --set directory=c --set checkpoint.keep=0 --set checkpoint.every=4 --set data.resident=no
+ok "all stay" test "$(files c | wc -w)" -eq 5
 for run in b c; do
     ok "streaming beside saves changes no bit: $run" "$h5same" a/checkpoints/latest \
         $run/checkpoints/latest

@@ -574,6 +574,7 @@ const op_case vision_cases[] = {
     ND(between, 9, 14, 14, 88, 3, 1, 1, LK_RELU),
     ND(between, 3, 56, 56, 24, 3, 2, 1, LK_RELU), /* several tiles to an image */
     ND(between, 2, 56, 56, 72, 5, 2, 2, LK_RELU),
+    ND(between, 1, 56, 56, 72, 3, 1, 1, LK_HARD_SWISH),
     IMAGE(pool, 3, 5, 7, 24),
     IMAGE(pool, 1, 1, 1, 13),
     IMAGE(pool, 5, 4, 4, 1100),

@@ -11,12 +11,12 @@
 typedef struct options {
     lk_check_job job;
     bool json;
-    const char *html;
+    const char *html, *prometheus;
     bool utf8; /* the terminal shows blocks */
     lk_severity verdict;
 } options;
 
-enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON, HTML };
+enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON, HTML, PROMETHEUS };
 
 static const struct argp_option table[] = {
     {"level", 'l', "N", 0, "1: integrity, 2: and labels, 3: and features (default)", 0},
@@ -24,6 +24,8 @@ static const struct argp_option table[] = {
      "Compare with a dataset, a checkpoint or the newest one of a run directory: drift", 0},
     {"json", JSON, NULL, 0, "Print the whole report as JSON", 0},
     {"html", HTML, "FILE", 0, "Write the report as a page that stands alone, with charts", 0},
+    {"prometheus", PROMETHEUS, "FILE", 0,
+     "With --against: write the drift for node_exporter's textfile collector (.prom)", 0},
     {"min-samples", MIN_SAMPLES, "N", 0,
      "Fewer training samples (tokens) are unfit (default: fewer than 1000 are a warning)", 0},
     {"min-share", MIN_SHARE, "X", 0,
@@ -55,6 +57,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strlen(arg) != 1) argp_error(state, "expected 1, 2 or 3, found '%s'", arg);
         break;
     case 'a': o->job.against = arg; break;
+    case PROMETHEUS: o->prometheus = arg; break;
     case HTML: o->html = arg; break;
     case JSON: o->json = true; break;
     case MIN_SAMPLES:
@@ -72,6 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case ARGP_KEY_END:
         if (!o->job.data) argp_error(state, "DATA is missing");
+        if (o->prometheus && !o->job.against) argp_error(state, "--prometheus needs --against");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -269,6 +273,8 @@ static lk_status job(const lk_world *w, void *context)
     if (w->comm->rank == 0) o->verdict = r.verdict;
     if (w->comm->rank == 0 && o->json) status = lk_check_format(&r, &json);
     if (w->comm->rank == 0 && o->html && status == LK_OK) status = lk_check_page(&r, o->html);
+    if (w->comm->rank == 0 && o->prometheus && r.against && status == LK_OK)
+        status = lk_drift_prometheus(&r.drift, r.path, o->prometheus);
     if (json) puts(json);
     else if (w->comm->rank == 0 && !o->json) print(o, &r);
     free(json);

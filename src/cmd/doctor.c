@@ -68,11 +68,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-static lk_status print(const options *o, const lk_report *r, const json_t *facts)
+static lk_status print(const options *o, const lk_diagnosis *r, const json_t *facts)
 {
     if (o->json) {
         char *text = NULL;
-        LK_TRY(lk_report_json(r, facts, &text));
+        LK_TRY(lk_diagnosis_json(r, facts, &text));
         printf("%s\n", text);
         free(text);
         return LK_OK;
@@ -83,17 +83,17 @@ static lk_status print(const options *o, const lk_report *r, const json_t *facts
     bool color = terminal && (!plain || !plain[0]) && term && strcmp(term, "dumb") != 0;
     if (!terminal || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
         size.ws_col = WIDTH;
-    lk_report_print(r, facts, size.ws_col < WIDTH ? size.ws_col : WIDTH, color, stdout);
+    lk_diagnosis_print(r, facts, size.ws_col < WIDTH ? size.ws_col : WIDTH, color, stdout);
     return LK_OK;
 }
 
 static lk_status judge(options *o, const json_t *facts)
 {
-    lk_report r;
+    lk_diagnosis r;
     LK_TRY(lk_doctor_judge(facts, o->profile, &r));
     lk_status status = print(o, &r, facts);
     o->verdict = r.verdict;
-    lk_report_clear(&r);
+    lk_diagnosis_clear(&r);
     return status;
 }
 
@@ -118,6 +118,7 @@ static void lose(const patience *p, const char *stage)
     snprintf(text, sizeof text, "doctor: rank %d on %s: no end after %g s: %s; 'lockstep doctor "
              "--quick' measures nothing", p->comm->rank, p->comm->host, p->seconds, stage);
     lk_cmd_say(p->comm, text);
+    sleep(1); /* mpirun drops what it has not passed on when a rank ends all */
     lk_cmd_end(p->comm, true);
 }
 

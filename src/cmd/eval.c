@@ -7,7 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { FORCE = 1000, PSI };
+enum { FORCE = 1000, PSI, PROMETHEUS };
+
+typedef struct options {
+    lk_scoring scoring;
+    const char *prometheus;
+} options;
 
 static const struct argp_option table[] = {
     {"predictions", 'p', "FILE", 0,
@@ -18,16 +23,20 @@ static const struct argp_option table[] = {
     {"psi", PSI, "X", 0,
      "Warn of drift from the training data above this population stability index (default: 0.2)",
      0},
+    {"prometheus", PROMETHEUS, "FILE", 0,
+     "Write the drift for node_exporter's textfile collector (.prom)", 0},
     {"device", 'd', "NAME", 0, "auto (default), cpu or cuda", 0},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-    lk_scoring *o = state->input;
+    options *all = state->input;
+    lk_scoring *o = &all->scoring;
     switch (key) {
     case 'p': o->predictions = arg; break;
     case FORCE: o->overwrite = true; break;
+    case PROMETHEUS: all->prometheus = arg; break;
     case PSI: {
         char *end;
         o->psi = strtod(arg, &end);
@@ -105,14 +114,26 @@ static void print(const lk_evaluation *e)
     print_classes(e);
 }
 
+static lk_status write_drift(const options *o, const lk_evaluation *e)
+{
+    if (!o->prometheus) return LK_OK;
+    if (!e->compared)
+        return lk_fail(LK_E_INPUT, "%s: expected a checkpoint that knows its training data, found "
+                       "one of an earlier lockstep: there is no drift to write to %s",
+                       o->scoring.checkpoint, o->prometheus);
+    return lk_drift_prometheus(&e->drift, o->scoring.data, o->prometheus);
+}
+
 static lk_status job(const lk_world *w, void *context)
 {
+    const options *o = context;
     lk_evaluation e;
-    LK_TRY(lk_evaluate(w->comm, w->io, context, &e));
+    LK_TRY(lk_evaluate(w->comm, w->io, &o->scoring, &e));
     if (w->comm->rank == 0 && e.warning[0]) fprintf(stderr, "warning: %s\n", e.warning);
     if (w->comm->rank == 0) print(&e);
+    lk_status status = w->comm->rank == 0 ? write_drift(o, &e) : LK_OK;
     lk_evaluation_clear(&e);
-    return LK_OK;
+    return lk_comm_agree(w->comm, status);
 }
 
 int lk_cmd_eval(int argc, char **argv)
@@ -128,7 +149,7 @@ int lk_cmd_eval(int argc, char **argv)
         NULL,
         NULL,
         NULL};
-    lk_scoring o = {.device = "auto", .psi = LK_DRIFT_PSI};
+    options o = {.scoring = {.device = "auto", .psi = LK_DRIFT_PSI}};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     return lk_cmd_run("lockstep eval", false, job, &o);
 }

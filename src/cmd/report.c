@@ -30,6 +30,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
+static lk_status job(const lk_world *w, void *context)
+{
+    const options *o = context;
+    LK_TRY(lk_report_write(w->io, o->runs, o->directory, o->output, (double)time(NULL)));
+    printf("%s\n", o->output);
+    return LK_OK;
+}
+
 int lk_cmd_report(int argc, char **argv)
 {
     static const struct argp argp = {
@@ -37,12 +45,10 @@ int lk_cmd_report(int argc, char **argv)
         parse,
         "RUNDIR...",
         "Write one HTML page about a run, or about several to compare them: loss, rate, step "
-        "times, "
-        "memory, warnings, what ran where, settings.\v"
+        "times, memory, warnings, where the time of a step goes, what ran where, settings.\v"
         "The page stands alone: it can be mailed, and asks for nothing from a network. A run may "
-        "be "
-        "going on meanwhile. Rate, times and memory come from run.jsonl (log.run_log in the run "
-        "file).",
+        "be going on meanwhile. Rate, times and memory come from run.jsonl (log.run_log in the run "
+        "file), where the time goes from trace.h5 (trace.from in the run file).",
         NULL,
         NULL,
         NULL};
@@ -50,9 +56,7 @@ int lk_cmd_report(int argc, char **argv)
                  .output = "report.html"};
     if (!o.directory) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    lk_status status = lk_report(o.runs, o.directory, o.output, (double)time(NULL));
-    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    else printf("%s\n", o.output);
+    int code = lk_cmd_run("lockstep report", true, job, &o);
     free(o.directory);
-    return (int)status;
+    return code;
 }

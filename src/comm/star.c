@@ -61,7 +61,7 @@ static void settle(int fd) /* a connection that is ready for use */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-/* ---- rank 0 ------------------------------------------------------------------------------------ */
+/* ---- rank 0 ---------------------------------------------------------------------------------- */
 
 static bool usable(const struct ifaddrs *i)
 {
@@ -169,7 +169,7 @@ static bool accept_all(lk_star *s, int listening, const invitation *all)
     return missing == 0;
 }
 
-/* ---- the others -------------------------------------------------------------------------------- */
+/* ---- the others ------------------------------------------------------------------------------ */
 
 static int connect_to(const struct sockaddr_storage *a)
 {
@@ -210,7 +210,7 @@ static bool join(lk_star *s, const lk_comm *comm, const invitation *all)
     return false;
 }
 
-/* ---- open and close ---------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static lk_star *allocate(const lk_comm *comm, size_t message)
 {
@@ -281,7 +281,7 @@ lk_status lk_star_open(lk_comm *comm, size_t message, lk_star **star, char *reas
     return status;
 }
 
-/* ---- messages ---------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static void flush_line(const lk_star *s, line *l)
 {

@@ -54,7 +54,7 @@ struct lk_watchdog {
     atomic_int leaving; /* 0, or the sign to give at the end of the thread */
 };
 
-/* ---- words ------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static const char *const words[LK_ACTIVITIES] = {
     [LK_RESTING] = "nothing",
@@ -94,7 +94,7 @@ static void add_ranks(FILE *f, const bool *member, int size)
     }
 }
 
-/* ---- judging ----------------------------------------------------------------------------------- */
+/* ---- judging --------------------------------------------------------------------------------- */
 
 static double limit_of(const lk_watchdog *w, const lk_heart_look *h)
 {
@@ -174,10 +174,11 @@ static void add_limit(const lk_watchdog *w, FILE *f, int rank, int heart, double
 {
     const lk_heart_look *h = &w->peer[rank].last.heart[heart];
     add(f, &(lk_heart_look){.activity = h->activity, .step = h->step});
-    fprintf(f, " has taken %.3g s, more than %.3g s (train.timeout", age(&w->peer[rank], heart, now),
-            limit_of(w, h));
-    if (w->o.timeout < 0) fputs(", from the times before", f);
-    else if (limit_of(w, h) > w->o.timeout) fprintf(f, ": %g, ten times that at first", w->o.timeout);
+    double limit = limit_of(w, h), given = w->o.timeout;
+    fprintf(f, " has taken %.3g s, more than %.3g s (train.timeout",
+            age(&w->peer[rank], heart, now), limit);
+    if (given < 0) fputs(", from the times before", f);
+    else if (limit > given) fprintf(f, ": %g, ten times that at first", given);
     fputs("): ", f);
 }
 
@@ -194,9 +195,10 @@ static void add_waiting(const lk_watchdog *w, FILE *f, const bool *waiting, int 
 
 static const char *advice = "; all are ended, start again with --resume";
 
-/* The ranks to blame into `blamed`, those that wait for them into `waiting`; *mute: they are silent.
- * Returns how many. */
-static int blame(const lk_watchdog *w, int heart, bool *blamed, bool *waiting, bool *mute, double now)
+/* The ranks to blame into `blamed`, those that wait for them into `waiting`; *mute: they are
+ * silent. Returns how many. */
+static int blame(const lk_watchdog *w, int heart, bool *blamed, bool *waiting, bool *mute,
+                 double now)
 {
     int size = w->comm->size, count = 0;
     for (int r = 0; r < size; r++) count += silent(w, r, now);
@@ -311,7 +313,7 @@ static void judge_rank_0(lk_watchdog *w, double now)
         speak(w, me, worst(w, me, now), -1, now);
 }
 
-/* ---- the thread -------------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static void heard(void *context, int from, const void *message)
 {
@@ -395,7 +397,7 @@ static void *watch(void *context)
     return NULL;
 }
 
-/* ---- open and close ---------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static lk_status start(lk_watchdog *w)
 {
@@ -464,7 +466,8 @@ lk_status lk_watchdog_open(lk_comm *comm, const lk_watchdog_options *o, lk_watch
         destroy(w);
         return status;
     }
-    if (reason[0]) snprintf(warning, size, "%s: the watchdog of each rank sees only its own", reason);
+    if (reason[0])
+        snprintf(warning, size, "%s: the watchdog of each rank sees only its own", reason);
     lk_heart_attach(&w->heart[MAIN]);
     lk_heart_begin(LK_STARTING, 0);
     *out = w;

@@ -42,23 +42,24 @@ typedef struct lk_finding {
     bool differs; /* hosts or ranks differ where they must not */
 } lk_finding;
 
-typedef struct lk_report {
+typedef struct lk_diagnosis {
     lk_profile profile;
     int ranks, hosts, count, room;
     lk_finding *finding; /* [count], in the order of the table */
     int warnings, errors;
     lk_verdict verdict; /* the worst */
-} lk_report;
+} lk_diagnosis;
 
 /* Judge facts, which may come from a file: LK_E_INPUT when they are none. The caller clears the
  * report. */
-lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_report *report);
-void lk_report_clear(lk_report *r);
+lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_diagnosis *report);
+void lk_diagnosis_clear(lk_diagnosis *r);
 
 /* A table for people of at most `width` columns; `color`: with terminal colors. print.c */
-void lk_report_print(const lk_report *r, const json_t *facts, int width, bool color, FILE *out);
+void lk_diagnosis_print(const lk_diagnosis *r, const json_t *facts, int width, bool color,
+                        FILE *out);
 /* {"lockstep", "verdict", "profile", "findings", "ranks"}: lk_doctor_judge() takes it again. */
-lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text);
+lk_status lk_diagnosis_json(const lk_diagnosis *r, const json_t *facts, char **text);
 
 /* JSON as text, to free(); NULL: out of memory. */
 char *lk_json_text(const json_t *x, size_t flags);

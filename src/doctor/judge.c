@@ -13,7 +13,7 @@ const char *const lk_verdict_name[] = {"ok", "warning", "error"};
 
 struct lk_exam {
     const json_t *ranks;
-    lk_report *report;
+    lk_diagnosis *report;
     bool *said; /* [room of findings, ranks]: of whom each finding is said */
     const lk_check *check;
     int first;    /* finding of this check */
@@ -95,7 +95,7 @@ static bool *said_row(const lk_exam *e, int finding)
 
 static bool make_room(lk_exam *e)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     if (r->count < r->room) return true;
     int room = r->room ? 2 * r->room : 64;
     lk_finding *finding = realloc(r->finding, (size_t)room * sizeof *finding);
@@ -116,7 +116,7 @@ static bool equal(const lk_finding *a, const lk_finding *b)
 /* The finding said last is complete: join it to an equal one, or keep it. */
 static void settle(lk_exam *e)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     if (!e->pending) return;
     e->pending = false;
     int i = e->first;
@@ -241,7 +241,7 @@ static void name_where(lk_exam *e, int finding)
 /* What must be the same is not: the fewer are suspected. */
 static void mark_difference(lk_exam *e, int i)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     lk_finding *f = &r->finding[i];
     int all = 0, most = 0, most_common = i;
     for (int k = e->first; k < r->count; k++) {
@@ -265,7 +265,7 @@ static void mark_difference(lk_exam *e, int i)
 
 static void ask(lk_exam *e, const lk_check *check)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     e->check = check;
     e->first = r->count;
     for (int rank = 0; rank < r->ranks; rank++) {
@@ -287,7 +287,7 @@ static void ask(lk_exam *e, const lk_check *check)
 
 static lk_status number_hosts(lk_exam *e)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     e->host = malloc((size_t)r->ranks * sizeof *e->host);
     if (!e->host) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int i = 0; i < r->ranks; i++) {
@@ -300,7 +300,7 @@ static lk_status number_hosts(lk_exam *e)
 
 static lk_status judge(lk_exam *e)
 {
-    lk_report *r = e->report;
+    lk_diagnosis *r = e->report;
     LK_TRY(number_hosts(e));
     for (const lk_check *c = lk_checks; c->section && !e->memory; c++) ask(e, c);
     if (e->memory) return lk_fail(LK_E_SYSTEM, "out of memory for findings");
@@ -312,10 +312,10 @@ static lk_status judge(lk_exam *e)
     return LK_OK;
 }
 
-lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_report *report)
+lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_diagnosis *report)
 {
     const json_t *ranks = json_object_get(facts, "ranks");
-    lk_report r = {.profile = profile, .ranks = (int)json_array_size(ranks)};
+    lk_diagnosis r = {.profile = profile, .ranks = (int)json_array_size(ranks)};
     if (lk_part_number(facts, "lockstep.facts") != 1 || r.ranks < 1)
         return lk_fail(LK_E_INPUT, "expected facts of 'lockstep doctor --json', version 1, found "
                        "%s", r.ranks < 1 ? "no ranks in it" : "another version");
@@ -330,11 +330,11 @@ lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_report *re
     if (status == LK_OK)
         *report = r;
     else
-        lk_report_clear(&r);
+        lk_diagnosis_clear(&r);
     return status;
 }
 
-void lk_report_clear(lk_report *r)
+void lk_diagnosis_clear(lk_diagnosis *r)
 {
     free(r->finding);
     r->finding = NULL;

@@ -201,7 +201,7 @@ static void put_topology(const page *p, const json_t *ranks)
                         "NODE: one NUMA\n  node; SYS: between NUMA nodes\n");
 }
 
-static void put_summary(const page *p, const lk_report *r)
+static void put_summary(const page *p, const lk_diagnosis *r)
 {
     static const char *const code[] = {GREEN, YELLOW, RED};
     static const char *const words[] = {"fit", "fit, with warnings", "not fit"};
@@ -213,7 +213,8 @@ static void put_summary(const page *p, const lk_report *r)
             r->warnings, r->warnings == 1 ? "" : "s", r->count - r->errors - r->warnings);
 }
 
-void lk_report_print(const lk_report *r, const json_t *facts, int width, bool color, FILE *out)
+void lk_diagnosis_print(const lk_diagnosis *r, const json_t *facts, int width, bool color,
+                        FILE *out)
 {
     page p = {out, width < 60 ? 60 : width, color};
     fprintf(out, "lockstep doctor: %d rank%s on %d host%s, profile %s\n", r->ranks,
@@ -249,7 +250,7 @@ char *lk_json_text(const json_t *x, size_t flags)
     return NULL;
 }
 
-lk_status lk_report_json(const lk_report *r, const json_t *facts, char **text)
+lk_status lk_diagnosis_json(const lk_diagnosis *r, const json_t *facts, char **text)
 {
     json_t *all = json_array();
     int bad = all == NULL;

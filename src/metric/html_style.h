@@ -64,8 +64,8 @@
     ".s0{stroke:var(--s0)}.s1{stroke:var(--s1)}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}"         \
     ".s4{stroke:var(--s4)}.s5{stroke:var(--s5)}.s6{stroke:var(--s6)}.s7{stroke:var(--s7)}"         \
     ".k1{stroke-dasharray:6 3}.k2{stroke-dasharray:2 3}.k3{stroke-dasharray:8 3 2 3}"              \
-    ".bars{width:100%;table-layout:fixed}.bars th{width:32%;overflow-wrap:anywhere}"               \
-    ".bars td{border-bottom:0}.bars th{border-bottom:0}.bars td.v{width:24%;text-align:right;"     \
+    ".bars{width:100%;table-layout:fixed}.bars th{width:30%;overflow-wrap:anywhere}"               \
+    ".bars td{border-bottom:0}.bars th{border-bottom:0}.bars td.v{width:32%;text-align:right;"     \
     "overflow-wrap:anywhere}"                                                                      \
     ".bars i{display:block;height:.9em;margin-top:.25em;min-width:1px;background:var(--s0);"       \
     "border-radius:.15em}.bars i.m{background:var(--warning)}"                                     \

@@ -281,18 +281,20 @@ static lk_status speed_section(lk_html *p, int runs, lk_history *const *h)
 
 /* ---- the page -------------------------------------------------------------------------------- */
 
-static lk_status write_page(lk_html *p, int runs, lk_history *const *h, double now)
+static lk_status write_page(lk_html *p, lk_io *io, int runs, lk_history *const *h, double now)
 {
     lk_report_summary(p, runs, h, now);
     lk_report_warnings(p, runs, h);
     LK_TRY(loss_section(p, runs, h));
     LK_TRY(speed_section(p, runs, h));
+    LK_TRY(lk_report_traces(p, io, runs, h));
     lk_report_starts(p, runs, h);
     lk_report_settings(p, runs, h);
     return LK_OK;
 }
 
-lk_status lk_report(int runs, const char *const *directory, const char *output, double now)
+lk_status lk_report_write(lk_io *io, int runs, const char *const *directory, const char *output,
+                          double now)
 {
     lk_history **h = calloc((size_t)runs, sizeof(lk_history *));
     lk_html *page = NULL;
@@ -302,7 +304,7 @@ lk_status lk_report(int runs, const char *const *directory, const char *output, 
     if (runs == 1) snprintf(title, sizeof title, "%s", directory[0]);
     else snprintf(title, sizeof title, "%d runs", runs);
     if (status == LK_OK) status = lk_html_open(output, title, &page);
-    if (status == LK_OK) status = write_page(page, runs, h, now);
+    if (status == LK_OK) status = write_page(page, io, runs, h, now);
     if (status == LK_OK) status = lk_html_close(page);
     else lk_html_discard(page);
     for (int r = 0; r < runs && h; r++) lk_history_close(h[r]);

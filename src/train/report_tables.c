@@ -82,8 +82,8 @@ static void tiles(lk_html *p, const lk_history *h)
         lk_history_duration(worked(h), duration);
         lk_html_tile(p, "time", "%s", duration);
         lk_html_tile(p, "samples a second", "%.4g", last_of(&h->record, LK_RECORD_RATE));
-        lk_html_tile(p, "step p50", "%.3g ms", last_of(&h->record, LK_RECORD_P50));
-        lk_html_tile(p, "step p99", "%.3g ms", last_of(&h->record, LK_RECORD_P99));
+        lk_html_tile(p, "step p50", "%.4g ms", last_of(&h->record, LK_RECORD_P50));
+        lk_html_tile(p, "step p99", "%.4g ms", last_of(&h->record, LK_RECORD_P99));
         lk_html_tile(p, "host memory", "%.1f MiB", last_of(&h->record, LK_RECORD_HOST) / 0x1p20);
         lk_html_tile(p, "device memory", "%.1f MiB",
                      last_of(&h->record, LK_RECORD_DEVICE) / 0x1p20);
@@ -107,9 +107,9 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
         figure(p, "%.4f", lk_history_best(h[r], NULL));
         figure(p, "%.4f", last_of(&h[r]->validation, LK_VALID_ACCURACY));
         figure(p, "%.4g", last_of(t, LK_RECORD_RATE));
-        figure(p, "%.3g", last_of(t, LK_RECORD_P50));
-        figure(p, "%.3g", last_of(t, LK_RECORD_P95));
-        figure(p, "%.3g", last_of(t, LK_RECORD_P99));
+        figure(p, "%.4g", last_of(t, LK_RECORD_P50));
+        figure(p, "%.4g", last_of(t, LK_RECORD_P95));
+        figure(p, "%.4g", last_of(t, LK_RECORD_P99));
         lk_html_cell(p, "%s", t->rows ? duration : "-");
         figure(p, "%.1f", last_of(t, LK_RECORD_HOST) / 0x1p20);
     }

@@ -33,8 +33,8 @@ static json_t *describe(const lk_comm *c, const lk_starts_entry *e, const place 
     struct tm utc;
     lk_comm_library(mpi, sizeof mpi);
     strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &utc));
-    return json_pack("{s:s, s:I, s:s?, s:s, s:s, s:{s:s?, s:s}, s:s?, s:s, s:i, s:i, s:i, s:o, s:o}",
-                     "time", now, "step", (json_int_t)e->step, "checkpoint", e->checkpoint,
+    return json_pack("{s:s, s:I, s:s?, s:s, s:s, s:{s:s?, s:s}, s:s?, s:s, s:i, s:i, s:i, s:o, "
+                     "s:o}", "time", now, "step", (json_int_t)e->step, "checkpoint", e->checkpoint,
                      "code_version", LK_CODE_VERSION, "build", LK_BUILD, "libraries", "mpi", mpi,
                      "hdf5", hdf5, "dataset", e->data->path, "dataset_digest", e->data->digest,
                      "ranks", c->size, "leaves", e->leaves, "threads", omp_get_max_threads(),

@@ -275,7 +275,8 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
     if (!path[0])
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find "
                        "where it begins remove the run directory and add --detect-anomaly to the "
-                       "same command; or start again with a lower rate, such as --set optimizer.lr=%.3g",
+                       "same command; or start again with a lower rate, such as "
+                       "--set optimizer.lr=%.3g",
                        (unsigned long long)step, what, lr);
     if (t->saved + 1 >= step)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
@@ -284,8 +285,8 @@ static lk_status diverged(trainer *t, uint64_t step, const char *what)
                        "train %s --resume --set optimizer.lr=%.3g",
                        (unsigned long long)step, what, path, run, lr);
     return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
-                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on from it "
-                   "with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on "
+                   "from it with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
                    (unsigned long long)step, what, path, run, run, lr);
 }
 

@@ -187,11 +187,16 @@ static void draw_figures(page *p, const lk_history *h)
                              "(log.run_log)");
         return;
     }
-    line(p, "%.4g samples/s  step p50 %.3g  p95 %.3g  p99 %.3g ms  data wait %.2g ms",
+    line(p, "%.4g samples/s  step p50 %.4g  p95 %.4g  p99 %.4g ms  data wait %.2g ms",
          last_of(r, LK_RECORD_RATE), last_of(r, LK_RECORD_P50), last_of(r, LK_RECORD_P95),
          last_of(r, LK_RECORD_P99), last_of(r, LK_RECORD_WAIT));
     line(p, "memory: host peak %.1f MiB  device %.1f MiB", last_of(r, LK_RECORD_HOST) / 0x1p20,
          last_of(r, LK_RECORD_DEVICE) / 0x1p20);
+    const json_t *save = json_array_get(h->saves, json_array_size(h->saves) - 1);
+    if (save)
+        line(p, "checkpoint of step %lld, %.1f MiB",
+             (long long)json_integer_value(json_object_get(save, "of_step")),
+             json_number_value(json_object_get(save, "bytes")) / 0x1p20);
 }
 
 static void draw_warnings(page *p, const lk_history *h)
