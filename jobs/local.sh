@@ -1,5 +1,6 @@
 #!/bin/bash
-# Train a run file to its end on this machine, without a batch system: started again after a failure.
+# Train a run file to its end on this machine, without a batch system: started again after a
+# failure.
 #
 #   jobs/local.sh [-n RANKS] RUN.yaml [OPTION of lockstep train]...
 #
@@ -29,7 +30,9 @@ case ${1:-} in
     shift
     ;;
 esac
-if ! [[ $ranks =~ ^[0-9]+$ ]] || ((ranks < 1)); then quit 2 "-n: expected a number of ranks, found '$ranks'"; fi
+if ! [[ $ranks =~ ^[0-9]+$ ]] || ((ranks < 1)); then
+    quit 2 "-n: expected a number of ranks, found '$ranks'"
+fi
 if [ $# -eq 0 ] || [[ $1 == -* ]]; then quit 2 "which run? See the head of $here/$me"; fi
 site_setup
 find_lockstep

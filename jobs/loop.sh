@@ -40,8 +40,8 @@ find_lockstep()
             "LOCKSTEP to its path"
 }
 
-# find_run RUN.yaml [OPTION...]: sets run (an array: the arguments of 'lockstep train') and directory,
-# as lockstep itself reads them.
+# find_run RUN.yaml [OPTION...]: sets run (an array: the arguments of 'lockstep train') and
+# directory, as lockstep itself reads them.
 find_run()
 {
     run=("$@")
@@ -68,7 +68,8 @@ newest_step()
 # this job are kept in RUNDIR.restarts (time, job, step of the newest checkpoint), beside the run
 # directory, which does not exist before the first start; the file goes when the run is done.
 #
-# begin_start JOB: note this start. Sets step, and stalled: restarts of this job from this very step.
+# begin_start JOB: note this start. Sets step, and stalled: restarts of this job from this very
+# step.
 begin_start()
 {
     step=$(newest_step)
@@ -88,8 +89,8 @@ give_up()
         "see the messages above, mend the cause, and start this again"
 }
 
-# after_end: what follows exit code `code`. Returns 0 when the run should be started again; ends this
-# script when it should not.
+# after_end: what follows exit code `code`. Returns 0 when the run should be started again; ends
+# this script when it should not.
 after_end()
 {
     # srun returns 0, too, when a node has failed under it
@@ -164,7 +165,9 @@ set_launch()
         read -ra launch <<<"$SRUN"
         launch+=("--nodes=$1" "--ntasks=$2" "--ntasks-per-node=$each")
         # srun does not take it over from sbatch by itself, since Slurm 22.05
-        if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then launch+=("--cpus-per-task=$SLURM_CPUS_PER_TASK"); fi
+        if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+            launch+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
+        fi
         ;;
     mpirun)
         if [ -n "${SLURM_GPUS_PER_TASK:-}" ]; then
@@ -179,8 +182,8 @@ set_launch()
     command -v "${launch[0]}" >/dev/null || quit 2 "${launch[0]}: not found; see $here/site.sh"
 }
 
-# enter_job: what every job does first. Sets job, its name for Slurm's commands: the first task of an
-# array has the array's own number, which would mean all tasks.
+# enter_job: what every job does first. Sets job, its name for Slurm's commands: the first task of
+# an array has the array's own number, which would mean all tasks.
 enter_job()
 {
     job=$SLURM_JOB_ID
@@ -205,8 +208,9 @@ train_in_job()
     find_run "$@"
     set_launch "${SLURM_JOB_NUM_NODES:-1}" "${SLURM_NTASKS:-1}"
     begin_start "$job"
-    say "$("$lockstep" --version | head -n 1); start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $job" \
-        "on ${SLURM_JOB_NODELIST:-this host}, from step $step"
+    say "$("$lockstep" --version | head -n 1); start" \
+        "$((${SLURM_RESTART_COUNT:-0} + 1)) of job $job on ${SLURM_JOB_NODELIST:-this host}," \
+        "from step $step"
     say "${launch[*]} $lockstep train ${run[*]} --resume-or-start"
     attempt "${launch[@]}" "$lockstep" train "${run[@]}" --resume-or-start
     after_end
@@ -236,8 +240,8 @@ requeue()
     quit "$code" "this job cannot be requeued (see the error above): submit it again to go on"
 }
 
-# submit SCRIPT [OPTION of sbatch...] ARGUMENT...: outside of a job, put SCRIPT in the queue. Options
-# of sbatch are one word each (--nodes=4, -N4). more: options of the script's own.
+# submit SCRIPT [OPTION of sbatch...] ARGUMENT...: outside of a job, put SCRIPT in the queue.
+# Options of sbatch are one word each (--nodes=4, -N4). more: options of the script's own.
 submit()
 {
     local script=$1 options=()

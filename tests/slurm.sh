@@ -79,7 +79,8 @@ PreemptMode=REQUEUE
 KillWait=5
 MinJobAge=600
 GresTypes=gpu
-NodeName=n[1-$1] NodeHostname=box NodeAddr=10.1.1.100 Port=[7001-$((7000 + $1))] CPUs=$2 RealMemory=4000 Gres=gpu:$3
+NodeName=n[1-$1] NodeHostname=box NodeAddr=10.1.1.100 Port=[7001-$((7000 + $1))] CPUs=$2 \\
+    RealMemory=4000 Gres=gpu:$3
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=20
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 END

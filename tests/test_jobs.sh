@@ -1,6 +1,6 @@
 #!/bin/sh
-# The batch scripts of jobs/ without Slurm: jobs/local.sh, whose loop the others share, and what they
-# hand to sbatch. tests/test_slurm.sh runs them for real.
+# The batch scripts of jobs/ without Slurm: jobs/local.sh, whose loop the others share, and what
+# they hand to sbatch. tests/test_slurm.sh runs them for real.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 h5same=$builddir/tests/h5same
@@ -12,8 +12,8 @@ trap 'pkill -KILL -f "train $work/"; rm -rf "$work"' EXIT
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
 run "$LOCKSTEP" import text a.txt -v character -o a.h5
 ok "the text is imported" test "$rc" -eq 0
-# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough has
-# happened to it, on a machine of any speed, and is then given its end.
+# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough
+# has happened to it, on a machine of any speed, and is then given its end.
 cat >r.yaml <<END
 directory: none
 data:

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The batch scripts of jobs/ under a real Slurm of four nodes on this machine (tests/slurm.sh): a run
-# that is preempted, loses a rank by kill -9 and a node, and reaches its time limit ends in the bits
-# of one that nothing happened to. CYCLES=N: so many such runs on random ranks, by srun and mpirun,
-# disturbed at random times (tests/test_slurm_long.sh).
+# The batch scripts of jobs/ under a real Slurm of four nodes on this machine (tests/slurm.sh): a
+# run that is preempted, loses a rank by kill -9 and a node, and reaches its time limit ends in the
+# bits of one that nothing happened to. CYCLES=N: so many such runs on random ranks, by srun and
+# mpirun, disturbed at random times (tests/test_slurm_long.sh).
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/slurm.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/slurm.sh"
@@ -47,8 +47,8 @@ fi
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
 run "$LOCKSTEP" import text a.txt -v character -o a.h5
 ok "the text is imported" test "$rc" -eq 0
-# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough has
-# happened to it, on a machine of any speed, and is then given its end.
+# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough
+# has happened to it, on a machine of any speed, and is then given its end.
 cat >r.yaml <<END
 directory: none
 data:
@@ -90,8 +90,8 @@ beyond() { [ "$(newest "$1")" -gt "$2" ]; }
 random() { awk -v n="$1" -v seed="$(od -An -N4 -tu4 /dev/urandom)" \
     'BEGIN { srand(seed); print int(n * rand()) }'; }
 
-# A job that was requeued would wait two minutes; two seconds are enough for slurmd to forget that the
-# last start's credential is no good any more. None starts while there is a file `hold`.
+# A job that was requeued would wait two minutes; two seconds are enough for slurmd to forget that
+# the last start's credential is no good any more. None starts while there is a file `hold`.
 while sleep 0.5; do
     squeue -h -t PENDING -o '%A %r' | while read -r waiting why; do
         [ "$why" = BeginTime ] || continue
@@ -112,8 +112,8 @@ note_job() {
 # job [OPTION of sbatch...] SCRIPT ARGUMENT...: sets id.
 job() { id=$(sbatch --parsable -o %j.log --cpus-per-task=1 --time=10 "$@"); }
 
-# ends DESCRIPTION JOB STATE RESTARTS 'TEXT|TEXT...': in time, with these texts in its log. RESTARTS as
-# N+: or more, for a busy Slurm may fail to start what it has just started again.
+# ends DESCRIPTION JOB STATE RESTARTS 'TEXT|TEXT...': in time, with these texts in its log.
+# RESTARTS as N+: or more, for a busy Slurm may fail to start what it has just started again.
 ends() {
     wrong=
     within 300 is "$2" "$3" || wrong="$wrong; not $3 in time"
@@ -160,7 +160,9 @@ killed() { # one rank
     kill -KILL "${killed:-0}"
 }
 # shellcheck disable=SC2317 # called by node_lost
-nothing_runs() { ! pgrep -f "slurmstepd: \[$1\.|(slurm_script|$LOCKSTEP train) $2.yaml" >/dev/null; }
+nothing_runs() {
+    ! pgrep -f "slurmstepd: \[$1\.|(slurm_script|$LOCKSTEP train) $2.yaml" >/dev/null
+}
 # shellcheck disable=SC2317 # called by happens
 node_lost() { # its last one; it is back when nothing of the job is left on it, as after a reboot
     lost=$(scontrol show hostnames "$(squeue -h -j "$1" -o %N)" | tail -n 1)
@@ -275,15 +277,16 @@ cat >finds <<END
 #!/bin/sh
 case "\$*" in
 *--print* | --version) exec '$LOCKSTEP' "\$@" ;;
-*) echo "rank \$SLURM_PROCID of \$SLURM_NTASKS: GPUs \$CUDA_VISIBLE_DEVICES, \$SLURM_CPUS_PER_TASK" \
-    "cores, threads \$OMP_NUM_THREADS, ends \$((SLURM_JOB_END_TIME - \$(date +%s)))" ;;
+*) echo "rank \$SLURM_PROCID of \$SLURM_NTASKS: GPUs \$CUDA_VISIBLE_DEVICES," \
+    "\$SLURM_CPUS_PER_TASK cores, threads \$OMP_NUM_THREADS, ends" \
+    "\$((SLURM_JOB_END_TIME - \$(date +%s)))" ;;
 esac
 exit 2
 END
 chmod +x finds
 finder() { # OPTION...
-    sbatch --parsable -o %j.log --time=10 --nodes=2 --ntasks-per-node=2 --export="ALL,OMP_NUM_THREADS=" \
-        "$@" "$jobs/train.sbatch" r.yaml --set directory=finds
+    sbatch --parsable -o %j.log --time=10 --nodes=2 --ntasks-per-node=2 \
+        --export="ALL,OMP_NUM_THREADS=" "$@" "$jobs/train.sbatch" r.yaml --set directory=finds
 }
 own_lockstep=$LOCKSTEP LOCKSTEP=$PWD/finds
 task=$(finder --gpus-per-task=1 --cpus-per-task=2)
@@ -321,7 +324,8 @@ scancel "$limit"
 ends "a cancelled job saves, and is not requeued" "$limit" CANCELLED 1+ \
     'SIGUSR1|saved at step|Slurm is ending this job'
 steps=$(newest limit)
-ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited --set train.stop_after="$steps" --set checkpoint.every=0
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited \
+    --set train.stop_after="$steps" --set checkpoint.every=0
 same "its $steps steps are those of a run without limit" unlimited limit
 
 finish
