@@ -79,7 +79,6 @@ static const key keys[] = {
     {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false, ALL},
     {"train.stop_after", "0", "20", {WHOLE, "-1"}, "a whole number from 0", false, ALL},
     {"train.timeout", "-1", "30", {"x", "-2", "1e7"}, "a number from -1 to 1e+06", false, ALL},
-    {"train.timeout", "-1", "30", {"x", "-2"}, "a number from -1 to 1e+06", false, ALL},
     {"optimizer.lr", "0.001", "0.002", {"x", "-1", "101"}, "a number from 0 to 100", false, ALL},
     {"optimizer.min_lr", "0", "1e-05", {"x", "-1"}, "a number from 0 to 100", false, ALL},
     {"optimizer.warmup", "100", "0", {WHOLE, "-5"}, "a whole number from 0", false, ALL},
