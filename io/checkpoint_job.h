@@ -11,6 +11,8 @@
 #define LK_CHECKPOINT_SCHEMA "lockstep checkpoint"
 #define LK_CHECKPOINT_PIECE ((size_t)32 << 20) /* bytes a save moves between two yields, about */
 
+#define LK_CHECKPOINT_SMALL ((uint64_t)4 << 20) /* bytes that one rank writes sooner than many */
+
 enum { LK_CHECKPOINT_TEXTS = 7, LK_CHECKPOINT_GROUPS = 4 };
 enum { LK_CHECKPOINT_OPTIONAL = 6 }; /* the text that may be missing: NULL, saved as "" */
 
@@ -44,6 +46,7 @@ typedef struct lk_checkpoint_job {
     lk_checkpoint_item *item; /* params->count of each group, then (save) state and, for text,
                                  vocabulary */
     int items, tensors;       /* tensors: items of parameters */
+    int writers;              /* saving: all ranks, or rank 0 alone a small file */
     char path[PATH_MAX], part[PATH_MAX + 8];
     hid_t file;
     /* saving */

@@ -25,20 +25,24 @@ uint64_t lk_checkpoint_stored_bytes(const item *x) { return chunks_of(x) * x->ch
 
 /* The least loaded digests the next: sizes differ by orders of magnitude. Whole chunks only, for a
  * chunk that two ranks write would travel between them; the turn of the ranks moves on from dataset
- * to dataset, so that not one rank writes all the small ones. */
+ * to dataset, so that not one rank writes all the small ones. A small file is rank 0's alone: HDF5
+ * needs some ten collective calls for a dataset, whatever its size. */
 lk_status lk_checkpoint_deal(job *j)
 {
     uint64_t *load = calloc((size_t)j->ranks, sizeof *load);
     if (!load) return lk_fail(LK_E_SYSTEM, "out of memory");
+    uint64_t total = 0; /* of parameters: the same before and after the rest is listed */
+    for (int i = 0; i < j->tensors; i++) total += j->item[i].bytes;
+    j->writers = total < LK_CHECKPOINT_SMALL ? 1 : j->ranks;
     for (int i = 0; i < j->items; i++) {
         item *x = &j->item[i];
-        hsize_t ranks = (hsize_t)j->ranks;
-        hsize_t turn = (hsize_t)((j->rank + j->ranks - i % j->ranks) % j->ranks);
+        hsize_t ranks = (hsize_t)j->writers;
+        hsize_t turn = (hsize_t)((j->rank + j->writers - i % j->writers) % j->writers);
         x->chunk = chunk_rows(x);
         hsize_t n = chunks_of(x), from = n * turn / ranks, to = n * (turn + 1) / ranks;
         x->first = from * x->chunk;
         hsize_t end = to * x->chunk < x->dim[0] ? to * x->chunk : x->dim[0];
-        x->count = end > x->first ? end - x->first : 0;
+        x->count = end > x->first && j->rank < j->writers ? end - x->first : 0;
         x->owner = 0;
         for (int r = 1; r < j->ranks; r++)
             if (load[r] < load[x->owner]) x->owner = r;

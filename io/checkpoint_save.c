@@ -26,6 +26,14 @@ typedef lk_checkpoint_job job;
 
 static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
 
+static MPI_Comm writers_comm(const job *j) { return j->writers > 1 ? j->comm : MPI_COMM_SELF; }
+
+/* Among those who write. */
+static lk_status writers_agree(job *j, lk_status mine)
+{
+    return j->writers > 1 ? agree(j, mine) : mine;
+}
+
 /* What is not a parameter; its bytes are the same on all ranks. */
 static lk_status list_info(job *j)
 {
@@ -212,7 +220,7 @@ static lk_status write_attributes(job *j)
 
 static lk_status create_file(job *j)
 {
-    LK_TRY(lk_h5_create(j->part, j->comm, LK_CHECKPOINT_SCHEMA, &j->file));
+    LK_TRY(lk_h5_create(j->part, writers_comm(j), LK_CHECKPOINT_SCHEMA, &j->file));
     return write_attributes(j);
 }
 
@@ -261,14 +269,15 @@ static lk_status write_rows(const job *j, const item *x, hid_t dataset, hsize_t 
 static lk_status write_item(job *j, const item *x)
 {
     LK_H5_AUTO hid_t dataset = -1;
-    hsize_t ranks = (hsize_t)j->ranks, chunks = lk_checkpoint_stored_bytes(x) / (x->chunk * x->row);
+    hsize_t ranks = (hsize_t)j->writers;
+    hsize_t chunks = lk_checkpoint_stored_bytes(x) / (x->chunk * x->row);
     hsize_t most = (chunks + ranks - 1) / ranks * x->chunk;
     size_t piece = LK_CHECKPOINT_PIECE / (x->chunk * x->row);
     hsize_t step = (piece > 0 ? piece : 1) * x->chunk, at = x->first, end = at + x->count;
-    LK_TRY(agree(j, create_dataset(j, x, &dataset)));
+    LK_TRY(writers_agree(j, create_dataset(j, x, &dataset)));
     for (hsize_t done = 0; done < most; done += step) {
         hsize_t count = end - at < step ? end - at : step;
-        LK_TRY(agree(j, write_rows(j, x, dataset, at, count)));
+        LK_TRY(writers_agree(j, write_rows(j, x, dataset, at, count)));
         at += count;
         lk_io_yield(j->io);
     }
@@ -304,12 +313,12 @@ static lk_status sync_part(job *j)
 
 static lk_status write_part(job *j)
 {
-    LK_TRY(agree(j, create_file(j)));
-    LK_TRY(agree(j, open_part(j)));
-    LK_TRY(agree(j, j->rank == 0 ? reserve(j) : LK_OK));
+    LK_TRY(writers_agree(j, create_file(j)));
+    LK_TRY(writers_agree(j, open_part(j)));
+    LK_TRY(writers_agree(j, j->rank == 0 ? reserve(j) : LK_OK));
     for (int i = 0; i < j->items; i++) LK_TRY(write_item(j, &j->item[i]));
-    LK_TRY(agree(j, lk_h5_close(j->part, &j->file)));
-    return agree(j, sync_part(j));
+    LK_TRY(writers_agree(j, lk_h5_close(j->part, &j->file)));
+    return writers_agree(j, sync_part(j));
 }
 
 /* ---- after the file -------------------------------------------------------------------------- */
@@ -377,7 +386,7 @@ static lk_status publish(job *j)
 
 static lk_status write_verified(job *j)
 {
-    lk_status status = write_part(j);
+    lk_status status = agree(j, j->rank < j->writers ? write_part(j) : LK_OK);
     double begun = lk_clock_seconds();
     if (status == LK_OK) status = verify(j);
     j->figures.read_seconds = lk_clock_seconds() - begun;
@@ -385,7 +394,7 @@ static lk_status write_verified(job *j)
     j->fd = -1;
     if (status == LK_OK) status = agree(j, publish(j));
     if (status != LK_OK) {
-        lk_h5_abandon(j->part, j->comm, &j->file);
+        lk_h5_abandon(j->part, writers_comm(j), &j->file);
         if (j->rank == 0) unlink(j->part);
     }
     return status;

@@ -27,12 +27,12 @@
 
 /* ---- the allocator -------------------------------------------------------------------------- */
 
-static long calls, fails_at, live; /* fails_at 0: never */
+/* Threads of OpenMP allocate too. fails_at 0: never. */
+static _Atomic long calls, fails_at, live;
 
 static bool spent(void)
 {
-    calls++;
-    if (calls != fails_at) return false;
+    if (++calls != fails_at) return false;
     errno = ENOMEM;
     return true;
 }

@@ -8,7 +8,7 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-LIMIT=60
+LIMIT=120 # a machine that others use makes steps on several ranks slow
 
 # A text that repeats itself, and its twin with a stretch of nonsense in the middle.
 awk 'BEGIN { while (i < 2000) print "in step " i++ % 9 " a quick fox jumps over dog " i % 7 "." }' \
@@ -86,7 +86,7 @@ ok "the times of a step are in order" sh -c 'tail -n 5 whole/run.jsonl | grep "\
     awk "{ exit !(\$1 > 0 && \$1 <= \$2 && \$2 <= \$3) }"'
 ok "no warnings on the clean twin" test "$(events whole/run.jsonl warning | wc -l)" -eq 0
 
-train parts 2 --set train.stop_after=150 --set log.tensorboard=true --set log.prometheus=true
+train parts 2 --set train.stop_after=20 --set log.tensorboard=true --set log.prometheus=true
 ok "the first part, on two ranks" test "$rc" -eq 0
 ok "says that it was stopped" test "$(field parts/run.jsonl end how)" = stopped
 train parts 1 --resume --set train.stop_after=250 --set log.tensorboard=true
@@ -106,16 +106,17 @@ printf '{"event":"step","time":12' >>parts/run.jsonl
 ok "a start was killed after step 250" test "$(wc -l <parts/loss.log)" -gt 250
 prints "watch of a killed run with half a line" "/400|loss " "$LOCKSTEP" watch parts --once
 prints "a report of it" "parts.html" "$LOCKSTEP" report parts -o parts.html
-train parts 4 --resume --set log.tensorboard=true --set log.prometheus=true
-ok "the last part, on four ranks" test "$rc" -eq 0
+train parts 4 --resume --set log.tensorboard=true --set train.stop_after=270
+ok "the next part, on four ranks" test "$rc" -eq 0
+tail -n 3 parts/run.jsonl >"$work/end"
+ok "has the work of each in its log" \
+    grep -q '"work_ms":\[[0-9.]*,[0-9.]*,[0-9.]*,[0-9.]*\]' "$work/end"
+train parts 1 --resume --set log.tensorboard=true --set log.prometheus=true
+ok "the last part" test "$rc" -eq 0
 ok "every step is in the log once" every_step_once parts 400
 ok "in order" in_order parts/run.jsonl
-ok "its four starts: 0, 150, 250 twice" test \
-    "$(field parts/run.jsonl start step | tr '\n' ' ')" = '0 150 250 250 '
+ok "its starts" test "$(field parts/run.jsonl start step | tr '\n' ' ')" = '0 20 250 250 270 '
 ok "losses are those of the uninterrupted run" cmp whole/loss.log parts/loss.log
-ok "the work of four ranks is in it" sh -c 'tail -n 3 parts/run.jsonl |
-    grep -q "\"work_ms\":\[[0-9.]*,[0-9.]*,[0-9.]*,[0-9.]*\]"'
-
 train rare 1 --set log.steps=100 --set log.run_log=true
 ok "log.steps thins the log: the first, then each hundredth" test \
     "$(field rare/run.jsonl step step | tr '\n' ' ')" = '1 100 200 300 400 '
@@ -136,10 +137,11 @@ sed -n 's/.*"samples":\[\([^]]*\)\].*/\1/p' "$work/warnings" >"$work/rows"
 ok "every warning lists 16 samples, one of them in the nonsense at $at" awk -F, -v at="$at" '
     { hit = 0; for (i = 1; i <= NF; i++) hit += $i > at - 33 && $i < at + 81; if (!hit) bad = 1 }
     NF != 16 { bad = 1 } END { exit !(NR && !bad) }' "$work/rows"
-train spiked4 4 --set data.file=spiked.h5 --set train.stop_after=200
-train spiked4 2 --set data.file=spiked.h5 --resume
+last=$(sed -n 's/.*"step":\([0-9]*\).*/\1/p' "$work/warnings" | tail -n 1)
+train spiked4 1 --set data.file=spiked.h5 --set train.stop_after=$((last - 8))
+train spiked4 4 --set data.file=spiked.h5 --resume --set train.stop_after=$((last + 8))
 events spiked4/run.jsonl warning | grep -v slow_rank | sed 's/"time":[^,]*,//' >"$work/warnings4"
-ok "stopped and resumed on 4 and 2 ranks, the warnings are the same" \
+ok "stopped and resumed on 4 ranks, the warnings are the same" \
     cmp "$work/warnings" "$work/warnings4"
 train calm 1 --set data.file=spiked.h5 --set log.outlier=0
 ok "log.outlier=0: no warnings" test "$(events calm/run.jsonl warning | wc -l)" -eq 0
@@ -155,15 +157,15 @@ slow() { # COMMAND...: under run(), with rank 1 held up
         while [ ! -f pid ]; do sleep 0.02; done
         read -r pid <pid
         while kill -STOP "$pid" 2>/dev/null; do
-            sleep 0.2
-            kill -CONT "$pid"
-            sleep 0.02
+            sleep 0.1
+            kill -CONT "$pid" 2>/dev/null
+            sleep 0.03
         done
     ) &
     run "$@"
     wait $!
 }
-few="--set train.leaves=2 --set train.batch=64 --set train.steps=40 --set eval.every=10
+few="--set train.leaves=2 --set train.batch=64 --set train.steps=12 --set eval.every=4
     --set model.width=64"
 slow "$MPIRUN" -np 2 sh rank.sh "$LOCKSTEP" train r.yaml --set directory=slow $few
 ok "a run with a slow rank" test "$rc" -eq 0
@@ -201,13 +203,13 @@ assert all(e.value > 0 for e in a.Scalars("time/samples_per_second")), "rate"
 print(len(a.Tags()["scalars"]))
 END
     run "$TENSORBOARD_PYTHON" tb.py
-    ok "the tensorboard package reads four starts as one run, no step twice" test "$rc" -eq 0
+    ok "the tensorboard package reads five starts as one run, no step twice" test "$rc" -eq 0
     [ "$rc" -eq 0 ] || note_file "$work/err"
 else
     skip "the tensorboard package reads the event files" "$TENSORBOARD_PYTHON has no tensorboard"
 fi
 ok "an event file for each start that wrote one" test \
-    "$(find parts/tensorboard -name 'events.out.tfevents.*' | wc -l)" -eq 4
+    "$(find parts/tensorboard -name 'events.out.tfevents.*' | wc -l)" -eq 5
 
 # A sample: NAME{LABELS} VALUE; every family has help and type before its samples.
 ok "metrics.prom is in Prometheus' format" awk '
@@ -231,7 +233,7 @@ ok "log.prometheus in no directory is an error: $(grep '^lockstep' "$work/err")"
 prints "watch of a run that is done" 'step 400/400  done  loss |validation|samples/s' \
     "$LOCKSTEP" watch whole
 ok "is one line" test "$(wc -l <"$work/out")" -eq 1
-prints "the picture of it" 'whole: done|100%|step 400/400|samples/s|p95|memory|3.499|checkpoint of step 400' \
+prints "the picture of it" 'whole: done|100%|step 400/400|p95|memory|3.499|checkpoint of step 400' \
     "$LOCKSTEP" watch whole --once
 prints "without a run log" 'no run.jsonl' "$LOCKSTEP" watch none --once
 prints "with warnings" 'warning|standard deviations' "$LOCKSTEP" watch spiked --once

@@ -31,8 +31,8 @@ static const struct argp_option table[] = {
      "Under Slurm the job's own end is known", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
-    {"print", PRINT, "KEY", 0, "Print the value of a key of the run file, for scripts; do not train",
-     0},
+    {"print", PRINT, "KEY", 0,
+     "Print the value of a key of the run file, for scripts; do not train", 0},
     {"detect-anomaly", ANOMALY, NULL, 0,
      "Look at what every node of a step makes, and stop at the first value that is not finite: "
      "which node, on what input, of which samples; slower", 0},
@@ -203,14 +203,15 @@ int lk_cmd_train(int argc, char **argv)
         "and removed when checkpoint.keep newer ones are safe. --resume reads all of the newest; "
         "if it is damaged it says so and takes the one before it. --plan writes nothing: memory as "
         "it would be allocated, without what CUDA and its libraries take; work as each op must do "
-        "at least; time as if every node ran at the speed of a large product or sum, measured here, "
-        "and nothing ran beside it.\n\n"
+        "at least; time as if every node ran at the speed of a large product or sum, measured "
+        "here, and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
         "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
         "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
         "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
-        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the step "
-        "is skipped. Done again, a run has the same bits: with --resume it finds what ended it.",
+        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the "
+        "step is skipped. Done again, a run has the same bits: with --resume it finds what ended "
+        "it.",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;
