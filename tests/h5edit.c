@@ -145,11 +145,12 @@ static void print(hid_t file, const char *path)
 int main(int argc, char **argv)
 {
     const char *action = argc > 2 ? argv[2] : "";
+    unsigned flags = strcmp(action, "print") == 0 ? H5F_ACC_RDONLY : H5F_ACC_RDWR;
     hid_t file;
     if (strcmp(action, "empty") == 0)
         file = H5Fcreate(argv[1], H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     else
-        file = argc > 2 ? H5Fopen(argv[1], H5F_ACC_RDWR, H5P_DEFAULT) : -1;
+        file = argc > 2 ? H5Fopen(argv[1], flags, H5P_DEFAULT) : -1;
     check(file, "open the file");
     if (strcmp(action, "token") == 0 && argc == 7)
         set_tokens(file, argv[3], strtoull(argv[4], NULL, 10), strtoull(argv[5], NULL, 10),

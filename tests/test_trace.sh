@@ -134,6 +134,7 @@ END
 if command -v python3 >/dev/null; then
     run python3 check.py out.json
     ok "Python reads it, and lanes do not overlap: $(cat "$work/out")" test "$rc" -eq 0
+    [ "$rc" -eq 0 ] || note "$(tail -n 1 "$work/err")"
 else
     skip "Python reads it, and lanes do not overlap" "no python3 here"
 fi

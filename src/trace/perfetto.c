@@ -55,9 +55,12 @@ static void put_rank(writer *w, int rank)
     }
     for (int i = 0; i < t->steps; i++) {
         const lk_trace_step *s = &t->step[rank * t->steps + i];
+        /* by a device's events a step may end a little after the next one's first kernel begins */
+        double seconds = s->seconds;
+        if (i + 1 < t->steps && s->begin + seconds > s[1].begin) seconds = s[1].begin - s->begin;
         snprintf(name, sizeof name, "step %lld", (long long)t->first_step + i);
         put(w, json_pack("{s:s,s:s,s:s,s:i,s:i,s:f,s:f}", "ph", "X", "name", name, "cat", "step",
-                         "pid", rank, "tid", STEPS, "ts", 1e6 * s->begin, "dur", 1e6 * s->seconds));
+                         "pid", rank, "tid", STEPS, "ts", 1e6 * s->begin, "dur", 1e6 * seconds));
     }
 }
 

@@ -19,8 +19,8 @@ typedef struct lk_tracing_options {
     uint64_t start, last; /* steps done before this start, and at its end */
 } lk_tracing_options;
 
-/* Whether the run's steps can be traced on the device, as is asked for: LK_E_INPUT if not. `direct`:
- * they will not be captured. */
+/* Whether the run's steps can be traced on the device, as is asked for: LK_E_INPUT if not.
+ * `direct`: they will not be captured. */
 lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct);
 /* *tracing NULL: no step of this start is to be traced. Not collective. */
 lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing);
