@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# shellcheck disable=SC2034,SC2317 # the variables set here are for the tests; called by ok
+# shellcheck disable=SC2034,SC2154,SC2317,SC2086 # variables of the tests and of tap.sh; called by
+# ok; words without blanks
 # What the tests of faults share; read by them after tap.sh, in an empty directory.
 h5same=$builddir/tests/h5same strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
 [ -x "$h5same" ] && [ -x "$strike" ] || echo "Bail out! make tests/h5same tests/strike"
@@ -65,7 +66,7 @@ finish_job() {
 # steps DIRECTORY N: wait until the loss log has N lines.
 steps() {
     tries=0
-    while [ "$(cat "$1/loss.log" 2>/dev/null | wc -l)" -lt "$2" ] && [ $tries -lt 600 ]; do
+    while [ "$(awk 'END { print NR }' "$1/loss.log" 2>/dev/null || echo 0)" -lt "$2" ] && [ $tries -lt 600 ]; do
         tries=$((tries + 1))
         sleep 0.05
     done

@@ -1,6 +1,7 @@
 #!/bin/sh
 # lockstep check, the look that train takes at data, and drift: each planted fault is found and
 # named, clean twins give no alarm, the report does not depend on the ranks.
+# shellcheck disable=SC2317 # called by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

@@ -3,6 +3,8 @@
 # planted, by settings, limits or a library put before the true one, is named with what to do.
 # What is wrong with this machine itself, as on a host whose GPU this build cannot use, is found
 # first and taken out: a fault must add its own finding and no other.
+# shellcheck disable=SC2016,SC2119,SC2120,SC3045 # scripts for other shells; options are optional;
+# ulimit -l is in the shells of the systems supported
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

@@ -2,6 +2,7 @@
 # kill -9 of a random rank at a random time, and inside saves: no checkpoint that was there is lost,
 # and the run, started again and again, ends with the bits of one that nothing stopped. KILLS and
 # SAVES (those of them inside a save) ask for more; test_kill_long.sh does.
+# shellcheck disable=SC2086 # numbers
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 : "${KILLS:=6}" "${SAVES:=3}"

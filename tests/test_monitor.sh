@@ -4,7 +4,8 @@
 # watch and report on runs that are done, go on, are broken or are none.
 #
 # TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: python3).
-# shellcheck disable=SC2016,SC2086 # awk programs; words without blanks
+# shellcheck disable=SC1010,SC2016,SC2086,SC2094,SC2317 # awk programs; words without blanks; called
+# by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
