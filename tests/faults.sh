@@ -66,7 +66,8 @@ finish_job() {
 # steps DIRECTORY N: wait until the loss log has N lines.
 steps() {
     tries=0
-    while [ "$(awk 'END { print NR }' "$1/loss.log" 2>/dev/null || echo 0)" -lt "$2" ] && [ $tries -lt 600 ]; do
+    while [ $tries -lt 600 ] &&
+        [ "$(awk 'END { print NR }' "$1/loss.log" 2>/dev/null || echo 0)" -lt "$2" ]; do
         tries=$((tries + 1))
         sleep 0.05
     done
