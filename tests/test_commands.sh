@@ -186,7 +186,7 @@ ok "is written" test -f initial/checkpoints/step-000000.h5
 # ---- train --print, and a start under Slurm ----------------------------------
 # Quotes of YAML are not part of a value.
 prints "train --print" 'a "b' "$LOCKSTEP" train r.yaml --set 'directory=a "b' --print directory
-prints "--print of a default" '0.001' "$LOCKSTEP" train r.yaml --print optimizer.lr
+prints "--print of a default" '0.99' "$LOCKSTEP" train r.yaml --print optimizer.beta2
 bad "--print of no key" "no key 'train.step'|nearest is 'train.steps'" \
     "$LOCKSTEP" train r.yaml --print train.step
 bad "tasks of srun that are no ranks" 'Slurm has started 2 tasks|MPI sees one rank|--mpi=pmix' \
