@@ -7,7 +7,7 @@
 #include "metric/information.h"
 #include "tests/io_help.h"
 #include "tests/table_file.h"
-#include "train/check.h"
+#include "check/check.h"
 
 #include <math.h>
 

@@ -9,7 +9,7 @@ floors='
 function floor(path) {
     sub(/^src\//, "", path)
     if (path ~ /^(cmd\/|main\.c)/) return 8
-    if (path ~ /^(train|doctor)\//) return 7
+    if (path ~ /^(train|doctor|check)\//) return 7
     if (path ~ /^model\//) return 6
     if (path ~ /^io\//) return 5
     if (path ~ /^(metric|trace)\//) return 4

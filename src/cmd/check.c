@@ -1,7 +1,7 @@
 /* lockstep check DATA [--level N] [--against REF] [--json] [--html FILE] ... */
 #include "cmd/cmd.h"
 #include "io/show.h"
-#include "train/check.h"
+#include "check/check.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* Evaluation of a checkpoint over a validation split: what text and images share. */
-#include "train/check.h"
+#include "check/check.h"
 #include "train/evaluate.h"
 
 #include <math.h>

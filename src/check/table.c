@@ -1,5 +1,5 @@
 /* Checking tables: columns of numbers, a label for each row. */
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -18,8 +18,8 @@
  *           LK_CHECK_PASSAGE tokens wherever they begin (K. Lee et al., ACL 2022, do so with the
  *           same length), or in a long text those of them that a hash of the passage picks, so that
  *           about a million are looked at; a copy that is shifted is found too */
-#ifndef LK_TRAIN_CHECK_H
-#define LK_TRAIN_CHECK_H
+#ifndef LK_CHECK_CHECK_H
+#define LK_CHECK_CHECK_H
 
 #include "comm/comm.h"
 #include "io/dataset.h"
@@ -111,17 +111,17 @@ lk_status lk_check(lk_comm *comm, lk_io *io, const lk_check_job *job, lk_check_r
 lk_status lk_check_dataset(lk_comm *comm, lk_io *io, lk_dataset *d, const lk_check_job *job,
                            lk_check_report *report);
 /* Drift alone, of one split of an open dataset against a dataset, checkpoint or run directory.
- * *found false: it holds no reference to compare with. Collective. src/train/check_drift.c */
+ * *found false: it holds no reference to compare with. Collective. src/check/drift.c */
 lk_status lk_check_drift(lk_comm *comm, lk_io *io, lk_dataset *d, lk_split split,
                          const char *against, double threshold, bool *found,
                          lk_drift_report *report);
 
 /* JSON for machines, without anything that depends on time, ranks or machine; malloc'ed.
- * src/train/check_json.c */
+ * src/check/json.c */
 lk_status lk_check_format(const lk_check_report *r, char **text);
 
 /* The report as a page that stands alone. LK_E_INPUT, LK_E_SYSTEM: as lk_html_open() and
- * lk_html_close(). src/train/check_html.c */
+ * lk_html_close(). src/check/html.c */
 lk_status lk_check_page(const lk_check_report *r, const char *path);
 
 /* Level 1 of data that a run has not seen. What was found is kept as JSON, in FILE.check.json
@@ -129,7 +129,7 @@ lk_status lk_check_page(const lk_check_report *r, const char *path);
  * and time of the file: as long as these are the same the data is not looked at again. The run
  * directory need not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for
  * lk_check_keep(). LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
- * src/train/check_cache.c */
+ * src/check/cache.c */
 lk_status lk_check_unseen(lk_comm *comm, lk_io *io, lk_dataset *d, const char *directory,
                           void (*say)(void *context, const char *line), void *context,
                           char **unkept);

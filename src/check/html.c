@@ -1,6 +1,6 @@
 /* A check's report as a page. */
 #include "metric/html.h"
-#include "train/check.h"
+#include "check/check.h"
 
 #include <math.h>
 #include <stdio.h>

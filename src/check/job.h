@@ -1,11 +1,11 @@
 /* Private to the check*.c files: what a check works with. */
-#ifndef LK_TRAIN_CHECK_JOB_H
-#define LK_TRAIN_CHECK_JOB_H
+#ifndef LK_CHECK_JOB_H
+#define LK_CHECK_JOB_H
 
 #include "io/blocks.h"
 #include "io/reference.h"
 #include "metric/columns.h"
-#include "train/check.h"
+#include "check/check.h"
 
 /* Rows in which something is wrong: how many, and the first. */
 typedef struct lk_bad_rows {
@@ -84,7 +84,7 @@ extern const lk_check_kind lk_check_table, lk_check_images, lk_check_text;
 lk_status lk_check_survey(lk_checker *c);
 void lk_checker_close(lk_checker *c);
 
-/* check_counts.c */
+/* counts.c */
 lk_status lk_counts_create(const lk_checker *c, lk_counts *n);
 void lk_counts_destroy(lk_counts *n);
 void lk_counts_merge(const lk_checker *c, lk_counts *to, const lk_counts *from);
@@ -99,18 +99,18 @@ void lk_check_records(const lk_checker *c, lk_split split, const lk_block *b,
 bool lk_record_list_room(lk_record_list *list, int64_t records);
 int64_t lk_check_classes(const lk_checker *c); /* or the size of the vocabulary */
 
-/* check_judge.c: findings. `format` is the text without the split. */
+/* judge.c: findings. `format` is the text without the split. */
 lk_status lk_check_find(lk_checker *c, lk_severity severity, const char *code, int split,
                         const char *feature, int64_t count, const int64_t *row,
                         const char *format, ...) __attribute__((format(printf, 8, 9)));
 lk_status lk_check_judge(lk_checker *c); /* what all kinds have, then sort */
 /* Level 3 from the columns: moments, quantiles, correlations, leaks. `name(c, i, text)` names
- * feature i. check_features.c */
+ * feature i. features.c */
 lk_status lk_check_describe_columns(lk_checker *c,
                                     void (*name)(const lk_checker *c, int64_t i, char text[64]));
 lk_status lk_check_judge_features(lk_checker *c);
 
-/* check_drift.c */
+/* drift.c */
 lk_status lk_check_reference_open(lk_checker *c, const char *path, bool demanded);
 void lk_check_reference_block(const lk_checker *c, lk_counts *n, const float *x, int64_t rows);
 lk_status lk_check_judge_drift(lk_checker *c);

@@ -1,6 +1,6 @@
 /* The check of a dataset: one pass over each split, then the judgement. */
 #include "base/heart.h"
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <omp.h>

@@ -1,6 +1,6 @@
 /* Findings that all kinds of data have in common: samples, labels, duplicates; their order. */
 #include "metric/information.h"
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /* What was found about data, kept so that the next run on it need not look again. */
-#include "train/check.h"
+#include "check/check.h"
 #include "version.h"
 
 #include <jansson.h>

@@ -4,7 +4,7 @@
  * mixed bits begin with enough zeros the passage is picked, so that the same passage is picked
  * wherever it stands, and compared by its 128-bit hash. A passage of one token throughout is none:
  * rules and blanks would be found everywhere. */
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <stdio.h>

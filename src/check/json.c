@@ -1,5 +1,5 @@
 /* A check's report as JSON. */
-#include "train/check.h"
+#include "check/check.h"
 
 #include <jansson.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Checking images: channels, and cells of a grid over the image. */
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <stdio.h>

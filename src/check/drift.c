@@ -1,5 +1,5 @@
 /* Drift: data against the distribution that a dataset or a checkpoint keeps of training data. */
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <stdlib.h>
 #include <string.h>

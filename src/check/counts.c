@@ -1,5 +1,5 @@
 /* Counting for a check: what a thread counts, what is added up. */
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <stdlib.h>

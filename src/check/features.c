@@ -1,6 +1,6 @@
 /* Level 3: the figures of features, their correlations, and what they tell about the label. */
 #include "metric/information.h"
-#include "train/check_job.h"
+#include "check/job.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,0 +1,248 @@
+/* The steps of a training run, its validations and when it saves.
+ *
+ * The host only enqueues steps; what a step did (loss, rate, scale) comes back in lk_step_state,
+ * copied to a small ring of pinned slots and read a few steps later. */
+#include "base/clock.h"
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HOPELESS = 200 }; /* skipped steps in a row before giving up */
+
+/* The run has diverged; `what`: how. All ranks alike. A checkpoint is known to be good only when a
+ * step after it has had a finite loss. */
+static lk_status diverged(lk_trainer *t, uint64_t step, const char *what)
+{
+    LK_TRY(lk_save_finish(t->save)); /* the one under way was begun before */
+    const char *path = t->result.checkpoint, *run = t->run->path;
+    double lr = t->run->optimizer.lr / 3;
+    if (!path[0])
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find "
+                       "where it begins remove the run directory and add --detect-anomaly to the "
+                       "same command; or start again with a lower rate, such as "
+                       "--set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, lr);
+    if (t->saved + 1 >= step)
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
+                       "before and may be spoilt: remove it and go on from the one before, with "
+                       "--detect-anomaly to find where it begins or with a lower rate: lockstep "
+                       "train %s --resume --set optimizer.lr=%.3g",
+                       (unsigned long long)step, what, path, run, lr);
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
+                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on "
+                   "from it with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
+                   (unsigned long long)step, what, path, run, run, lr);
+}
+
+/* ---- evaluation ---------------------------------------------------------------------------- */
+
+static float tree_sum(float *x, int n) /* n a power of two */
+{
+    for (; n > 1; n /= 2)
+        for (int i = 0; i < n / 2; i++) x[i] = x[2 * i] + x[2 * i + 1];
+    return x[0];
+}
+
+/* One batch: its metrics, summed over this rank's leaves. */
+static lk_status evaluate_batch(lk_trainer *t, lk_program *program, int64_t batch,
+                                float sum[LK_METRICS])
+{
+    const lk_backend *b = t->device->backend;
+    lk_step_state state = {.step = (uint64_t)batch, .loss_scale = 1.0f};
+    lk_heart_begin(LK_VALIDATING, t->drained);
+    LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
+    LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
+    LK_TRY(lk_program_run(program));
+    LK_TRY(b->download(t->device, sum, (float *)t->store->gradient[0] + t->params->total,
+                       LK_METRICS * sizeof *sum));
+    return b->sync(t->device);
+}
+
+/* Means over the validation batches, the same ones every time, summed over ranks in the tree. */
+static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_METRICS])
+{
+    int n = (int)t->eval_batches, size = t->comm->size, count = n * LK_METRICS;
+    double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
+    float *sums = calloc((size_t)size, sizeof *sums);
+    lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    double begin = lk_clock_seconds();
+    for (int i = 0; i < n && status == LK_OK; i++) {
+        float sum[LK_METRICS] = {0};
+        status = evaluate_batch(t, program, i, sum);
+        for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
+    }
+    t->own_evaluation = n > 0 ? (lk_clock_seconds() - begin) / n : NAN;
+    status = lk_comm_agree(t->comm, status);
+    if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
+    double total[LK_METRICS] = {0};
+    for (int i = 0; i < count && status == LK_OK; i++) {
+        for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * count + i];
+        total[i % LK_METRICS] += (double)tree_sum(sums, size) / t->leaves;
+    }
+    free(mine);
+    free(sums);
+    for (int k = 0; k < LK_METRICS; k++) mean[k] = total[k] / (n > 0 ? n : 1);
+    return status;
+}
+
+static lk_status validate(lk_trainer *t, uint64_t step)
+{
+    double raw[LK_METRICS], ema[LK_METRICS], begin = lk_clock_seconds();
+    LK_TRY(evaluate(t, t->eval, raw));
+    if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
+    bool vision = t->model.vision;
+    lk_validation *v = &t->result.validation;
+    *v = (lk_validation){
+        .loss = raw[LK_METRIC_LOSS],
+        .accuracy = vision ? raw[LK_METRIC_HITS] : NAN,
+        .ema_loss = t->ema ? ema[LK_METRIC_LOSS] : NAN,
+        .ema_accuracy = t->ema && vision ? ema[LK_METRIC_HITS] : NAN,
+    };
+    if (v->loss < t->best) t->best = v->loss;
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
+    lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
+    if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
+    if (t->comm->rank == 0 && t->reporter->evaluated)
+        t->reporter->evaluated(t->reporter->context, (int64_t)step, v, t->best);
+    return LK_OK;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------ */
+
+/* Mean time of a step, without validations, saves and the first step, which prepares the others. */
+static double step_seconds(lk_trainer *t)
+{
+    double now = lk_clock_seconds();
+    if (t->drained == t->start + 1) {
+        t->pace = now;
+        return now - t->begun;
+    }
+    return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
+}
+
+/* A step that is not finite is skipped where loss scaling may be the cause, but not for ever; it
+ * has changed no parameter. */
+static lk_status check_finite(lk_trainer *t, const lk_step_state *s)
+{
+    bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
+    char what[200], row[80] = "";
+    t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
+    if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
+    if (scaling)
+        snprintf(row, sizeof row, ", %d such steps in a row, loss scale %g", HOPELESS,
+                 (double)s->loss_scale);
+    snprintf(what, sizeof what, "the %s is not finite (loss %g, gradient norm %g%s)",
+             s->finite ? "loss" : "gradient", (double)s->loss, (double)s->grad_norm, row);
+    return diverged(t, s->step, what);
+}
+
+/* Read the state of the oldest step in flight. Every rank sees the same values. */
+static lk_status drain(lk_trainer *t)
+{
+    int slot = (int)(t->drained % LK_TRAINER_RING);
+    lk_heart_begin(LK_AWAITING, t->drained + 1);
+    LK_TRY(t->device->backend->wait(t->device, slot));
+    lk_step_state s = t->ring[slot];
+    t->drained++;
+    t->result.loss = (double)s.loss;
+    t->result.skipped = (int64_t)s.skipped;
+    LK_TRY(lk_rundir_log_step(t->rundir, &s));
+    lk_monitor_step(t->monitor, &s);
+    LK_TRY(check_finite(t, &s));
+    t->each = step_seconds(t);
+    if (t->comm->rank == 0 && t->reporter->step)
+        t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
+                          (double)s.loss, (double)t->run->train.batch / t->each, t->each);
+    return LK_OK;
+}
+
+static lk_status one_step(lk_trainer *t, uint64_t step)
+{
+    const lk_backend *b = t->device->backend;
+    if (step - t->drained >= LK_TRAINER_RING) LK_TRY(drain(t));
+    lk_monitor_begin(t->monitor, step);
+    lk_heart_begin(LK_READING, step + 1);
+    LK_TRY(lk_tracing_before(t->tracing, step + 1));
+    LK_TRY(lk_loader_feed(t->loader, step));
+    lk_heart_begin(LK_STEPPING, step + 1);
+    lk_monitor_fed(t->monitor, step);
+    LK_TRY(lk_program_run(t->train));
+    double pause = lk_clock_seconds();
+    LK_TRY(lk_tracing_after(t->tracing, step + 1));
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
+    int slot = (int)(step % LK_TRAINER_RING);
+    LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
+                       sizeof *t->ring));
+    LK_TRY(b->record(t->device, slot));
+    lk_monitor_enqueued(t->monitor, step);
+    return LK_OK;
+}
+
+static void report_saves(lk_trainer *t)
+{
+    char text[200];
+    const lk_save_totals s = t->result.saves = lk_save_total(t->save);
+    if (s.saves == 0) return;
+    snprintf(text, sizeof text, "%lld checkpoint%s, %.1f MiB, written at %.1f MiB/s; training "
+             "waited %.3f s for them (%.2f %%)", (long long)s.saves, s.saves == 1 ? "" : "s",
+             s.bytes / 0x1p20, s.bytes / 0x1p20 / s.seconds, s.stall,
+             100 * s.stall / t->result.seconds);
+    lk_trainer_say(t, text);
+}
+
+static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
+
+/* What is due after `step`, whose steps are all done. */
+static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool saving)
+{
+    while (t->drained < step) LK_TRY(drain(t));
+    double begin = lk_clock_seconds(), now = begin;
+    t->own_evaluation = NAN;
+    if (evaluation && t->run->eval.batches > 0) {
+        LK_TRY(validate(t, step));
+        now = lk_clock_seconds();
+        lk_stop_validated(t->stop, now - begin);
+    }
+    if (saving) {
+        lk_heart_begin(LK_SAVING, step);
+        LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+        LK_TRY(lk_save_begin(t->save));
+    }
+    LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
+    t->paused += lk_clock_seconds() - begin;
+    return LK_OK;
+}
+
+lk_status lk_trainer_steps(lk_trainer *t)
+{
+    t->begun = lk_clock_seconds();
+    if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile)
+        LK_TRY(lk_save_begin(t->save));
+    for (uint64_t step = t->start; step < t->last;) {
+        bool stop = false;
+        LK_TRY(one_step(t, step));
+        step++;
+        LK_TRY(lk_save_poll(t->save));
+        LK_TRY(lk_stop_ask(t->stop, t->each, &stop));
+        if (stop && step < t->last) {
+            snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
+            t->last = step;
+        }
+        bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
+        bool evaluation = due(step, t->run->eval.every) || finished;
+        bool saving = !t->how->profile &&
+                      (due(step, t->run->checkpoint.every) || step == t->last);
+        if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
+    }
+    LK_TRY(lk_tracing_end(t->tracing, t->last));
+    lk_heart_begin(LK_SAVING, t->last);
+    LK_TRY(lk_save_finish(t->save));
+    lk_heart_begin(LK_ENDING, 0);
+    t->result.steps = (int64_t)(t->last - t->start);
+    t->result.best_validation_loss = t->best;
+    t->result.seconds = lk_clock_seconds() - t->begun;
+    report_saves(t);
+    return LK_OK;
+}
