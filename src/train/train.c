@@ -104,7 +104,7 @@ static lk_status start(lk_trainer *t, const lk_checkpoint_info *saved, const cha
     return lk_comm_agree(t->comm, status);
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------- */
+/* ---- set-up ------------------------------------------------------------------------------- */
 
 static lk_status check_resumed(const lk_trainer *t, const lk_checkpoint_info *saved)
 {
@@ -179,7 +179,8 @@ static void report_start(const lk_trainer *t)
         lk_trainer_say(t, text);
     }
     if (t->start == (uint64_t)t->run->train.steps)
-        lk_trainer_say(t, "the run is finished, all its steps are done; to go on raise train.steps");
+        lk_trainer_say(t, "the run is finished, all its steps are done; to go on raise "
+                          "train.steps");
 }
 
 /* The step at which this start ends. */

@@ -1,5 +1,5 @@
-/* Private: what the parts of a training run share. train.c begins and ends it, trainer_build.c makes
- * graphs and programs, trainer_steps.c is the loop. */
+/* Private: what the parts of a training run share. train.c begins and ends it, trainer_build.c
+ * makes graphs and programs, trainer_steps.c is the loop. */
 #ifndef LK_TRAIN_TRAINER_H
 #define LK_TRAIN_TRAINER_H
 
@@ -54,10 +54,11 @@ typedef struct lk_trainer {
 
 /* A line for the user; rank 0 has it printed. */
 void lk_trainer_say(const lk_trainer *t, const char *text);
-/* Loaders, graphs, buffers and programs; t has device, data and leaves. `choices`: library algorithms
- * of the checkpoint to resume from, or NULL. Collective. */
+/* Loaders, graphs, buffers and programs; t has device, data and leaves. `choices`: library
+ * algorithms of the checkpoint to resume from, or NULL. Collective. */
 lk_status lk_trainer_build(lk_trainer *t, const char *choices);
-/* From step t->start to t->last or to where something stops it; the store holds the state. Collective. */
+/* From step t->start to t->last or to where something stops it; the store holds the state.
+ * Collective. */
 lk_status lk_trainer_steps(lk_trainer *t);
 
 #endif
