@@ -147,6 +147,19 @@ nothing "no line is over 100 columns" "$work/wide"
 grep -n -E '[ 	]+$' $every >"$work/blank"
 nothing "no line ends in a blank" "$work/blank"
 
+# automake names the log of tests/a and of tests/a.sh alike: of two such tests only one would run
+awk '/\\$/ { sub(/\\$/, ""); line = line $0; next }
+    { line = line $0 }
+    line ~ /^(TESTS|script_tests|long_tests) =/ {
+        n = split(line, word, /[ \t]+/)
+        for (i = 3; i <= n; i++) {
+            sub(/\.sh$/, "", word[i])
+            if (word[i] ~ /^tests\// && seen[word[i]]++) print word[i]
+        }
+    }
+    { line = "" }' tests/sources.am >"$work/twice"
+nothing "every test has a log of its own" "$work/twice"
+
 if [ -f "$builddir/liblockstep.a" ] && command -v nm >/dev/null; then
     # C++ names (_Z) are those of CUDA kernels; __ and DW. those nvcc and the C++ compiler make;
     # NVTX is a header whose functions are weak.

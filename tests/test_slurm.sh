@@ -12,6 +12,7 @@ box_enter "$0" "$@"
 h5same=$builddir/tests/h5same
 jobs=$srcdir/jobs
 export LOCKSTEP
+unset OMPI_MCA_btl # ranks on other nodes are reached by TCP, whatever serves on one host
 
 # ---- the box itself: gone without a trace, even when its test is killed --------------------------
 

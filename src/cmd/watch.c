@@ -92,11 +92,11 @@ static lk_status watch(const options *o, lk_history *h)
     for (int lines = 0;;) {
         if (o->once) lk_watch_draw(stdout, h, width(), unicode, now());
         else if (terminal) lines = redraw(h, lines, unicode);
-        else if (said != lk_history_done(h) || h->done) lk_watch_line(stdout, h, now());
+        else if (said != lk_history_done(h) || h->done || h->failed) lk_watch_line(stdout, h, now());
         said = lk_history_done(h);
         if (fflush(stdout) != 0)
             return lk_fail(LK_E_SYSTEM, "standard output: %s", strerror(errno));
-        if (o->once || h->done) return LK_OK;
+        if (o->once || h->done || h->failed) return LK_OK;
         double whole = floor(o->interval);
         nanosleep(&(struct timespec){(time_t)whole, (long)(1e9 * (o->interval - whole))}, NULL);
         LK_TRY(lk_history_follow(h));
@@ -112,9 +112,10 @@ int lk_cmd_watch(int argc, char **argv)
         "Look at a run while it goes on, or afterwards: progress, loss, rate, times, memory and "
         "warnings, from the files in its directory alone.\v"
         "On a terminal the picture is redrawn in place; elsewhere a line is printed whenever there "
-        "is something new. Ends when the run has done all its steps. Rate, times and memory come "
-        "from run.jsonl (log.run_log in the run file). Reading needs no MPI and disturbs nothing: "
-        "any host that sees the directory will do.",
+        "is something new. Ends when the run has done all its steps or has failed; one that was "
+        "stopped may go on. Rate, times and memory come from run.jsonl (log.run_log in the run "
+        "file). Reading needs no MPI and disturbs nothing: any host that sees the directory will "
+        "do.",
         NULL,
         NULL,
         NULL};

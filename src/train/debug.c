@@ -47,6 +47,19 @@ static const lk_param *param_at(const lk_params *p, int64_t at)
     return NULL;
 }
 
+/* What a region holds of a parameter; NULL: the parameter itself. */
+static const char *role_of(lk_region region)
+{
+    switch (region) {
+    case LK_REGION_GRAD: return "gradient";
+    case LK_REGION_MOMENT1: return "first moment";
+    case LK_REGION_MOMENT2: return "second moment";
+    case LK_REGION_EMA: return "moving average";
+    case LK_REGION_SHADOW: return "half copy";
+    default: return NULL;
+    }
+}
+
 /* "'blocks.3.attn.qkv.weight' f16 [1152, 384]", or of a part of a flat buffer what lies there. */
 static void say_tensor(message *m, const lk_debug *d, const lk_tensor *t, int64_t element)
 {
@@ -57,7 +70,9 @@ static void say_tensor(message *m, const lk_debug *d, const lk_tensor *t, int64_
     int64_t at = element + (int64_t)(t->offset / lk_dtype_size(t->dtype));
     if (flat && element >= 0) p = param_at(d->o.store->params, at);
     const char *name = p ? p->name : t->name;
-    if (name && name[0]) say(m, "%s'%s' ", t->region == LK_REGION_GRAD ? "gradient of " : "", name);
+    const char *role = p || flat ? role_of(t->region) : NULL;
+    if (role) say(m, "%s%s", role, name && name[0] ? " of " : "s ");
+    if (name && name[0]) say(m, "'%s' ", name);
     say(m, "%s %s", lk_dtype_name(t->dtype), lk_shape_text(t, shape, sizeof shape));
 }
 

@@ -245,9 +245,9 @@ static void find_end(lk_history *h)
     const json_t *start = json_array_get(h->starts, json_array_size(h->starts) - 1);
     const char *how = json_string_value(json_object_get(end, "how"));
     FILE *f = open_in(h, "DONE");
-    bool over = how && strcmp(how, "done") == 0 &&
-                !(number(start, "time") > number(end, "time")); /* not started again */
-    h->done = f != NULL || over;
+    bool last = how && !(number(start, "time") > number(end, "time")); /* not started again */
+    h->done = f != NULL || (last && strcmp(how, "done") == 0);
+    h->failed = last && !h->done && strcmp(how, "failed") == 0;
     if (f) fclose(f);
 }
 
@@ -346,7 +346,7 @@ void lk_history_duration(double seconds, char text[32])
     else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
 }
 
-const char *lk_history_state(const lk_history *h, double now, char text[256])
+const char *lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT])
 {
     const json_t *end = json_array_get(h->ends, json_array_size(h->ends) - 1);
     const json_t *start = json_array_get(h->starts, json_array_size(h->starts) - 1);
@@ -356,12 +356,12 @@ const char *lk_history_state(const lk_history *h, double now, char text[256])
     char duration[32];
     if (h->done) return "done";
     if (how && !(number(start, "time") > number(end, "time"))) {
-        snprintf(text, 256, "%.20s%s%.200s", how, why ? ": " : "", why ? why : "");
+        snprintf(text, LK_HISTORY_TEXT, "%.20s%s%.1100s", how, why ? ": " : "", why ? why : "");
     } else if (age > 30 && !(age < 20 * pace)) {
         lk_history_duration(age, duration);
-        snprintf(text, 256, "silent for %s", duration);
+        snprintf(text, LK_HISTORY_TEXT, "silent for %s", duration);
     } else {
-        snprintf(text, 256, "running");
+        snprintf(text, LK_HISTORY_TEXT, "running");
     }
     return text;
 }

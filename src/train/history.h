@@ -23,6 +23,8 @@ enum { LK_RECORD_STEP, LK_RECORD_TIME, LK_RECORD_RATE, LK_RECORD_MEAN, LK_RECORD
        LK_RECORD_P95, LK_RECORD_P99, LK_RECORD_WAIT, LK_RECORD_HOST, LK_RECORD_DEVICE,
        LK_RECORD_COLUMNS }; /* "step" in run.jsonl: s, samples/s, ms, bytes */
 
+enum { LK_HISTORY_TEXT = 1200 }; /* room for an error and what to do about it */
+
 typedef struct lk_history_file lk_history_file;
 typedef struct lk_history {
     char *directory;
@@ -36,6 +38,7 @@ typedef struct lk_history {
     int64_t unreadable; /* whole lines that make no sense */
     bool log_exists;    /* run.jsonl */
     bool done;          /* the file DONE is there, or the last start ended by reaching the end */
+    bool failed;        /* the last start ended by an error, and none has begun since */
     double changed;     /* when a log was written last, seconds since 1970 */
     lk_history_file *file;
 } lk_history;
@@ -50,7 +53,7 @@ int64_t lk_history_total(const lk_history *h); /* steps of the whole run; 0: not
 int64_t lk_history_done(const lk_history *h);  /* steps done */
 /* How the run stands, in words: "done", "running", "stopped: ...", "failed: ...", "silent for
  * 2:10". `now`: seconds since 1970. */
-const char *lk_history_state(const lk_history *h, double now, char text[256]);
+const char *lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT]);
 double lk_history_best(const lk_history *h, int64_t *step); /* lowest validation loss, NAN: none */
 void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */
 

@@ -118,7 +118,7 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
 
 static void state_note(lk_html *p, const lk_history *h, int runs, double now)
 {
-    char state[256];
+    char state[LK_HISTORY_TEXT];
     const char *prefix = runs > 1 ? h->directory : "the run",
                *says = lk_history_state(h, now, state);
     lk_html_level level = h->done || strcmp(says, "running") == 0 ? LK_HTML_OK

@@ -96,7 +96,7 @@ static void kinds(lk_html *p, const lk_trace_summary *s)
         lk_html_cell(p, "%s", l->name);
         lk_html_cell(p, "%d", l->nodes);
         lk_html_cell(p, "%.3f", 1e3 * l->seconds);
-        lk_html_cell(p, "%.4g", 1e-9 * l->flops * each);
+        lk_html_cell(p, "%.4g", 1e-12 * l->flops * each);
         lk_html_cell(p, "%.4g", 1e-9 * l->bytes * each);
         if (l->least > 0) lk_html_cell(p, "%.1f", 100 * l->least * each);
         else lk_html_cell(p, "-");

@@ -140,7 +140,7 @@ static void draw_curve(page *p, const lk_history *h, bool unicode)
 
 static void draw_progress(page *p, const lk_history *h, double now)
 {
-    char state[256], left[32], bar[64] = "";
+    char state[LK_HISTORY_TEXT], left[32], bar[64] = "";
     int64_t total = lk_history_total(h), done = lk_history_done(h);
     int size = p->columns >= 80 ? 40 : 20, filled = total > 0 ? (int)(done * size / total) : 0;
     if (filled > size) filled = size;
@@ -227,7 +227,7 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
 
 void lk_watch_line(FILE *out, const lk_history *h, double now)
 {
-    char state[256], left[32];
+    char state[LK_HISTORY_TEXT], left[32];
     double rest = seconds_left(h);
     lk_history_duration(rest, left);
     fprintf(out, "step %lld/%lld  %s", (long long)lk_history_done(h),

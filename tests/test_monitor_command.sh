@@ -254,6 +254,13 @@ prints "watch follows a run to its end" 'running|done|ETA' "$LOCKSTEP" watch liv
 wait
 ok "and has looked several times" test "$(wc -l <"$work/out")" -ge 3
 
+mkdir failed && cp r.yaml failed/run.yaml && echo '1 2.5 0.001 1 1 0' >failed/loss.log
+printf '%s\n' '{"event":"start","time":10,"step":0}' \
+    '{"event":"end","time":11,"step":1,"how":"failed","why":"step 2: what, and what to do"}' \
+    >failed/run.jsonl
+prints "watch of a run that has failed ends" 'failed: step 2: what, and what to do' \
+    timeout 20 "$LOCKSTEP" watch failed
+
 mkdir empty && cp r.yaml empty/run.yaml && : >empty/loss.log
 prints "watch of a run before its first step" 'no steps yet' "$LOCKSTEP" watch empty --once
 prints "report of it" 'empty.html' "$LOCKSTEP" report empty -o empty.html

@@ -2,7 +2,7 @@
 # What a step's time goes to, and what went wrong in it: traces on 1, 2 and 4 ranks, profile, the
 # export, --detect-anomaly and --launch-blocking. None of them changes a bit.
 #
-# On a GPU host: LOCKSTEP=build/lockstep DEVICE=cuda sh tests/test_trace.sh
+# On a GPU host: LOCKSTEP=build/lockstep DEVICE=cuda sh tests/test_trace_command.sh
 # (make tests/h5edit tests/h5same first; several ranks share a GPU where there are fewer).
 # shellcheck disable=SC2016,SC2086,SC2317 # awk programs; words without blanks; called by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
