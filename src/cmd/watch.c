@@ -92,7 +92,8 @@ static lk_status watch(const options *o, lk_history *h)
     for (int lines = 0;;) {
         if (o->once) lk_watch_draw(stdout, h, width(), unicode, now());
         else if (terminal) lines = redraw(h, lines, unicode);
-        else if (said != lk_history_done(h) || h->done || h->failed) lk_watch_line(stdout, h, now());
+        else if (said != lk_history_done(h) || h->done || h->failed)
+            lk_watch_line(stdout, h, now());
         said = lk_history_done(h);
         if (fflush(stdout) != 0)
             return lk_fail(LK_E_SYSTEM, "standard output: %s", strerror(errno));
