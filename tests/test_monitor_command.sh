@@ -246,7 +246,7 @@ else
     skip "on a terminal" "no script(1) here"
 fi
 rm -rf live
-"$LOCKSTEP" train r.yaml --set directory=live --set train.steps=600 >/dev/null 2>&1 &
+"$LOCKSTEP" train r.yaml --set directory=live --set train.steps=4000 >/dev/null 2>&1 &
 while [ ! -s live/loss.log ]; do sleep 0.02; done
 run "$LOCKSTEP" report live -o live.html
 ok "a report of a run that goes on" test "$rc" -eq 0
