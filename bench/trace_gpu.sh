@@ -5,8 +5,8 @@
 #
 # 1 the trace of a captured step of GPT-2 124M: its table, no kernel lost, kernels and gaps against
 #   the step as events measure it (within 2 %); 2 what tracing costs (below 5 %); 3 the bits do not
-#   change; 4 an Inf planted in block 3's attention is found; 5 tests/test_trace_command.sh on the GPU, with
-#   2 and 4 ranks on it. The last lines say how many checks failed.
+#   change; 4 an Inf planted in block 3's attention is found; 5 tests/test_trace_command.sh on the
+#   GPU, with 2 and 4 ranks on it. The last lines say how many checks failed.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
@@ -91,8 +91,8 @@ LIMIT=900
 run env LIMIT=120 LOCKSTEP="$LOCKSTEP" srcdir="$srcdir" builddir="$builddir" \
     sh "$srcdir/tests/test_trace_command.sh"
 grep '^not ok' "$work/out" | sed 's/^/# /'
-ok "tests/test_trace_command.sh: $(grep -c '^ok' "$work/out") of $(sed -n 's/^1\.\.//p' "$work/out")" \
-    test "$rc" -eq 0
+good=$(grep -c '^ok' "$work/out")
+ok "tests/test_trace_command.sh: $good of $(sed -n 's/^1\.\.//p' "$work/out")" test "$rc" -eq 0
 
 note "$tap_failures checks failed"
 finish
