@@ -379,16 +379,21 @@ static void *watch(void *context)
 {
     lk_watchdog *w = context;
     const lk_star_events events = {w, heard, gone};
-    double before = lk_clock_seconds();
+    double before = lk_clock_seconds(), next = before; /* next: when to speak again */
     for (int leaving = 0; !leaving;) {
         leaving = atomic_load(&w->leaving);
-        look_at_self(w, lk_clock_seconds());
-        tell(w, leaving ? leaving : BEAT);
+        double now = lk_clock_seconds();
+        if (leaving || now >= next) { /* not at each message heard: that would answer answers */
+            look_at_self(w, now);
+            tell(w, leaving ? leaving : BEAT);
+            next = now + w->tick;
+        }
         if (leaving) break;
         struct pollfd wake = {.fd = w->wake[0], .events = POLLIN};
-        if (w->star) lk_star_poll(w->star, w->tick, wake.fd, &events);
-        else poll(&wake, 1, (int)(1e3 * w->tick));
-        double now = lk_clock_seconds();
+        double wait = fmax(next - now, 1e-3); /* whole milliseconds count */
+        if (w->star) lk_star_poll(w->star, wait, wake.fd, &events);
+        else poll(&wake, 1, (int)(1e3 * wait));
+        now = lk_clock_seconds();
         notice_rest(w, before, now);
         before = now;
         look_at_self(w, now);
