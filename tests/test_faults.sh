@@ -157,6 +157,7 @@ for rank in 1 0; do
     rm -rf dies
     WRAP=$PWD/shell begin 2 --set directory=dies $long
     steps dies 20
+    sleep 1.2 # ranks tell each other what they do twice a second
     hit KILL $rank 0 dies
     finish_job
     ok "rank $rank of 2 killed behind the launcher's back: status 5 after $took s" test "$rc" -eq 5
