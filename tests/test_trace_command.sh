@@ -156,6 +156,7 @@ ok "watched, a sound run goes to its end with the same bits" same plain watched
 ok "and no tensors are kept" test ! -e watched/anomaly.h5
 
 train wrong 1 --set train.stop_after=5
+cp -R wrong wrong-3
 "$h5edit" wrong/checkpoints/step-000005.h5 plant parameters/blocks/3/attn/qkv/weight 77 inf
 cp -R wrong wrong-2
 run "$LOCKSTEP" train run.yaml --set directory=wrong --resume
@@ -165,7 +166,8 @@ run "$LOCKSTEP" train run.yaml --set directory=wrong --resume --detect-anomaly
 ok "the search ends the run too" test "$rc" -eq 1
 ok "it names the node, the step, the leaf and the input" says err 'step 6, rank 0 on ' \
     ', leaf 0: blocks.3.attn.qkv (linear) is the first node' "input 1 'blocks.3.attn.qkv.weight'" \
-    "1 of 12288 not finite, the first at [1, 13]" 'samples begin at rows' 'wrong/anomaly.h5'
+    "1 of 12288 not finite, the first at [1, 13]" "the leaf's samples begin at rows" \
+    'lockstep show wrong/anomaly.h5'
 note "$(cat "$work/err")"
 "$h5edit" wrong/anomaly.h5 print input1 >input
 ok "the input is kept, with Inf where it was" test "$(grep -n inf input)" = 78:inf
@@ -173,11 +175,28 @@ ok "the input is kept, with Inf where it was" test "$(grep -n inf input)" = 78:i
 ok "and the output" grep -q -e nan -e inf output
 "$h5edit" wrong/anomaly.h5 print samples >rows
 ok "and which samples they were" test "$(wc -l <rows)" -eq 2
-prints "show tells of them" 'blocks.3.attn.qkv|linear|output0' "$LOCKSTEP" show wrong/anomaly.h5
+prints "show tells what they are" \
+    "step            6|leaf            0|input1          'blocks.3.attn.qkv.weight' f32 [192, 64]" \
+    "$LOCKSTEP" show wrong/anomaly.h5
 ranks 2 "$LOCKSTEP" train run.yaml --set directory=wrong-2 --resume --detect-anomaly
 ok "on 2 ranks each keeps its own" \
     test "$rc" -eq 1 -a -s wrong-2/anomaly.h5 -a -s wrong-2/anomaly-1.h5
 ok "and one message comes" test "$(grep -c '^lockstep: ' "$work/err")" -eq 1
+
+# Inf in the second moment: the optimizer makes it, for no leaf; its tensors are long and flat.
+"$h5edit" wrong-3/checkpoints/step-000005.h5 plant moment2/blocks/3/attn/qkv/weight 77 inf
+run "$LOCKSTEP" train run.yaml --set directory=wrong-3 --resume --detect-anomaly
+ok "Inf in a moment is found in the optimizer" says err 'rank 0 on ' ': step (adamw) is the first' \
+    "second moment of 'blocks.3.attn.qkv.weight' f32 [192, 64]" \
+    'not finite, the first at [1, 13]' "the step's samples begin at rows" 'and 8 more'
+[ "$rc" -eq 1 ] || note_run "the search in the optimizer"
+prints "what it made of that parameter is kept" "input0          gradient of 'blocks.3.attn.qkv|\
+output1         'blocks.3.attn.qkv.weight' f32 [192, 64]|output3         second moment of 'blo" \
+    "$LOCKSTEP" show wrong-3/anomaly.h5
+"$h5edit" wrong-3/anomaly.h5 print output3 >output
+ok "with Inf where it is" test "$(grep -n inf output)" = 78:inf -a "$(wc -l <output)" -eq 12288
+"$h5edit" wrong-3/anomaly.h5 print samples >rows
+ok "and the samples of all leaves" test "$(sort -u rows | wc -l)" -eq 16
 
 sed 's/  leaves: 8/  leaves: 8\
   precision: fp16/' run.yaml >half.yaml
@@ -189,6 +208,12 @@ for how in '' --detect-anomaly; do
 done
 ok "steps are skipped in both alike" same half half--detect-anomaly
 ok "some are" awk 'END { exit !($6 > 0 && $6 < 12) }' half/loss.log
+train half-wrong 1 --set train.precision=fp16 --set train.stop_after=5
+"$h5edit" half-wrong/checkpoints/step-000005.h5 plant parameters/blocks/3/attn/qkv/weight 77 inf
+run "$LOCKSTEP" train half.yaml --set directory=half-wrong --resume --detect-anomaly
+ok "fp16: an Inf is found in the half copy" says err 'step 6, rank 0 on ' \
+    ', leaf 0: blocks.3.attn.qkv (linear) is the first node' \
+    "input 1 half copy of 'blocks.3.attn.qkv.weight' f16 [192, 64]" '; loss scale '
 
 # ---- bad input -----------------------------------------------------------------------------------
 

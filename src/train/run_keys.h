@@ -177,7 +177,8 @@ static const key keys[] = {
      "write event files for TensorBoard to tensorboard/ in the run directory"},
     {"log.prometheus", TEXT, AT(log.prometheus), "false", 0, 0, 0, 0, NULL,
      "write metrics for Prometheus' node_exporter every 5 s: true: to metrics.prom in the run "
-     "directory; a path: there; false: nowhere"},
+     "directory; a path, from the working directory, its folder must exist: there, as NAME.prom in "
+     "node_exporter's textfile directory; false: nowhere"},
     {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
      "steps between records of a step in the run log and for TensorBoard"},
     {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
