@@ -101,6 +101,23 @@ static double number(const json_t *o, const char *a, const char *b)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+static double peak_of_step(const char *path, int64_t step)
+{
+    char *text = NULL, sign[64];
+    size_t size = 0;
+    double peak = NAN;
+    FILE *f = fopen(path, "r");
+    snprintf(sign, sizeof sign, "\"step\":%lld,\"loss\"", (long long)step);
+    while (f && getline(&text, &size, f) > 0) {
+        json_t *o = strstr(text, sign) ? json_loads(text, 0, NULL) : NULL;
+        if (o) peak = number(o, "memory", "host_peak");
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    free(text);
+    return peak;
+}
+
 /* CPU time of this thread, so that others on the machine do not matter. */
 static double cpu_seconds(void)
 {
@@ -155,6 +172,43 @@ static void times(void)
     json_decref(e);
 }
 
+static char *touched(size_t bytes)
+{
+    volatile char *memory = malloc(bytes);
+    for (size_t i = 0; memory && i < bytes; i += 512) memory[i] = 1;
+    return (char *)memory;
+}
+
+/* What a trace takes counts for no step and in no peak; what the run takes later does. */
+static void traced(void)
+{
+    enum { MUCH = 64 << 20 };
+    lk_monitor *m = start("traced", NULL, 0);
+    if (!m) return;
+    for (uint64_t i = 0; i < 10; i++) step(m, i, noise(i), 0);
+    lk_monitor_trace_begins(m);
+    char *memory = touched(MUCH);
+    free(memory);
+    lk_monitor_trace_ended(m, &(lk_traced){.first = 8, .last = 10, .seconds = 0.5, .path = "t.h5"});
+    for (uint64_t i = 10; i < 20; i++) step(m, i, noise(i), 0);
+    json_t *t = last_event("traced/run.jsonl", "trace");
+    memory = touched(2 * MUCH);
+    step(m, 20, noise(20), 0.6); /* it is read twice a second */
+    lk_monitor_close(m, LK_OK, NULL);
+    free(memory);
+    json_t *s = last_event("traced/run.jsonl", "step");
+    double before = peak_of_step("traced/run.jsonl", 10), after = peak_of_step("traced/run.jsonl", 20);
+    double later = number(s, "memory", "host_peak");
+    tap_ok(before > 0 && after < before + 0.5 * MUCH && later > before + MUCH,
+           "a trace's memory is in no peak: %.0f MiB, %.0f after it, later %.0f", before / 0x1p20,
+           after / 0x1p20, later / 0x1p20);
+    tap_ok(number(t, "first", NULL) == 8 && number(t, "last", NULL) == 10 &&
+               number(t, "seconds", NULL) == 0.5 && number(t, "step", NULL) == 10,
+           "and it is in the log");
+    json_decref(s);
+    json_decref(t);
+}
+
 /* The rows of a warning are those that the loader takes. */
 static void spike(void)
 {
@@ -196,6 +250,7 @@ int main(void)
     strcpy(data.digest, "0123");
     cost();
     times();
+    traced();
     spike();
     unwritable();
     lk_run_clear(&run);

@@ -64,10 +64,16 @@ table_adds_up() { awk -v heading="$1" '
 
 # ---- traces ------------------------------------------------------------------------------------
 
+# written NAME: what writing the trace took, and the step before it, by the run log, ms.
+written() {
+    sed -n 's/^{"event":"trace",.*"first":4,"last":9,"seconds":\([0-9.e-]*\)}$/\1/p' "$1/run.jsonl"
+    sed -n 's/^{"event":"step",.*"step":9,.*"step_ms":{"mean":\([0-9.]*\),.*/\1/p' "$1/run.jsonl"
+}
+
 train plain 1
 for n in 1 2 4; do
     train traced-$n $n --set trace.from=4 --set trace.to=9
-    ok "$n ranks: the trace is announced" says out "steps 4 to 9 traced; lockstep trace traced-$n/"
+    ok "$n ranks: the trace is announced" says out "steps 4 to 9 traced, " "; lockstep trace traced-$n/"
     ok "$n ranks: traced, the run has the bits of one that is not" same plain traced-$n
     prints "$n ranks: the trace is printed" \
         "$n rank|8 leaves, steps 4 to 9|attention_grad|blocks.3|activations|in which none ran" \
@@ -97,6 +103,11 @@ for n in 1 2 4; do
         END { for (i = 1; i < 6; i++) if (!step[i] || step[i] != step[0]) exit 1
             for (i = 0; i < 8; i++) if (!leaf[i]) exit 1 }'"
 done
+
+# Each step is kept from running at times by what else the machine does, but hardly in all runs.
+for n in 1 2 4; do written traced-$n | paste -s -d ' '; done >times
+ok "the run log has the traces, whose writing is in no step's time" \
+    awk 'NF == 2 && $2 < 1e3 * $1 { n++ } NF != 2 { exit 1 } END { exit !n }' times
 
 train part 1 --set trace.from=6 --set trace.to=20 --set train.stop_after=8
 ok "a run that stops within the window traces what it did" says out 'steps 6 to 8 traced'

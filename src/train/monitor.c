@@ -117,10 +117,17 @@ static lk_status allocate(lk_monitor *m)
     return lk_outlier_open(&m->norm, (int)m->o.run->log.outlier_window);
 }
 
-static void read_memory(lk_monitor *m)
+/* Largest resident size of this process so far, bytes. */
+static double resident_peak(void)
 {
     struct rusage u;
-    if (getrusage(RUSAGE_SELF, &u) == 0) m->host_peak = 1024.0 * (double)u.ru_maxrss;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? 1024.0 * (double)u.ru_maxrss : 0;
+}
+
+static void read_memory(lk_monitor *m)
+{
+    double peak = resident_peak();
+    if (!m->tracing && peak > m->trace_peak) m->host_peak = peak;
 }
 
 static lk_status set_up(lk_monitor *m)
@@ -159,6 +166,7 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
     m->at_once = !o->device->backend->capture_begin;
     m->opened = m->flushed = m->exported = lk_clock_seconds();
     m->best = INFINITY;
+    m->prepares = true; /* the first step */
     for (int i = 0; i < LK_MONITOR_SUSPECTS; i++) m->suspect[i] = -1;
     lk_status status = set_up(m);
     if (status != LK_OK) {
@@ -173,7 +181,10 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
 
 void lk_monitor_begin(lk_monitor *m, uint64_t step)
 {
-    m->flight[step % LK_MONITOR_FLIGHT].begun = lk_clock_seconds();
+    int i = (int)(step % LK_MONITOR_FLIGHT);
+    m->flight[i].begun = lk_clock_seconds();
+    m->flight[i].prepares = m->prepares;
+    m->prepares = false;
     m->waited = m->o.comm->waited;
 }
 
@@ -188,7 +199,7 @@ void lk_monitor_enqueued(lk_monitor *m, uint64_t step)
 {
     int i = (int)(step % LK_MONITOR_FLIGHT);
     m->flight[i].enqueued = lk_clock_seconds();
-    if (step == m->o.start) return; /* the first step prepares the others */
+    if (m->flight[i].prepares) return;
     m->work += m->flight[i].enqueued - m->flight[i].begun - (m->o.comm->waited - m->waited);
     m->rank_steps++;
 }
@@ -204,7 +215,7 @@ static void measure(lk_monitor *m, uint64_t step)
     m->span_wait += m->flight[i].wait;
     m->span += seconds;
     m->span_steps++;
-    if (step == m->o.start) return;
+    if (m->flight[i].prepares) return;
     lk_window_add(&m->recent, seconds);
     lk_histogram_add(&m->all, seconds);
 }
@@ -373,6 +384,25 @@ lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
                                figures(m, all, MEMORY, 1)));
     name_slow_rank(m, step, all);
     return LK_OK;
+}
+
+void lk_monitor_trace_begins(lk_monitor *m)
+{
+    read_memory(m);
+    m->tracing = true;
+    m->prepares |= !m->at_once;
+}
+
+void lk_monitor_trace_ended(lk_monitor *m, const lk_traced *t)
+{
+    m->tracing = false;
+    m->trace_peak = resident_peak();
+    m->prepares |= !m->at_once;
+    if (m->writes)
+        lk_monitor_event(m, "trace", t->last,
+                         json_pack("{s:s, s:I, s:I, s:o}", "file", t->path, "first",
+                                   (json_int_t)t->first, "last", (json_int_t)t->last, "seconds",
+                                   lk_run_log_real(t->seconds)));
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

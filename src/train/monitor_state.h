@@ -28,7 +28,9 @@ struct lk_monitor {
     /* steps in flight */
     struct {
         double begun, wait, enqueued;
+        bool prepares; /* what later steps replay: in no distribution of times */
     } flight[LK_MONITOR_FLIGHT];
+    bool prepares;    /* the next step to begin */
     double completed; /* when the step before was */
     double waited;    /* of the comm, when the step being enqueued began */
 
@@ -53,6 +55,8 @@ struct lk_monitor {
     uint64_t validated; /* step; 0: none */
     lk_validation validation;
     double best, host_peak; /* bytes */
+    bool tracing;           /* the peak is not read */
+    double trace_peak;      /* resident size at most when the last trace ended, bytes */
 };
 
 /* Time of day, seconds since 1970. */
