@@ -25,6 +25,7 @@ typedef struct key {
     const char *help;
 } key;
 
+#define STEPS "trace.steps" /* stands for trace.from and trace.to */
 #define AT(member) offsetof(lk_run, member)
 #define MANY 1e15
 
@@ -170,7 +171,8 @@ static const key keys[] = {
     {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
      "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
     {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
-     "last such step; 0: trace.from"},
+     "last such step; 0: trace.from; both at once: 'steps: [100, 105]' below 'trace:', or "
+     "--set trace.steps=100,105"},
     {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,
      "keep run.jsonl in the run directory: what 'lockstep watch' and 'lockstep report' read"},
     {"log.tensorboard", BOOLEAN, AT(log.tensorboard), "false", 0, 0, 0, 0, NULL,
