@@ -156,6 +156,13 @@ prints "profile prints where the time goes" \
     'steps 6 to 8|kinds of node|peak memory of a rank|MiB|ceilings measured there' \
     "$LOCKSTEP" profile run.yaml --steps 3
 ok "and leaves nothing behind" sh -c '! ls | grep -q profile'
+prints "profile takes trace's depth and lines" 'all others' \
+    "$LOCKSTEP" profile run.yaml --steps 2 --depth 4 --lines 9 --directory deep --perfetto deep/p.json
+ok "9 lines of scopes, the others together" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
+    grep -c "^  " | grep -qx 11' sh "$work/out"
+ok "and scopes of four parts" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
+    grep -q "^  blocks\.[0-3]\.[a-z]*\.[a-z]* "' sh "$work/out"
+ok "an export into the directory that it makes" test -s deep/p.json
 prints "profile on 2 ranks keeps a directory and exports" 'p.json: ' \
     2 "$LOCKSTEP" profile run.yaml --steps 2 --directory kept --perfetto p.json
 ok "they are there" test -s kept/trace.h5 -a -s p.json -a ! -e kept/checkpoints/latest
@@ -242,11 +249,18 @@ bad "an export to nowhere" 'no/out.json: cannot write' \
 bad "a trace that ends before it begins" 'trace.to 3 is before trace.from 5' \
     "$LOCKSTEP" train run.yaml --set directory=x --set trace.from=5 --set trace.to=3
 bad "trace on 2 ranks" 'works alone' 2 "$LOCKSTEP" trace traced-1/trace.h5
+bad "profile with an export to nowhere" 'no/out.json: cannot write' \
+    "$LOCKSTEP" profile run.yaml -p no/out.json
+mkdir place
+bad "profile with an export onto a directory, on 2 ranks" 'place: cannot write' \
+    2 "$LOCKSTEP" profile run.yaml -p place
 bad "profile of no data" 'expected a lockstep dataset' \
     "$LOCKSTEP" profile run.yaml --set data.file=nothing.h5
 misuse "trace without a file" 'FILE is missing' "$LOCKSTEP" trace
-misuse "trace with a wrong depth" "--depth: expected a whole number from 1, found '0'" \
+misuse "trace with a wrong depth" "--depth: expected a whole number from 1 to 64, found '0'" \
     "$LOCKSTEP" trace x.h5 --depth 0
+misuse "profile with a wrong number of lines" "--lines: expected a whole number from 0" \
+    "$LOCKSTEP" profile run.yaml --lines -1
 misuse "profile without a run file" 'RUN.yaml is missing' "$LOCKSTEP" profile
 misuse "profile of no steps" "--steps: expected a whole number" "$LOCKSTEP" profile run.yaml -n 0
 
