@@ -229,6 +229,84 @@ static void spike(void)
     json_decref(w);
 }
 
+/* What a step says, and how many warnings of a kind the log then has. */
+static void judge(lk_monitor *m, uint64_t i, float loss, bool finite)
+{
+    static uint64_t skipped;
+    skipped = i ? skipped + !finite : !finite;
+    lk_monitor_begin(m, i);
+    lk_monitor_fed(m, i);
+    lk_monitor_enqueued(m, i);
+    lk_monitor_step(m, &(lk_step_state){.step = i + 1,
+                                        .loss_scale = 1024,
+                                        .loss = loss,
+                                        .finite = finite,
+                                        .skipped = skipped,
+                                        .grad_norm = finite ? 1.5f : INFINITY});
+}
+
+static int warnings(const char *path, const char *kind, uint64_t *step)
+{
+    char *text = NULL;
+    size_t size = 0;
+    int count = 0;
+    FILE *f = fopen(path, "r");
+    while (f && getline(&text, &size, f) > 0) {
+        json_t *o = strstr(text, "\"event\":\"warning\"") ? json_loads(text, 0, NULL) : NULL;
+        const char *found = json_string_value(json_object_get(o, "kind"));
+        if (found && strcmp(found, kind) == 0 && count++ == 0)
+            *step = (uint64_t)number(o, "step", NULL);
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    free(text);
+    return count;
+}
+
+/* From the first step on: no history is needed for what is not finite. */
+static void not_finite(void)
+{
+    const char *half[] = {"train.precision=fp16"};
+    uint64_t at = 0;
+    lk_monitor *m = start("nan", NULL, 0);
+    for (uint64_t i = 0; i < 6; i++) judge(m, i, i == 1 || i == 2 ? NAN : 2, true);
+    judge(m, 6, 2, false);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("nan/run.jsonl", "not_finite", &at) == 2 && at == 2 && said == 2,
+           "a loss of the second step and a gradient that are not finite: %s", last_said);
+    json_t *w = last_event("nan/run.jsonl", "warning");
+    tap_ok(json_array_size(json_object_get(w, "samples")) == 32, "with the samples");
+    json_decref(w);
+
+    m = start("once", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i % 40 != 3 && i % 40 != 4);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(said == 0, "fp16: two skipped steps now and then are not worth a word");
+    m = start("row", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i < 1 || i > 5);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("row/run.jsonl", "skipped_steps", &at) == 1 && at == 4 && said == 1,
+           "three in a row are: %s", last_said);
+    m = start("often", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i % 8 != 1 || (i > 100 && i < 200));
+    lk_monitor_close(m, LK_OK, NULL);
+    int often = warnings("often/run.jsonl", "skipped_steps", &at);
+    tap_ok(often == 2 && at == 74, "and so are many, at step %d and once more: %s", (int)at,
+           last_said);
+}
+
+/* Before a window is full. */
+static void early(void)
+{
+    uint64_t at = 0;
+    lk_monitor *m = start("early", NULL, 0);
+    for (uint64_t i = 0; i < 60; i++)
+        step(m, i, i == 40 ? 40 : 8 * exp(-0.01 * (double)i) + noise(i), 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("early/run.jsonl", "loss_spike", &at) == 1 && said == 1 && at == 41,
+           "a spike within the first steps: %s", last_said);
+}
+
 static void unwritable(void)
 {
     const char *set[] = {"log.tensorboard=true"};
@@ -252,6 +330,8 @@ int main(void)
     times();
     traced();
     spike();
+    early();
+    not_finite();
     unwritable();
     lk_run_clear(&run);
     device->backend->close(device);

@@ -184,8 +184,8 @@ static const key keys[] = {
     {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
      "steps between records of a step in the run log and for TensorBoard"},
     {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
-     "warn of a loss or gradient norm this many standard deviations above the last ones, after the "
-     "warmup; 0: never"},
+     "warn of a loss, or after the warmup a gradient norm, this many standard deviations above the "
+     "last ones, of which there must be 32; 0: never"},
     {"log.outlier_window", INTEGER, AT(log.outlier_window), "100", 8, 100000, 0, 0, NULL,
      "steps that log.outlier compares with"},
 };
