@@ -1,6 +1,7 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,18 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
     if (status == LK_OK && comm->rank != 0) status = lk_run_parse(file, text, 0, NULL, run);
     free(text);
     return lk_comm_agree(comm, status);
+}
+
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most)
+{
+    char *end;
+    errno = 0;
+    long number = strtol(arg, &end, 10);
+    if (*end || end == arg || errno || number < least || number > most)
+        argp_error(state, "%s: expected a whole number from %ld to %ld, found '%s'", option, least,
+                   most, arg);
+    return number;
 }
 
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */

@@ -49,6 +49,11 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
 lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
 /* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
 lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
+/* Whether `out` could be written, before there is a trace. LK_E_INPUT: it cannot. cmd/trace.c */
+lk_status lk_cmd_expect_export(const char *out);
+/* The number that an option was given; argp's error if it is none from `least` to `most`. */
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most);
 
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);

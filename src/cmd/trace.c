@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -106,14 +107,41 @@ lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines)
 
 /* ---- export ---------------------------------------------------------------------------------- */
 
+/* It is written beside its place. LK_E_INPUT: it cannot be. */
+static lk_status open_part(const char *path, char **part, FILE **out)
+{
+    struct stat at;
+    bool directory = stat(path, &at) == 0 && S_ISDIR(at.st_mode);
+    *out = NULL;
+    if (asprintf(part, "%s.part", path) < 0) {
+        *part = NULL;
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    }
+    if (!directory) *out = fopen(*part, "w");
+    if (*out) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: cannot write: %s; name another place", path,
+                   strerror(directory ? EISDIR : errno));
+}
+
+lk_status lk_cmd_expect_export(const char *path)
+{
+    char *part;
+    FILE *out;
+    lk_status status = open_part(path, &part, &out);
+    if (out) {
+        fclose(out);
+        remove(part);
+    }
+    free(part);
+    return status;
+}
+
 static lk_status export_to(const lk_trace *t, const char *path)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.part", path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
-    FILE *out = fopen(part, "w");
-    lk_status status = out ? lk_trace_perfetto(t, out)
-                           : lk_fail(LK_E_INPUT, "%s: cannot write: %s; name another place", path,
-                                     strerror(errno));
+    char *part;
+    FILE *out;
+    lk_status status = open_part(path, &part, &out);
+    if (status == LK_OK) status = lk_trace_perfetto(t, out);
     if (out && fclose(out) != 0 && status == LK_OK)
         status = lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
     if (status == LK_OK && rename(part, path) != 0)
@@ -153,15 +181,10 @@ static const struct argp_option table[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
-    long number = arg && (key == 'd' || key == 'n') ? strtol(arg, &end, 10) : 0;
-    if (arg && (key == 'd' || key == 'n') && (*end || end == arg || number < (key == 'd')))
-        argp_error(state, "--%s: expected a whole number from %d, found '%s'",
-                   key == 'd' ? "depth" : "lines", key == 'd', arg);
     switch (key) {
     case 'p': o->perfetto = arg; break;
-    case 'd': o->depth = number > 64 ? 64 : (int)number; break;
-    case 'n': o->lines = number > 1000000 ? 1000000 : (int)number; break;
+    case 'd': o->depth = (int)lk_cmd_number(state, "--depth", arg, 1, 64); break;
+    case 'n': o->lines = (int)lk_cmd_number(state, "--lines", arg, 0, 1000000); break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "too many arguments at '%s'", arg);
         o->file = arg;
