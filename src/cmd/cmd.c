@@ -33,8 +33,9 @@ void lk_cmd_usage(FILE *out)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
-          "system (memory, disk), 4 device, 5 communication or another rank; 75 stopped after a\n"
-          "save by a signal or the time limit: start again with --resume.\n", out);
+          "system (memory, disk), 4 device, 5 communication or another rank, 6 another lockstep\n"
+          "works on the run; 75 stopped after a save by a signal or the time limit: start again\n"
+          "with --resume.\n", out);
 }
 
 /* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the

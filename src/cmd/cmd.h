@@ -62,7 +62,7 @@ bool lk_cmd_terminal(void);
  * walltime.c */
 bool lk_cmd_duration(const char *text, double *seconds);
 /* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from
- * now (0: none) or Slurm, whichever is first; 0: never. */
+ * now (0: none) or Slurm, whichever is first; 0: never. LK_E_REQUEUE: Slurm's has passed. */
 lk_status lk_cmd_deadline(double walltime, double *deadline);
 
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
