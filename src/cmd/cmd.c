@@ -30,7 +30,9 @@ void lk_cmd_usage(FILE *out)
           out);
     for (const lk_command *c = lk_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
-    fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
+    fputs("\n  -?, --help                 Give this help list\n"
+          "  -V, --version              Print program version\n"
+          "\n'lockstep COMMAND --help' lists a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
           "system (memory, disk), 4 device, 5 communication or another rank; 75 stopped after a\n"
           "save by a signal or the time limit: start again with --resume.\n", out);

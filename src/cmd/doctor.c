@@ -219,7 +219,11 @@ int lk_cmd_doctor(int argc, char **argv)
         "files and settings, each with what to do. Start it as training would be started, by "
         "mpirun or srun: one table shows all ranks, and where hosts differ.\v"
         "Exit status: 0 fit, 1 warnings, 2 errors: not fit (or a wrong command line); 3 and more: "
-        "the examination itself failed. doc/doctor.md says what is looked at.",
+        "the examination itself failed. doc/doctor.md says what is looked at.\n\n"
+        "Examples:\n"
+        "  $ mpirun -np 8 lockstep doctor\n"
+        "  $ lockstep doctor --json > facts.json\n"
+        "  $ lockstep doctor --from facts.json --profile prod",
         NULL, NULL, NULL};
     options o = {.examination = {.version = LK_VERSION,
                                  .code = LK_CODE_VERSION,

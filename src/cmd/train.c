@@ -211,7 +211,11 @@ int lk_cmd_train(int argc, char **argv)
         "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
         "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the "
         "step is skipped. Done again, a run has the same bits: with --resume it finds what ended "
-        "it.",
+        "it.\n\n"
+        "Examples:\n"
+        "  $ lockstep train run.yaml --plan\n"
+        "  $ mpirun -np 4 lockstep train run.yaml --set train.steps=5000\n"
+        "  $ lockstep train run.yaml --resume",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
     if (!o.set) return LK_E_SYSTEM;
