@@ -1,6 +1,6 @@
 #!/bin/sh
-# The manual pages: there is one for every command, it has what the command says of itself, and it is
-# one that readers of manual pages take without a complaint.
+# The manual pages: there is one for every command, it has what the command says of itself, and
+# readers of manual pages take it without a complaint.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

@@ -1,10 +1,13 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
+#include "doctor/doctor.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+extern char **environ;
 
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
@@ -113,6 +116,11 @@ static int start(const char *name, bool alone, bool any_mpi,
                  lk_status (*job)(const lk_world *w, void *options), void *options)
 {
     lk_world w = {NULL, NULL};
+    const char *fatal = lk_doctor_fatal_setting(environ);
+    if (fatal) {
+        fprintf(stderr, "lockstep: MPI does not start: %s; add it, or unset the variable\n", fatal);
+        return LK_E_COMM;
+    }
     lk_status status = lk_comm_open(&w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
