@@ -70,7 +70,8 @@ ok "runs, data and the report are there" \
     test -s runs/report.html -a -f runs/manual/DONE -a -f runs/again/DONE
 ok "the same parameters on other ranks, stopped or not" sh -c '
     "$1" show runs/manual | grep "^ *parameters/.*[0-9a-f]\{32\}" >a
-    "$1" show runs/again | grep "^ *parameters/.*[0-9a-f]\{32\}" | cmp - a && test -s a' sh "$LOCKSTEP"
+    "$1" show runs/again | grep "^ *parameters/.*[0-9a-f]\{32\}" | cmp - a && test -s a' \
+    sh "$LOCKSTEP"
 
 # A line that no command prints would be found.
 echo 'step 9  no such line' >never.out

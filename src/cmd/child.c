@@ -3,6 +3,7 @@
 #include "cmd/cmd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,8 @@ int lk_cmd_child(int (*work)(void *context), void *context, bool *alive)
     struct sigaction action = {.sa_handler = pass_on};
     pid_t parent = getpid(), pid;
     *alive = true;
-    if (pipe(ends) != 0) return work(context); /* without this safety, then */
+    /* not for the daemon that MPI may start and leave behind */
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return work(context);
     fflush(NULL);
     pid = fork();
     if (pid == 0) {
