@@ -1,5 +1,6 @@
 /* What was found about data, kept so that the next run on it need not look again. */
 #include "check/check.h"
+#include "base/replace.h"
 #include "version.h"
 
 #include <jansson.h>
@@ -49,16 +50,17 @@ static json_t *read_memory(const char *path, const json_t *expected)
     return NULL;
 }
 
+/* Runs that begin at the same time may write the same file at the same time: what they write is the
+ * same too. */
 static bool write_memory(const char *path, const char *text)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.%ld.part", path, (long)getpid()) < 0) return false;
-    FILE *f = fopen(part, "w");
-    bool good = f && fputs(text, f) >= 0 && fputc('\n', f) != EOF;
-    if (f) good = fclose(f) == 0 && good;
-    if (good) good = rename(part, path) == 0;
-    if (f && !good) unlink(part);
-    free(part);
+    lk_replace out;
+    bool good = lk_replace_open(&out, path, "what was found") == LK_OK;
+    if (good) {
+        fprintf(out.file, "%s\n", text);
+        good = lk_replace_close(&out, false) == LK_OK;
+    }
+    if (!good) lk_error_clear();
     return good;
 }
 
