@@ -64,6 +64,13 @@ lk_status lk_cmd_deadline(double walltime, double *deadline);
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
+/* The same for a command whose exit code tells what it found (0 good, 1 warnings, 2 bad): of its
+ * errors, bad input is LK_CMD_MISUSED, an internal one LK_CMD_BROKEN, so that they can be told from
+ * a verdict. (EX_USAGE and EX_SOFTWARE of sysexits.h.) */
+enum { LK_CMD_MISUSED = 64, LK_CMD_BROKEN = 70 };
+int lk_cmd_verdict_code(lk_status status);
+int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options);
 /* The same for a job that says itself what an MPI lacks: any thread level will do. */
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);
