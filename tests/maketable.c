@@ -10,7 +10,9 @@
  *   conflicts=N      as copies, with another label
  *   missing=CLASS    a class without samples      rare=CLASS   one with a hundredth of its share
  *   label=ROW        a training label that is no class
- *   shift=COLUMN     a deviation more, everywhere */
+ *   shift=COLUMN     a deviation more, everywhere
+ *   moved=COLUMN     a deviation more, in validation
+ *   only=CLASS       every label */
 #include "io/import_rows.h"
 
 #include <math.h>
@@ -74,6 +76,7 @@ static void make_row(long long row, float *x, uint16_t *label)
         bool missing = strcmp(f->kind, "missing") == 0;
         bool rare = strcmp(f->kind, "rare") == 0 && mix(key_of(row, -2)) % 100 != 0;
         if ((missing || rare) && class == f->a) class = (class + 1) % (int)classes;
+        if (strcmp(f->kind, "only") == 0) class = (int)f->a;
     }
     for (long long c = 0; c < columns; c++) x[c] = value_of(row, c, class);
     *label = (uint16_t)class;
@@ -84,7 +87,8 @@ static void make_row(long long row, float *x, uint16_t *label)
             x[f->a] = (float)(class + 0.05 * bell(key_of(row, 1000 + f->a)));
         if (strcmp(f->kind, "pair") == 0)
             x[f->b] = (float)(0.95 * (double)x[f->a] + 0.3122499 * bell(key_of(row, 1000 + f->b)));
-        if (strcmp(f->kind, "shift") == 0) x[f->a] += f->a % 4 == 2 ? 12 : 1;
+        bool moved = strcmp(f->kind, "moved") == 0 && row >= rows[0];
+        if (moved || strcmp(f->kind, "shift") == 0) x[f->a] += f->a % 4 == 2 ? 12 : 1;
         if (strcmp(f->kind, "nan") == 0 && f->a == row) x[f->b] = NAN;
         if (strcmp(f->kind, "inf") == 0 && f->a == row) x[f->b] = -INFINITY;
         if (strcmp(f->kind, "huge") == 0 && f->a == row) x[f->b] = 3e20f;
