@@ -1,7 +1,7 @@
 /* makepictures OUT.h5 IMAGES SIDE CHANNELS CLASSES SEED [FAULT...]: a dataset of images as lockstep
  * import writes it, a tenth for validation, that is clean but for the faults asked for. Class k is
- * a wave of k + 1 periods over the image in a direction, from a phase and in a colour drawn for each
- * image, so that neither brightness nor colour tells the class; and noise.
+ * a wave of k + 1 periods over the image, with noise, in a direction, from a phase and in a colour
+ * drawn for each image, so that neither brightness nor colour tells the class.
  *
  * Faults: those of tests/plant.h, and
  *   blank=ROW        a training image of one value
@@ -24,7 +24,8 @@ static void draw(long long row, uint8_t *image)
     double phase = 6.2831853 * (double)(mix(key_of(row, 1)) % 1000) / 1000;
     double tilt = (double)(mix(key_of(row, 2)) % 1000) / 1000;
     for (long long c = 0; c < channels; c++) {
-        double base = 128 + 24 * bell(key_of(row, 10 + c)), wave = 30 + 8 * bell(key_of(row, 20 + c));
+        double base = 128 + 24 * bell(key_of(row, 10 + c));
+        double wave = 30 + 8 * bell(key_of(row, 20 + c));
         for (int i = 0; i < faults; i++)
             if (is(&list[i], "leak") && list[i].a == c)
                 base = 40 + 180.0 * class / (double)classes + bell(key_of(row, 30));
@@ -94,8 +95,8 @@ int main(int argc, char **argv)
     channels = atoll(argv[4]);
     classes = atoll(argv[5]);
     seed = atoll(argv[6]);
-    if (!plant_parse(atoll(argv[2]), argc - 7, argv + 7) || side < 1 || channels < 1 || channels > 4)
-        return 2;
+    if (!plant_parse(atoll(argv[2]), argc - 7, argv + 7)) return 2;
+    if (side < 1 || channels < 1 || channels > 4) return 2;
     if (make(argv[1]) == LK_OK) return 0;
     fprintf(stderr, "makepictures: %s\n", lk_error_text());
     return 1;

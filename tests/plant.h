@@ -82,8 +82,9 @@ static uint16_t label_of(int split, long long i)
 {
     int label = class_of(sample_of(split, i));
     for (int k = 0; k < faults && split == LK_TRAIN; k++) {
-        if (is(&list[k], "conflicts") && i >= rows[0] - list[k].a) label = (label + 1) % (int)classes;
-        if (is(&list[k], "label") && i == list[k].a) label = (int)classes;
+        const plant_fault *f = &list[k];
+        if (is(f, "conflicts") && i >= rows[0] - f->a) label = (label + 1) % (int)classes;
+        if (is(f, "label") && i == f->a) label = (int)classes;
     }
     return (uint16_t)label;
 }

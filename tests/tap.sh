@@ -179,8 +179,8 @@ snapshot() {
     find . -type l -exec ls -l {} + | sort
 }
 
-# bad DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: bad input. Exit code $misused, one line on stderr with
-# these texts, nothing on stdout, no file made, changed or removed, and soon. The limit on the
+# bad DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: bad input. Exit code $misused, one line on stderr
+# with these texts, nothing on stdout, no file made, changed or removed, and soon. The limit on the
 # message holds under mpirun too, whose own words about the exit code are not ours.
 bad() {
     tap_what=$1 tap_texts=$2

@@ -167,7 +167,8 @@ ok "and with three threads" cmp one.json three.json
 "$make" twin.h5 6000 8 4 2
 "$make" shifted.h5 6000 8 4 3 shift=3 || echo "Bail out! maketable"
 "$make" fewer.h5 6000 7 4 2
-check "a twin has not drifted" 0 'drift from the training data of clean.h5|c03|label' twin.h5 --against clean.h5
+check "a twin has not drifted" 0 'drift from the training data of clean.h5|c03|label' \
+    twin.h5 --against clean.h5
 ok "no finding" findings 0
 check "a column that has, in both splits" 1 "warning  train: 'c03' has drifted from clean.h5: PSI |\
 warning  validation: 'c03' has drifted from clean.h5: PSI |drift: both|above its noise" \
@@ -189,7 +190,8 @@ ok "the training split of the reference itself has a PSI of 0" sh -c "
     grep -q '\"psi\": 0\.0,'"
 check "for Prometheus" 1 'c03' shifted.h5 --against clean.h5 --prometheus drift.prom
 ok "every feature is there, and how many have drifted" sh -c "
-    grep -q '^lockstep_drift_psi{data=\"shifted.h5\",split=\"train\",feature=\"c03\"} [01]\.[3-9]' drift.prom &&
+    grep -q '^lockstep_drift_psi{data=\"shifted.h5\",split=\"train\",feature=\"c03\"} [01]\.[3-9]' \
+        drift.prom &&
     grep -q '^lockstep_drift_features{data=\"shifted.h5\",split=\"validation\"} 1' drift.prom &&
     [ \$(grep -c '^lockstep_drift_kl_nats{' drift.prom) -eq 18 ] &&
     [ \$(grep -c '^lockstep_drift_noise_psi{' drift.prom) -eq 18 ] &&
@@ -219,7 +221,8 @@ prints "import of images" '1200 training and 300 validation' \
     "$LOCKSTEP" import idx i l vi vl -o s.h5 --classes rows,columns,checks,disc
 check "clean images are fit" 0 'channel 0|channel 0 cell 3,3|disc' s.h5
 ok "no finding" findings 0
-check "nor do they drift from themselves" 0 'drift from the training data of s.h5|channel 0' s.h5 --against s.h5
+check "nor do they drift from themselves" 0 'drift from the training data of s.h5|channel 0' \
+    s.h5 --against s.h5
 cp s.h5 t.h5
 "$h5edit" t.h5 row train/images 7 9
 check "an image of one value, which is also not the one imported" 2 \
@@ -263,6 +266,16 @@ train:
 END
 prints "training looks at data once" 'step 3/3' "$LOCKSTEP" train r.yaml
 ok "and notes it beside the file" grep -q '"warnings": \[\]' a.h5.check.json
+drift='"event": *"drift".*"split": *"validation".*"drifted": *0.*"name": *"tokens", *"psi"'
+ok "the run log has the drift of validation from train" grep -q "$drift" run/run.jsonl
+prints "another run on it" 'step 3/3' "$LOCKSTEP" train r.yaml --set directory=again \
+    --set log.prometheus=true
+ok "has it too, from the note" grep -q "$drift" again/run.jsonl
+ok "and in its metrics" sh -c "
+    grep -q '^lockstep_drift_psi{run=\"again\",split=\"validation\",feature=\"tokens\"} 0\.' \
+        again/metrics.prom &&
+    grep -q '^lockstep_drift_noise_psi{' again/metrics.prom &&
+    grep -q '^lockstep_drift_features{run=\"again\",split=\"validation\"} 0\$' again/metrics.prom"
 cp c.h5 d.h5
 prints "warnings are said" 'warning: data: validation: ' "$LOCKSTEP" train r.yaml \
     --set directory=run2 --set data.file=d.h5
@@ -285,12 +298,18 @@ ok "it is in the run directory" grep -q 'passages' run6/check.json
 ok "and nothing is left" test -z "$(find . -name '*.part')"
 prints "eval compares with the training data" 'drift from the training data: PSI 0.0' \
     "$LOCKSTEP" eval run a.h5 --prometheus eval.prom
-ok "for Prometheus too" grep -q '^lockstep_drift_psi{data="a.h5",split="validation",feature="tokens"} ' eval.prom
-check "so does check with a run" 0 'drift from the training data of run/checkpoints/step-000003.h5|tokens' a.h5 \
-    --against run
+ok "for Prometheus too" \
+    grep -q '^lockstep_drift_psi{data="a.h5",split="validation",feature="tokens"} ' eval.prom
+check "so does check with a run" 0 \
+    'drift from the training data of run/checkpoints/step-000003.h5|tokens' a.h5 --against run
 awk 'BEGIN { while (i++ < 900) print "own jumps jumps" }' >z.txt
 prints "a text with another end" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt z.txt -o z.h5 -v character
 run "$LOCKSTEP" eval run z.h5
 ok "whose drift is a warning" grep -q "^warning: 'tokens' has drifted: PSI " "$work/err"
+sed 's/a.h5/z.h5/' r.yaml >z.yaml
+prints "a run on it says so" "warning: data: validation: 'tokens' is not distributed as in train" \
+    "$LOCKSTEP" train z.yaml --set directory=zrun --set log.prometheus=true
+ok "in its metrics too" grep -q '^lockstep_drift_features{.*split="validation"} 1$' \
+    zrun/metrics.prom
 finish

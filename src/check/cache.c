@@ -72,7 +72,7 @@ static json_t *drift_json(const lk_drift_report *d)
     for (int64_t i = 0; i < d->features; i++) {
         const lk_drift *x = &d->feature[i].drift;
         json_array_append_new(list, json_pack("{s:o, s:f, s:f, s:f}", "name",
-                                              lk_check_json_text(d->feature[i].name), "psi",
+                                              lk_check_json(d->feature[i].name), "psi",
                                               x->psi, "kl", x->kl, "noise", x->noise));
     }
     return json_pack("{s:f, s:o}", "threshold", d->threshold, "features", list);
@@ -82,7 +82,8 @@ static json_t *drift_json(const lk_drift_report *d)
 static lk_status read_drift(const memory *m, lk_drift_report *out)
 {
     const json_t *o = json_object_get(m->json, "drift"), *list = json_object_get(o, "features");
-    lk_drift_report d = {.worst = -1, .threshold = json_number_value(json_object_get(o, "threshold"))};
+    double threshold = json_number_value(json_object_get(o, "threshold"));
+    lk_drift_report d = {.worst = -1, .threshold = threshold};
     lk_status status = LK_OK;
     for (size_t i = 0; i < json_array_size(list) && status == LK_OK; i++) {
         const json_t *f = json_array_get(list, i);
@@ -102,7 +103,7 @@ static void remember(memory *m, const lk_check_report *r)
     json_t *warnings = json_array();
     for (int64_t i = 0; i < r->findings && i < MOST_WARNINGS; i++)
         if (r->finding[i].severity == LK_WARNING)
-            json_array_append_new(warnings, lk_check_json_text(r->finding[i].text));
+            json_array_append_new(warnings, lk_check_json(r->finding[i].text));
     m->json = identity(m->d);
     json_t *drift = drift_json(&r->drift[LK_VALIDATION]);
     if (m->json && (json_object_set(m->json, "warnings", warnings) != 0 ||

@@ -8,7 +8,7 @@
 
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-json_t *lk_check_json_text(const char *text)
+json_t *lk_check_json(const char *text)
 {
     json_t *good = json_string(text);
     char *plain = good ? NULL : strdup(text);
@@ -47,11 +47,11 @@ static json_t *findings_json(const lk_check_report *r)
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o, s:I, s:o, s:o}", "severity",
                                               lk_severity_name(f->severity), "code", f->code,
                                               "split", split_name(f->split), "feature",
-                                              f->feature ? lk_check_json_text(f->feature)
+                                              f->feature ? lk_check_json(f->feature)
                                                          : json_null(),
                                               "count", (json_int_t)f->count, "rows",
                                               rows_json(f->row), "text",
-                                              lk_check_json_text(f->text)));
+                                              lk_check_json(f->text)));
     }
     return list;
 }
@@ -87,7 +87,7 @@ static json_t *labels_json(const lk_check_report *r)
     json_t *list = json_array();
     for (int64_t k = 0; k < r->classes; k++)
         json_array_append_new(list, json_pack("{s:o, s:I, s:I}", "name",
-                                              lk_check_json_text(r->class_name[k]),
+                                              lk_check_json(r->class_name[k]),
                                               "train", (json_int_t)r->labels[LK_TRAIN][k],
                                               "validation",
                                               (json_int_t)r->labels[LK_VALIDATION][k]));
@@ -102,7 +102,7 @@ static json_t *features_json(const lk_check_report *r)
         const lk_check_feature *f = &r->feature[i];
         json_array_append_new(
             list, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
-                            lk_check_json_text(f->name), "mean", number(f->mean),
+                            lk_check_json(f->name), "mean", number(f->mean),
                             "sd", number(f->deviation), "min", number(f->low), "max",
                             number(f->high), "quantiles",
                             numbers(f->quantile, LK_CHECK_QUANTILES), "histogram",
@@ -119,8 +119,8 @@ static json_t *correlation_json(const lk_check_report *r)
         json_array_append_new(matrix, numbers(r->correlation + i * r->features, r->features));
     for (int64_t i = 0; i < r->pairs; i++)
         json_array_append_new(pairs, json_pack("{s:o, s:o, s:o}", "a",
-                                               lk_check_json_text(r->feature[r->pair[i].a].name), "b",
-                                               lk_check_json_text(r->feature[r->pair[i].b].name), "r",
+                                               lk_check_json(r->feature[r->pair[i].a].name), "b",
+                                               lk_check_json(r->feature[r->pair[i].b].name), "r",
                                                number(r->pair[i].r)));
     return json_pack("{s:o, s:o}", "matrix", matrix, "pairs", pairs);
 }
@@ -136,7 +136,7 @@ static json_t *drift_split_json(const lk_drift_report *d)
         const lk_drift_feature *f = &d->feature[i];
         json_array_append_new(
             list, json_pack("{s:o, s:o, s:o, s:o, s:b}", "name",
-                            lk_check_json_text(f->name), "psi",
+                            lk_check_json(f->name), "psi",
                             number(f->drift.psi), "kl", number(f->drift.kl), "noise",
                             number(f->drift.noise), "drifted",
                             lk_drift_found(&f->drift, d->threshold)));
@@ -150,7 +150,7 @@ static json_t *drift_json(const lk_check_report *r)
 {
     const lk_drift_report *d = r->drift;
     if (d[0].features + d[1].features == 0) return json_null();
-    return json_pack("{s:o, s:o, s:o, s:o}", "against", r->against ? lk_check_json_text(r->against)
+    return json_pack("{s:o, s:o, s:o, s:o}", "against", r->against ? lk_check_json(r->against)
                                                                    : json_null(),
                      "threshold", number(d[0].threshold), "train", drift_split_json(&d[LK_TRAIN]),
                      "validation", drift_split_json(&d[LK_VALIDATION]));
@@ -160,7 +160,7 @@ lk_status lk_check_format(const lk_check_report *r, char **text)
 {
     json_t *levels = numbers(lk_check_quantile, LK_CHECK_QUANTILES);
     json_t *o = json_pack("{s:o, s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "file",
-                          lk_check_json_text(r->path), "kind", lk_dataset_kind_name(r->kind), "digest",
+                          lk_check_json(r->path), "kind", lk_dataset_kind_name(r->kind), "digest",
                           r->digest, "level", r->level, "verdict",
                           r->verdict == LK_NOTE ? "fit" : r->verdict == LK_WARNING ? "warnings"
                                                                                    : "unfit",

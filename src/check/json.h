@@ -5,6 +5,6 @@
 #include <jansson.h>
 
 /* A text of any bytes: names come from anywhere, and are cut; JSON is UTF-8. json.c */
-json_t *lk_check_json_text(const char *text);
+json_t *lk_check_json(const char *text);
 
 #endif

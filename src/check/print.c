@@ -209,14 +209,14 @@ static void put_findings(const view *v)
 {
     static const char *const verdict[] = {"fit", "fit, with warnings", "unfit"};
     const lk_check_report *r = v->r;
+    const char *at = r->kind == LK_TEXT_DATA ? "; at token " : "; at row ";
     if (r->findings > 0) fprintf(v->out, "\n");
     for (int64_t i = 0; i < r->findings && i < MOST_LINES; i++) {
         const lk_finding *f = &r->finding[i];
         fprintf(v->out, "%-8s ", lk_severity_name(f->severity));
         lk_show_name(v->out, f->text, lk_show_width(f->text));
         for (int k = 0; k < LK_FAULT_ROWS && f->row[k] != INT64_MAX; k++)
-            fprintf(v->out, "%s%lld", k ? ", " : r->kind == LK_TEXT_DATA ? "; at token " : "; at row ",
-                    (long long)f->row[k]);
+            fprintf(v->out, "%s%lld", k ? ", " : at, (long long)f->row[k]);
         fprintf(v->out, "\n");
     }
     if (r->findings > MOST_LINES)

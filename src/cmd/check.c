@@ -88,7 +88,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_ARG:
         if (o->job.data)
             argp_error(state, "too many arguments at '%s'%s", arg,
-                       o->json ? "; --json takes none: the report goes to the standard output" : "");
+                       o->json ? "; --json takes none: the report goes to the standard output"
+                               : "");
         o->job.data = arg;
         break;
     case ARGP_KEY_END:
