@@ -1,5 +1,6 @@
 /* The training run: from run file and checkpoint to the loop, and its end. */
 #include "base/clock.h"
+#include "base/signals.h"
 #include "io/checkpoint.h"
 #include "check/check.h"
 #include "train/starts.h"
@@ -161,6 +162,7 @@ static lk_status open_monitor(lk_trainer *t)
                             .device = t->device,
                             .parameters = count_parameters(t),
                             .start = t->start,
+                            .drift = &t->drift,
                             .reporter = t->reporter};
     return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
 }
@@ -195,11 +197,31 @@ static lk_status find_end(lk_trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-/* Whether this start begins the run, as rank 0 sees it. */
-static lk_status open_directory(lk_trainer *t, lk_resume how, bool *begins)
+/* A start may come before the process that worked on the run has quite ended: a batch system
+ * starts a job again while the last rank of its last start still dies. Rank 0 knows. */
+static lk_status wait_for_directory(lk_trainer *t)
 {
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
-                                                 &t->rundir)));
+    double until = lk_clock_seconds() + t->how->patience;
+    for (bool said = false;; said = true) {
+        char text[400];
+        lk_status status = lk_rundir_open(t->run->directory, t->comm->rank, t->how->resume,
+                                          &t->rundir);
+        bool wait = status == LK_E_BUSY && lk_clock_seconds() < until && !lk_signals_caught();
+        LK_TRY(lk_comm_broadcast(t->comm, &wait, sizeof wait));
+        if (!wait) return lk_comm_agree(t->comm, status);
+        lk_error_clear();
+        snprintf(text, sizeof text, "%.200s: another lockstep is working on this run; waiting for "
+                 "its end, at most %.0f s (--wait)", t->run->directory, t->how->patience);
+        if (!said) lk_trainer_say(t, text);
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        lk_heart_begin(LK_STARTING, 0); /* each round by itself, for the watchdog */
+    }
+}
+
+/* Whether this start begins the run, as rank 0 sees it. */
+static lk_status open_directory(lk_trainer *t, bool *begins)
+{
+    LK_TRY(wait_for_directory(t));
     lk_status status = LK_OK;
     if (t->comm->rank == 0) {
         status = lk_rundir_begins(t->rundir, begins);
@@ -225,7 +247,7 @@ static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_choice *from
     char *unkept = NULL;
     if (strcmp(t->run->data.check, "auto") == 0)
         LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
-                               &unkept));
+                               &unkept, &t->drift));
     lk_status status = LK_OK;
     if (t->comm->rank == 0)
         status = lk_rundir_check_logs(t->rundir, t->start, &t->validated, warn, t);
@@ -263,7 +285,7 @@ static lk_status run(lk_trainer *t)
     lk_checkpoint_info saved = {.leaves = 0};
     lk_checkpoint_choice choice = {.path = NULL};
     bool begins = true;
-    LK_TRY(open_directory(t, t->how->resume, &begins));
+    LK_TRY(open_directory(t, &begins));
     lk_status status = LK_OK;
     if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
@@ -356,6 +378,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_params_destroy(t.params);
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
+    lk_drift_report_clear(&t.drift);
     lk_rundir_close(t.rundir);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
