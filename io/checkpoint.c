@@ -209,7 +209,8 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
 lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
-    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
+    lk_status status =
+        lk_checkpoint_agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
     if (status == LK_OK || *file < 0) return status;
     H5Fclose(*file);
     *file = -1;

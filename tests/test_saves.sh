@@ -110,13 +110,13 @@ log() {
     bad "$1 after '$2'" "j/$1: expected the lines up to step |$3|put back a copy of the log" \
         "$LOCKSTEP" train a.yaml $more --set directory=j --resume
 }
-log loss.log '19,$d' 'step 20, |found its end after 18 lines|checkpoints after step 18 away'
-log loss.log '1,$d' 'found its end after 0 lines'
+log loss.log '19,99d' 'step 20, |found its end after 18 lines|checkpoints after step 18 away'
+log loss.log '1,99d' 'found its end after 0 lines'
 log loss.log '7s/ .*/ rubbish/' 'found line 7, which is not|after step 6 away'
 log loss.log '7s/ [^ ]* / /' 'found line 7, which is not'
 log loss.log 7d 'found line 7, which is not'
 log loss.log '20s/.$//; 20q' 'found line 20, which is not'
-log validation.log '$d' 'step 18, |found its end after 2 lines'
+log validation.log '3d' 'step 18, |found its end after 2 lines'
 log validation.log '2s/.*/12/' 'found line 2, which is not'
 log validation.log '2s/^12/5/' 'found line 2, which is not'
 rm -rf j
