@@ -1,5 +1,6 @@
 /* The files of a checkpoint directory: their names, which there are, which stay, where `latest`
  * leads. */
+#include "base/replace.h"
 #include "io/checkpoint_job.h"
 
 #include <dirent.h>
@@ -160,7 +161,7 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
         unlink(fresh);
         return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
     }
-    return lk_h5_fsync(directory);
+    return lk_replace_sync(directory);
 }
 
 void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, uint64_t good,
