@@ -104,6 +104,9 @@ lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
  * in the error text, if there is one. What evaluates, generates or shows ends with that: a figure
  * of other parameters than those asked for is the user's to want. Only --resume passes over. */
 void lk_checkpoint_name_before(const char *path);
+/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest; *resolved: caller frees.
+ * io/checkpoint_dir.c */
+lk_status lk_checkpoint_resolve(const char *path, char **resolved);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);

@@ -161,7 +161,7 @@ static lk_status follow(const char *directory, const char *name, char **found)
     return made < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
 }
 
-lk_status lk_h5_resolve(const char *path, char **resolved)
+lk_status lk_checkpoint_resolve(const char *path, char **resolved)
 {
     static const char *const name[] = {"latest", "checkpoints/latest"};
     struct stat s;
@@ -282,7 +282,10 @@ static lk_status choose(void *argument)
             c->report(c->context, text);
         }
         lk_status status = look(j);
-        if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
+        if (lk_h5_note()[0] && j->rank == 0 && c->report) {
+            snprintf(text, sizeof text, "%.400s: %s", j->path, lk_h5_note());
+            c->report(c->context, text);
+        }
         if (status != LK_E_INPUT) return status;
         snprintf(wrong, sizeof wrong, "%.1400s", lk_error_text());
         if (!c->first[0]) memcpy(c->first, wrong, sizeof c->first);
@@ -309,7 +312,7 @@ void lk_checkpoint_name_before(const char *path)
     char *file = NULL, text[1500], name[40];
     uint64_t step;
     snprintf(text, sizeof text, "%.1100s", lk_error_text());
-    if (lk_h5_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
+    if (lk_checkpoint_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
         step_of(last_part(file), &step)) {
         *strrchr(file, '/') = '\0';
         if (lk_checkpoint_dir_list(file, &list) != LK_OK) list.count = 0;

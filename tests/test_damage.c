@@ -280,8 +280,9 @@ static void check_dataset(const int trials[INJURIES])
         tap_ok(n.good == trials[how], "dataset of %zu bytes, %d %s: %d refused, %d harmless, %d "
                "silent", p.size, trials[how], injury_name[how], n.refused, n.harmless,
                trials[how] - n.good);
-        /* the room that HDF5 keeps between its metadata, near the front, is harmless */
-        tap_ok(n.refused * 4 > trials[how] * 3, "most are seen");
+        /* harmless: the room that HDF5 keeps between its metadata, near the front; what is behind
+         * the last rows in their chunk; the checksums of chunks, which nobody asks */
+        tap_ok(n.refused * 2 > trials[how], "most are seen");
     }
     free_content(&whole);
     discharge(&p);
