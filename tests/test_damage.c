@@ -308,10 +308,11 @@ static void make_text(const char *path)
     free(text);
 }
 
-/* White but for the top of some, and names of classes that take more than 64 KiB. */
+/* White but for the top of some, and names of classes that take more than 64 KiB. A chunk is an odd
+ * number of bytes, so that half of them lie where Fletcher-32's words are those of the pages. */
 static void make_images(const char *path)
 {
-    enum { IMAGES = 640, SIDE = 28, CLASSES = 250, NAME = 300 };
+    enum { IMAGES = 640, SIDE = 27, CLASSES = 250, NAME = 300 };
     static unsigned char images[16 + IMAGES * SIDE * SIDE], labels[8 + IMAGES];
     const unsigned char head[16] = {0, 0, 8, 3, 0, 0, IMAGES >> 8, IMAGES & 255,
                                     0, 0, 0, SIDE, 0, 0, 0, SIDE};
