@@ -282,10 +282,7 @@ static lk_status choose(void *argument)
             c->report(c->context, text);
         }
         lk_status status = look(j);
-        if (lk_h5_note()[0] && j->rank == 0 && c->report) {
-            snprintf(text, sizeof text, "%.400s: %s", j->path, lk_h5_note());
-            c->report(c->context, text);
-        }
+        if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
         if (status != LK_E_INPUT) return status;
         snprintf(wrong, sizeof wrong, "%.1400s", lk_error_text());
         if (!c->first[0]) memcpy(c->first, wrong, sizeof c->first);

@@ -184,7 +184,7 @@ static lk_status open_job(void *argument)
     lk_status status = lk_h5_open(d->path, "lockstep dataset", &h->file);
     if (status == LK_OK) status = check(d);
     if (!d->warning[0] && lk_h5_note()[0])
-        snprintf(d->warning, sizeof d->warning, "%.400s: %s", d->path, lk_h5_note());
+        snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
     return lk_h5_agree(h->comm, status);
 }
 

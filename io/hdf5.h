@@ -15,7 +15,8 @@
  *   lk_h5_dataset_read, _verify     hdf5_read.c         lk_h5_close or lk_h5_abandon      hdf5_write.c
  *   H5Fclose                                            lk_h5_publish                     hdf5_write.c
  *
- * and around every call of HDF5's own LK_H5(), hdf5_error.c. Every rank reads by itself; those who
+ * and around every call of HDF5's own LK_H5(), hdf5_error.c. Files are read by hdf5_driver.c, which
+ * is patient with a disk that refuses and tells it from a file that is damaged. Every rank reads by itself; those who
  * write together agree after each step, hdf5_agree.c. Rows of a dataset file are read through
  * io/slabs.h, which compares their digests. */
 #ifndef LK_IO_HDF5_H
@@ -33,32 +34,18 @@
 /* ---- errors: io/hdf5_error.c ------------------------------------------------------------------ */
 
 /* An HDF5 call, or an assignment of one: LK_H5(LK_E_INPUT, id = H5Dopen2(...), "%s", path);
- *
- * LK_E_INPUT is for reading. What the operating system refuses then is LK_E_SYSTEM all the same,
- * and if it may pass (an I/O error, a stale handle, too many open files) the call is made again,
- * six times in 3 s; all else is the content's fault: the file is damaged. Other codes, of writing
- * and of what needs no file, are returned as they are, at once: a collective call may not be made
- * again by one rank alone. */
+ * LK_E_INPUT is for what reads: if the system refuses, that is LK_E_SYSTEM all the same. */
 #define LK_H5(code, call, ...)                                                                     \
     do {                                                                                           \
-        int lk_h5_tries_ = 1;                                                                      \
-        while ((call) < 0)                                                                         \
-            if (!lk_h5_again((code), &lk_h5_tries_)) return lk_h5_fail((code), __VA_ARGS__);       \
+        if ((call) < 0) return lk_h5_fail((code), __VA_ARGS__);                                    \
     } while (0)
 
-/* Record one line, "MESSAGE: what the system said" or "MESSAGE: innermost HDF5 error", and return
- * the code that is due. */
+/* Record one line and return the code that is due: "MESSAGE: innermost HDF5 error", LK_E_INPUT with
+ * "; the file is damaged, make or copy it again"; or what the system said, if it refused. */
 lk_status lk_h5_fail(lk_status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* After a failed HDF5 call: whether to make it again, after a pause. `tries`: made so far. */
-bool lk_h5_again(lk_status code, int *tries);
-/* The same for a system call that failed with this errno, and the failure when it is not. */
-bool lk_h5_pause(int error, int *tries);
-lk_status lk_h5_refused(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* What had to be tried again since the last lk_h5_open() of this thread, "read only at try 3
- * (Stale file handle)"; "": nothing. */
-const char *lk_h5_note(void);
-void lk_h5_forget_note(void);
+/* An answer of H5Aexists() and the like, -1 if it is "no" because the file could not be read. */
+htri_t lk_h5_sure(htri_t answer);
 
 /* A handle that is closed when its scope ends: LK_H5_AUTO hid_t space = -1; */
 static inline void lk_h5_release(hid_t *id)
@@ -77,12 +64,16 @@ lk_status lk_h5_agree_in(lk_io *io, MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
-/* ---- files to read: io/hdf5_file.c ------------------------------------------------------------ */
+/* ---- files to read: io/hdf5_file.c, hdf5_driver.c --------------------------------------------- */
 
 /* Open for reading, this process alone, and check the root attributes schema and version. `schema`
  * NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...; what to do". LK_E_SYSTEM:
- * the system refuses, and goes on doing so. Close with H5Fclose(): there is nothing to lose. */
+ * the system refuses; here and in all reading of the file later this is so only after it was tried
+ * again, six times in 3 s, where it may pass. Close with H5Fclose(): there is nothing to lose. */
 lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
+/* What was tried again since the last lk_h5_open() of this thread, "FILE: read only at try 3 (Stale
+ * file handle)"; "": nothing. */
+const char *lk_h5_note(void);
 
 /* ---- attributes: io/hdf5_attribute.c ---------------------------------------------------------- */
 

@@ -16,7 +16,7 @@ enum { LARGE = 1024, NAME = 80 };                     /* bytes from which on the
 lk_status lk_h5_has(hid_t object, const char *where, const char *name, bool *there)
 {
     htri_t found = 0;
-    LK_H5(LK_E_INPUT, found = H5Aexists(object, name), "%s: cannot look for the attribute '%s'",
+    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Aexists(object, name)), "%s: cannot look for the attribute '%s'",
           where, name);
     *there = found > 0;
     return LK_OK;

@@ -36,7 +36,7 @@ hid_t lk_h5_type_id(lk_h5_type t)
 lk_status lk_h5_link(hid_t file, const char *where, const char *path, bool *there)
 {
     htri_t found = 0;
-    LK_H5(LK_E_INPUT, found = H5Lexists(file, path, H5P_DEFAULT), "%s: cannot look for '%s'", where,
+    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Lexists(file, path, H5P_DEFAULT)), "%s: cannot look for '%s'", where,
           path);
     *there = found > 0;
     return LK_OK;
@@ -111,9 +111,8 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
 /* H5Dget_storage_size() may have to read for it, and says 0 if it cannot. */
 static herr_t stored_size(hid_t id, hsize_t *stored)
 {
-    H5Eclear2(H5E_DEFAULT);
     *stored = H5Dget_storage_size(id);
-    return *stored == 0 && H5Eget_num(H5E_DEFAULT) > 0 ? -1 : 0;
+    return lk_h5_sure(*stored > 0);
 }
 
 /* The bytes declared against those stored, and these against the file: a damaged index may name
@@ -288,9 +287,8 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
 static lk_status walk_group(const walk *parent)
 {
     walk w = *parent;
-    hsize_t at = 0; /* where it goes on when it is tried again */
     const char *group = w.group[0] ? w.group : "/";
-    LK_H5(LK_E_INPUT, H5Literate_by_name(w.file, group, H5_INDEX_NAME, H5_ITER_INC, &at, visit, &w,
+    LK_H5(LK_E_INPUT, H5Literate_by_name(w.file, group, H5_INDEX_NAME, H5_ITER_INC, NULL, visit, &w,
                                          H5P_DEFAULT), "%s: cannot list '%s'", w.where, group);
     return w.status;
 }

@@ -1,11 +1,9 @@
 /* Opening files for reading, with every check that can be made before their content is looked at. */
-#include "io/hdf5.h"
+#include "io/hdf5_driver.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- the file is there ----------------------------------------------------------------------- */
@@ -30,40 +28,45 @@ static const char *noun(const char *schema)
     return strcmp(schema, "lockstep predictions") == 0 ? "file of lockstep predictions" : schema;
 }
 
-/* What the system says to opening the file and reading its first byte; 0: nothing is wrong. A pipe
- * is not waited for. */
-static int reading_error(const char *path, struct stat *s)
+/* HDF5's signature lies at the front, or where twice 512 bytes come again behind what is not its. */
+static bool is_hdf5(int fd, const char *path, uint64_t size)
 {
-    char byte;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return errno;
-    int error = fstat(fd, s) != 0 ? errno : 0;
-    if (error == 0 && S_ISREG(s->st_mode) && pread(fd, &byte, 1, 0) < 0) error = errno;
-    close(fd);
-    return error;
+    char bytes[8] = "";
+    size_t n = 0;
+    for (uint64_t at = 0; at < size; at = at ? 2 * at : 512)
+        if (!lk_h5_driver_read(fd, path, bytes, sizeof bytes, at, &n)) return false;
+        else if (n == sizeof bytes && memcmp(bytes, "\211HDF\r\n\032\n", sizeof bytes) == 0)
+            return true;
+    return false;
+}
+
+static lk_status cannot_open(const char *path, const char *expected)
+{
+    int error = lk_h5_driver_error();
+    if (lk_status_of_errno(error) != LK_E_INPUT) return lk_h5_driver_fail("%s: cannot open", path);
+    lk_h5_driver_reset();
+    if (error == ENOENT)
+        return lk_fail(LK_E_INPUT, "%s: expected a %s, found no such file; check the path", path,
+                       expected);
+    return lk_fail(LK_E_INPUT, "%s: expected a %s, found that it cannot be read (%s); check the "
+                   "path and its permissions", path, expected, strerror(error));
 }
 
 static lk_status check_file(const char *path, const char *schema)
 {
     const char *expected = noun(schema);
-    struct stat s = {.st_mode = 0};
-    htri_t hdf5 = 0;
-    int error, tries = 1;
-    while ((error = reading_error(path, &s)) != 0 && lk_h5_pause(error, &tries)) continue;
-    if (error == ENOENT)
-        return lk_fail(LK_E_INPUT, "%s: expected a %s, found no such file; check the path", path,
-                       expected);
-    if (error == EACCES || error == EPERM)
-        return lk_fail(LK_E_INPUT, "%s: expected a %s, found that it cannot be read (%s); check "
-                       "the path and its permissions", path, expected, strerror(error));
-    if (error) return lk_h5_refused(error, "%s: cannot read", path);
-    if (!S_ISREG(s.st_mode))
+    struct stat s;
+    int fd = lk_h5_driver_file(path, &s);
+    if (fd < 0) return cannot_open(path, expected);
+    bool regular = S_ISREG(s.st_mode);
+    bool hdf5 = regular && is_hdf5(fd, path, (uint64_t)s.st_size);
+    close(fd);
+    if (lk_h5_driver_error()) return lk_h5_driver_fail("%s: cannot read", path);
+    if (!regular)
         return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
                        S_ISDIR(s.st_mode) ? "a directory" : "something that is not a file",
                        advice(schema));
-    LK_H5(LK_E_INPUT, hdf5 = H5Fis_hdf5(path), "%s: expected a %s, found a file without an HDF5 "
-          "header", path, expected);
-    if (hdf5 > 0) return LK_OK;
+    if (hdf5) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
                    s.st_size == 0 ? "an empty file" : "a file that is not HDF5", advice(schema));
 }
@@ -96,25 +99,13 @@ static lk_status check_schema(hid_t file, const char *path, const char *schema)
     return LK_OK;
 }
 
-static lk_status read_access(const char *path, hid_t *list)
-{
-    LK_H5_AUTO hid_t fapl = -1;
-    LK_H5(LK_E_SYSTEM, fapl = H5Pcreate(H5P_FILE_ACCESS), "%s: access list", path);
-    LK_H5(LK_E_SYSTEM, H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG), "%s: access list", path);
-    /* files are renamed when whole, never changed; some file systems have no locks */
-    LK_H5(LK_E_SYSTEM, H5Pset_file_locking(fapl, false, true), "%s: access list", path);
-    *list = fapl;
-    fapl = -1;
-    return LK_OK;
-}
-
 lk_status lk_h5_open(const char *path, const char *schema, hid_t *file)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    lk_h5_forget_note();
+    lk_h5_driver_reset();
     LK_H5_AUTO hid_t fapl = -1, id = -1;
     LK_TRY(check_file(path, schema));
-    LK_TRY(read_access(path, &fapl));
+    LK_TRY(lk_h5_driver_list(path, &fapl));
     LK_H5(LK_E_INPUT, id = H5Fopen(path, H5F_ACC_RDONLY, fapl),
           "%s: expected a %s, found a file that HDF5 cannot open", path, noun(schema));
     LK_TRY(check_schema(id, path, schema));
