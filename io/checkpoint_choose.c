@@ -210,7 +210,10 @@ static lk_status choose(void *argument)
         if (status != LK_E_INPUT && status != LK_E_SYSTEM) return status;
         LK_TRY(lk_checkpoint_agree(j, pass_over(c, status, wrong)));
     }
-    if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
+    if (lk_h5_note()[0] && j->rank == 0 && c->report) {
+        snprintf(text, sizeof text, "%.400s: %s", j->path, lk_h5_note());
+        c->report(c->context, text);
+    }
     return LK_OK;
 }
 
@@ -285,7 +288,7 @@ bool lk_checkpoint_before(const char *path, char *before, size_t size)
     uint64_t step;
     int i = 0;
     bool found = false;
-    if (lk_h5_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
+    if (lk_checkpoint_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
         lk_checkpoint_dir_step(last_part(file), &step)) {
         *strrchr(file, '/') = '\0';
         if (lk_checkpoint_dir_list(file, &list) != LK_OK) list.count = 0;

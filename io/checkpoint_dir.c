@@ -214,7 +214,7 @@ lk_status lk_checkpoint_dir_follow(const char *directory, const char *name, char
     return made < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
 }
 
-lk_status lk_h5_resolve(const char *path, char **resolved)
+lk_status lk_checkpoint_resolve(const char *path, char **resolved)
 {
     static const char *const name[] = {"latest", "checkpoints/latest"};
     struct stat s;

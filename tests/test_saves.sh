@@ -77,6 +77,31 @@ prints "a file that is newer than the link is taken" 'from step 20' \
     "$LOCKSTEP" train a.yaml --set directory=h --resume
 ok "and the link leads to it" test "$(readlink h/checkpoints/latest)" = step-000020.h5
 
+# A disk that does not give a file, though its content may be good.
+faulty=$builddir/tests/faulty.so
+[ -f "$faulty" ] || echo "Bail out! make tests/faulty.so"
+faults="env LD_PRELOAD=$faulty FAULT_KIND=read"
+cp -R a m
+prints "a file that cannot be read is passed over, after some tries" \
+    'm/checkpoints/step-000020.h5: |Input/output error; tried |trying step-000018.h5|from step 18' \
+    $faults FAULT_FILE=step-000020.h5 "$LOCKSTEP" train a.yaml --set directory=m --resume \
+    --set train.stop_after=19
+ok "it keeps its name, and the run goes on without it" test -f m/checkpoints/step-000020.h5 -a \
+    "$(readlink m/checkpoints/latest)" = step-000019.h5
+prints "also when it can be read again" 'from step 19' "$LOCKSTEP" train a.yaml \
+    --set directory=m --resume
+ok "to the same bits" same m a
+prints "what fails once is told, and read" 'warning: m/checkpoints/|read only at try 2|from step 20' \
+    $faults FAULT_FILE=step-000020.h5 FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=m \
+    --resume
+snapshot >"$work/before"
+run $faults FAULT_FILE=checkpoints/step- "$LOCKSTEP" train a.yaml --set directory=m --resume
+ok "where none can be read it is the disk's fault: $(cat "$work/err")" test "$rc" -eq 3
+ok "so says the message" says err 'm/checkpoints/step-000020.h5: ' \
+    '3 checkpoints cannot be read: check the disk, then start again'
+snapshot >"$work/after"
+ok "and nothing is changed" diff "$work/before" "$work/after"
+
 # ---- what is in the way ------------------------------------------------------------------------
 
 before='lockstep: i/checkpoints/|found a directory; move it away'
