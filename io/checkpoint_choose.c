@@ -210,10 +210,7 @@ static lk_status choose(void *argument)
         if (status != LK_E_INPUT && status != LK_E_SYSTEM) return status;
         LK_TRY(lk_checkpoint_agree(j, pass_over(c, status, wrong)));
     }
-    if (lk_h5_note()[0] && j->rank == 0 && c->report) {
-        snprintf(text, sizeof text, "%.400s: %s", j->path, lk_h5_note());
-        c->report(c->context, text);
-    }
+    if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
     return LK_OK;
 }
 
