@@ -37,8 +37,8 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
  * of scratch, 64-byte aligned. */
 size_t lk_cpu_copy_bytes(const lk_tensor *t);
 float *lk_cpu_take(char **at, const lk_tensor *t);
-/* Scratch bytes of `count` values for each thread; in a parallel region, those of the calling thread
- * in scratch from `at` on, 64-byte aligned as `at` is. */
+/* Scratch bytes of `count` values for each thread; in a parallel region, those of the calling
+ * thread in scratch from `at` on, 64-byte aligned as `at` is. */
 size_t lk_cpu_own_bytes(int64_t count);
 float *lk_cpu_own(void *at, int64_t count);
 /* Bytes up to the next multiple of 64, where another piece of scratch may begin. */
