@@ -3,7 +3,8 @@
 # of planted faults and none on the clean twins; TensorBoard and Prometheus files read by others;
 # watch and report on runs that are done, go on, are broken or are none.
 #
-# TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: python3).
+# TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: that which
+# 'quickstart test' makes in the build directory, or python3).
 # shellcheck disable=SC1010,SC2016,SC2086,SC2094,SC2317 # awk programs; words without blanks; called
 # by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
@@ -212,6 +213,7 @@ fi
 
 # ---- TensorBoard, Prometheus -------------------------------------------------------------------
 
+[ -x "$builddir/readers/bin/python" ] && : "${TENSORBOARD_PYTHON:=$builddir/readers/bin/python}"
 : "${TENSORBOARD_PYTHON:=python3}"
 if "$TENSORBOARD_PYTHON" -c 'import tensorboard' 2>/dev/null; then
     cat >tb.py <<'END'
