@@ -13,6 +13,7 @@ typedef enum lk_status {
     LK_E_SYSTEM = 3,   /* operating system: memory, disk, threads */
     LK_E_DEVICE = 4,   /* CUDA, cuBLASLt, oneDNN */
     LK_E_COMM = 5,     /* MPI, NCCL, or another rank failed */
+    LK_E_BUSY = 6,     /* another process works on the run: try again later */
     LK_E_REQUEUE = 75, /* no failure: stopped after a save by a signal or the time limit, to be
                           started again with --resume (EX_TEMPFAIL of sysexits.h) */
 } lk_status;           /* these are also the exit codes of the program */
@@ -29,6 +30,10 @@ lk_status lk_fail_prefix(lk_status code, const char *format, ...)
 /* Put text after the recorded one: what to try next. Returns `code`. */
 lk_status lk_fail_suffix(lk_status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+
+/* What an errno means to a file that the user named: LK_E_INPUT if it is the name's fault (no such
+ * file, no permission, a directory), else LK_E_SYSTEM. */
+lk_status lk_status_of_errno(int error);
 
 const char *lk_error_text(void); /* "" when none; valid until the next lk_ call of this thread */
 void lk_error_clear(void);
