@@ -168,7 +168,8 @@ static lk_status set_steps(lk_run *run, source *s, const char *value, int line)
     if (n != 2) n = sscanf(value, " %20[0-9] , %20[0-9] %c", first, last, &rest);
     if (n != 2 || strspn(first, "0") == strlen(first)) /* steps are numbered from 1 */
         return lk_fail(LK_E_INPUT, "%s: '" STEPS "': expected the first and the last step to "
-                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place), value);
+                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place),
+                       value);
     LK_TRY(set(run, s, "trace.from", first, line));
     return set(run, s, "trace.to", last, line);
 }
