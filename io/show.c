@@ -366,15 +366,32 @@ static lk_status show_trace(const view *v)
     return LK_OK;
 }
 
-/* Attributes of a file of tensors that are texts. */
+static lk_status put_attribute(const view *v, hid_t object, const char *label, const char *name)
+{
+    char *text = NULL;
+    LK_TRY(lk_h5_get_text(object, v->path, name, &text));
+    put_line(v, label, text);
+    free(text);
+    return LK_OK;
+}
+
+/* What happened, where, and what each of the tensors is. */
 static lk_status show_tensors(const view *v)
 {
-    const char *const name[] = {"message", "scope", "op"};
+    static const char *const text[] = {"message", "scope", "op"};
+    static const char *const number[] = {"step", "rank", "leaf"};
+    for (int i = 0; i < 3; i++) LK_TRY(put_attribute(v, v->file, text[i], text[i]));
     for (int i = 0; i < 3; i++) {
-        char *text = NULL;
-        LK_TRY(lk_h5_get_text(v->file, v->path, name[i], &text));
-        put_line(v, name[i], text);
-        free(text);
+        uint64_t value = 0;
+        if (H5Aexists(v->file, number[i]) <= 0) continue; /* a node that belongs to no leaf */
+        LK_TRY(lk_h5_get_u64(v->file, v->path, number[i], &value));
+        put_count(v, number[i], value, "");
+    }
+    for (int i = 0; i < v->list.count; i++) {
+        const char *name = v->list.path[i];
+        LK_H5_AUTO hid_t dataset = H5Dopen2(v->file, name, H5P_DEFAULT);
+        if (dataset < 0 || H5Aexists(dataset, "meaning") <= 0) continue;
+        LK_TRY(put_attribute(v, dataset, name, "meaning"));
     }
     return LK_OK;
 }

@@ -82,6 +82,9 @@ static lk_status write_all(job *j)
         LK_H5_AUTO hid_t dataset = -1;
         LK_TRY(write_dataset(j, "samples", H5T_IEEE_F64LE, H5T_NATIVE_INT64, 1, &f->samples,
                              f->sample, &dataset));
+        LK_TRY(lk_h5_set_text(dataset, j->part, "meaning",
+                              f->leaf < 0 ? "training rows at which the samples of all leaves begin"
+                                          : "training rows at which the leaf's samples begin"));
     }
     LK_TRY(lk_h5_close(j->part, &j->file));
     return lk_replace_publish(j->part, f->path);

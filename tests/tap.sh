@@ -72,6 +72,16 @@ ok() {
     fi
 }
 
+# within SECONDS COMMAND...: until it succeeds.
+within() {
+    tap_end=$(($(date +%s) + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        if [ "$(date +%s)" -ge "$tap_end" ]; then return 1; fi
+        sleep 0.05
+    done
+}
+
 # The end of every test; without it there is no plan and the driver complains.
 finish() {
     echo "1..$tap_count"

@@ -1,6 +1,7 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,8 +33,9 @@ void lk_cmd_usage(FILE *out)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
-          "system (memory, disk), 4 device, 5 communication or another rank; 75 stopped after a\n"
-          "save by a signal or the time limit: start again with --resume.\n", out);
+          "system (memory, disk), 4 device, 5 communication or another rank, 6 another lockstep\n"
+          "works on the run; 75 stopped after a save by a signal or the time limit: start again\n"
+          "with --resume.\n", out);
 }
 
 /* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the
@@ -62,6 +64,18 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
     if (status == LK_OK && comm->rank != 0) status = lk_run_parse(file, text, 0, NULL, run);
     free(text);
     return lk_comm_agree(comm, status);
+}
+
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most)
+{
+    char *end;
+    errno = 0;
+    long number = strtol(arg, &end, 10);
+    if (*end || end == arg || errno || number < least || number > most)
+        argp_error(state, "%s: expected a whole number from %ld to %ld, found '%s'", option, least,
+                   most, arg);
+    return number;
 }
 
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */

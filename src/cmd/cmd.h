@@ -49,6 +49,9 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
 lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
 /* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
 lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
+/* The number that an option was given; argp's error if it is none from `least` to `most`. */
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most);
 
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
@@ -57,7 +60,7 @@ bool lk_cmd_terminal(void);
  * walltime.c */
 bool lk_cmd_duration(const char *text, double *seconds);
 /* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from
- * now (0: none) or Slurm, whichever is first; 0: never. */
+ * now (0: none) or Slurm, whichever is first; 0: never. LK_E_REQUEUE: Slurm's has passed. */
 lk_status lk_cmd_deadline(double walltime, double *deadline);
 
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one

@@ -146,15 +146,10 @@ static const struct argp_option table[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
-    long number = arg && (key == 'd' || key == 'n') ? strtol(arg, &end, 10) : 0;
-    if (arg && (key == 'd' || key == 'n') && (*end || end == arg || number < (key == 'd')))
-        argp_error(state, "--%s: expected a whole number from %d, found '%s'",
-                   key == 'd' ? "depth" : "lines", key == 'd', arg);
     switch (key) {
     case 'p': o->perfetto = arg; break;
-    case 'd': o->depth = number > 64 ? 64 : (int)number; break;
-    case 'n': o->lines = number > 1000000 ? 1000000 : (int)number; break;
+    case 'd': o->depth = (int)lk_cmd_number(state, "--depth", arg, 1, 64); break;
+    case 'n': o->lines = (int)lk_cmd_number(state, "--lines", arg, 0, 1000000); break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "too many arguments at '%s'", arg);
         o->file = arg;

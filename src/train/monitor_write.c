@@ -53,11 +53,19 @@ json_t *lk_monitor_times(const lk_histogram *h, double mean)
                      lk_run_log_real(1e3 * lk_histogram_quantile(h, 0.99)));
 }
 
+const char *lk_monitor_warning_name(lk_warning kind)
+{
+    static const char *const name[LK_WARNINGS] = {
+        [LK_WARN_LOSS] = "loss_spike",      [LK_WARN_GRADIENT] = "gradient_outlier",
+        [LK_WARN_RANK] = "slow_rank",       [LK_WARN_FINITE] = "not_finite",
+        [LK_WARN_SKIPPED] = "skipped_steps"};
+    return name[kind];
+}
+
 void lk_monitor_warn(lk_monitor *m, lk_warning kind, uint64_t step, const char *text, json_t *more)
 {
-    static const char *const name[] = {"loss_spike", "gradient_outlier", "slow_rank"};
     char line[600];
-    json_t *o = json_pack("{s:s, s:s}", "kind", name[kind], "text", text);
+    json_t *o = json_pack("{s:s, s:s}", "kind", lk_monitor_warning_name(kind), "text", text);
     if (o && (!more || json_object_update(o, more) != 0)) {
         json_decref(o);
         o = NULL;
@@ -198,7 +206,6 @@ lk_status lk_monitor_export(lk_monitor *m)
     bool any = m->all.count > 0;
     double mean = any ? m->all.sum / (double)m->all.count : NAN;
     char run[512] = "", quantile[3][512], warned[LK_WARNINGS][560];
-    static const char *const kind[] = {"loss_spike", "gradient_outlier", "slow_rank"};
     lk_prometheus_label(run, sizeof run - 32, "run", m->o.run->directory);
     for (int i = 0; i < 3; i++) {
         char text[16];
@@ -208,7 +215,7 @@ lk_status lk_monitor_export(lk_monitor *m)
     }
     for (int i = 0; i < LK_WARNINGS; i++) {
         memcpy(warned[i], run, sizeof run);
-        lk_prometheus_label(warned[i], sizeof warned[i], "kind", kind[i]);
+        lk_prometheus_label(warned[i], sizeof warned[i], "kind", lk_monitor_warning_name((lk_warning)i));
     }
 #define WARNED(i)                                                                                  \
     {                                                                                              \
@@ -243,6 +250,8 @@ lk_status lk_monitor_export(lk_monitor *m)
         WARNED(LK_WARN_LOSS),
         WARNED(LK_WARN_GRADIENT),
         WARNED(LK_WARN_RANK),
+        WARNED(LK_WARN_FINITE),
+        WARNED(LK_WARN_SKIPPED),
     };
     enum { METRICS = sizeof metric / sizeof *metric };
     int count = METRICS + m->drift.count;

@@ -25,6 +25,7 @@ typedef struct key {
     const char *help;
 } key;
 
+#define STEPS "trace.steps" /* stands for trace.from and trace.to */
 #define AT(member) offsetof(lk_run, member)
 #define MANY 1e15
 
@@ -171,19 +172,21 @@ static const key keys[] = {
     {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
      "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
     {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
-     "last such step; 0: trace.from"},
+     "last such step; 0: trace.from; both at once: 'steps: [100, 105]' below 'trace:', or "
+     "--set trace.steps=100,105"},
     {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,
      "keep run.jsonl in the run directory: what 'lockstep watch' and 'lockstep report' read"},
     {"log.tensorboard", BOOLEAN, AT(log.tensorboard), "false", 0, 0, 0, 0, NULL,
      "write event files for TensorBoard to tensorboard/ in the run directory"},
     {"log.prometheus", TEXT, AT(log.prometheus), "false", 0, 0, 0, 0, NULL,
      "write metrics for Prometheus' node_exporter every 5 s: true: to metrics.prom in the run "
-     "directory; a path: there; false: nowhere"},
+     "directory; a path, from the working directory, its folder must exist: there, as NAME.prom in "
+     "node_exporter's textfile directory; false: nowhere"},
     {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
      "steps between records of a step in the run log and for TensorBoard"},
     {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
-     "warn of a loss or gradient norm this many standard deviations above the last ones, after the "
-     "warmup; 0: never"},
+     "warn of a loss, or after the warmup a gradient norm, this many standard deviations above the "
+     "last ones, of which there must be 32; 0: never"},
     {"log.outlier_window", INTEGER, AT(log.outlier_window), "100", 8, 100000, 0, 0, NULL,
      "steps that log.outlier compares with"},
 };

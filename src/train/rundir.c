@@ -27,8 +27,12 @@ static char *join(const char *a, const char *b)
     return asprintf(&s, "%s/%s", a, b) < 0 ? NULL : s;
 }
 
-static lk_status exists_already(const char *directory)
+/* Where a start may also go on with a run, the directory was made after lk_rundir_open() looked. */
+static lk_status exists_already(const char *directory, lk_resume how)
 {
+    if (how == LK_RESUME_OR_START)
+        return lk_fail(LK_E_BUSY, "%s: another lockstep has just begun this run; start this again "
+                       "when it has ended", directory);
     return lk_fail(LK_E_INPUT, "%s: the run directory exists; continue it with --resume or choose "
                    "another 'directory'", directory);
 }
@@ -55,8 +59,8 @@ static lk_status take_lock(lk_rundir *d, int create)
     else if (d->lock < 0)
         status = cannot("open", path);
     else if (flock(d->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        status = lk_fail(LK_E_INPUT, "%s: another lockstep is working on this run; wait for it or "
-                         "end it first", d->path);
+        status = lk_fail(LK_E_BUSY, "%s: another lockstep is working on this run (the end of "
+                         "starts.jsonl there says where); wait for it or end it first", d->path);
     free(path);
     return status;
 }
@@ -67,7 +71,7 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
-    if (exists && how == LK_START_NEW) return exists_already(directory);
+    if (exists && how == LK_START_NEW) return exists_already(directory, how);
     if (!exists && how == LK_RESUME)
         return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
                        "the working directory", directory);
@@ -136,7 +140,7 @@ lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
 }
 
 /* mkdir -p of what lies above the last part, then the last part itself, which must be new. */
-static lk_status make_directory(const char *path)
+static lk_status make_directory(const char *path, lk_resume how)
 {
     char *copy = strdup(path);
     if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -149,7 +153,7 @@ static lk_status make_directory(const char *path)
         *p = '\0';
         if (mkdir(copy, 0777) != 0) {
             if (errno != EEXIST) status = cannot("make the directory", copy);
-            else if (end == '\0') status = exists_already(path);
+            else if (end == '\0') status = exists_already(path, how);
         }
         *p = end;
         if (end == '\0') break;
@@ -241,7 +245,7 @@ lk_status lk_rundir_done(lk_rundir *d, uint64_t steps)
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
 {
     if (d->rank != 0) return LK_OK;
-    if (!d->exists) LK_TRY(make_directory(d->path));
+    if (!d->exists) LK_TRY(make_directory(d->path, d->how));
     LK_TRY(take_lock(d, O_CREAT));
     if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
         return cannot("make the directory", d->checkpoints);

@@ -1,5 +1,6 @@
 /* The training run: from run file and checkpoint to the loop, and its end. */
 #include "base/clock.h"
+#include "base/signals.h"
 #include "io/checkpoint.h"
 #include "check/check.h"
 #include "train/starts.h"
@@ -195,11 +196,31 @@ static lk_status find_end(lk_trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-/* Whether this start begins the run, as rank 0 sees it. */
-static lk_status open_directory(lk_trainer *t, lk_resume how, bool *begins)
+/* A start may come before the process that worked on the run has quite ended: a batch system
+ * starts a job again while the last rank of its last start still dies. Rank 0 knows. */
+static lk_status wait_for_directory(lk_trainer *t)
 {
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
-                                                 &t->rundir)));
+    double until = lk_clock_seconds() + t->how->patience;
+    for (bool said = false;; said = true) {
+        char text[400];
+        lk_status status = lk_rundir_open(t->run->directory, t->comm->rank, t->how->resume,
+                                          &t->rundir);
+        bool wait = status == LK_E_BUSY && lk_clock_seconds() < until && !lk_signals_caught();
+        LK_TRY(lk_comm_broadcast(t->comm, &wait, sizeof wait));
+        if (!wait) return lk_comm_agree(t->comm, status);
+        lk_error_clear();
+        snprintf(text, sizeof text, "%.200s: another lockstep is working on this run; waiting for "
+                 "its end, at most %.0f s (--wait)", t->run->directory, t->how->patience);
+        if (!said) lk_trainer_say(t, text);
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        lk_heart_begin(LK_STARTING, 0); /* each round by itself, for the watchdog */
+    }
+}
+
+/* Whether this start begins the run, as rank 0 sees it. */
+static lk_status open_directory(lk_trainer *t, bool *begins)
+{
+    LK_TRY(wait_for_directory(t));
     lk_status status = t->comm->rank == 0 ? lk_rundir_begins(t->rundir, begins) : LK_OK;
     LK_TRY(lk_comm_agree(t->comm, status));
     return lk_comm_broadcast(t->comm, begins, sizeof *begins);
@@ -253,7 +274,7 @@ static lk_status run(lk_trainer *t)
     lk_checkpoint_info saved = {.leaves = 0};
     char *checkpoint = NULL;
     bool begins = true;
-    LK_TRY(open_directory(t, t->how->resume, &begins));
+    LK_TRY(open_directory(t, &begins));
     lk_status status = LK_OK;
     if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,

@@ -158,26 +158,42 @@ static lk_status drain(lk_trainer *t)
     return LK_OK;
 }
 
+/* The trace begins with the next step, or ends with the last of `done`. Steps before it are read
+ * first, so that what it takes itself is in none's time. */
+static lk_status pause_for_trace(lk_trainer *t, uint64_t done, bool begins)
+{
+    lk_traced traced;
+    while (t->drained < done) LK_TRY(drain(t));
+    double begin = lk_clock_seconds();
+    if (begins) {
+        lk_monitor_trace_begins(t->monitor);
+        LK_TRY(lk_tracing_begin(t->tracing));
+    } else {
+        LK_TRY(lk_tracing_end(t->tracing, done, &traced));
+        lk_monitor_trace_ended(t->monitor, &traced);
+    }
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - begin;
+    return LK_OK;
+}
+
 static lk_status one_step(lk_trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= LK_TRAINER_RING) LK_TRY(drain(t));
-    lk_monitor_begin(t->monitor, step);
     lk_heart_begin(LK_READING, step + 1);
-    LK_TRY(lk_tracing_before(t->tracing, step + 1));
+    if (lk_tracing_begins(t->tracing, step + 1)) LK_TRY(pause_for_trace(t, step, true));
+    lk_monitor_begin(t->monitor, step);
     LK_TRY(lk_loader_feed(t->loader, step));
     lk_heart_begin(LK_STEPPING, step + 1);
     lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
-    double pause = lk_clock_seconds();
-    LK_TRY(lk_tracing_after(t->tracing, step + 1));
-    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
     int slot = (int)(step % LK_TRAINER_RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
     LK_TRY(b->record(t->device, slot));
     lk_monitor_enqueued(t->monitor, step);
-    return LK_OK;
+    bool ends = lk_tracing_ends(t->tracing, step + 1, false);
+    return ends ? pause_for_trace(t, step + 1, false) : LK_OK;
 }
 
 static void report_saves(lk_trainer *t)
@@ -236,7 +252,7 @@ lk_status lk_trainer_steps(lk_trainer *t)
                       (due(step, t->run->checkpoint.every) || step == t->last);
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
-    LK_TRY(lk_tracing_end(t->tracing, t->last));
+    if (lk_tracing_ends(t->tracing, t->last, true)) LK_TRY(pause_for_trace(t, t->last, false));
     lk_heart_begin(LK_SAVING, t->last);
     LK_TRY(lk_save_finish(t->save));
     lk_heart_begin(LK_ENDING, 0);
