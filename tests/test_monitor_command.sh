@@ -292,6 +292,11 @@ bad "watch of a file" 'r.yaml: expected a run directory|found a file' "$LOCKSTEP
 bad "report of nothing" 'nothing: expected a run directory|No such file' \
     "$LOCKSTEP" report whole nothing -o x.html
 bad "report into no directory" 'none/such/x.html' "$LOCKSTEP" report whole -o none/such/x.html
+ln -s whole also
+bad "report of one run under two names" 'whole and ./whole/ are the same run; name each run once' \
+    "$LOCKSTEP" report whole ./whole/ -o x.html
+bad "or a link" 'whole and also are the same run' "$LOCKSTEP" report whole also -o x.html
+rm also
 misuse "report of no run" 'RUNDIR is missing' "$LOCKSTEP" report
 misuse "watch of two" "found also 'b'" "$LOCKSTEP" watch a b
 misuse "watch without rest" '--interval' "$LOCKSTEP" watch whole -n 0

@@ -168,9 +168,13 @@ int lk_cmd_check(int argc, char **argv)
         "Is a dataset fit for training? Damage, values that are none, constant, duplicate and "
         "leaked samples; labels; distributions, correlations, leakage and drift."
         "\vOn several ranks: mpirun -np N lockstep check DATA; the report is the same. Memory does "
-        "not grow with the data. Exit status: 0 fit, 1 there are warnings, 2 unfit; 64 a wrong "
-        "command line, or a file or directory named on it that cannot be used, 70 an internal "
-        "failure; 3, 4 and 5 as of every command. doc/check.md tells what is looked for.",
+        "not grow with the data.\n\n"
+        "Exit status: 0 fit, 1 there are warnings, 2 unfit; 64 a wrong command line, or a file or "
+        "directory named on it that cannot be used, 70 an internal failure; 3, 4 and 5 as of every "
+        "command. doc/check.md tells what is looked for.\n\n"
+        "Examples:\n"
+        "  $ lockstep check photos.h5 --html photos.html\n"
+        "  $ lockstep check new.h5 --against runs/photos",
         NULL,
         NULL,
         NULL};

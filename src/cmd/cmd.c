@@ -1,11 +1,14 @@
 /* The list of commands, and what they share. */
 #include "cmd/cmd.h"
+#include "doctor/doctor.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+extern char **environ;
 
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
@@ -31,7 +34,9 @@ void lk_cmd_usage(FILE *out)
           out);
     for (const lk_command *c = lk_commands; c->name; c++)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
-    fputs("\n  -V, --version, -?, --help; 'lockstep COMMAND --help' for a command's options.\n"
+    fputs("\n  -?, --help                 Give this help list\n"
+          "  -V, --version              Print program version\n"
+          "\n'lockstep COMMAND --help' lists a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
           "system (memory, disk), 4 device, 5 communication or another rank, 6 another lockstep\n"
           "works on the run; 75 stopped after a save by a signal or the time limit: start again\n"
@@ -134,6 +139,11 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
                  void *options)
 {
     lk_world w = {NULL, NULL};
+    const char *fatal = lk_doctor_fatal_setting(environ);
+    if (fatal) {
+        fprintf(stderr, "lockstep: MPI does not start: %s; add it, or unset the variable\n", fatal);
+        return LK_E_COMM;
+    }
     lk_status status = lk_comm_open(&w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());

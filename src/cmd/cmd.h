@@ -56,6 +56,11 @@ long lk_cmd_number(const struct argp_state *state, const char *option, const cha
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
 
+/* work() in a child process; returns its exit code, 128 + signal if one ended it. *alive: whether
+ * it called lk_cmd_alive(), to say that it is over what might end it without a word. child.c */
+int lk_cmd_child(int (*work)(void *context), void *context, bool *alive);
+void lk_cmd_alive(void);
+
 /* A duration such as 90s, 30m, 12h, 2d, 1:30:00 or 2-00:00:00 in seconds; false: it is none.
  * walltime.c */
 bool lk_cmd_duration(const char *text, double *seconds);

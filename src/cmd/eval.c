@@ -149,7 +149,10 @@ int lk_cmd_eval(int argc, char **argv)
         "Loss (nats), accuracy and, for text, perplexity over the whole validation split of DATA: "
         "every non-overlapping window of a text; every image, with a table of the classes. "
         "CHECKPOINT: a file, or a run directory for its newest one; if that is damaged, the error "
-        "names the one before it.",
+        "names the one before it.\v"
+        "Examples:\n"
+        "  $ lockstep eval runs/photos photos.h5\n"
+        "  $ lockstep eval runs/photos photos.h5 --predictions predictions.h5",
         NULL,
         NULL,
         NULL};

@@ -160,7 +160,10 @@ int lk_cmd_profile(int argc, char **argv)
         "Train some steps of a run file, trace them, and print where their time went, as 'lockstep "
         "trace' does. Under mpirun the ranks are traced together.\v"
         "Nothing is validated or saved. What the run writes lies in a directory below the working "
-        "directory meanwhile, and is removed, unless --directory says to keep it.",
+        "directory meanwhile, and is removed, unless --directory says to keep it.\n\n"
+        "Examples:\n"
+        "  $ mpirun -np 2 lockstep profile run.yaml\n"
+        "  $ lockstep profile run.yaml --directory profiled --perfetto step.json",
         NULL,
         NULL,
         NULL};

@@ -181,7 +181,10 @@ int lk_cmd_trace(int argc, char **argv)
         "steps. TFLOP/s and GB/s are what a node must compute and move at least, by its time; "
         "% peak is the least time it could take under the two ceilings that were measured on the "
         "device, a large product and a large sum, by its time (roofline): above 100 what it moves "
-        "was in a cache. Nodes that run beside each other are counted each.",
+        "was in a cache. Nodes that run beside each other are counted each.\n\n"
+        "Examples:\n"
+        "  $ lockstep trace runs/photos/trace.h5 --depth 3\n"
+        "  $ lockstep trace runs/photos/trace.h5 --perfetto step.json",
         NULL,
         NULL,
         NULL};
