@@ -249,7 +249,7 @@ ok "metrics.prom is in Prometheus' format" awk '
     /^# TYPE lockstep_[a-z_]+ (gauge|counter|summary)$/ {
         if (!help[$3]) bad = 1
         type[$3] = $4; next }
-    /^lockstep_[a-z_]+{run="parts"(,[a-z]+="[^"]*")?} [-+0-9.e]+$/ {
+    /^lockstep_[a-z_]+{run="parts"(,[a-z]+="[^"]*")*} [-+0-9.e]+$/ {
         name = $1; sub(/{.*/, "", name); family = name
         if (!(family in type)) sub(/_(sum|count)$/, "", family)
         if (!(family in type) || type[family] == "counter" && name !~ /_total$/) bad = 1

@@ -22,7 +22,7 @@ lk_status lk_replace_check(const char *path)
     struct stat s;
     lk_status status = LK_OK;
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected a file to write, found a directory; name a file",
+        return lk_fail(LK_E_INPUT, "%s: cannot write a file: it is a directory; name another place",
                        path);
     LK_TRY(directory_of(path, &directory));
     if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
