@@ -132,14 +132,16 @@ box_start() {
     box_i=0
     while [ $box_i -lt "$1" ]; do
         box_i=$((box_i + 1))
-        mkdir "$box/spool/n$box_i" "$box/tmp/n$box_i"
         box_node_on "n$box_i"
     done
     within 30 box_idle "$1"
 }
 
-# A name and shared memory of its own, as a node has: Open MPI takes both for the host's.
+# A name and shared memory of its own, as a node has: Open MPI takes both for the host's. Like a
+# diskless node it begins with empty directories.
 box_node_on() {
+    rm -rf "${box:?}/spool/$1" "${box:?}/tmp/$1"
+    mkdir "$box/spool/$1" "$box/tmp/$1"
     unshare --uts --mount --ipc sh -c "hostname $1 && mount -t tmpfs shm /dev/shm &&
         exec slurmd -D -N $1 -f '$SLURM_CONF'" >>"$box/log/slurmd.$1.out" 2>&1 &
     echo $! >"$box/run/$1"

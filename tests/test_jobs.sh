@@ -191,7 +191,8 @@ ok "a job's end that has passed: nothing is started, and not again" \
     test "$rc" -eq 75 -a ! -e late -a "$(grep -c -- '--resume-or-start' "$work/out")" -eq 1
 ok "said so, with what to do" says err 'the end of this Slurm job (SLURM_JOB_END_TIME) was' \
     "To go on in another: $jobs/local.sh r.yaml --set directory=late"
-run env SLURM_JOB_END_TIME=$(($(date +%s) + 10)) "$jobs/local.sh" r.yaml --set directory=late
+run env SLURM_JOB_END_TIME=$(($(date +%s) + 6)) "$jobs/local.sh" r.yaml --set directory=late \
+    --set checkpoint.every=0
 ok "a job's end that is near: saved, and not started again" \
     test "$rc" -eq 75 -a "$(grep -c 'stopped by the time limit, saved' "$work/out")" -eq 1
 

@@ -271,7 +271,7 @@ else
 fi
 scancel "$limit"
 ends "a cancelled job saves, and is not requeued" "$limit" CANCELLED 1+ \
-    'SIGUSR1|saved at step|Slurm is ending this job'
+    'SIGUSR1|stopped in time|Slurm is ending this job'
 steps=$(newest limit)
 ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited \
     --set train.stop_after="$steps" --set checkpoint.every=0
