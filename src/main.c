@@ -3,6 +3,7 @@
 #include "version.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +15,16 @@ static void print_version(FILE *out, struct argp_state *state)
     fprintf(out, "lockstep %s (%s)\n%s\n", LK_VERSION, LK_CODE_VERSION, LK_BUILD);
 }
 
-/* Output that could not be written must not pass for success; a reader that has enough is none. */
+/* Output that could not be written must not pass for success; a reader that has enough is no
+ * failure. What was written before may have failed long ago, so errno does not tell them apart. */
 static void close_output(void)
 {
-    if ((fflush(stdout) == 0 && !ferror(stdout)) || errno == EPIPE) return;
-    fprintf(stderr, "lockstep: cannot write to the standard output: %s\n", strerror(errno));
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return;
+    if (poll(&out, 1, 0) == 1 && (out.revents & POLLERR)) return; /* a pipe without a reader */
+    fprintf(stderr, "lockstep: cannot write to the standard output: %s\n",
+            errno ? strerror(errno) : "a part is missing; is the disk full?");
     _exit(LK_E_SYSTEM);
 }
 

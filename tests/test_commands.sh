@@ -1,5 +1,6 @@
 #!/bin/sh
 # The program as a user sees it: every command, what it prints, and what bad input gets.
+# shellcheck disable=SC2016 # expanded by inner shells
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
@@ -67,6 +68,14 @@ prints "import text, bytes" 'a.h5: |training and |vocabulary of 256, digest ' \
     "$LOCKSTEP" import text a.txt -o a.h5
 prints "show of a dataset" 'a.h5|lockstep dataset, version 1|256 bytes|a.txt|train/tokens|u8' \
     "$LOCKSTEP" show a.h5
+run sh -c '"$1" show a.h5 | head -n 1' sh "$LOCKSTEP"
+ok "a reader that has enough is no failure" sh -c 'test "$1" = 1 -a ! -s "$2"' sh \
+    "$(grep -c '' "$work/out")" "$work/err"
+if [ -c /dev/full ]; then
+    run sh -c '"$1" --help >/dev/full' sh "$LOCKSTEP"
+    ok "a full disk is one" sh -c 'test "$1" -eq 3 && grep -q "No space left" "$2"' sh \
+        "$rc" "$work/err"
+fi
 prints "import text, characters" 'vocabulary of 35, digest ' \
     "$LOCKSTEP" import text a.txt -o c.h5 --vocabulary character --validation 0.2
 prints "import of several files" 'vocabulary of ' \

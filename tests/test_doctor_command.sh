@@ -178,6 +178,30 @@ clean "and with it" 2 env OMPI_MCA_btl=tcp,self,vader "$LOCKSTEP" doctor --quick
 base 3 env OMP_NUM_THREADS=1 "$LOCKSTEP" doctor --quick
 ok "three ranks: train takes a power of two" grep -q 'start 2 or 4' "$work/out"
 
+# MPI ends processes that it cannot start, with exit code 1, which would mean: warnings.
+for n in '' 2; do
+    # shellcheck disable=SC2086
+    start $n env OMPI_MCA_btl=tcp "$LOCKSTEP" doctor --quick
+    ok "a btl without self, ${n:-1} ranks: $(finding MPI)" test "$rc" -eq 2
+    ok "one table says so, and what to do" sh -c '
+        test "$(grep -c "^lockstep doctor: " "$1")" = 1 &&
+        test "$(grep -c "^  error " "$1")" = 2 &&
+        tr -s " \n" " " <"$1" | grep -q "without self they do not reach themselves; add it"' sh \
+        "$work/out"
+done
+start env OMPI_MCA_pml=nothing "$LOCKSTEP" doctor --quick
+ok "a pml that is not there ends MPI_Init, not the doctor: $(finding MPI)" test "$rc" -eq 2
+ok "which names the setting" sh -c 'grep -q "exit status 1" "$1" &&
+    grep -q "^  warning OMPI_MCA_pml" "$1"' sh "$work/out"
+start env OMPI_MCA_pml=nothing "$LOCKSTEP" doctor --quick --json
+cp "$work/out" dead.json
+run "$LOCKSTEP" doctor --from dead.json
+ok "its facts are judged again" sh -c 'test "$1" -eq 2 && grep -q "does not start" "$2"' sh \
+    "$rc" "$work/out"
+run env OMPI_MCA_btl=tcp "$LOCKSTEP" train r.yaml
+ok "other commands name it too" sh -c 'test "$1" -eq 5 && grep -q "no .self" "$2"' sh \
+    "$rc" "$work/err"
+
 # ---- libraries ---------------------------------------------------------------------------------
 
 planted="env LD_PRELOAD=$plant/planted.so"
@@ -337,7 +361,7 @@ sed 's/"version": "4[.0-9]*"/"version": "4.0.1"/' facts.json >old.json
 base "$LOCKSTEP" doctor --from old.json
 named "prod asks for recommended versions" warning 'Open MPI' '4.1.4 or newer is recommended' \
     "$LOCKSTEP" doctor --from old.json --profile prod
-bad "no facts" 'none.json' "$LOCKSTEP" doctor --from none.json
+bad "no facts" 'none.json: No such file or directory; expected' "$LOCKSTEP" doctor --from none.json
 echo '{"ranks": [}' >broken.json
 bad "broken facts" 'broken.json: line 1' "$LOCKSTEP" doctor --from broken.json
 echo '{}' >empty.json

@@ -63,6 +63,9 @@ static void charts(lk_html *p)
     lk_html_lines(p, &(lk_html_chart){.title = "Nothing yet"}, none, 1);
     lk_html_series one[] = {{"one", step, loss[0], 1, false}};
     lk_html_lines(p, &(lk_html_chart){.title = "One point"}, one, 1);
+    const double gaps[] = {1, NAN, 2, NAN, 3, 4, NAN, 5};
+    lk_html_series alone[] = {{"alone", step, gaps, 8, false}};
+    lk_html_lines(p, &(lk_html_chart){.title = "Points between gaps"}, alone, 1);
 }
 
 static lk_status write_page(const char *path)
@@ -189,8 +192,8 @@ static void check_page(const char *page)
     tap_ok(strstr(page, "&lt;script&gt;alert(1)") && strstr(page, "&quot;everything&quot; &amp;"),
            "text is escaped");
     tap_ok(strstr(page, "\xc3\xbc and bytes ??? that") != NULL, "and is UTF-8");
-    tap_ok(count(page, "role=\"img\" aria-labelledby=\"c") == 4 &&
-               count(page, "<desc id=") == 4,
+    tap_ok(count(page, "role=\"img\" aria-labelledby=\"c") == 5 &&
+               count(page, "<desc id=") == 5,
            "every picture has a name and a description");
     tap_ok(count(page, "<th scope=") == 3 + 2 + 3, "every table has its header cells");
     tap_ok(strstr(page, "run &lt;a&gt;: 5000 values, 10 at 1 to ") &&
@@ -218,6 +221,19 @@ static void check_spike(const char *page)
     int strokes = 0;
     for (const char *p = line; p && p < end; p++) strokes += *p == 'M';
     tap_ok(strokes == 2, "a gap parts a line in two: %d", strokes);
+}
+
+/* What follows `title`: the marks of points that are no line, and the pieces of the line. */
+static void check_marks(const char *page, const char *title, int marks, int pieces)
+{
+    const char *figure = strstr(page, title), *end = figure ? strstr(figure, "</figure>") : NULL;
+    const char *line = figure ? strstr(figure, "<path class=\"l s0\"") : NULL;
+    const char *dots = figure ? strstr(figure, "<path class=\"d s0\"") : NULL;
+    int begun = 0, drawn = 0;
+    for (const char *p = line; p && *p != '/'; p++) begun += *p == 'M';
+    for (const char *p = dots; p && *p != '/'; p++) drawn += strncmp(p, "h0", 2) == 0;
+    tap_ok(line && dots && dots < end && begun == pieces && drawn == marks,
+           "%s: %d marked, %d line", title, drawn, begun);
 }
 
 static void check_failures(void)
@@ -250,6 +266,8 @@ int main(int argc, char **argv)
     check_page(page);
     check_colours(page);
     check_spike(page);
+    check_marks(page, "One point", 1, 0);
+    check_marks(page, "Points between gaps", 3, 1);
     check_failures();
     free(page);
     unlink("page.html");

@@ -4,6 +4,7 @@
 #include "doctor/doctor.h"
 #include "version.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static const struct argp_option table[] = {
 typedef struct options {
     lk_doctor_options examination;
     lk_profile profile;
-    bool json;
+    bool json, terminal;
     const char *from;
     double timeout;
     lk_verdict verdict;
@@ -79,9 +80,8 @@ static lk_status print(const options *o, const lk_diagnosis *r, const json_t *fa
     }
     struct winsize size = {0};
     const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
-    bool terminal = lk_cmd_terminal();
-    bool color = terminal && (!plain || !plain[0]) && term && strcmp(term, "dumb") != 0;
-    if (!terminal || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+    bool color = o->terminal && (!plain || !plain[0]) && term && strcmp(term, "dumb") != 0;
+    if (!o->terminal || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
         size.ws_col = WIDTH;
     lk_diagnosis_print(r, facts, size.ws_col < WIDTH ? size.ws_col : WIDTH, color, stdout);
     return LK_OK;
@@ -184,6 +184,7 @@ static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     json_t *facts = NULL;
+    lk_cmd_alive();
     LK_TRY(examine(w, o, &facts));
     lk_status status = facts ? judge(o, facts) : LK_OK;
     json_decref(facts);
@@ -194,7 +195,12 @@ static lk_status job(const lk_world *w, void *context)
 static lk_status judge_file(options *o)
 {
     json_error_t error;
-    json_t *facts = json_load_file(o->from, 0, &error);
+    FILE *file = fopen(o->from, "r");
+    if (!file)
+        return lk_fail(LK_E_INPUT, "%s: %s; expected an output of 'lockstep doctor --json'",
+                       o->from, strerror(errno));
+    json_t *facts = json_loadf(file, 0, &error);
+    fclose(file);
     if (!facts)
         return lk_fail(LK_E_INPUT, "%s: line %d: %s; expected an output of 'lockstep doctor "
                        "--json'", o->from, error.line, error.text);
@@ -211,6 +217,52 @@ static int from_file(options *o)
     return status == LK_OK ? (int)o->verdict : (int)status;
 }
 
+static int with_mpi(void *context)
+{
+    options *o = context;
+    int code = lk_cmd_run_any_mpi("lockstep doctor", job, o);
+    return code == LK_OK ? (int)o->verdict : code;
+}
+
+/* The number that a launcher gave this process. */
+static int launched_rank(void)
+{
+    static const char *const name[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++)
+        if (getenv(name[i])) return atoi(getenv(name[i]));
+    return 0;
+}
+
+/* MPI does not start: that is a finding, beside all that can be found without it. */
+static int without_mpi(options *o, const char *why)
+{
+    json_t *facts = NULL;
+    int rank = launched_rank();
+    if (rank > 0) {
+        sleep(2); /* the launcher ends all once rank 0 has said it */
+        fprintf(stderr, "lockstep: doctor: rank %d: %s\n", rank, why);
+        return LK_UNFIT;
+    }
+    lk_status status = lk_doctor_examine_alone(why, &o->examination, &facts);
+    if (status == LK_OK) status = judge(o, facts);
+    json_decref(facts);
+    if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    return status == LK_OK ? (int)o->verdict : (int)status;
+}
+
+static int examine_and_judge(options *o)
+{
+    char why[200];
+    bool alive;
+    const char *fatal = lk_doctor_fatal_setting(environ);
+    if (fatal) return without_mpi(o, fatal); /* mpirun would say that a rank has failed: exit 1 */
+    int code = lk_cmd_child(with_mpi, o, &alive);
+    if (alive) return code;
+    snprintf(why, sizeof why, "MPI_Init has ended the process (%s %d), see what it wrote",
+             code > 128 ? "signal" : "exit status", code > 128 ? code - 128 : code);
+    return without_mpi(o, why);
+}
+
 int lk_cmd_doctor(int argc, char **argv)
 {
     static const struct argp argp = {
@@ -219,7 +271,11 @@ int lk_cmd_doctor(int argc, char **argv)
         "files and settings, each with what to do. Start it as training would be started, by "
         "mpirun or srun: one table shows all ranks, and where hosts differ.\v"
         "Exit status: 0 fit, 1 warnings, 2 errors: not fit (or a wrong command line); 3 and more: "
-        "the examination itself failed. doc/doctor.md says what is looked at.",
+        "the examination itself failed. doc/doctor.md says what is looked at.\n\n"
+        "Examples:\n"
+        "  $ mpirun -np 8 lockstep doctor\n"
+        "  $ lockstep doctor --json > facts.json\n"
+        "  $ lockstep doctor --from facts.json --profile prod",
         NULL, NULL, NULL};
     options o = {.examination = {.version = LK_VERSION,
                                  .code = LK_CODE_VERSION,
@@ -230,7 +286,6 @@ int lk_cmd_doctor(int argc, char **argv)
                                  .root = ""},
                  .timeout = 120};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    if (o.from) return from_file(&o);
-    int code = lk_cmd_run_any_mpi("lockstep doctor", job, &o);
-    return code == LK_OK ? (int)o.verdict : code;
+    o.terminal = lk_cmd_terminal(); /* before there is a child, whose parent is not mpirun */
+    return o.from ? from_file(&o) : examine_and_judge(&o);
 }

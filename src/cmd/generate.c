@@ -78,7 +78,11 @@ int lk_cmd_generate(int argc, char **argv)
     static const struct argp argp = {
         table, parse, "CHECKPOINT",
         "Continue a text with a trained model. CHECKPOINT: a file, or a run directory for its "
-        "newest one; if that is damaged, the error names the one before it.",
+        "newest one; if that is damaged, the error names the one before it.\v"
+        "The same checkpoint, prompt and seed give the same text on the same kind of device.\n\n"
+        "Examples:\n"
+        "  $ lockstep generate runs/book --prompt 'Once upon a time'\n"
+        "  $ lockstep generate runs/book --tokens 1000 --temperature 0.6 --seed 2",
         NULL, NULL, NULL};
     options o = {.job = {.prompt = "\n", .tokens = 300, .temperature = 0.8, .seed = 1,
                          .device = "auto"}};

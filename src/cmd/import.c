@@ -292,7 +292,11 @@ int lk_cmd_import(int argc, char **argv)
         "DIR/train with DIR/val, DIR/validation or DIR/test, where they are, are the splits; under "
         "mpirun all ranks decode, and an interrupted import goes on when it is started again. csv: "
         "finite numbers and a column of labels; the first line names the columns; no "
-        "model learns from tables yet.",
+        "model learns from tables yet.\n\n"
+        "Examples:\n"
+        "  $ lockstep import text book.txt --vocabulary character -o book.h5\n"
+        "  $ mpirun -np 4 lockstep import images photos/ --size 32x32 -o photos.h5\n"
+        "  $ lockstep import csv readings.csv --label fault -o readings.h5",
         NULL, NULL, NULL};
     options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
                         .ignored = ignored}, .channels = 3};

@@ -48,7 +48,10 @@ int lk_cmd_report(int argc, char **argv)
         "times, memory, warnings, where the time of a step goes, what ran where, settings.\v"
         "The page stands alone: it can be mailed, and asks for nothing from a network. A run may "
         "be going on meanwhile. Rate, times and memory come from run.jsonl (log.run_log in the run "
-        "file), where the time goes from trace.h5 (trace.from in the run file).",
+        "file), where the time goes from trace.h5 (trace.from in the run file).\n\n"
+        "Examples:\n"
+        "  $ lockstep report runs/photos -o photos.html\n"
+        "  $ lockstep report runs/small runs/large -o compared.html",
         NULL,
         NULL,
         NULL};

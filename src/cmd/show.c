@@ -29,8 +29,11 @@ int lk_cmd_show(int argc, char **argv)
 {
     static const struct argp argp = {
         NULL, parse, "FILE",
-        "What a dataset or checkpoint file holds: attributes, then every array with its shape, "
-        "type and digest.",
+        "What a dataset, checkpoint, predictions, trace or anomaly file holds: attributes, then every "
+        "array with its shape, type and digest.\v"
+        "Examples:\n"
+        "  $ lockstep show photos.h5\n"
+        "  $ lockstep show runs/photos",
         NULL, NULL, NULL};
     const char *file = NULL;
     argp_parse(&argp, argc, argv, 0, NULL, &file);

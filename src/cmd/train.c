@@ -221,12 +221,18 @@ int lk_cmd_train(int argc, char **argv)
         "here, and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
         "exit status 75. Another one, a second or more after the first, ends that process at once, "
-        "without a save, as if nothing caught it (exit status 128 + its number in a shell). mpirun passes on SIGUSR1 and "
-        "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
-        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
-        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the "
-        "step is skipped. Done again, a run has the same bits: with --resume it finds what ended "
-        "it.",
+        "without a save, as if nothing caught it (exit status 128 + its number in a shell). mpirun "
+        "passes on SIGUSR1 and SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75."
+        "\n\n"
+        "--detect-anomaly keeps the node's tensors, and the rows of the samples, in the run "
+        "directory: in anomaly.h5, or in anomaly-N.h5 if rank N above 0 has found it; 'lockstep "
+        "show' tells what is in them. In fp16 an overflow of scaled gradients is no anomaly while "
+        "the loss scale is above 1: the step is skipped. Done again, a run has the same bits: with "
+        "--resume it finds what ended it.\n\n"
+        "Examples:\n"
+        "  $ lockstep train run.yaml --plan\n"
+        "  $ mpirun -np 4 lockstep train run.yaml --set train.steps=5000\n"
+        "  $ lockstep train run.yaml --resume",
         NULL, NULL, NULL};
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set), .start.patience = PATIENCE};
     if (!o.set) return LK_E_SYSTEM;

@@ -116,7 +116,10 @@ int lk_cmd_watch(int argc, char **argv)
         "is something new. Ends when the run has done all its steps or has failed; one that was "
         "stopped may go on. Rate, times and memory come from run.jsonl (log.run_log in the run "
         "file). Reading needs no MPI and disturbs nothing: any host that sees the directory will "
-        "do.",
+        "do.\n\n"
+        "Examples:\n"
+        "  $ lockstep watch runs/photos\n"
+        "  $ lockstep watch --once runs/photos",
         NULL,
         NULL,
         NULL};

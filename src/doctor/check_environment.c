@@ -20,7 +20,8 @@ enum { /* when it matters */
     NCCL = 2,  /* this build has NCCL */
     HOSTS = 4, /* several hosts */
     RANKS = 8, /* several ranks */
-    RDMA = 16  /* an RDMA network is there */
+    RDMA = 16, /* an RDMA network is there */
+    DEAD = 32  /* MPI did not start */
 };
 
 typedef struct setting {
@@ -77,6 +78,11 @@ static const setting settings[] = {
      "overrules train.precision, and with it the promise of the same bits: unset it"},
     {"CUBLASLT_LOG_LEVEL", IS, "4 5", GPUS, LK_WARNING, "writes lines for each product: unset it"},
     /* Open MPI and UCX */
+    {"OMPI_MCA_btl", LACKS, "self", DEAD, LK_UNFIT,
+     "MPI ends its processes at their start: without self they do not reach themselves; add it, or "
+     "unset this"},
+    {"OMPI_MCA_pml", SET, "", DEAD, LK_WARNING, "MPI may not have it (ompi_info): unset it"},
+    {"OMPI_MCA_mtl", SET, "", DEAD, LK_WARNING, "MPI may not have it (ompi_info): unset it"},
     {"OMPI_MCA_btl", LACKS, "vader sm", RANKS, LK_WARNING,
      "without vader (5.0: sm) ranks of a host talk through TCP: add it, or unset this"},
     {"OMPI_MCA_btl", HAS, "^vader ^sm", RANKS, LK_WARNING,
@@ -163,6 +169,7 @@ static int situation(const lk_exam *e, int rank)
     if (lk_fact_true(e, rank, "program.nccl")) now |= NCCL;
     if (lk_exam_hosts(e) > 1) now |= HOSTS;
     if (lk_exam_ranks(e) > 1) now |= RANKS;
+    if (lk_fact_text(e, rank, "mpi.error")[0]) now |= DEAD;
     json_array_foreach((json_t *)lk_fact(e, rank, "machine.nics"), i, nic)
         if (lk_part_true(nic, "active")) now |= RDMA;
     return now;
@@ -198,4 +205,17 @@ void lk_check_environment(lk_exam *e, int rank)
     json_object_foreach((json_t *)lk_fact(e, rank, "environment"), name, value)
         if (shown(name) && json_is_string(value))
             judge_variable(e, now, name, json_string_value(value));
+}
+
+/* Open MPI's own choice of a pml may use btls; one that was chosen may not, so it is tried. */
+const char *lk_doctor_fatal_setting(char **environment)
+{
+    static const char btl[] = "OMPI_MCA_btl=", pml[] = "OMPI_MCA_pml=";
+    const char *list = NULL;
+    for (char **v = environment; v && *v; v++) {
+        if (strncmp(*v, pml, sizeof pml - 1) == 0) return NULL;
+        if (strncmp(*v, btl, sizeof btl - 1) == 0) list = *v + sizeof btl - 1;
+    }
+    if (!list || !matches(&(setting){.match = LACKS, .words = "self"}, list)) return NULL;
+    return "OMPI_MCA_btl names no 'self', without which Open MPI ends its processes";
 }

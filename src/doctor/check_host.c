@@ -94,7 +94,8 @@ void lk_check_binding(lk_exam *e, int rank)
         }
     }
     if (ranks == 1 && least >= online)
-        lk_find(e, "binding", LK_FIT, "none: %.0f core%s", least, least == 1 ? "" : "s");
+        lk_find(e, "binding", LK_FIT, "none, free on all of %.0f core%s", least,
+                least == 1 ? "" : "s");
     else if (ranks == 1)
         lk_find(e, "binding", LK_FIT, "%.0f of %.0f cores (%s)", least, online,
                 lk_fact_text(e, rank, "machine.cpu.usable"));

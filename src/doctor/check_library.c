@@ -7,6 +7,9 @@
 
 /* ---- MPI ------------------------------------------------------------------------------------- */
 
+/* Whether MPI did not start: then it and HDF5, which needs it, have no facts. */
+static bool dead(const lk_exam *e, int rank) { return lk_fact_text(e, rank, "mpi.error")[0]; }
+
 /* The number of processes that the launcher says it started, 0: no launcher, or not known. */
 static int launched(const lk_exam *e, int rank, const char **launcher)
 {
@@ -29,6 +32,7 @@ void lk_check_launch(lk_exam *e, int rank)
     const char *launcher;
     int ranks = lk_exam_ranks(e), hosts = lk_exam_hosts(e);
     int started = launched(e, rank, &launcher);
+    if (dead(e, rank)) return;
     bool even = true;
     for (int r = 0; r < ranks; r++)
         even &= lk_exam_host_ranks(e, r) == lk_exam_host_ranks(e, 0);
@@ -52,6 +56,12 @@ void lk_check_mpi(lk_exam *e, int rank)
     const char *version = lk_fact_text(e, rank, "mpi.version");
     const char *header = lk_fact_text(e, rank, "mpi.header");
     const char *path = lk_fact_text(e, rank, "mpi.path");
+    if (dead(e, rank)) {
+        lk_find(e, "MPI", LK_UNFIT, "does not start: %s", lk_fact_text(e, rank, "mpi.error"));
+        lk_advise(e, LK_UNFIT, "try without the settings OMPI_MCA_* below, if there are any; "
+                  "'ompi_info' lists what this Open MPI has");
+        return;
+    }
     if (strncmp(library, "Open MPI", 8) == 0) {
         lk_find_version(e, "Open MPI", version, path);
     } else {
@@ -72,6 +82,7 @@ void lk_check_mpi(lk_exam *e, int rank)
 void lk_check_mpi_threads(lk_exam *e, int rank)
 {
     const char *level = lk_fact_text(e, rank, "mpi.level");
+    if (dead(e, rank)) return;
     lk_find(e, "MPI threads", LK_FIT, "%s", level);
     if (strcmp(level, "multiple") != 0)
         lk_advise(e, LK_UNFIT, "the I/O thread needs MPI_THREAD_MULTIPLE: use an Open MPI built "
@@ -81,6 +92,7 @@ void lk_check_mpi_threads(lk_exam *e, int rank)
 void lk_check_cuda_aware(lk_exam *e, int rank)
 {
     const json_t *aware = lk_fact(e, rank, "mpi.cuda_aware");
+    if (dead(e, rank)) return;
     lk_find(e, "MPI and CUDA", LK_FIT, "%s; not needed: GPU memory is sent by NCCL",
             json_is_true(aware)    ? "CUDA-aware"
             : json_is_false(aware) ? "not CUDA-aware"
@@ -95,6 +107,7 @@ void lk_check_hdf5(lk_exam *e, int rank)
     const char *header = lk_fact_text(e, rank, "hdf5.header");
     bool parallel = lk_fact_true(e, rank, "hdf5.parallel");
     char detail[300];
+    if (dead(e, rank)) return;
     snprintf(detail, sizeof detail, "%sparallel, %.270s", parallel ? "" : "not ",
              lk_fact_text(e, rank, "hdf5.path"));
     lk_find_version(e, "HDF5", version, detail);
@@ -112,6 +125,7 @@ void lk_check_filters(lk_exam *e, int rank)
     bool fletcher = lk_fact_true(e, rank, "hdf5.fletcher32");
     bool deflate = lk_fact_true(e, rank, "hdf5.deflate");
     bool shuffle = lk_fact_true(e, rank, "hdf5.shuffle");
+    if (dead(e, rank)) return;
     lk_find(e, "HDF5 filters", LK_FIT, "%s%s%s", fletcher ? "fletcher32 " : "",
             deflate ? "deflate " : "", shuffle ? "shuffle" : "");
     if (!fletcher)

@@ -33,6 +33,14 @@ typedef struct lk_doctor_options {
 lk_status lk_doctor_examine(lk_comm *comm, lk_io *io, const lk_doctor_options *options,
                             json_t **facts);
 
+/* The facts of this process alone, without MPI, which does not start: `mpi_error` says why. Judged
+ * as those of one rank. */
+lk_status lk_doctor_examine_alone(const char *mpi_error, const lk_doctor_options *options,
+                                  json_t **facts);
+/* What a setting, as in "NAME=VALUE" of `environment`, does to MPI if it is known to keep it from
+ * starting; NULL: none is. */
+const char *lk_doctor_fatal_setting(char **environment);
+
 typedef struct lk_finding {
     const char *section;
     char name[48], value[400];

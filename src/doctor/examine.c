@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 lk_status lk_examine_put(json_t *object, const char *name, json_t *value)
 {
@@ -134,18 +135,17 @@ static lk_status nvml_facts(lk_examination *x)
     return lk_examine_put(x->facts, "nvml", facts);
 }
 
-static lk_status library_facts(lk_examination *x)
+/* Those that work with MPI alone. */
+static lk_status mpi_facts(lk_examination *x)
 {
     json_t *facts = NULL;
     LK_TRY(lk_comm_facts(&facts));
     LK_TRY(lk_examine_put(x->facts, "mpi", facts));
     LK_TRY(lk_hdf5_facts(x->io, &facts));
-    LK_TRY(lk_examine_put(x->facts, "hdf5", facts));
-    LK_TRY(lk_cpu_matmul_facts(&facts));
-    return lk_examine_put(x->facts, "onednn", facts);
+    return lk_examine_put(x->facts, "hdf5", facts);
 }
 
-static lk_status local_facts(lk_examination *x)
+static lk_status host_facts(lk_examination *x)
 {
     const lk_comm *c = x->comm;
     json_t *facts = NULL;
@@ -159,9 +159,16 @@ static lk_status local_facts(lk_examination *x)
     lk_backend_cpu.close(cpu);
     LK_TRY(lk_machine_facts(x->options->root, &facts));
     LK_TRY(lk_examine_put(x->facts, "machine", facts));
-    LK_TRY(library_facts(x));
+    LK_TRY(lk_cpu_matmul_facts(&facts));
+    LK_TRY(lk_examine_put(x->facts, "onednn", facts));
     LK_TRY(environment_facts(x));
     return nvml_facts(x);
+}
+
+static lk_status local_facts(lk_examination *x)
+{
+    LK_TRY(host_facts(x));
+    return mpi_facts(x);
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
@@ -216,6 +223,12 @@ static lk_status open_device(lk_examination *x)
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
+/* Takes `ranks`; NULL: out of memory. */
+static json_t *all_facts(json_t *ranks)
+{
+    return ranks ? json_pack("{s:{s:i}, s:o}", "lockstep", "facts", 1, "ranks", ranks) : NULL;
+}
+
 /* Facts of all ranks as texts, then one object of them. */
 static lk_status collect(lk_examination *x, json_t **facts)
 {
@@ -231,8 +244,8 @@ static lk_status collect(lk_examination *x, json_t **facts)
     for (int r = 0; r < x->comm->size && !bad; r++)
         bad = json_array_append_new(ranks, json_loads(all[r], 0, NULL));
     lk_comm_free_texts(all);
-    *facts = bad ? NULL : json_pack("{s:{s:i}, s:O}", "lockstep", "facts", 1, "ranks", ranks);
-    json_decref(ranks);
+    if (bad) json_decref(ranks);
+    *facts = bad ? NULL : all_facts(ranks);
     return *facts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for facts of all ranks");
 }
 
@@ -256,6 +269,32 @@ lk_status lk_doctor_examine(lk_comm *comm, lk_io *io, const lk_doctor_options *o
     *facts = NULL;
     lk_status status = examine(&x, facts);
     if (x.device) x.device->backend->close(x.device);
+    lk_nvml_close(x.nvml);
+    json_decref(x.facts);
+    return status;
+}
+
+static lk_status examine_alone(lk_examination *x, const char *mpi_error, json_t **facts)
+{
+    json_t *directory = NULL;
+    LK_TRY(host_facts(x));
+    LK_TRY(lk_examine_put(x->facts, "mpi", json_pack("{s:s}", "error", mpi_error)));
+    if (x->options->directory) {
+        LK_TRY(lk_directory_facts(x->options->directory, 0, 0, &directory));
+        LK_TRY(lk_examine_put(x->facts, "directory", directory));
+    }
+    *facts = all_facts(json_pack("[O]", x->facts));
+    return *facts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for facts");
+}
+
+lk_status lk_doctor_examine_alone(const char *mpi_error, const lk_doctor_options *options,
+                                  json_t **facts)
+{
+    lk_comm alone = {.size = 1, .local_size = 1};
+    lk_examination x = {.comm = &alone, .options = options};
+    *facts = NULL;
+    gethostname(alone.host, sizeof alone.host - 1);
+    lk_status status = examine_alone(&x, mpi_error, facts);
     lk_nvml_close(x.nvml);
     json_decref(x.facts);
     return status;

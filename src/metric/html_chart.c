@@ -186,6 +186,8 @@ typedef struct pen {
     const lk_html_series *s;
     bool down;
     int64_t drawn; /* the last point, -1: none */
+    bool marks;    /* draw the points that stand alone, else all others */
+    int alone;     /* how many do */
 } pen;
 
 static void draw(pen *w, int64_t i)
@@ -235,11 +237,27 @@ static void draw_series(pen *w)
         while (!w->s->dots && last + 1 < w->s->count && shown(w, last + 1) &&
                column(w, last + 1) == column(w, i))
             last++;
-        bool alone = !w->down && (last + 1 == w->s->count || !shown(w, last + 1));
-        draw_column(w, i, last);
-        if (alone && last == i && !w->s->dots) lk_html_raw(w->p, "h0"); /* a dot */
+        bool alone = last == i && !w->s->dots && (i == 0 || !shown(w, i - 1)) &&
+                     (last + 1 == w->s->count || !shown(w, last + 1));
+        w->alone += alone;
+        if (alone == w->marks) draw_column(w, i, last);
+        if (alone && w->marks) {
+            lk_html_raw(w->p, "h0");
+            w->down = false;
+        }
         i = last + 1;
     }
+}
+
+/* A point between gaps, or the only one, is no line: it would not be seen. */
+static void draw_marks(pen *w, int i)
+{
+    pen again = {.p = w->p, .x = w->x, .y = w->y, .s = w->s, .drawn = -1, .marks = true};
+    lk_html_raw(w->p, "<path ");
+    series_class(w->p, i, true);
+    lk_html_raw(w->p, " d=\"");
+    draw_series(&again);
+    lk_html_raw(w->p, "\"/>\n");
 }
 
 void lk_html_lines(lk_html *p, const lk_html_chart *c, const lk_html_series *series, int count)
@@ -272,6 +290,7 @@ void lk_html_lines(lk_html *p, const lk_html_chart *c, const lk_html_series *ser
         lk_html_raw(p, " d=\"");
         draw_series(&w);
         lk_html_raw(p, "\"/>\n");
+        if (w.alone > 0) draw_marks(&w, i);
     }
     plot_end(p, c, &x, &y);
 }

@@ -69,6 +69,7 @@
     "overflow-wrap:anywhere}"                                                                      \
     ".bars i{display:block;height:.9em;margin-top:.25em;min-width:1px;background:var(--s0);"       \
     "border-radius:.15em}.bars i.m{background:var(--warning)}"                                     \
+    "@media(max-width:32rem){.bars{font-size:.8rem}.bars th{width:33%}.bars td.v{width:41%}}"     \
     "@media print{section{break-inside:avoid}}"
 
 #endif

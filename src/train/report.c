@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { SMOOTHINGS = 100 }; /* a curve is smoothed over the last hundredth of its steps */
 
@@ -293,6 +294,19 @@ static lk_status write_page(lk_html *p, lk_io *io, int runs, lk_history *const *
     return LK_OK;
 }
 
+/* One run under two names would be compared with itself. */
+static lk_status check_distinct(int runs, const char *const *directory)
+{
+    struct stat a, b;
+    for (int r = 0; r < runs; r++)
+        for (int k = 0; k < r; k++)
+            if (stat(directory[r], &a) == 0 && stat(directory[k], &b) == 0 &&
+                a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+                return lk_fail(LK_E_INPUT, "%s and %s are the same run; name each run once",
+                               directory[k], directory[r]);
+    return LK_OK;
+}
+
 lk_status lk_report_write(lk_io *io, int runs, const char *const *directory, const char *output,
                           double now)
 {
@@ -301,6 +315,7 @@ lk_status lk_report_write(lk_io *io, int runs, const char *const *directory, con
     char title[300];
     lk_status status = h ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
     for (int r = 0; r < runs && status == LK_OK; r++) status = lk_history_open(directory[r], &h[r]);
+    if (status == LK_OK) status = check_distinct(runs, directory);
     if (runs == 1) snprintf(title, sizeof title, "%s", directory[0]);
     else snprintf(title, sizeof title, "%d runs", runs);
     if (status == LK_OK) status = lk_html_open(output, title, &page);

@@ -23,7 +23,7 @@ static void bars(lk_html *p, const char *title, const lk_trace_line *line, int l
         const lk_trace_line *l = i < BARS ? &line[i] : &rest;
         if (i == lines) break;
         for (int k = BARS; i == BARS && k < lines; k++) rest.seconds += line[k].seconds;
-        snprintf(text[count], sizeof *text, "%.3g ms, %.1f %%", 1e3 * l->seconds,
+        snprintf(text[count], sizeof *text, "%.3g\u00a0ms, %.1f\u00a0%%", 1e3 * l->seconds,
                  step > 0 ? 100 * l->seconds / step : 0);
         bar[count] = (lk_html_bar){l->name, l->seconds, text[count], false};
         count++;
