@@ -162,7 +162,7 @@ run env LOCKSTEP="$PWD/dies" MAX_STALLED=0 "$jobs/local.sh" r.yaml --set directo
     --set checkpoint.keep=0
 ok "the newest whole checkpoint is what is told" says out \
     "failed with exit code 9; the newest whole checkpoint is that of step 20"
-ok "not the damaged one after it" test "$rc" -eq 1 -a -f rots/checkpoints/step-000040.h5
+ok "not the damaged one after it" test "$rc" -eq 1 -a -f rots/checkpoints/step-000040.h5.damaged
 
 # ---- another at work, no time, no files ----------------------------------------------------------
 
