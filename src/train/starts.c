@@ -51,7 +51,8 @@ static lk_status append_to(int fd, const char *path, const char *line)
 {
     char last = '\n', *text = NULL;
     off_t end = lseek(fd, 0, SEEK_END);
-    if (end < 0 || (end > 0 && pread(fd, &last, 1, end - 1) < 0)) return cannot("read", path, errno);
+    if (end < 0 || (end > 0 && pread(fd, &last, 1, end - 1) < 0))
+        return cannot("read", path, errno);
     int n = asprintf(&text, "%s%s\n", last == '\n' ? "" : "\n", line);
     if (n < 0) return lk_fail(LK_E_SYSTEM, "out of memory for starts.jsonl");
     ssize_t written = write(fd, text, (size_t)n);

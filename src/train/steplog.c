@@ -54,11 +54,11 @@ static bool parse(const char *text, const lk_steplog_form *form, line *l)
 
 /* What is read of a log. */
 typedef struct reading {
-    long end;              /* of the last line that stays */
-    uint64_t lines, last;  /* that stay; step of the last one */
-    double lowest;         /* first number; INFINITY without lines */
-    bool bad;              /* then comes what is no line of the form, or not in order */
-    bool later;            /* then comes one after the step */
+    long end;             /* of the last line that stays */
+    uint64_t lines, last; /* that stay; step of the last one */
+    double lowest;        /* first number; INFINITY without lines */
+    bool bad;             /* then comes what is no line of the form, or not in order */
+    bool later;           /* then comes one after the step */
 } reading;
 
 static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
@@ -91,8 +91,8 @@ static lk_status too_short(const char *path, const lk_steplog_form *form, const 
                  form->columns);
     else
         snprintf(found, sizeof found, "its end after %llu lines", lines);
-    return lk_fail(LK_E_INPUT, "%s: expected the lines up to step %llu, for the checkpoint to go on "
-                   "from is of step %llu, found %s; put back a copy of the log; or move the "
+    return lk_fail(LK_E_INPUT, "%s: expected the lines up to step %llu, for the checkpoint to go "
+                   "on from is of step %llu, found %s; put back a copy of the log; or move the "
                    "checkpoints after step %llu away, to have the steps after it computed and "
                    "logged again; or move the log away, then a new one begins with step %llu", path,
                    last == LK_STEPLOG_ANY ? from : until, from, found, known, from + 1);
