@@ -31,7 +31,7 @@ typedef struct bench {
     lk_device *device;
     lk_params *params;
     lk_store *store;
-    lk_checkpoint_saver *saver;
+    lk_checkpoint_snapshot *snapshot;
     lk_flat flat;
     const char *directory;
     char raw[4096];
@@ -120,10 +120,15 @@ static lk_status save_round(bench *b, int round)
 {
     lk_checkpoint_info info = some_info();
     lk_checkpoint_figures f;
+    char spoilt[LK_CHECKPOINT_SPOILT];
     double begun = lk_clock_seconds();
-    LK_TRY(lk_comm_agree(b->comm, lk_checkpoint_saver_begin(b->saver, &info)));
+    lk_status status =
+        lk_checkpoint_snapshot_begin(b->snapshot, &info, LK_CHECKPOINT_NONE, spoilt);
+    if (status == LK_OK && spoilt[0])
+        status = lk_fail(LK_E_INTERNAL, "'%s' is not finite", spoilt);
+    LK_TRY(lk_comm_agree(b->comm, status));
     b->seconds[SNAPSHOT][round] = lk_clock_seconds() - begun;
-    LK_TRY(lk_checkpoint_saver_wait(b->saver, &f));
+    LK_TRY(lk_checkpoint_snapshot_wait(b->snapshot, &f));
     b->seconds[SAVE][round] = f.seconds;
     b->seconds[READ_BACK][round] = f.read_seconds;
     b->file_bytes = f.bytes;
@@ -200,8 +205,8 @@ static void print(bench *b)
 static lk_status run(bench *b, int64_t mib)
 {
     LK_TRY(lk_comm_agree(b->comm, set_up(b, mib)));
-    LK_TRY(lk_checkpoint_saver_open(b->io, b->comm->world, b->directory, (lk_checkpoint_keep){0, 0},
-                                    b->store, &b->saver));
+    LK_TRY(lk_checkpoint_snapshot_open(b->io, b->comm->world, b->directory, (lk_checkpoint_keep){0, 0},
+                                    b->store, &b->snapshot));
     for (int i = 0; i < b->rounds; i++) {
         LK_TRY(raw_round(b, i));
         LK_TRY(save_round(b, i));
@@ -215,7 +220,7 @@ static lk_status run(bench *b, int64_t mib)
 
 static void close_all(bench *b)
 {
-    lk_checkpoint_saver_close(b->saver);
+    lk_checkpoint_snapshot_close(b->snapshot);
     lk_store_destroy(b->store);
     lk_params_destroy(b->params);
     free(b->flat.param);

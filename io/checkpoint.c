@@ -37,8 +37,6 @@ lk_status lk_checkpoint_agree(job *j, lk_status mine)
     return lk_h5_agree_in(j->io, j->comm, mine);
 }
 
-static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
-
 lk_status lk_checkpoint_broadcast(const job *j, void *bytes, size_t size, int root)
 {
     for (size_t at = 0; at < size && j->ranks > 1; at += LK_H5_PIECE) {
@@ -177,6 +175,9 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
     LK_TRY(lk_h5_get_u64(file, where, "step", &step));
     LK_TRY(lk_h5_get_u64(file, where, "seed", &info->seed));
     LK_TRY(lk_h5_get_u64(file, where, "leaves", &leaves));
+    info->validated = LK_CHECKPOINT_NONE;
+    if (H5Aexists(file, "validated") > 0)
+        LK_TRY(lk_h5_get_u64(file, where, "validated", &info->validated));
     for (int i = 0; i < TEXTS; i++) {
         const char *name = lk_checkpoint_text_name[i];
         if (i == LK_CHECKPOINT_OPTIONAL && H5Aexists(file, name) <= 0) continue;
@@ -208,7 +209,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
 lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
-    lk_status status = agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
+    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
     if (status == LK_OK || *file < 0) return status;
     H5Fclose(*file);
     *file = -1;
@@ -227,7 +228,7 @@ static lk_status find_file(job *j)
     else if (path)
         strcpy(j->path, path);
     free(path);
-    LK_TRY(agree(j, status));
+    LK_TRY(lk_checkpoint_agree(j, status));
     return lk_checkpoint_broadcast(j, j->path, sizeof j->path, 0);
 }
 
@@ -324,7 +325,7 @@ static lk_status load(job *j)
 {
     LK_TRY(find_file(j));
     LK_TRY(lk_checkpoint_open_each(j, j->path, &j->file));
-    lk_status status = agree(j, read_items(j, j->file));
+    lk_status status = lk_checkpoint_agree(j, read_items(j, j->file));
     H5Fclose(j->file); /* read only: nothing to lose */
     for (int i = 0; i < j->items && status == LK_OK; i++)
         status = lk_checkpoint_broadcast(j, j->item[i].data, j->item[i].bytes, j->item[i].owner);
@@ -335,7 +336,7 @@ static lk_status open_info(job *j)
 {
     LK_TRY(find_file(j));
     LK_TRY(lk_checkpoint_open_each(j, j->path, &j->file));
-    lk_status status = agree(j, lk_checkpoint_read_info(j->file, j->path, &j->info));
+    lk_status status = lk_checkpoint_agree(j, lk_checkpoint_read_info(j->file, j->path, &j->info));
     H5Fclose(j->file);
     if (status != LK_OK) lk_checkpoint_info_clear(&j->info);
     return status;

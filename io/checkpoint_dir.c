@@ -1,8 +1,10 @@
-/* The files of a checkpoint directory: which there are, which stay, which one to read. */
+/* The files of a checkpoint directory: their names, which there are, which stay, where `latest`
+ * leads. */
 #include "io/checkpoint_job.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,18 +13,17 @@
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-static void name_of(uint64_t step, char name[40])
+void lk_checkpoint_dir_name(uint64_t step, char name[LK_CHECKPOINT_NAME])
 {
-    snprintf(name, 40, "step-%06llu.h5", (unsigned long long)step);
+    snprintf(name, LK_CHECKPOINT_NAME, "step-%06llu.h5", (unsigned long long)step);
 }
 
-/* Only names that a save gives: others are the user's. */
-static bool step_of(const char *name, uint64_t *step)
+bool lk_checkpoint_dir_step(const char *name, uint64_t *step)
 {
-    char again[40];
+    char again[LK_CHECKPOINT_NAME];
     unsigned long long n;
     if (sscanf(name, "step-%llu.h5", &n) != 1) return false;
-    name_of(n, again);
+    lk_checkpoint_dir_name(n, again);
     *step = n;
     return strcmp(name, again) == 0;
 }
@@ -35,7 +36,7 @@ static lk_status open_directory(const char *directory, DIR **d)
                         strerror(errno));
 }
 
-static lk_status append(lk_checkpoint_steps *list, uint64_t step)
+lk_status lk_checkpoint_steps_append(lk_checkpoint_steps *list, uint64_t step)
 {
     if (list->count == list->room) {
         int room = list->room ? 2 * list->room : 64;
@@ -68,7 +69,7 @@ lk_status lk_checkpoint_dir_list(const char *directory, lk_checkpoint_steps *res
     }
     LK_TRY(status);
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
-        if (step_of(e->d_name, &step)) status = append(&list, step);
+        if (lk_checkpoint_dir_step(e->d_name, &step)) status = lk_checkpoint_steps_append(&list, step);
     closedir(d);
     if (status != LK_OK) {
         lk_checkpoint_steps_clear(&list);
@@ -94,7 +95,7 @@ static bool left_behind(const char *name)
     size_t n = strlen(name);
     if (n < 5 || n - 5 >= sizeof whole || strcmp(name + n - 5, ".part") != 0) return false;
     snprintf(whole, sizeof whole, "%.*s", (int)(n - 5), name);
-    return strcmp(whole, "latest") == 0 || step_of(whole, &step);
+    return strcmp(whole, "latest") == 0 || lk_checkpoint_dir_step(whole, &step);
 }
 
 lk_status lk_checkpoint_dir_sweep(const char *directory)
@@ -110,13 +111,61 @@ lk_status lk_checkpoint_dir_sweep(const char *directory)
     return status;
 }
 
-void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoint_keep keep,
-                             char *warning, size_t size)
+/* What a name of ours may be, beside a file: a link, which is replaced or removed as a link. */
+static lk_status check_entry(const char *directory, int fd, const char *name)
+{
+    struct stat s;
+    uint64_t step;
+    if (!left_behind(name) && !lk_checkpoint_dir_step(name, &step) && strcmp(name, "latest") != 0) return LK_OK;
+    if (fstatat(fd, name, &s, AT_SYMLINK_NOFOLLOW) != 0 || S_ISREG(s.st_mode) || S_ISLNK(s.st_mode))
+        return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s/%s: expected a file, for its name is that of a checkpoint, found "
+                   "%s; move it away", directory, name,
+                   S_ISDIR(s.st_mode) ? "a directory" : "something that is not a file");
+}
+
+lk_status lk_checkpoint_check_directory(const char *directory)
+{
+    struct stat s;
+    if (stat(directory, &s) != 0 && errno == ENOENT) return LK_OK;
+    if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode))
+        return lk_fail(LK_E_INPUT, "%s: expected a directory for checkpoints, found %s; move it away",
+                       directory, S_ISREG(s.st_mode) ? "a file" : "something that is not a file");
+    if (access(directory, W_OK | X_OK) != 0)
+        return lk_fail(LK_E_INPUT, "%s: expected a directory that checkpoints can be written to, "
+                       "found: %s; check its permissions", directory, strerror(errno));
+    DIR *d;
+    LK_TRY(open_directory(directory, &d));
+    lk_status status = LK_OK;
+    for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
+        status = check_entry(directory, dirfd(d), e->d_name);
+    closedir(d);
+    return status;
+}
+
+lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
+{
+    char latest[PATH_MAX + 16], fresh[PATH_MAX + 16];
+    snprintf(latest, sizeof latest, "%s/latest", directory);
+    snprintf(fresh, sizeof fresh, "%s/latest.part", directory);
+    unlink(fresh); /* of a killed run; if it cannot go, symlink() tells */
+    if (symlink(name, fresh) != 0)
+        return lk_fail(LK_E_SYSTEM, "%s: cannot make the link: %s", fresh, strerror(errno));
+    if (rename(fresh, latest) != 0) {
+        int error = errno;
+        unlink(fresh);
+        return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
+    }
+    return lk_h5_fsync(directory);
+}
+
+void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, uint64_t good,
+                             lk_checkpoint_keep keep, char *warning, size_t size)
 {
     lk_checkpoint_steps list;
     int64_t seen = 0;
     warning[0] = '\0';
-    if (keep.newest <= 0) return;
+    if (keep.newest <= 0 || good == LK_CHECKPOINT_NONE) return;
     if (lk_checkpoint_dir_list(directory, &list) != LK_OK) {
         snprintf(warning, size, "%s; no old checkpoint was removed", lk_error_text());
         lk_error_clear();
@@ -124,10 +173,10 @@ void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoi
     }
     for (int i = 0; i < list.count; i++) {
         uint64_t step = list.step[i];
-        char name[40], path[PATH_MAX];
-        if (step > newest || step == 0 || seen++ < keep.newest) continue;
+        char name[LK_CHECKPOINT_NAME], path[PATH_MAX];
+        if (step > newest || step == 0 || seen++ < keep.newest || step == good) continue;
         if (keep.every > 0 && step % (uint64_t)keep.every == 0) continue;
-        name_of(step, name);
+        lk_checkpoint_dir_name(step, name);
         int n = snprintf(path, sizeof path, "%s/%s", directory, name);
         if (n < 0 || (size_t)n >= sizeof path || (unlink(path) != 0 && errno != ENOENT))
             snprintf(warning, size, "%.300s/%s: cannot remove the old checkpoint: %s", directory,
@@ -136,10 +185,9 @@ void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoi
     lk_checkpoint_steps_clear(&list);
 }
 
-/* ---- which one to read ----------------------------------------------------------------------- */
+/* ---- where links lead ----------------------------------------------------------------------- */
 
-/* The file that DIRECTORY/NAME leads to, if there is such a link or file. */
-static lk_status follow(const char *directory, const char *name, char **found)
+lk_status lk_checkpoint_dir_follow(const char *directory, const char *name, char **found)
 {
     char *link = NULL, target[PATH_MAX];
     if (asprintf(&link, "%s/%s", directory, name) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -172,7 +220,7 @@ lk_status lk_h5_resolve(const char *path, char **resolved)
         if (!found) found = strdup(path);
         if (!found) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
-    for (int i = 0; i < 2 && !found; i++) LK_TRY(follow(path, name[i], &found));
+    for (int i = 0; i < 2 && !found; i++) LK_TRY(lk_checkpoint_dir_follow(path, name[i], &found));
     if (!found)
         return lk_fail(LK_E_INPUT, "%s: expected a file or a run directory, found a directory with "
                        "neither '%s' nor '%s'; name a step-NNNNNN.h5 file", path, name[0], name[1]);
@@ -180,150 +228,3 @@ lk_status lk_h5_resolve(const char *path, char **resolved)
     return LK_OK;
 }
 
-/* ---- the newest that is whole ---------------------------------------------------------------- */
-
-typedef struct choice {
-    lk_checkpoint_job job; /* job.path: the file looked at */
-    char *latest;          /* rank 0: where `latest` leads, NULL: there is none */
-    lk_checkpoint_steps earlier; /* rank 0: to be tried after it */
-    int next;
-    void (*report)(void *context, const char *text);
-    void *context;
-    char first[1500]; /* what is wrong with the first, "" if it is good */
-} choice;
-
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* Rank 0: what `latest` leads to, then the steps before it; without `latest` (killed before the
- * first was made) all steps. A link to a file of another name is the user's: no step is before
- * it. */
-static lk_status list_candidates(choice *c)
-{
-    uint64_t latest = UINT64_MAX;
-    LK_TRY(follow(c->job.given, "latest", &c->latest));
-    if (c->latest && !step_of(last_part(c->latest), &latest)) return LK_OK;
-    LK_TRY(lk_checkpoint_dir_list(c->job.given, &c->earlier));
-    while (c->next < c->earlier.count && c->latest && c->earlier.step[c->next] >= latest) c->next++;
-    return LK_OK;
-}
-
-/* Rank 0: the next to look at into job.path; "" when there is none. */
-static lk_status next_candidate(choice *c)
-{
-    char name[40], *path = c->job.path;
-    size_t size = sizeof c->job.path;
-    int n = 0;
-    path[0] = '\0';
-    if (c->latest) {
-        n = snprintf(path, size, "%s", c->latest);
-        free(c->latest);
-        c->latest = NULL;
-    } else if (c->next < c->earlier.count) {
-        name_of(c->earlier.step[c->next++], name);
-        n = snprintf(path, size, "%s/%s", c->job.given, name);
-    }
-    return n >= 0 && (size_t)n < size ? LK_OK
-                                      : lk_fail(LK_E_INPUT, "%s: the path is too long",
-                                                c->job.given);
-}
-
-/* Every rank the info, and its share of the digests. */
-static lk_status verify(lk_checkpoint_job *j)
-{
-    lk_checkpoint_info info = {.leaves = 0};
-    lk_h5_list list = {0, 0, NULL};
-    lk_status status = lk_checkpoint_read_info(j->file, j->path, &info);
-    lk_checkpoint_info_clear(&info);
-    if (status == LK_OK) status = lk_h5_list_datasets(j->file, j->path, "", &list);
-    for (int i = j->rank; i < list.count && status == LK_OK; i += j->ranks) {
-        lk_h5_dataset d = {.id = -1};
-        status = lk_h5_dataset_open(j->file, j->path, list.path[i], 0, &d);
-        if (status == LK_OK) status = lk_h5_dataset_verify(&d, j->path, list.path[i]);
-        lk_h5_release(&d.id);
-    }
-    lk_h5_list_clear(&list);
-    return status;
-}
-
-static lk_status look(lk_checkpoint_job *j)
-{
-    LK_TRY(lk_checkpoint_open_each(j, j->path, &j->file));
-    lk_status status = lk_checkpoint_agree(j, verify(j));
-    H5Fclose(j->file); /* read only: nothing to lose */
-    j->file = -1;
-    return status;
-}
-
-static lk_status none_found(const choice *c)
-{
-    if (c->first[0])
-        return lk_fail(LK_E_INPUT, "%s; no checkpoint before it is whole", c->first);
-    return lk_fail(LK_E_INPUT, "%s/latest: no checkpoint to resume from; remove the directory and "
-                   "start again without --resume", c->job.given);
-}
-
-static lk_status choose(void *argument)
-{
-    choice *c = argument;
-    lk_checkpoint_job *j = &c->job;
-    char text[2048], wrong[1500] = "";
-    LK_TRY(lk_checkpoint_agree(j, j->rank == 0 ? list_candidates(c) : LK_OK));
-    for (;;) {
-        LK_TRY(lk_checkpoint_agree(j, j->rank == 0 ? next_candidate(c) : LK_OK));
-        LK_TRY(lk_checkpoint_broadcast(j, j->path, sizeof j->path, 0));
-        if (!j->path[0]) return none_found(c);
-        if (wrong[0] && j->rank == 0 && c->report) {
-            snprintf(text, sizeof text, "%s; trying %.200s, the one before it", wrong,
-                     last_part(j->path));
-            c->report(c->context, text);
-        }
-        lk_status status = look(j);
-        if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
-        if (status != LK_E_INPUT) return status;
-        snprintf(wrong, sizeof wrong, "%.1400s", lk_error_text());
-        if (!c->first[0]) memcpy(c->first, wrong, sizeof c->first);
-        lk_error_clear();
-    }
-}
-
-lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
-                               void (*report)(void *context, const char *text), void *context,
-                               char **path)
-{
-    choice c = {.job = {.given = directory}, .report = report, .context = context};
-    lk_status status = lk_checkpoint_run(io, world, choose, &c.job);
-    free(c.latest);
-    lk_checkpoint_steps_clear(&c.earlier);
-    LK_TRY(status);
-    *path = strdup(c.job.path);
-    return *path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-}
-
-void lk_checkpoint_name_before(const char *path)
-{
-    lk_checkpoint_steps list = {0, 0, NULL};
-    char *file = NULL, text[1500], name[40];
-    uint64_t step;
-    snprintf(text, sizeof text, "%.1100s", lk_error_text());
-    if (lk_h5_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
-        step_of(last_part(file), &step)) {
-        *strrchr(file, '/') = '\0';
-        if (lk_checkpoint_dir_list(file, &list) != LK_OK) list.count = 0;
-        int i = 0;
-        while (i < list.count && list.step[i] >= step) i++;
-        size_t n = strlen(text);
-        if (i < list.count) {
-            name_of(list.step[i], name);
-            snprintf(text + n, sizeof text - n, "; the checkpoint before it is %.300s/%s", file,
-                     name);
-        }
-    }
-    free(file);
-    lk_checkpoint_steps_clear(&list);
-    lk_error_clear();
-    lk_fail(LK_E_INPUT, "%s", text);
-}

@@ -52,6 +52,7 @@ typedef struct lk_checkpoint_job {
     /* saving */
     int fd; /* of the part: opened before anything is written, so that it learns of every error */
     lk_checkpoint_keep keep;
+    uint64_t good; /* step of a checkpoint that must stay (io/checkpoint.h) */
     lk_checkpoint_figures figures;
     atomic_bool failed; /* on this rank, while others may hang in what it left; */
     char failure[1500]; /* then its text, written before */
@@ -96,24 +97,35 @@ uint64_t lk_checkpoint_stored_bytes(const lk_checkpoint_item *x);
  * may have made other choices, or more. What it points to is copied. Collective. */
 lk_status lk_checkpoint_share_info(lk_checkpoint_job *j);
 
-/* ---- io/checkpoint_save.c -------------------------------------------------------------------- */
+/* ---- io/checkpoint_write.c -------------------------------------------------------------------- */
 
 /* On the I/O thread, with the info shared, parameters listed and all dealt out. Collective. */
 lk_status lk_checkpoint_write(lk_checkpoint_job *j);
 
 /* ---- io/checkpoint_dir.c: the files of a directory; one rank calls these --------------------- */
 
+enum { LK_CHECKPOINT_NAME = 40 };
+void lk_checkpoint_dir_name(uint64_t step, char name[LK_CHECKPOINT_NAME]); /* step-NNNNNN.h5 */
+/* The step of such a name; other names are the user's. */
+bool lk_checkpoint_dir_step(const char *name, uint64_t *step);
 typedef struct lk_checkpoint_steps {
     int count, room;
     uint64_t *step; /* falling; of DIRECTORY/step-NNNNNN.h5 */
 } lk_checkpoint_steps;
 lk_status lk_checkpoint_dir_list(const char *directory, lk_checkpoint_steps *list);
+lk_status lk_checkpoint_steps_append(lk_checkpoint_steps *list, uint64_t step);
 void lk_checkpoint_steps_clear(lk_checkpoint_steps *list);
 /* Remove what killed saves left behind. */
 lk_status lk_checkpoint_dir_sweep(const char *directory);
-/* Remove what need not be kept after `newest` was committed; what cannot be removed is told in
- * `warning` (size bytes), which is "" else. Removes no later step, which this run did not write. */
-void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, lk_checkpoint_keep keep,
-                             char *warning, size_t size);
+/* Remove what need not be kept after `newest` was committed, but not `good`; what cannot be removed
+ * is told in `warning` (size bytes), which is "" else. Removes no later step, which this run did
+ * not write, and nothing where `good` is LK_CHECKPOINT_NONE. */
+void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, uint64_t good,
+                             lk_checkpoint_keep keep, char *warning, size_t size);
+/* Let `latest` lead to `name`, at once and on disk: a link cannot be rewritten in place, so another
+ * is renamed over it. */
+lk_status lk_checkpoint_dir_point(const char *directory, const char *name);
+/* The file that DIRECTORY/NAME leads to, NULL without such a link or file; caller frees. */
+lk_status lk_checkpoint_dir_follow(const char *directory, const char *name, char **found);
 
 #endif

@@ -311,49 +311,6 @@ void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
     H5Eclear2(H5E_DEFAULT);
 }
 
-lk_status lk_h5_fsync(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", path, strerror(errno));
-    int bad = fsync(fd) != 0 && errno != EINVAL, error = errno; /* EINVAL: not on this system */
-    close(fd);
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s", path, strerror(error)) : LK_OK;
-}
-
-static lk_status directory_of(const char *path, char **directory)
-{
-    const char *slash = strrchr(path, '/');
-    *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-    return *directory ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-}
-
-lk_status lk_h5_check_target(const char *path)
-{
-    char *directory;
-    struct stat s;
-    lk_status status = LK_OK;
-    LK_TRY(directory_of(path, &directory));
-    if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
-    else errno = access(directory, W_OK | X_OK) == 0 ? 0 : errno;
-    if (errno)
-        status = lk_fail(LK_E_INPUT, "%s: cannot write into %s: %s; name another place", path,
-                         directory, strerror(errno));
-    free(directory);
-    return status;
-}
-
-lk_status lk_h5_publish(const char *part, const char *path)
-{
-    char *directory;
-    LK_TRY(lk_h5_fsync(part));
-    if (rename(part, path) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
-    LK_TRY(directory_of(path, &directory));
-    lk_status status = lk_h5_fsync(directory);
-    free(directory);
-    return status;
-}
-
 /* ---- datasets ------------------------------------------------------------------------------ */
 
 const char *lk_h5_type_name(lk_h5_type t)

@@ -76,12 +76,6 @@ lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_
 lk_status lk_h5_close(const char *path, hid_t *file);
 /* The same for a file that could not be written and will be removed; takes *file -1. Collective. */
 void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file);
-lk_status lk_h5_fsync(const char *path); /* a file or a directory */
-/* Whether a file of this name could be made: LK_E_INPUT if its directory is not there or may not be
- * written. Makes nothing. */
-lk_status lk_h5_check_target(const char *path);
-/* fsync PATH.part, rename it to PATH, fsync the directory. */
-lk_status lk_h5_publish(const char *part, const char *path);
 
 /* ---- attributes; `where` names the file in messages. io/hdf5_attribute.c ------------------- */
 

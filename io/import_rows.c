@@ -1,5 +1,6 @@
 /* What the importers share: checks, the writer of images and tables, labels. */
 #include "io/import_rows.h"
+#include "base/replace.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     if (exists && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already; give --overwrite to replace it, or name "
                        "another output", to->output);
-    return lk_h5_check_target(to->output);
+    return lk_replace_check(to->output);
 }
 
 lk_status lk_import_name(const char *output, const char *ending, char **name)
@@ -214,7 +215,7 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
         w->dataset[i / 2][i % 2] = -1;
     }
     LK_TRY(lk_h5_close(w->part, &w->file));
-    LK_TRY(lk_h5_publish(w->part, output));
+    LK_TRY(lk_replace_publish(w->part, output));
     memcpy(digest, text, sizeof text);
     free(w->part);
     w->part = NULL;

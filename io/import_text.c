@@ -3,6 +3,7 @@
  * Pass 1 counts tokens and, for a character vocabulary, notes which code points occur; that fixes
  * the vocabulary (sorted, as nanoGPT's prepare.py does), the token type and where the split falls.
  * Pass 2 translates and writes one chunk at a time. The result is whole or not there. */
+#include "base/replace.h"
 #include "io/import_rows.h"
 #include "io/reference.h"
 #include "io/utf8.h"
@@ -300,7 +301,7 @@ static lk_status import(importer *m)
         m->split[i].dataset = -1;
     }
     LK_TRY(lk_h5_close(m->part, &m->file));
-    return lk_h5_publish(m->part, m->job->to.output);
+    return lk_replace_publish(m->part, m->job->to.output);
 }
 
 static lk_status run(void *argument)

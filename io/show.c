@@ -1,5 +1,6 @@
 /* What a file holds, for people: the counts first, then the texts, then every dataset on a line. */
 #include "io/show.h"
+#include "base/digits.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
@@ -92,23 +93,11 @@ static void put_number(const view *v, const char *label, double value)
     fprintf(v->out, "%.6g\n", value);
 }
 
-static const char *grouped(uint64_t value, char text[32])
-{
-    char digits[24];
-    int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value), k = 0;
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && (n - i) % 3 == 0) text[k++] = ',';
-        text[k++] = digits[i];
-    }
-    text[k] = '\0';
-    return text;
-}
-
 static void put_count(const view *v, const char *label, uint64_t value, const char *unit)
 {
     char text[32];
     put_label(v, label);
-    fprintf(v->out, "%s%s%s\n", grouped(value, text), unit[0] ? " " : "", unit);
+    fprintf(v->out, "%s%s%s\n", lk_digits((int64_t)value, text), unit[0] ? " " : "", unit);
 }
 
 static void put_vocabulary(const view *v, int64_t size, bool characters)
@@ -226,8 +215,8 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
         char a[32], b[32];
         fprintf(v->out, "    %5lld  ", (long long)k);
         lk_show_name(v->out, name[k], width);
-        fprintf(v->out, "  %12s  %12s\n", grouped((uint64_t)count[k], a),
-                grouped((uint64_t)count[classes + k], b));
+        fprintf(v->out, "  %12s  %12s\n", lk_digits((int64_t)count[k], a),
+                lk_digits((int64_t)count[classes + k], b));
     }
     free(count);
     return status;
@@ -291,7 +280,7 @@ static void put_in_datasets(const view *v, const char *label, uint64_t elements,
 {
     char text[32];
     put_label(v, label);
-    fprintf(v->out, "%s in %llu datasets%s\n", grouped(elements, text),
+    fprintf(v->out, "%s in %llu datasets%s\n", lk_digits((int64_t)elements, text),
             (unsigned long long)datasets, what);
 }
 
@@ -377,15 +366,32 @@ static lk_status show_trace(const view *v)
     return LK_OK;
 }
 
-/* Attributes of a file of tensors that are texts. */
+static lk_status put_attribute(const view *v, hid_t object, const char *label, const char *name)
+{
+    char *text = NULL;
+    LK_TRY(lk_h5_get_text(object, v->path, name, &text));
+    put_line(v, label, text);
+    free(text);
+    return LK_OK;
+}
+
+/* What happened, where, and what each of the tensors is. */
 static lk_status show_tensors(const view *v)
 {
-    const char *const name[] = {"message", "scope", "op"};
+    static const char *const text[] = {"message", "scope", "op"};
+    static const char *const number[] = {"step", "rank", "leaf"};
+    for (int i = 0; i < 3; i++) LK_TRY(put_attribute(v, v->file, text[i], text[i]));
     for (int i = 0; i < 3; i++) {
-        char *text = NULL;
-        LK_TRY(lk_h5_get_text(v->file, v->path, name[i], &text));
-        put_line(v, name[i], text);
-        free(text);
+        uint64_t value = 0;
+        if (H5Aexists(v->file, number[i]) <= 0) continue; /* a node that belongs to no leaf */
+        LK_TRY(lk_h5_get_u64(v->file, v->path, number[i], &value));
+        put_count(v, number[i], value, "");
+    }
+    for (int i = 0; i < v->list.count; i++) {
+        const char *name = v->list.path[i];
+        LK_H5_AUTO hid_t dataset = H5Dopen2(v->file, name, H5P_DEFAULT);
+        if (dataset < 0 || H5Aexists(dataset, "meaning") <= 0) continue;
+        LK_TRY(put_attribute(v, dataset, name, "meaning"));
     }
     return LK_OK;
 }

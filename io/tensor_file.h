@@ -1,5 +1,5 @@
 /* Tensors in a file of their own (schema "lockstep tensors"): what a node read and made when it
- * went wrong, to be looked at with h5py or h5dump. Written by one process. */
+ * went wrong, to be looked at with 'lockstep show', h5py or h5dump. Written by one process. */
 #ifndef LK_IO_TENSOR_FILE_H
 #define LK_IO_TENSOR_FILE_H
 
@@ -25,7 +25,9 @@ typedef struct lk_tensor_file {
     int rank, leaf; /* leaf -1: none, and no attribute */
     const lk_tensor_item *item;
     int items;
-    const int64_t *sample; /* rows at which the leaf's samples begin: dataset `samples`, f64 */
+    /* Rows of the training split at which the samples begin, the leaf's or, where there is none,
+     * those of all leaves in order: dataset `samples`, f64. */
+    const int64_t *sample;
     int64_t samples;
 } lk_tensor_file;
 

@@ -4,7 +4,8 @@
 #
 # lockstep says by its exit code what should follow: 0 nothing, 75 (stopped by a signal or the time
 # limit, saved) another start, 2 (bad input) nothing, for it would be the same again; after anything
-# else (a rank killed, a node gone) another start, which goes on from the newest checkpoint.
+# else (a rank killed, a node gone, 6: another lockstep works on the run) another start, which goes on
+# from the newest checkpoint.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=jobs/site.sh
@@ -40,53 +41,163 @@ find_lockstep()
             "LOCKSTEP to its path"
 }
 
-# find_run RUN.yaml [OPTION...]: sets run (an array: the arguments of 'lockstep train') and
-# directory, as lockstep itself reads them.
+# find_run RUN.yaml [OPTION...]: sets run (an array: the arguments of 'lockstep train'), directory
+# and data, as lockstep itself reads them.
 find_run()
 {
     run=("$@")
     directory=$("$lockstep" train "${run[@]}" --print directory) ||
         quit $? "lockstep train ${run[*]}: not started"
+    data=$("$lockstep" train "${run[@]}" --print data.file)
     restarts=${directory%/}.restarts
 }
 
-# The step of the newest checkpoint, 0 without one.
+# The step to go on from, 0 without one. `latest` leads to what was read back when it was written;
+# it may have been damaged since, and then lockstep takes one before it: where nothing was saved after
+# the last start, the step which that start has found counts.
 newest_step()
 {
-    local file step newest=0
-    for file in "$directory"/checkpoints/step-*.h5; do
-        step=${file##*/step-}
-        step=${step%.h5}
-        if [[ $step =~ ^[0-9]+$ ]] && ((10#$step > newest)); then newest=$((10#$step)); fi
+    local latest=$directory/checkpoints/latest starts=$directory/starts.jsonl step=
+    if [ -e "$starts" ] && ! [ "$latest" -nt "$starts" ]; then
+        step=$(tail -n 1 "$starts" | sed -n 's/^{"time":"[^"]*","step":\([0-9]*\),.*/\1/p')
+    fi
+    if [ -z "$step" ]; then
+        step=$(readlink "$latest" | sed -n 's/^step-\([0-9]*\)\.h5$/\1/p')
+    fi
+    echo $((10#${step:-0}))
+}
+
+# ---- files that are not there yet ----------------------------------------------------------------
+
+# After a boot this script may be faster than the mounts. What a missing file means can be seen: in a
+# directory that is not there or is empty, or below a mount point of $FSTAB that is not mounted, it
+# may still come; beside other files it will not, and lockstep says so.
+#
+# unmounted PATH: the mount point at or above it that is not mounted, if any.
+unmounted()
+{
+    local at
+    at=$(realpath -m "$1")
+    while [ "$at" != / ]; do
+        if awk -v at="$at" '$1 !~ /^#/ && $4 !~ /noauto/ && $2 == at { found = 1 }
+            END { exit !found }' "$FSTAB" 2>/dev/null && ! mountpoint -q "$at"; then
+            echo "$at"
+            return
+        fi
+        at=$(dirname "$at")
     done
-    echo "$newest"
+}
+
+# missing PATH [new]: why PATH may come later, if so; `new`: it need not be there.
+missing()
+{
+    local at
+    at=$(unmounted "$1")
+    if [ -n "$at" ]; then
+        echo "$at is not mounted"
+    elif [ -z "${2:-}" ] && [ ! -e "$1" ] && [ -z "$(ls -A "$(dirname "$1")" 2>/dev/null)" ]; then
+        echo "$(dirname "$1") is not there, or empty"
+    fi
+}
+
+# await PATH [new]: until nothing is missing(), FILES_WAIT seconds at most.
+await()
+{
+    local why said='' end=$((SECONDS + FILES_WAIT))
+    while why=$(missing "$@") && [ -n "$why" ]; do
+        if ((SECONDS >= end)); then
+            quit 2 "$1: $why; not started. Mount it, or correct the path, and start this again"
+        fi
+        if [ -z "$said" ]; then say "$1: $why; waiting for it, at most $FILES_WAIT s"; fi
+        said=yes
+        sleep 1
+    done
+}
+
+# await_run RUN.yaml [OPTION...]: find_run, when all that the run needs is there.
+await_run()
+{
+    await "$1"
+    find_run "$@"
+    await "$data"
+    await "$directory" new
 }
 
 # ---- the guard ---------------------------------------------------------------------------------
 
 # A job that dies before its next checkpoint, again and again, would do so for ever. The starts of
-# this job are kept in RUNDIR.restarts (time, job, step of the newest checkpoint), beside the run
-# directory, which does not exist before the first start; the file goes when the run is done.
+# this job are kept in RUNDIR.restarts (time, job, lines of starts.jsonl before it, step expected),
+# beside the run directory, which does not exist before the first start; the file goes when the run
+# is done. What a start has really gone from is in its own line of starts.jsonl.
 #
-# begin_start JOB: note this start. Sets step, and stalled: restarts of this job from this very
-# step.
+# begin_start JOB: note this start. Sets step, that it should go on from.
 begin_start()
 {
-    step=$(newest_step)
+    name=$1
     mkdir -p "$(dirname "$restarts")"
-    printf '%(%FT%T)T %s %s\n' -1 "$1" "$step" >>"$restarts" ||
+    check_progress # the end of the start before may not have been seen to: killed with its job
+    local before
+    before=$(grep -c '' "$directory/starts.jsonl" 2>/dev/null)
+    step=$(newest_step)
+    note_start "${before:-0}" "$step"
+}
+
+# note_start LINES STEP, or 'busy' after a start that found another lockstep at work
+note_start()
+{
+    printf '%(%FT%T)T %s %s\n' -1 "$name" "$*" >>"$restarts" ||
         quit 3 "$restarts: cannot be written, and without it nothing would end useless restarts"
-    stalled=$(awk -v job="$1" '$2 == job { n = seen++ && $3 == last ? n + 1 : 0; last = $3 }
-        END { print n }' "$restarts")
-    # Only if the end of the start before could not be seen to: it was killed with its job.
-    if ((stalled > most)); then give_up; fi
+}
+
+# Prints two numbers for the starts of this job: restarts since one that went from further on than
+# all before it, and the step that the last one went from, -1 if it did not come so far.
+count_stalled()
+{
+    awk -v job="$name" '
+    FILENAME == ARGV[1] { # {"time":"...","step":20,...
+        split($0, part, /[:,}]/)
+        for (i = 1; part[i] != "\"step\"" && i < 9; i++);
+        from[++lines] = part[i + 1] + 0
+    }
+    FILENAME == ARGV[2] && $2 == job {
+        if ($3 == "busy") busy[starts] = 1
+        else before[++starts] = $3
+    }
+    END {
+        before[starts + 1] = lines
+        furthest = last = -1
+        for (k = 1; k <= starts; k++) {
+            last = before[k] < before[k + 1] && !busy[k] ? from[before[k] + 1] : -1
+            stalled = k == 1 || last > furthest ? 0 : stalled + 1
+            if (last > furthest) furthest = last
+        }
+        print stalled + 0, last
+    }' "$1" "$restarts"
+}
+
+# Ends this script when MAX_STALLED restarts brought nothing: the last start, too, has saved nothing,
+# or what it saved proved damaged.
+check_progress()
+{
+    local starts=$directory/starts.jsonl stalled last
+    [ -e "$restarts" ] || return 0
+    [ -e "$starts" ] || starts=/dev/null
+    read -r stalled last < <(count_stalled "$starts")
+    if ((stalled > most)) || { ((stalled == most)) &&
+        ! { ((last >= 0)) && [ "$directory/checkpoints/latest" -nt "$starts" ]; }; }; then
+        give_up
+    fi
 }
 
 give_up()
 {
     rm -f "$restarts" # whoever starts it again has mended something
-    quit 1 "$most restarts without progress: the newest checkpoint is still that of step $step;" \
-        "see the messages above, mend the cause, and start this again"
+    if [ "${code:-}" = 6 ]; then
+        quit 1 "$most restarts without progress: another lockstep is working on $directory; end" \
+            "one of them (the end of $directory/starts.jsonl says where it runs)"
+    fi
+    quit 1 "$most restarts without progress: the newest whole checkpoint is still that of step" \
+        "$(newest_step); see the messages above, mend the cause, and start this again"
 }
 
 # after_end: what follows exit code `code`. Returns 0 when the run should be started again; ends
@@ -102,14 +213,34 @@ after_end()
     case $code in
     0)
         rm -f "$restarts"
-        if [ -e "$directory/DONE" ]; then quit 0 "$directory: done"; fi
+        if [ -e "$directory/DONE" ]; then
+            quit 0 "$directory: done; 'lockstep report $directory' makes a page about it"
+        fi
         quit 0 "$directory: ended at step $(newest_step), as train.stop_after asks"
         ;;
-    2) quit 2 'bad input (exit code 2): the same start would fail again; not started again' ;;
-    75) say "saved at step $(newest_step) (exit code 75)" ;;
-    *) say "failed with exit code $code; the newest checkpoint is that of step $(newest_step)" ;;
+    2)
+        quit 2 'bad input (exit code 2): the same start would fail again; not started again.' \
+            'See the message above, mend the cause, and start this again'
+        ;;
+    6) note_start busy ;;
     esac
-    if ((stalled >= most && $(newest_step) <= step)); then give_up; fi
+    say "$(what_ended); the newest whole checkpoint is that of step $(newest_step)"
+    check_progress
+}
+
+# Exit code `code` in words.
+what_ended()
+{
+    local killed
+    case $code in
+    6) echo 'another lockstep is working on the run (exit code 6)' ;;
+    75) echo 'stopped in time (exit code 75)' ;;
+    *)
+        killed=
+        if ((code > 128 && code < 160)); then killed=" (SIG$(kill -l $((code - 128))))"; fi
+        echo "failed with exit code $code$killed"
+        ;;
+    esac
 }
 
 # ---- one start ---------------------------------------------------------------------------------
@@ -118,14 +249,21 @@ after_end()
 asked=
 child=
 
-# The trap for a signal that lockstep has not got yet. It takes a second one for "end at once", so
-# only the first is passed on; as SIGUSR1, on whose way mpirun ends nothing.
+# pass_on RECEIVED SENT: the trap for a signal that lockstep has not got yet. It takes another one,
+# a second later, for "end at once", so only the first is passed on. SENT is USR1 where there may be
+# mpirun, which on SIGTERM ends all ranks.
 pass_on()
 {
+    local as=
     heard=yes
-    if [ -z "$asked" ] && [ -n "$child" ]; then kill -USR1 "$child" 2>/dev/null; fi
-    asked=${asked:-$1}
-    say "SIG$1: the run is to save and stop"
+    if [ -n "$asked" ]; then
+        say "SIG$1: the run has been told to save and stop already"
+        return
+    fi
+    if [ -n "$child" ]; then kill "-$2" "$child" 2>/dev/null; fi
+    asked=$1
+    if [ "$1" != "$2" ]; then as=", which it is told by SIG$2"; fi
+    say "SIG$1: the run is to save and stop$as"
 }
 
 # attempt COMMAND...: run it to its end. Sets code.
@@ -191,21 +329,20 @@ enter_job()
     site_setup
     find_lockstep
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
-    if [ -z "${SLURM_JOB_END_TIME:-}" ]; then # older versions do not tell it
-        local end
-        end=$(squeue -h -j "$job" -o %e) && end=$(date -d "$end" +%s 2>/dev/null) &&
-            export SLURM_JOB_END_TIME=$end
-    fi
+    # older versions do not tell it, and it may have been moved since the job began
+    local end
+    end=$(squeue -h -j "$job" -o %e) && end=$(date -d "$end" +%s 2>/dev/null) &&
+        export SLURM_JOB_END_TIME=$end
 }
 
 # train_in_job RUN.yaml OPTION...: start the run or go on with it, and requeue this job until it is
 # done. Does not return.
 train_in_job()
 {
-    trap 'pass_on USR1' USR1
+    trap 'pass_on USR1 USR1' USR1
     trap 'heard=yes; asked=${asked:-TERM}' TERM # the ranks have it from Slurm
     enter_job
-    find_run "$@"
+    await_run "$@"
     set_launch "${SLURM_JOB_NUM_NODES:-1}" "${SLURM_NTASKS:-1}"
     begin_start "$job"
     say "$("$lockstep" --version | head -n 1); start" \

@@ -27,5 +27,10 @@ site_setup()
 : "${SRUN=srun --mpi=pmix --kill-on-bad-exit=0 --wait=30}"
 : "${MPIRUN=mpirun --bind-to none}"
 
+# Where to look which file systems ought to be mounted, and how many seconds to wait for the files of
+# a run whose file system is not there (yet). 0: not at all.
+: "${FSTAB=/etc/fstab}"
+: "${FILES_WAIT=300}"
+
 # The program; empty: the one that was installed or built with these scripts, else from the PATH.
 : "${LOCKSTEP=}"

@@ -2,12 +2,11 @@
 # shellcheck disable=SC2034,SC2154,SC2317,SC2086 # variables of the tests and of tap.sh; called by
 # ok; words without blanks
 # What the tests of faults share; read by them after tap.sh, in an empty directory.
-h5same=$builddir/tests/h5same strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
-[ -x "$h5same" ] && [ -x "$strike" ] || echo "Bail out! make tests/h5same tests/strike"
+strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
+[ -x "$strike" ] || echo "Bail out! make tests/strike"
+# shellcheck source=tests/small.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/small.sh"
 
-awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
-run "$LOCKSTEP" import text a.txt -v character -o a.h5
-ok "the text is imported" test "$rc" -eq 0
 cat >r.yaml <<END
 directory: none
 data:
@@ -73,8 +72,3 @@ steps() {
     done
 }
 says_once() { [ "$(grep -c '^lockstep: ' "$work/err")" -eq 1 ] && says err "$@"; }
-# same A B: two finished runs, to the last bit.
-same() {
-    "$h5same" "$1/checkpoints/latest" "$2/checkpoints/latest" &&
-        cmp "$1/loss.log" "$2/loss.log" && cmp "$1/validation.log" "$2/validation.log"
-}

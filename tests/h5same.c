@@ -1,7 +1,10 @@
 /* h5same A B: 0 when two HDF5 files hold the same datasets: names, types, shapes and every byte.
  * Attributes are not compared: the version of the code or the path of the run may differ.
- * 1: the first difference on stdout. 2: a file cannot be read. */
+ * h5same A: 0 when every number of its f32 datasets is finite.
+ * 1: the first difference, or dataset, on stdout. 2: a file cannot be read. */
 #include <hdf5.h>
+#include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,12 +87,32 @@ static int differ(const char *name, const contents *a, const contents *b)
     return printf("\n");
 }
 
+static int all_finite(const char *path)
+{
+    names n = {0, 0, NULL};
+    hid_t file = open_file(path, &n);
+    int looked = 0;
+    for (int i = 0; i < n.count; i++) {
+        contents c = load(file, path, n.item[i]);
+        const float *x = (const float *)c.data;
+        bool numbers = H5Tget_class(c.type) == H5T_FLOAT && c.element == sizeof *x;
+        looked += numbers;
+        for (size_t k = 0; numbers && k < c.bytes / sizeof *x; k++)
+            if (!isfinite(x[k]))
+                return printf("%s: element %zu is %g\n", n.item[i], k, (double)x[k]), 1;
+        free(c.data);
+    }
+    if (looked == 0) fail(path, "holds no f32 datasets");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     names n[2] = {{0, 0, NULL}, {0, 0, NULL}};
     hid_t file[2];
-    if (argc != 3) fail("usage", "h5same A B");
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    if (argc == 2) return all_finite(argv[1]);
+    if (argc != 3) fail("usage", "h5same A [B]");
     for (int i = 0; i < 2; i++) file[i] = open_file(argv[i + 1], &n[i]);
     if (n[0].count == 0) fail(argv[1], "holds no datasets");
     for (int i = 0; i < n[0].count || i < n[1].count; i++) {

@@ -1,5 +1,6 @@
 # shellcheck shell=sh
-# A real Slurm of a few nodes on this machine, for tests; read by them before tests/tap.sh, not run.
+# A real Slurm of a few nodes on this machine, for tests; read by them before tests/tap.sh, whose
+# within() it uses; not run.
 #
 # Everything runs in namespaces of its own: processes, network (loopback only), mounts, host name.
 # So it meets no other Slurm, no port and no shared memory of the host, and the kernel ends every
@@ -8,6 +9,7 @@
 #
 #   box_enter "$0" "$@"  first line of a test: run it again inside (or skip it, saying why)
 #   box_start NODES CPUS GPUS  start munged, slurmctld and one slurmd for each node n1, n2 ...
+#   box_node_off NODE, box_node_on NODE  it loses its power, and boots again
 #   box_log LINES        the last ones of slurmctld, for the diagnosis of a failure
 #
 # Two partitions: `low`, whose jobs are requeued when `high` needs their nodes, 20 s after they are
@@ -103,16 +105,6 @@ END
     } >"$box/hosts"
 }
 
-# Until COMMAND succeeds, for SECONDS at most.
-within() {
-    box_end=$(($(date +%s) + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        if [ "$(date +%s)" -ge "$box_end" ]; then return 1; fi
-        sleep 0.1
-    done
-}
-
 # box_tells script|tasks: who hears of a preemption.
 box_tells() {
     sed -i 's/^#*SlurmctldParameters/#SlurmctldParameters/' "$SLURM_CONF"
@@ -141,11 +133,39 @@ box_start() {
     while [ $box_i -lt "$1" ]; do
         box_i=$((box_i + 1))
         mkdir "$box/spool/n$box_i" "$box/tmp/n$box_i"
-        # A name and shared memory of its own, as a node has: Open MPI takes both for the host's.
-        unshare --uts --mount --ipc sh -c "hostname n$box_i && mount -t tmpfs shm /dev/shm &&
-            exec slurmd -D -N n$box_i -f '$SLURM_CONF'" >"$box/log/slurmd.n$box_i.out" 2>&1 &
+        box_node_on "n$box_i"
     done
     within 30 box_idle "$1"
+}
+
+# A name and shared memory of its own, as a node has: Open MPI takes both for the host's.
+box_node_on() {
+    unshare --uts --mount --ipc sh -c "hostname $1 && mount -t tmpfs shm /dev/shm &&
+        exec slurmd -D -N $1 -f '$SLURM_CONF'" >>"$box/log/slurmd.$1.out" 2>&1 &
+    echo $! >"$box/run/$1"
+}
+
+# Processes on a node, known by the namespace of its name.
+box_node_processes() {
+    box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts")
+    [ -n "$box_space" ] || return
+    for box_process in /proc/[0-9]*; do
+        [ "$(readlink "$box_process/ns/uts" 2>/dev/null)" != "$box_space" ] ||
+            echo "${box_process#/proc/}"
+    done
+}
+
+# As if its plug were pulled: every process of the node is killed, and is gone when this returns.
+box_node_off() {
+    box_left=$(box_node_processes "$1")
+    # shellcheck disable=SC2086 # words
+    kill -KILL $box_left && within 60 box_all_gone $box_left
+}
+box_all_gone() {
+    for box_process in "$@"; do
+        [ ! -d "/proc/$box_process" ] || [ "$(sed 's/.*) //; s/ .*//' "/proc/$box_process/stat")" = Z ] ||
+            return 1
+    done
 }
 
 box_log() { tail -n "${1:-15}" "$box/log/slurmctld.log" | sed 's/^/#   /'; }

@@ -47,13 +47,31 @@ static bool has(const char *environment, size_t n, const char *name, const char 
     return false;
 }
 
+/* The environment of a process, from whichever of its threads is still there: after a SIGKILL the
+ * first may be gone while another ends the system call it is in, the rename of a save perhaps. */
+static bool read_environment(const char *pid, char *text, size_t size, size_t *n)
+{
+    char path[300];
+    if (read_file(pid, "environ", text, size, n)) return true;
+    snprintf(path, sizeof path, "/proc/%.20s/task", pid);
+    DIR *all = opendir(path);
+    bool found = false;
+    for (struct dirent *e; all && !found && (e = readdir(all));) {
+        if (e->d_name[0] <= '0' || e->d_name[0] > '9') continue;
+        snprintf(path, sizeof path, "task/%.20s/environ", e->d_name);
+        found = read_file(pid, path, text, size, n);
+    }
+    if (all) closedir(all);
+    return found;
+}
+
 /* rank NULL: any. A zombie has no environment. */
 static bool is_rank(const char *pid, const char *token, const char *rank)
 {
     static char text[262144];
     size_t n;
     return read_file(pid, "comm", text, sizeof text, &n) && strcmp(text, "lockstep\n") == 0 &&
-           read_file(pid, "environ", text, sizeof text, &n) && has(text, n, "STRIKE", token) &&
+           read_environment(pid, text, sizeof text, &n) && has(text, n, "STRIKE", token) &&
            (!rank || has(text, n, "OMPI_COMM_WORLD_RANK", rank));
 }
 

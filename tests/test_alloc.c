@@ -343,12 +343,14 @@ static lk_status save(lk_store *store)
                                .dataset_digest = (char *)"0123456789abcdef0123456789abcdef",
                                .characters = true, .vocabulary = &letter, .vocabulary_size = 1};
     lk_checkpoint_figures f;
-    lk_checkpoint_saver *saver = NULL;
-    lk_status status = lk_checkpoint_saver_open(io, MPI_COMM_SELF, directory,
-                                                (lk_checkpoint_keep){0, 0}, store, &saver);
-    if (status == LK_OK) status = lk_checkpoint_saver_begin(saver, &info);
-    if (status == LK_OK) status = lk_checkpoint_saver_wait(saver, &f);
-    lk_checkpoint_saver_close(saver);
+    lk_checkpoint_snapshot *snapshot = NULL;
+    char spoilt[LK_CHECKPOINT_SPOILT];
+    lk_status status = lk_checkpoint_snapshot_open(io, MPI_COMM_SELF, directory,
+                                                (lk_checkpoint_keep){0, 0}, store, &snapshot);
+    if (status == LK_OK)
+        status = lk_checkpoint_snapshot_begin(snapshot, &info, LK_CHECKPOINT_NONE, spoilt);
+    if (status == LK_OK) status = lk_checkpoint_snapshot_wait(snapshot, &f);
+    lk_checkpoint_snapshot_close(snapshot);
     return status;
 }
 

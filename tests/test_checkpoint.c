@@ -236,15 +236,15 @@ static int count_steps(const char *directory)
 typedef struct beside {
     lk_device *device;
     lk_store *store;
-    lk_checkpoint_saver *saver;
+    lk_checkpoint_snapshot *snapshot;
     lk_params *params;
     char directory[512];
 } beside;
 
-static void open_beside(beside *b, lk_checkpoint_keep keep)
+static void open_beside(beside *b, const char *name, lk_checkpoint_keep keep)
 {
     memset(b, 0, sizeof *b);
-    snprintf(b->directory, sizeof b->directory, "%s", in_home("beside"));
+    snprintf(b->directory, sizeof b->directory, "%s", in_home("%s", name));
     make_directory(b->directory);
     b->params = model(large);
     lk_store_options o = {.compute = LK_F32, .training = true, .ema = true, .local_leaves = 1};
@@ -252,10 +252,10 @@ static void open_beside(beside *b, lk_checkpoint_keep keep)
     lk_status status = lk_backend_cpu.open(1, &b->device);
     if (status == LK_OK) status = lk_store_create(b->device, b->params, &o, &b->store);
     if (status == LK_OK)
-        status = lk_checkpoint_saver_open(io, MPI_COMM_WORLD, b->directory, keep, b->store,
-                                          &b->saver);
-    if (status == LK_OK) status = lk_checkpoint_saver_bytes(b->params, &o, rank, ranks, &bytes);
-    worked(status, "a saver");
+        status = lk_checkpoint_snapshot_open(io, MPI_COMM_WORLD, b->directory, keep, b->store,
+                                          &b->snapshot);
+    if (status == LK_OK) status = lk_checkpoint_snapshot_bytes(b->params, &o, rank, ranks, &bytes);
+    worked(status, "a snapshot");
     double whole = 4.0 * sizeof(float) * (double)b->params->total, share = (double)bytes / whole;
     tap_ok(all(share < (ranks == 1 ? 1.01 : 1.0) && share > 0.9 / ranks),
            "a rank of %d keeps %.2f of the buffers", ranks, share);
@@ -263,33 +263,48 @@ static void open_beside(beside *b, lk_checkpoint_keep keep)
 
 static void close_beside(beside *b)
 {
-    lk_checkpoint_saver_close(b->saver);
+    lk_checkpoint_snapshot_close(b->snapshot);
     lk_store_destroy(b->store);
     b->device->backend->close(b->device);
     lk_params_destroy(b->params);
 }
 
+/* fill() gives any bits; these are saved by a run. */
+static void fill_finite(const lk_params *p, lk_flat *d, uint64_t seed)
+{
+    float *flat[3] = {d->param, d->moment1, d->moment2};
+    fill(p, d, seed);
+    for (int g = 0; g < 3; g++)
+        for (int64_t k = 0; k < p->total && flat[g]; k++) {
+            uint32_t bits;
+            memcpy(&bits, flat[g] + k, sizeof bits);
+            bits &= ~0x00800000u;
+            memcpy(flat[g] + k, &bits, sizeof bits);
+        }
+}
+
 /* Save, overwrite the store while the save is under way, and see that what was saved is what was
  * there at the beginning. */
-static void check_snapshot(beside *b, uint64_t step, bool last)
+static void check_snapshot(beside *b, uint64_t step, uint64_t good_step, bool last)
 {
     lk_flat d = buffers(b->params, true), more = buffers(b->params, false);
     lk_checkpoint_info info = some_info(step);
     lk_checkpoint_figures f;
-    char path[600];
+    char path[600], spoilt[LK_CHECKPOINT_SPOILT] = "";
     float *average = malloc((size_t)b->params->total * sizeof *average);
     d.ema = more.param;
-    fill(b->params, &d, step);
-    fill(b->params, &more, step + 1000);
+    fill_finite(b->params, &d, step);
+    fill_finite(b->params, &more, step + 1000);
     lk_status status = lk_store_set(b->store, &d);
-    if (status == LK_OK) status = lk_checkpoint_saver_begin(b->saver, &info);
+    if (status == LK_OK)
+        status = lk_checkpoint_snapshot_begin(b->snapshot, &info, good_step, spoilt);
     for (int r = 0; r < LK_REGIONS; r++) /* training goes on */
         if (b->store->buffer[r] && r != LK_REGION_STATE && r != LK_REGION_GRAD)
             memset(b->store->buffer[r], 0x5A, (size_t)b->params->total * sizeof(float));
     if (rank == ranks - 1) info.choices = NULL; /* not looked at any more */
-    if (status == LK_OK) status = lk_checkpoint_saver_wait(b->saver, &f);
+    if (status == LK_OK) status = lk_checkpoint_snapshot_wait(b->snapshot, &f);
     snprintf(path, sizeof path, "%s/step-%06llu.h5", b->directory, (unsigned long long)step);
-    bool good = status == LK_OK && strcmp(f.path, path) == 0 && f.step == step && !f.warning[0] &&
+    bool good = status == LK_OK && !spoilt[0] && strcmp(f.path, path) == 0 && f.step == step && !f.warning[0] &&
                 f.bytes > 16 * 300001 && f.seconds > 0;
     if (last) {
         lk_flat got = buffers(b->params, true);
@@ -308,15 +323,70 @@ static void check_snapshot(beside *b, uint64_t step, bool last)
     release(&d);
 }
 
+/* A value of `group` (0: parameters, 1: first moment, 3: moving average) that is not finite. */
+static void check_spoilt(beside *b, int group, float value, const char *name)
+{
+    lk_flat d = buffers(b->params, true);
+    lk_checkpoint_info info = some_info(77);
+    lk_checkpoint_figures f;
+    char spoilt[LK_CHECKPOINT_SPOILT] = "not set";
+    d.ema = calloc((size_t)b->params->total, sizeof *d.ema);
+    float *flat[4] = {d.param, d.moment1, d.moment2, d.ema};
+    fill_finite(b->params, &d, 77);
+    flat[group][b->params->item[3]->offset + 64] = value;
+    worked(lk_store_set(b->store, &d), "set the store");
+    worked(lk_checkpoint_snapshot_begin(b->snapshot, &info, 9, spoilt), "begin");
+    tap_ok(all(strcmp(spoilt, name) == 0), "%g in %s is told: '%s'", (double)value,
+           name[0] ? name : "a moment is not", spoilt);
+    if (name[0])
+        failed(lk_checkpoint_snapshot_wait(b->snapshot, &f), LK_E_INTERNAL, "no save was begun",
+               "and not saved");
+    else
+        worked(lk_checkpoint_snapshot_wait(b->snapshot, &f), "and saved");
+    tap_ok(all(exists(in_home("beside/step-000077.h5")) == !name[0]), "as the directory shows");
+    free(d.ema);
+    d.ema = NULL;
+    release(&d);
+}
+
+/* With room for one, the newest that a good step came after stays as well. */
+static void check_good_one_stays(void)
+{
+    static const struct {
+        uint64_t step, good;
+        const char *stay[3];
+    } save[] = {{11, LK_CHECKPOINT_NONE, {"11", NULL}},
+                {12, 11, {"11", "12", NULL}},
+                {13, 11, {"11", "13", NULL}},
+                {14, 13, {"13", "14", NULL}},
+                {15, LK_CHECKPOINT_NONE, {"13", "14", "15"}},
+                {16, 15, {"15", "16", NULL}}};
+    beside b;
+    open_beside(&b, "one", (lk_checkpoint_keep){.newest = 1});
+    for (int i = 0; i < 6; i++) {
+        bool there = true;
+        int n = 0;
+        check_snapshot(&b, save[i].step, save[i].good, false);
+        for (; n < 3 && save[i].stay[n]; n++)
+            there &= exists(in_home("one/step-0000%s.h5", save[i].stay[n]));
+        tap_ok(all(there && count_steps(b.directory) == n),
+               "step %d saved, one is to be kept and %lld is good: %d stay", (int)save[i].step,
+               (long long)save[i].good, n);
+    }
+    close_beside(&b);
+}
+
 static void check_beside(void)
 {
     beside b;
     lk_checkpoint_figures f;
     lk_checkpoint_info info = some_info(60);
-    open_beside(&b, (lk_checkpoint_keep){.newest = 2, .every = 4});
-    failed(lk_checkpoint_saver_wait(b.saver, &f), LK_E_INTERNAL, "no save was begun", "no save");
-    check_snapshot(&b, 0, false);
-    for (uint64_t step = 3; step <= 6; step++) check_snapshot(&b, step, step == 6);
+    char spoilt[LK_CHECKPOINT_SPOILT];
+    open_beside(&b, "beside", (lk_checkpoint_keep){.newest = 2, .every = 4});
+    failed(lk_checkpoint_snapshot_wait(b.snapshot, &f), LK_E_INTERNAL, "no save was begun", "no save");
+    check_snapshot(&b, 0, LK_CHECKPOINT_NONE, false);
+    for (uint64_t step = 3; step <= 6; step++)
+        check_snapshot(&b, step, step > 3 ? step - 1 : 0, step == 6);
     const char *stay[] = {"0", "4", "5", "6"};
     bool there = true;
     for (int i = 0; i < 4; i++) there &= exists(in_home("beside/step-00000%s.h5", stay[i]));
@@ -330,7 +400,7 @@ static void check_beside(void)
         write_file(in_home("beside/mine.h5.part"), "x", 1);
     }
     all(true);
-    check_snapshot(&b, 9, true);
+    check_snapshot(&b, 9, 6, true);
     tap_ok(all(exists(in_home("beside/step-000040.h5")) && exists(in_home("beside/step-7.h5")) &&
                exists(in_home("beside/mine.h5.part")) &&
                !exists(in_home("beside/step-000009.h5.part")) &&
@@ -339,19 +409,24 @@ static void check_beside(void)
     bool same = all(latest_is(b.directory, "step-000009.h5"));
     if (rank == 0) rename(b.directory, in_home("moved"));
     all(true);
-    worked(lk_checkpoint_saver_begin(b.saver, &info), "a save without its directory begins");
-    failed(lk_checkpoint_saver_begin(b.saver, &info), LK_E_INTERNAL, "before the last one",
+    worked(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt), "a save without its directory begins");
+    failed(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt), LK_E_INTERNAL, "before the last one",
            "two at a time");
-    for (int i = 0; i < 10000 && lk_checkpoint_saver_look(b.saver) != LK_CHECKPOINT_DONE; i++) {
+    for (int i = 0; i < 10000 && lk_checkpoint_snapshot_look(b.snapshot) != LK_CHECKPOINT_DONE; i++) {
         lk_error_clear();
         usleep(1000);
     }
-    failed(lk_checkpoint_saver_wait(b.saver, &f), LK_E_SYSTEM, "No such file or directory",
+    failed(lk_checkpoint_snapshot_wait(b.snapshot, &f), LK_E_SYSTEM, "No such file or directory",
            "and fails on all ranks");
     if (rank == 0) rename(in_home("moved"), b.directory);
     all(true);
     tap_ok(all(same && latest_is(b.directory, "step-000009.h5")), "latest stays");
-    check_snapshot(&b, 10, true);
+    check_snapshot(&b, 10, 9, true);
+    check_spoilt(&b, 0, INFINITY, "parameters/blocks/0/norm/weight");
+    check_spoilt(&b, 0, NAN, "parameters/blocks/0/norm/weight");
+    check_spoilt(&b, 3, -INFINITY, "ema/blocks/0/norm/weight");
+    check_spoilt(&b, 2, INFINITY, "");
+    tap_ok(all(latest_is(b.directory, "step-000077.h5")), "latest is the one that was saved");
     close_beside(&b);
 }
 
@@ -533,6 +608,7 @@ int main(int argc, char **argv)
         return io_tear_down();
     }
     check_beside();
+    check_good_one_stays();
     check_round_trips();
     check_images();
     check_refusals();

@@ -8,6 +8,7 @@
 #include "tests/checkpoint_help.h"
 
 #include <fcntl.h>
+#include <time.h>
 
 enum { PAGE = 4096, SECTOR = 512 };
 
@@ -96,6 +97,7 @@ static void tell(void *context, const char *text)
 {
     (void)context;
     told += strstr(text, "step-000007.h5: ") && strstr(text, "trying step-000006.h5");
+    told += strstr(text, "is kept as") && strstr(text, "step-000007.h5.damaged");
 }
 
 /* 1: good and equal; 0: refused as it should be; -1: neither. */
@@ -116,18 +118,19 @@ static int read_checkpoint(const char *path, int which)
 /* What --resume does. The file that was chosen is read as it was written. */
 static bool falls_back(const char *directory, bool damaged, int *fell_back)
 {
-    char *path = NULL;
+    lk_checkpoint_choice choice = {.path = NULL};
     told = 0;
-    lk_status status = lk_checkpoint_choose(io, MPI_COMM_SELF, directory, tell, NULL, &path);
+    lk_status status = lk_checkpoint_choose(io, MPI_COMM_SELF, directory, tell, NULL, &choice);
+    const char *path = choice.path;
     int which = path && strstr(path, "step-000006.h5") ? 0 : 1;
-    bool good = status == LK_OK && told == (which == 0) && read_checkpoint(path, which) == 1 &&
-                (which == 0 || !damaged);
+    bool good = status == LK_OK && told == (which == 0) && choice.damaged_count == (which == 0) &&
+                read_checkpoint(path, which) == 1 && (which == 0 || !damaged);
     if (!good)
         printf("# chosen: %s, told %d, damaged %d: %s\n", path ? path : "none", told, damaged,
                lk_error_text());
     lk_error_clear();
     *fell_back += which == 0;
-    free(path);
+    lk_checkpoint_choice_clear(&choice);
     return good;
 }
 
@@ -173,21 +176,118 @@ static void check_checkpoint(const int trials[INJURIES])
 
 /* ---- the choice among several ---------------------------------------------------------------- */
 
+/* Which of the two, 6 or 7, is chosen; 0: none. `adopt`: and gone on from. */
+static int chosen(const char *directory, bool adopt)
+{
+    lk_checkpoint_choice c = {.path = NULL};
+    lk_status status = lk_checkpoint_choose(io, MPI_COMM_SELF, directory, tell, NULL, &c);
+    if (status == LK_OK && adopt) status = lk_checkpoint_adopt(directory, &c, tell, NULL);
+    const char *digit = c.path ? strstr(c.path, ".h5") : NULL;
+    int step = status == LK_OK && digit ? digit[-1] - '0' : 0;
+    lk_checkpoint_choice_clear(&c);
+    return step;
+}
+
+static bool leads_to(const char *link, const char *name)
+{
+    char target[100] = "";
+    return readlink(link, target, sizeof target - 1) > 0 && strcmp(target, name) == 0;
+}
+
+static void point(const char *link, const char *name, time_t when)
+{
+    unlink(link);
+    worked(symlink(name, link) == 0 ? LK_OK : LK_E_SYSTEM, "make a link");
+    struct timespec t[2] = {{.tv_sec = when}, {.tv_sec = when}};
+    utimensat(AT_FDCWD, link, t, AT_SYMLINK_NOFOLLOW);
+}
+
+static void check_links(const char *directory)
+{
+    const char *latest = in_home("run/latest");
+    time_t now = time(NULL);
+    point(latest, "step-000006.h5", now - 1000);
+    tap_ok(chosen(directory, false) == 7, "a file written after `latest` was moved is the newest");
+    tap_ok(leads_to(latest, "step-000006.h5"), "to choose changes nothing");
+    tap_ok(chosen(directory, true) == 7 && leads_to(latest, "step-000007.h5"),
+           "a run that goes on from it has `latest` lead there");
+    point(latest, "step-000006.h5", now + 1000);
+    tap_ok(chosen(directory, true) == 6 && leads_to(latest, "step-000006.h5"),
+           "a link that was moved later is heeded");
+    unlink(latest);
+    tap_ok(chosen(directory, true) == 7 && leads_to(latest, "step-000007.h5"),
+           "without a link it is the newest");
+}
+
+/* Damaged ones get another name, each its own, and are not chosen again. */
+static void check_set_aside(const char *directory)
+{
+    char *newest = strdup(in_home("run/step-000007.h5")), *copy = strdup(in_home("copy.h5"));
+    char *aside[] = {strdup(in_home("run/step-000007.h5.damaged")),
+                     strdup(in_home("run/step-000007.h5.damaged-2"))};
+    char *latest = strdup(in_home("run/latest"));
+    worked(link(newest, copy) == 0 ? LK_OK : LK_E_SYSTEM, "keep it");
+    unlink(newest);
+    for (int i = 0; i < 2; i++) {
+        write_file(newest, "damaged", 7);
+        told = 0;
+        tap_ok(chosen(directory, true) == 6 && told == 2, "a damaged one is passed over and told");
+        tap_ok(exists(aside[i]) && !exists(newest) && leads_to(latest, "step-000006.h5"),
+               "it is kept as %s", aside[i]);
+        point(latest, "step-000007.h5", time(NULL));
+    }
+    unlink(aside[0]);
+    unlink(aside[1]);
+    rename(copy, newest);
+    char *all_of[] = {newest, copy, aside[0], aside[1], latest};
+    for (int i = 0; i < 5; i++) free(all_of[i]);
+}
+
+/* What has the name of a checkpoint and is no file: told before anything waits for it. */
+static void check_impostors(const char *directory)
+{
+    static const struct {
+        const char *name;
+        bool pipe;
+    } all_of[] = {{"step-000009.h5", false}, {"step-000009.h5", true},
+                  {"step-000009.h5.part", false}, {"latest.part", false}, {"latest.part", true}};
+    worked(lk_checkpoint_check_directory(directory), "a directory of checkpoints");
+    worked(lk_checkpoint_check_directory(in_home("nowhere")), "one that is not there yet");
+    failed(lk_checkpoint_check_directory(in_home("run/step-000007.h5")), LK_E_INPUT,
+           "expected a directory for checkpoints, found a file; move it away", "a file in its place");
+    for (size_t i = 0; i < sizeof all_of / sizeof *all_of; i++) {
+        const char *path = in_home("run/%s", all_of[i].name);
+        int made = all_of[i].pipe ? mkfifo(path, 0666) : mkdir(path, 0777);
+        worked(made == 0 ? LK_OK : LK_E_SYSTEM, "make it");
+        failed(lk_checkpoint_check_directory(directory), LK_E_INPUT,
+               all_of[i].pipe ? "found something that is not a file; move it away"
+                              : "found a directory; move it away",
+               all_of[i].name);
+        remove(path);
+    }
+    worked(lk_checkpoint_check_directory(directory), "they are gone");
+}
+
 static void check_choice(void)
 {
-    char *directory = strdup(in_home("run")), *path = NULL;
+    char *directory = strdup(in_home("run"));
+    lk_checkpoint_choice choice = {.path = NULL};
+    check_links(directory);
+    check_set_aside(directory);
+    check_impostors(directory);
     const char *newest = in_home("run/step-000007.h5"), *before = in_home("run/step-000006.h5");
     const char *latest = in_home("run/latest");
+    point(latest, "step-000007.h5", time(NULL));
     truncate(newest, 100);
     truncate(before, 100);
-    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &choice), LK_E_INPUT,
            "no checkpoint before it is whole", "two damaged ones");
     unlink(newest);
     unlink(before);
-    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &choice), LK_E_INPUT,
            "found no such file", "a link to nothing");
     unlink(latest);
-    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &path), LK_E_INPUT,
+    failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &choice), LK_E_INPUT,
            "no checkpoint to resume from", "no checkpoint");
     free(directory);
 }

@@ -10,33 +10,14 @@
 
 : "${TRIALS:=1}" "${SEED:=1}"
 LIMIT=70
-faulty=$builddir/tests/faulty.so h5same=$builddir/tests/h5same
-[ -f "$faulty" ] && [ -x "$h5same" ] || echo "Bail out! make tests/faulty.so tests/h5same"
+faulty=$builddir/tests/faulty.so
+[ -f "$faulty" ] || echo "Bail out! make tests/faulty.so"
+# shellcheck source=tests/small.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/small.sh"
 
-awk 'BEGIN { while (i < 300) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
-run "$LOCKSTEP" import text a.txt -v character -o a.h5
-cat >a.yaml <<END
-directory: base
-data:
-  file: a.h5
-model:
-  layers: 1
-  width: 32
-  heads: 2
-  context: 16
-train:
-  steps: 12
-  batch: 4
-  leaves: 2
-  device: cpu
-eval:
-  batches: 0
-checkpoint:
-  every: 4
-END
 run "$LOCKSTEP" train a.yaml --set directory=whole
 ok "a run without faults" test "$rc" -eq 0
-run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+run "$LOCKSTEP" train a.yaml --set directory=base --set train.stop_after=4
 ok "its first third" test "$rc" -eq 0
 
 # random N: below N, the same in every run of this test.
@@ -145,7 +126,7 @@ fi
 rm -rf base whole
 sed -e 's/layers: 1/layers: 2/' -e 's/width: 32/width: 128/' a.yaml >b.yaml && mv b.yaml a.yaml
 run "$LOCKSTEP" train a.yaml --set directory=whole
-run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+run "$LOCKSTEP" train a.yaml --set directory=base --set train.stop_after=4
 ok "a larger model" test "$rc" -eq 0
 trial eio 2 1 3
 ok "a rank that fails and one that hangs: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" \

@@ -3,60 +3,11 @@
 # they hand to sbatch. tests/test_slurm.sh runs them for real.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
-h5same=$builddir/tests/h5same
-jobs=$srcdir/jobs
-export LOCKSTEP MPIRUN PAUSE=0
-LIMIT=600 # of a machine with better things to do
+# shellcheck source=tests/jobs.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/jobs.sh"
+export PAUSE=0
 trap 'pkill -KILL -f "train $work/"; rm -rf "$work"' EXIT
 
-awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
-run "$LOCKSTEP" import text a.txt -v character -o a.h5
-ok "the text is imported" test "$rc" -eq 0
-# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough
-# has happened to it, on a machine of any speed, and is then given its end.
-cat >r.yaml <<END
-directory: none
-data:
-  file: a.h5
-model:
-  layers: 1
-  width: 16
-  heads: 2
-  context: 32
-train:
-  steps: 10000000
-  batch: 8
-  leaves: 4
-  device: cpu
-optimizer:
-  lr: 1e-3
-  min_lr: 1e-3
-eval:
-  every: 100
-  batches: 2
-checkpoint:
-  every: 20
-END
-
-newest() {
-    find "$1/checkpoints" -name 'step-*.h5' 2>/dev/null |
-        sed -n 's/.*step-0*\([0-9]*\)\.h5$/\1/p' | sort -n | tail -n 1
-}
-# within SECONDS COMMAND...: until it succeeds.
-within() {
-    end=$(($(date +%s) + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        if [ "$(date +%s)" -ge $end ]; then return 1; fi
-        sleep 0.05
-    done
-}
-# shellcheck disable=SC2317 # called by within
-beyond() { [ "$(newest "$1")" -gt "$2" ]; }
-progress() { # NAME: a newer checkpoint than now
-    at=$(newest "$1")
-    within 400 beyond "$1" "${at:-0}"
-}
 starts() { grep -c -- '--resume-or-start' "$1.log"; }
 # shellcheck disable=SC2317 # called by within
 started() { [ "$(starts "$1")" -eq "$2" ]; }
@@ -65,20 +16,23 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 
 # begin NAME RANKS: local.sh in the background. Sets local.
 begin() {
-    sed "s/^directory: .*/directory: $1/" r.yaml >"$1.yaml"
+    run_file "$1"
     # a shell's background jobs ignore SIGINT
     env --default-signal=INT "$jobs/local.sh" -n "$2" "$PWD/$1.yaml" >"$1.log" 2>&1 </dev/null &
     local=$!
 }
-# give_end NAME: for the next start.
-give_end() { sed -i "s/^  steps: .*/  steps: $(($(newest "$1") + 60))/" "$1.yaml"; }
 
-# ends NAME CODE STARTS 'TEXT': $local ends so.
+# hold NAME: its ranks stand still until they are let go on.
+hold() { pkill -STOP -f "^$LOCKSTEP train $PWD/$1.yaml "; }
+let_go() { pkill -CONT -f "^$LOCKSTEP train $PWD/$1.yaml "; }
+
+# ends NAME CODE STARTS TEXT: $local ends so, and the last line says it.
 ends() {
     within 400 gone $local || pkill -KILL -f "$PWD/$1.yaml"
     wait $local
     rc=$?
-    if [ $rc -eq "$2" ] && [ "$(starts "$1")" -eq "$3" ] && grep -qF -e "$4" "$1.log"; then
+    if [ $rc -eq "$2" ] && [ "$(starts "$1")" -eq "$3" ] &&
+        tail -n 1 "$1.log" | grep -qF -e "$4"; then
         pass "$1: $4; $3 starts, exit code $rc"
     else
         fail "$1: exit code $rc, expected $2; $(starts "$1") starts, expected $3; and '$4'"
@@ -86,70 +40,63 @@ ends() {
     fi
 }
 
-# same NAME: the run is that of one start on one rank.
-same() {
-    ranks 1 "$LOCKSTEP" train "$1.yaml" --set directory="$1-alone" --set checkpoint.every=0
-    if "$h5same" "$1-alone/checkpoints/latest" "$1/checkpoints/latest" >"$work/ok" 2>&1 &&
-        cmp "$1-alone/loss.log" "$1/loss.log" >>"$work/ok" 2>&1 &&
-        cmp "$1-alone/validation.log" "$1/validation.log" >>"$work/ok" 2>&1; then
-        pass "$1: the bits of a run that nothing happens to, step $(newest "$1")"
-    else
-        fail "$1: other bits than of a run that nothing happens to"
-        note_file "$work/ok"
-    fi
-    ok "$1: RUNDIR/DONE is there, RUNDIR.restarts is gone" test -f "$1/DONE" -a ! -e "$1.restarts"
-}
-
 # ---- kill -9 -------------------------------------------------------------------------------------
 
 begin killed 2
 for i in 1 2; do
     progress killed
-    # the end is read by the start after this one
+    hold killed # the start after this one finds an end a little further on
     [ $i -eq 1 ] || give_end killed
     kill -KILL "$(pgrep -f "^$LOCKSTEP train $PWD/killed.yaml " | shuf -n 1)"
+    let_go killed
     within 200 started killed $((i + 1))
 done
-ends killed 0 3 'failed with exit code'
-same killed
+ends killed 0 3 'killed: done'
+ok "killed: by what" test "$(grep -c 'failed with exit code 137 (SIGKILL)' killed.log)" -eq 2
+same_alone killed
 
 # ---- signals -------------------------------------------------------------------------------------
 
 begin usr1 2
 for i in 1 2 3; do
     progress usr1
+    hold usr1
     [ $i -lt 3 ] || give_end usr1
     kill -USR1 $local
+    let_go usr1
     within 200 started usr1 $((i + 1))
 done
-ends usr1 0 4 'SIGUSR1: the run is to save and stop'
-ok "usr1: it saved each time" test "$(grep -c 'saved at step' usr1.log)" -eq 3
-same usr1
+ends usr1 0 4 'usr1: done'
+ok "usr1: it saved each time" test "$(grep -c 'stopped in time (exit code 75)' usr1.log)" -eq 3
+same_alone usr1
 
 for signal in TERM INT HUP; do
-    begin $signal 1
+    ranks=1
+    [ $signal != HUP ] || ranks=2
+    begin $signal $ranks
     progress $signal
     kill -$signal $local
-    ends $signal 75 1 "SIG$signal: stopped; the same command goes on"
+    ends $signal 75 1 "and stopped. To go on: $jobs/local.sh -n $ranks $PWD/$signal.yaml"
 done
+ok "SIGTERM and SIGINT reach a rank as SIGTERM" \
+    test "$(cat TERM.log INT.log | grep -c 'stopped by SIGTERM at rank 0, saved')" -eq 2
+ok "SIGHUP is passed on to mpirun as SIGUSR1, and said so" \
+    grep -q 'SIGHUP: the run is to save and stop, which it is told by SIGUSR1' HUP.log
 give_end INT
 "$jobs/local.sh" "$PWD/INT.yaml" >INT.log 2>&1 &
 local=$!
 ends INT 0 1 'INT: done'
-same INT
+same_alone INT
 
-# A second signal does not wait: that of a run which stands still.
-begin hurry 1
-progress hurry
-hurry=$(pgrep -f "^$LOCKSTEP train $PWD/hurry.yaml ")
-kill -STOP "$hurry"
+# A second signal does not wait for the save: one whose disk never answers.
+LD_PRELOAD=$builddir/tests/faulty.so FAULT_FILE=.h5.part FAULT_KIND=hang FAULT_LOG=$PWD/struck \
+    begin hurry 1
+within 400 test -s struck
 kill -TERM $local
-within 10 grep -q 'SIGTERM: the run is to save' hurry.log
-sleep 3
+within 100 grep -q 'SIGTERM: the run is to save' hurry.log
+sleep 1.2 # sooner it is the same request
 kill -TERM $local
-sleep 0.2
-kill -CONT "$hurry"
-ends hurry 75 1 'SIGTERM: stopped'
+ends hurry 143 1 'SIGTERM twice: failed with exit code 143 (SIGTERM), without a save'
 
 run "$jobs/local.sh" r.yaml --set directory=stopped --set train.stop_after=20
 ok "a run that is to stop before its end" says out \
@@ -178,6 +125,85 @@ ok "bad input is not started again" says err 'none.h5' 'bad input (exit code 2)'
 ok "its exit code is 2" test "$rc" -eq 2
 ok "and it was started once" test "$(grep -c -- '--resume-or-start' "$work/out")" -eq 1
 
+# What is saved and then damaged is no progress, whatever its name. (Starts: twice from step 20, as
+# MAX_STALLED=1 allows, and once more, for the second seemed to have come further.)
+run "$LOCKSTEP" train r.yaml --set directory=rots --set checkpoint.keep=0 --set train.stop_after=20
+cat >rot <<END
+#!/bin/sh
+case "\$*" in *--print*) exec '$LOCKSTEP' "\$@" ;; esac
+echo >>rotten
+[ \$(wc -l <rotten) -lt 9 ] || exit 2
+'$LOCKSTEP' "\$@" --set train.stop_after=\$((20 + \$(wc -l <rotten)))
+truncate -s -100 rots/checkpoints/latest
+exit 9
+END
+chmod +x rot
+run env LOCKSTEP="$PWD/rot" MAX_STALLED=1 "$jobs/local.sh" r.yaml --set directory=rots \
+    --set checkpoint.keep=0
+ok "checkpoints that do not stay whole are no progress" test "$rc" -eq 1 -a "$(wc -l <rotten)" -eq 3
+ok "said so" says err '1 restarts without progress'
+ok "each went on from the last one that is whole" \
+    test "$(grep -c '"step":20,' rots/starts.jsonl)" -eq 3
+run "$LOCKSTEP" train r.yaml --set directory=rots --set checkpoint.keep=0 --resume \
+    --set train.stop_after=40 --set checkpoint.every=0
+truncate -s -100 rots/checkpoints/latest
+starts=$(wc -l <rots/starts.jsonl)
+cat >dies <<END
+#!/bin/sh
+case "\$*" in *--print*) exec '$LOCKSTEP' "\$@" ;; esac
+'$LOCKSTEP' "\$@" --set checkpoint.every=0 --set eval.every=0 &
+until [ "\$(wc -l <rots/starts.jsonl)" -gt $starts ]; do sleep 0.05; done
+kill -KILL \$!
+wait
+exit 9
+END
+chmod +x dies
+run env LOCKSTEP="$PWD/dies" MAX_STALLED=0 "$jobs/local.sh" r.yaml --set directory=rots \
+    --set checkpoint.keep=0
+ok "the newest whole checkpoint is what is told" says out \
+    "failed with exit code 9; the newest whole checkpoint is that of step 20"
+ok "not the damaged one after it" test "$rc" -eq 1 -a -f rots/checkpoints/step-000040.h5
+
+# ---- another at work, no time, no files ----------------------------------------------------------
+
+# shellcheck disable=SC2317 # called by within
+holding() { ! flock -n stopped/lock true; } # whether somebody has the lock
+flock stopped/lock sleep 1000 &
+holder=$!
+within 100 holding
+run "$jobs/local.sh" r.yaml --set directory=stopped --set train.stop_after=0 \
+    --set train.steps=40 --wait 0s
+ok "while another works on the run: tried again, with exit code 6 of lockstep" \
+    test "$(grep -c 'another lockstep is working on the run (exit code 6)' "$work/out")" -eq 4
+ok "but not for ever" test "$rc" -eq 1
+ok "and why" says err 'stopped: another lockstep is working on this run' \
+    '3 restarts without progress: another lockstep is working on stopped; end one of them'
+sed 's/^directory: .*/directory: stopped/; s/^  steps: .*/  steps: 40/' r.yaml >stopped.yaml
+"$jobs/local.sh" stopped.yaml >stopped.log 2>&1 &
+local=$!
+within 200 grep -q 'waiting for its end, at most 60 s (--wait)' stopped.log
+pkill -P $holder
+wait $holder 2>/dev/null
+ends stopped 0 1 'stopped: done'
+
+run env SLURM_JOB_END_TIME=$(($(date +%s) - 10)) "$jobs/local.sh" r.yaml --set directory=late
+ok "a job's end that has passed: nothing is started, and not again" \
+    test "$rc" -eq 75 -a ! -e late -a "$(grep -c -- '--resume-or-start' "$work/out")" -eq 1
+ok "said so, with what to do" says err 'the end of this Slurm job (SLURM_JOB_END_TIME) was' \
+    "To go on in another: $jobs/local.sh r.yaml --set directory=late"
+run env SLURM_JOB_END_TIME=$(($(date +%s) + 10)) "$jobs/local.sh" r.yaml --set directory=late
+ok "a job's end that is near: saved, and not started again" \
+    test "$rc" -eq 75 -a "$(grep -c 'stopped by the time limit, saved' "$work/out")" -eq 1
+
+mkdir mount
+sed 's/^directory: .*/directory: mounted/; s/^  steps: .*/  steps: 40/
+    s/file: .*/file: mount\/a.h5/' r.yaml >mounted.yaml
+"$jobs/local.sh" mounted.yaml >mounted.log 2>&1 &
+local=$!
+within 100 grep -q 'mount/a.h5: mount is not there, or empty; waiting for it' mounted.log
+cp a.h5 part && mv part mount/a.h5
+ends mounted 0 1 'mounted: done'
+
 # misused DESCRIPTION TEXT COMMAND...: exit code 2 and this text.
 misused() {
     what=$1 text=$2
@@ -194,6 +220,8 @@ misused "local.sh without a run" 'which run?' "$jobs/local.sh"
 misused "local.sh without a number" "-n: expected a number of ranks, found 'r.yaml'" \
     "$jobs/local.sh" -n r.yaml
 misused "no run file" 'none.yaml' "$jobs/local.sh" none.yaml
+misused "a run file that does not come" 'Mount it, or correct the path' \
+    env FILES_WAIT=1 "$jobs/local.sh" none/none.yaml
 misused "no program" '/none/lockstep: not found' env LOCKSTEP=/none/lockstep "$jobs/local.sh" r.yaml
 
 # ---- what sbatch gets ----------------------------------------------------------------------------

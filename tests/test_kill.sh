@@ -18,7 +18,9 @@ kills=0 saves=0 runs=0 lost=0 wrong=0 slowest=0 remained=0 locked=0
 # that were seen before must still be there.
 look_at_checkpoints() {
     for file in $seen; do
-        [ -f "killed/checkpoints/$file" ] || lost=$((lost + 1))
+        [ -f "killed/checkpoints/$file" ] && continue
+        lost=$((lost + 1))
+        note "$file is gone"
     done
     for file in killed/checkpoints/step-*.h5; do
         [ -f "$file" ] || continue
@@ -34,16 +36,18 @@ look_at_checkpoints() {
     done
     latest=$(readlink killed/checkpoints/latest 2>/dev/null)
 }
-# The newest checkpoint before a start is the one that it started from.
+# A start goes on from the newest checkpoint that was there before it.
 check_start() {
     [ -f killed/starts.jsonl ] || return
     [ "$(wc -l <killed/starts.jsonl)" -gt "$starts" ] || return # killed before it began
     starts=$(wc -l <killed/starts.jsonl)
     want=${latest:-step-000000.h5}
+    want=${want#step-} want=${want%.h5}
     from=$(tail -n 1 killed/starts.jsonl | sed 's/.*"step":\([0-9]*\),.*/\1/')
-    [ "$(printf 'step-%06d.h5' "$from")" = "$want" ] && return
+    [ "$from" -ge "$(awk -v n="$want" 'BEGIN { print n + 0 }')" ] && return
     lost=$((lost + 1))
-    note "started from step $from, but $want was there"
+    note "started from step $from, but that of step $want was there"
+    note_run "that start"
 }
 # mpirun of Open MPI 4.1 (PMIx 4.2) can lock up in its own end when a rank dies while it starts; all
 # ranks are gone then.

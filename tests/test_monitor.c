@@ -101,6 +101,23 @@ static double number(const json_t *o, const char *a, const char *b)
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+static double peak_of_step(const char *path, int64_t step)
+{
+    char *text = NULL, sign[64];
+    size_t size = 0;
+    double peak = NAN;
+    FILE *f = fopen(path, "r");
+    snprintf(sign, sizeof sign, "\"step\":%lld,\"loss\"", (long long)step);
+    while (f && getline(&text, &size, f) > 0) {
+        json_t *o = strstr(text, sign) ? json_loads(text, 0, NULL) : NULL;
+        if (o) peak = number(o, "memory", "host_peak");
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    free(text);
+    return peak;
+}
+
 /* CPU time of this thread, so that others on the machine do not matter. */
 static double cpu_seconds(void)
 {
@@ -155,6 +172,43 @@ static void times(void)
     json_decref(e);
 }
 
+static char *touched(size_t bytes)
+{
+    volatile char *memory = malloc(bytes);
+    for (size_t i = 0; memory && i < bytes; i += 512) memory[i] = 1;
+    return (char *)memory;
+}
+
+/* What a trace takes counts for no step and in no peak; what the run takes later does. */
+static void traced(void)
+{
+    enum { MUCH = 64 << 20 };
+    lk_monitor *m = start("traced", NULL, 0);
+    if (!m) return;
+    for (uint64_t i = 0; i < 10; i++) step(m, i, noise(i), 0);
+    lk_monitor_trace_begins(m);
+    char *memory = touched(MUCH);
+    free(memory);
+    lk_monitor_trace_ended(m, &(lk_traced){.first = 8, .last = 10, .seconds = 0.5, .path = "t.h5"});
+    for (uint64_t i = 10; i < 20; i++) step(m, i, noise(i), 0);
+    json_t *t = last_event("traced/run.jsonl", "trace");
+    memory = touched(2 * MUCH);
+    step(m, 20, noise(20), 0.6); /* it is read twice a second */
+    lk_monitor_close(m, LK_OK, NULL);
+    free(memory);
+    json_t *s = last_event("traced/run.jsonl", "step");
+    double before = peak_of_step("traced/run.jsonl", 10), after = peak_of_step("traced/run.jsonl", 20);
+    double later = number(s, "memory", "host_peak");
+    tap_ok(before > 0 && after < before + 0.5 * MUCH && later > before + MUCH,
+           "a trace's memory is in no peak: %.0f MiB, %.0f after it, later %.0f", before / 0x1p20,
+           after / 0x1p20, later / 0x1p20);
+    tap_ok(number(t, "first", NULL) == 8 && number(t, "last", NULL) == 10 &&
+               number(t, "seconds", NULL) == 0.5 && number(t, "step", NULL) == 10,
+           "and it is in the log");
+    json_decref(s);
+    json_decref(t);
+}
+
 /* The rows of a warning are those that the loader takes. */
 static void spike(void)
 {
@@ -173,6 +227,84 @@ static void spike(void)
     tap_ok(said == 1 && number(w, "step", NULL) == 151 && json_array_size(list) == 32 && same,
            "a spike: %s", last_said);
     json_decref(w);
+}
+
+/* What a step says, and how many warnings of a kind the log then has. */
+static void judge(lk_monitor *m, uint64_t i, float loss, bool finite)
+{
+    static uint64_t skipped;
+    skipped = i ? skipped + !finite : !finite;
+    lk_monitor_begin(m, i);
+    lk_monitor_fed(m, i);
+    lk_monitor_enqueued(m, i);
+    lk_monitor_step(m, &(lk_step_state){.step = i + 1,
+                                        .loss_scale = 1024,
+                                        .loss = loss,
+                                        .finite = finite,
+                                        .skipped = skipped,
+                                        .grad_norm = finite ? 1.5f : INFINITY});
+}
+
+static int warnings(const char *path, const char *kind, uint64_t *step)
+{
+    char *text = NULL;
+    size_t size = 0;
+    int count = 0;
+    FILE *f = fopen(path, "r");
+    while (f && getline(&text, &size, f) > 0) {
+        json_t *o = strstr(text, "\"event\":\"warning\"") ? json_loads(text, 0, NULL) : NULL;
+        const char *found = json_string_value(json_object_get(o, "kind"));
+        if (found && strcmp(found, kind) == 0 && count++ == 0)
+            *step = (uint64_t)number(o, "step", NULL);
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    free(text);
+    return count;
+}
+
+/* From the first step on: no history is needed for what is not finite. */
+static void not_finite(void)
+{
+    const char *half[] = {"train.precision=fp16"};
+    uint64_t at = 0;
+    lk_monitor *m = start("nan", NULL, 0);
+    for (uint64_t i = 0; i < 6; i++) judge(m, i, i == 1 || i == 2 ? NAN : 2, true);
+    judge(m, 6, 2, false);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("nan/run.jsonl", "not_finite", &at) == 2 && at == 2 && said == 2,
+           "a loss of the second step and a gradient that are not finite: %s", last_said);
+    json_t *w = last_event("nan/run.jsonl", "warning");
+    tap_ok(json_array_size(json_object_get(w, "samples")) == 32, "with the samples");
+    json_decref(w);
+
+    m = start("once", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i % 40 != 3 && i % 40 != 4);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(said == 0, "fp16: two skipped steps now and then are not worth a word");
+    m = start("row", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i < 1 || i > 5);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("row/run.jsonl", "skipped_steps", &at) == 1 && at == 4 && said == 1,
+           "three in a row are: %s", last_said);
+    m = start("often", half, 1);
+    for (uint64_t i = 0; i < 300; i++) judge(m, i, 2, i % 8 != 1 || (i > 100 && i < 200));
+    lk_monitor_close(m, LK_OK, NULL);
+    int often = warnings("often/run.jsonl", "skipped_steps", &at);
+    tap_ok(often == 2 && at == 74, "and so are many, at step %d and once more: %s", (int)at,
+           last_said);
+}
+
+/* Before a window is full. */
+static void early(void)
+{
+    uint64_t at = 0;
+    lk_monitor *m = start("early", NULL, 0);
+    for (uint64_t i = 0; i < 60; i++)
+        step(m, i, i == 40 ? 40 : 8 * exp(-0.01 * (double)i) + noise(i), 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(warnings("early/run.jsonl", "loss_spike", &at) == 1 && said == 1 && at == 41,
+           "a spike within the first steps: %s", last_said);
 }
 
 static void unwritable(void)
@@ -196,7 +328,10 @@ int main(void)
     strcpy(data.digest, "0123");
     cost();
     times();
+    traced();
     spike();
+    early();
+    not_finite();
     unwritable();
     lk_run_clear(&run);
     device->backend->close(device);

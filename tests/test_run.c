@@ -436,6 +436,17 @@ static const mistake mistakes[] = {
      {"run.yaml:5: unknown key 'augment.flips'", "'augment.flip'"}},
     {"a value for augment", MINIMUM "augment: true\n", NULL,
      {"run.yaml:4: 'augment': expected keys below it"}},
+    {"steps to trace of which there is one", MINIMUM "trace:\n  steps: [100]\n", NULL,
+     {"run.yaml:5: 'trace.steps': expected the first and the last step to trace, from 1, such as "
+      "[100, 105], found '[100]'"}},
+    {"steps to trace that are none", MINIMUM "trace: {steps: [a, [b, c], d]}\n", NULL,
+     {"run.yaml:4: 'trace.steps': expected", "found '[a, ..., d]'"}},
+    {"steps to trace from 0", MINIMUM, "trace.steps=[0, 5]",
+     {"--set: 'trace.steps': expected", "from 1", "found '[0, 5]'"}},
+    {"steps to trace, backwards", MINIMUM "trace: {steps: [9, 5]}\n", NULL,
+     {"run.yaml:4: trace.to 5 is before trace.from 9"}},
+    {"steps to trace, given twice", MINIMUM "trace: {from: 3, steps: [9, 5]}\n", NULL,
+     {"run.yaml:4: 'trace.from' is given twice"}},
     {"a number beyond 64 bits", MINIMUM "seed: 99999999999999999999\n", NULL,
      {"run.yaml:4: 'seed': expected a whole number from 0, found '99999999999999999999'"}},
 };
@@ -464,6 +475,18 @@ static void check_order(void)
     bool good = lk_run_parse("run.yaml", MINIMUM "train:\n  steps: 3\n", 3, sets, &run) == LK_OK;
     tap_ok(good && run.train.steps == 7 && run.seed == 3, "the last --set of a key wins");
     if (good) lk_run_clear(&run);
+
+    static const char *const steps[][2] = {{MINIMUM "trace: {steps: [100, 105]}\n", NULL},
+                                           {MINIMUM "trace:\n  steps:\n  - 100\n  - 105\n", NULL},
+                                           {MINIMUM "trace: {steps: '100,105'}\n", NULL},
+                                           {MINIMUM, "trace.steps=100,105"},
+                                           {MINIMUM, "trace.steps=[100, 105]"}};
+    for (int i = 0; i < 5; i++) {
+        good = parse(steps[i][0], steps[i][1], &run) == LK_OK;
+        tap_ok(good && run.trace.from == 100 && run.trace.to == 105, "trace.steps, form %d %s", i,
+               lk_error_text());
+        if (good) lk_run_clear(&run);
+    }
 
     good = parse(MINIMUM "model: {layers: 2, width: 64,\n heads: 4}\n", NULL, &run) == LK_OK;
     tap_ok(good && run.model.layers == 2 && run.model.heads == 4, "flow style is read too");

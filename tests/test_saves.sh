@@ -4,40 +4,17 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-h5same=$builddir/tests/h5same
-[ -x "$h5same" ] || echo "Bail out! make tests/h5same"
-awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
-run "$LOCKSTEP" import text a.txt -v character -o a.h5
-cat >a.yaml <<END
-directory: a
-data:
-  file: a.h5
-model:
-  layers: 1
-  width: 32
-  heads: 2
-  context: 16
-train:
-  steps: 20
-  batch: 8
-  leaves: 4
-  device: $DEVICE
-eval:
-  batches: 1
-checkpoint:
-  every: 2
-END
-
-# files DIRECTORY: of its checkpoints, on a line.
-files() { find "$1/checkpoints" -name '*-*' | sort | sed 's|.*-0*\([0-9]\)|\1|' | tr '\n' ' '; }
+STEPS=20 EVERY=2
+# shellcheck source=tests/small.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/small.sh"
 
 prints "saves beside training are told" \
     '10 checkpoints, |MiB/s; training waited |step-000020.h5' "$LOCKSTEP" train a.yaml
-ok "the three newest stay: $(files a)" test "$(files a)" = "16.h5 18.h5 20.h5 "
+ok "the three newest stay: $(files a)" test "$(files a)" = "16 18 20 "
 prints "two, every ninth and the initial values" 'step-000020.h5' 2 "$LOCKSTEP" train a.yaml \
     --set directory=b --set checkpoint.keep=2 --set checkpoint.keep_every=9 \
     --set checkpoint.every=3 --set checkpoint.initial=true --set data.resident=no
-ok "they stay: $(files b)" test "$(files b)" = "0.h5 9.h5 18.h5 20.h5 "
+ok "they stay: $(files b)" test "$(files b)" = "0 9 18 20 "
 prints "all, on 4 ranks" 'step-000020.h5' 4 "$LOCKSTEP" train a.yaml \
     --set directory=c --set checkpoint.keep=0 --set checkpoint.every=4 --set data.resident=no
 ok "all stay" test "$(files c | wc -w)" -eq 5

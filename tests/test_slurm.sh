@@ -9,9 +9,6 @@
 box_enter "$0" "$@"
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
-h5same=$builddir/tests/h5same
-jobs=$srcdir/jobs
-export LOCKSTEP
 unset OMPI_MCA_btl # ranks on other nodes are reached by TCP, whatever serves on one host
 
 # ---- the box itself: gone without a trace, even when its test is killed --------------------------
@@ -19,6 +16,7 @@ unset OMPI_MCA_btl # ranks on other nodes are reached by TCP, whatever serves on
 cat >nested.sh <<END
 . '$srcdir/tests/slurm.sh'
 box_enter "\$0"
+. '$srcdir/tests/tap.sh'
 box_start 1 1 1 && echo "\$box" >'$work/nested'
 sleep 60
 END
@@ -45,36 +43,9 @@ fi
 
 # ---- runs, and what becomes of them --------------------------------------------------------------
 
-awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
-run "$LOCKSTEP" import text a.txt -v character -o a.h5
-ok "the text is imported" test "$rc" -eq 0
-# At a constant rate the number of steps is not part of the arithmetic: a run goes on until enough
-# has happened to it, on a machine of any speed, and is then given its end.
-cat >r.yaml <<END
-directory: none
-data:
-  file: a.h5
-model:
-  layers: 1
-  width: 16
-  heads: 2
-  context: 32
-train:
-  steps: 10000000
-  batch: 8
-  leaves: 4
-  device: cpu
-optimizer:
-  lr: 1e-3
-  min_lr: 1e-3
-eval:
-  every: 100
-  batches: 2
-checkpoint:
-  every: 20
-END
+# shellcheck source=tests/jobs.sh source-path=SCRIPTDIR/..
+. "$srcdir/tests/jobs.sh"
 export OMP_NUM_THREADS=1
-LIMIT=600 # of a machine with better things to do
 
 # field JOB NAME: what Slurm says of it.
 field() { scontrol show job "$1" | sed -n "s/.*\b$2=\([^ ]*\).*/\1/p" | head -n 1; }
@@ -82,12 +53,6 @@ field() { scontrol show job "$1" | sed -n "s/.*\b$2=\([^ ]*\).*/\1/p" | head -n 
 is() { [ "$(field "$1" JobState)" = "$2" ]; }
 # shellcheck disable=SC2317 # called by within
 restarted() { [ "$(field "$1" Restarts)" -ge "$2" ] && is "$1" RUNNING; }
-newest() {
-    find "$1/checkpoints" -name 'step-*.h5' 2>/dev/null |
-        sed -n 's/.*step-0*\([0-9]*\)\.h5$/\1/p' | sort -n | tail -n 1
-}
-# shellcheck disable=SC2317 # called by within
-beyond() { [ "$(newest "$1")" -gt "$2" ]; }
 random() { awk -v n="$1" -v seed="$(od -An -N4 -tu4 /dev/urandom)" \
     'BEGIN { srand(seed); print int(n * rand()) }'; }
 
@@ -137,18 +102,6 @@ ends() {
     fi
 }
 
-# same DESCRIPTION A B: two runs, to the last bit.
-same() {
-    if "$h5same" "$2/checkpoints/latest" "$3/checkpoints/latest" >"$work/ok" 2>&1 &&
-        cmp "$2/loss.log" "$3/loss.log" >>"$work/ok" 2>&1 &&
-        cmp "$2/validation.log" "$3/validation.log" >>"$work/ok" 2>&1; then
-        pass "$1"
-    else
-        fail "$1"
-        note_file "$work/ok"
-    fi
-}
-
 # What may happen to JOB, whose run is in DIRECTORY.
 # shellcheck disable=SC2317 # called by happens
 preempted() {
@@ -165,9 +118,10 @@ nothing_runs() {
     ! pgrep -f "slurmstepd: \[$1\.|(slurm_script|$LOCKSTEP train) $2.yaml" >/dev/null
 }
 # shellcheck disable=SC2317 # called by happens
-node_lost() { # its last one; it is back when nothing of the job is left on it, as after a reboot
+node_lost() { # its last one; it boots again when Slurm has ended the job on the others
     lost=$(scontrol show hostnames "$(squeue -h -j "$1" -o %N)" | tail -n 1)
-    scontrol update NodeName="$lost" State=DOWN Reason=test && within 100 nothing_runs "$1" "$2" &&
+    box_node_off "$lost" && scontrol update NodeName="$lost" State=DOWN Reason=test &&
+        within 100 nothing_runs "$1" "$2" && box_node_on "$lost" &&
         scontrol update NodeName="$lost" State=RESUME
 }
 
@@ -188,23 +142,17 @@ happens() {
 cycle() {
     name=$1 options=$2
     shift 2
-    sed "s/^directory: .*/directory: $name/" r.yaml >"$name.yaml"
+    run_file "$name"
     job $options "$jobs/train.sbatch" "$name.yaml"
     count=0
     for what in "$@"; do
         count=$((count + 1))
         happens "$what" "$id" "$name"
-        if [ $count -eq $# ]; then
-            steps=$(($(newest "$name") + 30))
-            sed -i "s/^  steps: .*/  steps: $steps/" "$name.yaml"
-        fi
+        [ $count -lt $# ] || give_end "$name"
         rm -f hold
     done
     ends "$name: done after $count restarts, with step $steps" "$id" COMPLETED $count+ "$name: done"
-    ok "$name: RUNDIR/DONE is there, RUNDIR.restarts is gone" \
-        test -f "$name/DONE" -a ! -e "$name.restarts"
-    ranks 1 "$LOCKSTEP" train "$name.yaml" --set directory="$name-alone" --set checkpoint.every=0
-    same "$name: the bits of a run that nothing happens to" "$name-alone" "$name"
+    same_alone "$name"
 }
 
 if [ -n "${CYCLES:-}" ]; then

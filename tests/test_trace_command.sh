@@ -64,10 +64,16 @@ table_adds_up() { awk -v heading="$1" '
 
 # ---- traces ------------------------------------------------------------------------------------
 
+# written NAME: what writing the trace took, and the step before it, by the run log, ms.
+written() {
+    sed -n 's/^{"event":"trace",.*"first":4,"last":9,"seconds":\([0-9.e-]*\)}$/\1/p' "$1/run.jsonl"
+    sed -n 's/^{"event":"step",.*"step":9,.*"step_ms":{"mean":\([0-9.]*\),.*/\1/p' "$1/run.jsonl"
+}
+
 train plain 1
 for n in 1 2 4; do
     train traced-$n $n --set trace.from=4 --set trace.to=9
-    ok "$n ranks: the trace is announced" says out "steps 4 to 9 traced; lockstep trace traced-$n/"
+    ok "$n ranks: the trace is announced" says out "steps 4 to 9 traced, " "; lockstep trace traced-$n/"
     ok "$n ranks: traced, the run has the bits of one that is not" same plain traced-$n
     prints "$n ranks: the trace is printed" \
         "$n rank|8 leaves, steps 4 to 9|attention_grad|blocks.3|activations|in which none ran" \
@@ -97,6 +103,11 @@ for n in 1 2 4; do
         END { for (i = 1; i < 6; i++) if (!step[i] || step[i] != step[0]) exit 1
             for (i = 0; i < 8; i++) if (!leaf[i]) exit 1 }'"
 done
+
+# Each step is kept from running at times by what else the machine does, but hardly in all runs.
+for n in 1 2 4; do written traced-$n | paste -s -d ' '; done >times
+ok "the run log has the traces, whose writing is in no step's time" \
+    awk 'NF == 2 && $2 < 1e3 * $1 { n++ } NF != 2 { exit 1 } END { exit !n }' times
 
 train part 1 --set trace.from=6 --set trace.to=20 --set train.stop_after=8
 ok "a run that stops within the window traces what it did" says out 'steps 6 to 8 traced'
@@ -145,6 +156,13 @@ prints "profile prints where the time goes" \
     'steps 6 to 8|kinds of node|peak memory of a rank|MiB|ceilings measured there' \
     "$LOCKSTEP" profile run.yaml --steps 3
 ok "and leaves nothing behind" sh -c '! ls | grep -q profile'
+prints "profile takes trace's depth and lines" 'all others' \
+    "$LOCKSTEP" profile run.yaml --steps 2 --depth 4 --lines 9 --directory deep --perfetto deep/p.json
+ok "9 lines of scopes, the others together" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
+    grep -c "^  " | grep -qx 11' sh "$work/out"
+ok "and scopes of four parts" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
+    grep -q "^  blocks\.[0-3]\.[a-z]*\.[a-z]* "' sh "$work/out"
+ok "an export into the directory that it makes" test -s deep/p.json
 prints "profile on 2 ranks keeps a directory and exports" 'p.json: ' \
     2 "$LOCKSTEP" profile run.yaml --steps 2 --directory kept --perfetto p.json
 ok "they are there" test -s kept/trace.h5 -a -s p.json -a ! -e kept/checkpoints/latest
@@ -156,6 +174,7 @@ ok "watched, a sound run goes to its end with the same bits" same plain watched
 ok "and no tensors are kept" test ! -e watched/anomaly.h5
 
 train wrong 1 --set train.stop_after=5
+cp -R wrong wrong-3
 "$h5edit" wrong/checkpoints/step-000005.h5 plant parameters/blocks/3/attn/qkv/weight 77 inf
 cp -R wrong wrong-2
 run "$LOCKSTEP" train run.yaml --set directory=wrong --resume
@@ -165,7 +184,8 @@ run "$LOCKSTEP" train run.yaml --set directory=wrong --resume --detect-anomaly
 ok "the search ends the run too" test "$rc" -eq 1
 ok "it names the node, the step, the leaf and the input" says err 'step 6, rank 0 on ' \
     ', leaf 0: blocks.3.attn.qkv (linear) is the first node' "input 1 'blocks.3.attn.qkv.weight'" \
-    "1 of 12288 not finite, the first at [1, 13]" 'samples begin at rows' 'wrong/anomaly.h5'
+    "1 of 12288 not finite, the first at [1, 13]" "the leaf's samples begin at rows" \
+    'lockstep show wrong/anomaly.h5'
 note "$(cat "$work/err")"
 "$h5edit" wrong/anomaly.h5 print input1 >input
 ok "the input is kept, with Inf where it was" test "$(grep -n inf input)" = 78:inf
@@ -173,11 +193,28 @@ ok "the input is kept, with Inf where it was" test "$(grep -n inf input)" = 78:i
 ok "and the output" grep -q -e nan -e inf output
 "$h5edit" wrong/anomaly.h5 print samples >rows
 ok "and which samples they were" test "$(wc -l <rows)" -eq 2
-prints "show tells of them" 'blocks.3.attn.qkv|linear|output0' "$LOCKSTEP" show wrong/anomaly.h5
+prints "show tells what they are" \
+    "step            6|leaf            0|input1          'blocks.3.attn.qkv.weight' f32 [192, 64]" \
+    "$LOCKSTEP" show wrong/anomaly.h5
 ranks 2 "$LOCKSTEP" train run.yaml --set directory=wrong-2 --resume --detect-anomaly
 ok "on 2 ranks each keeps its own" \
     test "$rc" -eq 1 -a -s wrong-2/anomaly.h5 -a -s wrong-2/anomaly-1.h5
 ok "and one message comes" test "$(grep -c '^lockstep: ' "$work/err")" -eq 1
+
+# Inf in the second moment: the optimizer makes it, for no leaf; its tensors are long and flat.
+"$h5edit" wrong-3/checkpoints/step-000005.h5 plant moment2/blocks/3/attn/qkv/weight 77 inf
+run "$LOCKSTEP" train run.yaml --set directory=wrong-3 --resume --detect-anomaly
+ok "Inf in a moment is found in the optimizer" says err 'rank 0 on ' ': step (adamw) is the first' \
+    "second moment of 'blocks.3.attn.qkv.weight' f32 [192, 64]" \
+    'not finite, the first at [1, 13]' "the step's samples begin at rows" 'and 8 more'
+[ "$rc" -eq 1 ] || note_run "the search in the optimizer"
+prints "what it made of that parameter is kept" "input0          gradient of 'blocks.3.attn.qkv|\
+output1         'blocks.3.attn.qkv.weight' f32 [192, 64]|output3         second moment of 'blo" \
+    "$LOCKSTEP" show wrong-3/anomaly.h5
+"$h5edit" wrong-3/anomaly.h5 print output3 >output
+ok "with Inf where it is" test "$(grep -n inf output)" = 78:inf -a "$(wc -l <output)" -eq 12288
+"$h5edit" wrong-3/anomaly.h5 print samples >rows
+ok "and the samples of all leaves" test "$(sort -u rows | wc -l)" -eq 16
 
 sed 's/  leaves: 8/  leaves: 8\
   precision: fp16/' run.yaml >half.yaml
@@ -189,6 +226,12 @@ for how in '' --detect-anomaly; do
 done
 ok "steps are skipped in both alike" same half half--detect-anomaly
 ok "some are" awk 'END { exit !($6 > 0 && $6 < 12) }' half/loss.log
+train half-wrong 1 --set train.precision=fp16 --set train.stop_after=5
+"$h5edit" half-wrong/checkpoints/step-000005.h5 plant parameters/blocks/3/attn/qkv/weight 77 inf
+run "$LOCKSTEP" train half.yaml --set directory=half-wrong --resume --detect-anomaly
+ok "fp16: an Inf is found in the half copy" says err 'step 6, rank 0 on ' \
+    ', leaf 0: blocks.3.attn.qkv (linear) is the first node' \
+    "input 1 half copy of 'blocks.3.attn.qkv.weight' f16 [192, 64]" '; loss scale '
 
 # ---- bad input -----------------------------------------------------------------------------------
 
@@ -206,11 +249,18 @@ bad "an export to nowhere" 'no/out.json: cannot write' \
 bad "a trace that ends before it begins" 'trace.to 3 is before trace.from 5' \
     "$LOCKSTEP" train run.yaml --set directory=x --set trace.from=5 --set trace.to=3
 bad "trace on 2 ranks" 'works alone' 2 "$LOCKSTEP" trace traced-1/trace.h5
+bad "profile with an export to nowhere" 'no/out.json: cannot write' \
+    "$LOCKSTEP" profile run.yaml -p no/out.json
+mkdir place
+bad "profile with an export onto a directory, on 2 ranks" 'place: cannot write' \
+    2 "$LOCKSTEP" profile run.yaml -p place
 bad "profile of no data" 'expected a lockstep dataset' \
     "$LOCKSTEP" profile run.yaml --set data.file=nothing.h5
 misuse "trace without a file" 'FILE is missing' "$LOCKSTEP" trace
-misuse "trace with a wrong depth" "--depth: expected a whole number from 1, found '0'" \
+misuse "trace with a wrong depth" "--depth: expected a whole number from 1 to 64, found '0'" \
     "$LOCKSTEP" trace x.h5 --depth 0
+misuse "profile with a wrong number of lines" "--lines: expected a whole number from 0" \
+    "$LOCKSTEP" profile run.yaml --lines -1
 misuse "profile without a run file" 'RUN.yaml is missing' "$LOCKSTEP" profile
 misuse "profile of no steps" "--steps: expected a whole number" "$LOCKSTEP" profile run.yaml -n 0
 

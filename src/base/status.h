@@ -13,6 +13,7 @@ typedef enum lk_status {
     LK_E_SYSTEM = 3,   /* operating system: memory, disk, threads */
     LK_E_DEVICE = 4,   /* CUDA, cuBLASLt, oneDNN */
     LK_E_COMM = 5,     /* MPI, NCCL, or another rank failed */
+    LK_E_BUSY = 6,     /* another process works on the run: try again later */
     LK_E_REQUEUE = 75, /* no failure: stopped after a save by a signal or the time limit, to be
                           started again with --resume (EX_TEMPFAIL of sysexits.h) */
 } lk_status;           /* these are also the exit codes of the program */

@@ -2,6 +2,7 @@
 #include "cmd/cmd.h"
 #include "doctor/doctor.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +38,9 @@ void lk_cmd_usage(FILE *out)
           "  -V, --version              Print program version\n"
           "\n'lockstep COMMAND --help' lists a command's options.\n"
           "\nExit status: 0 done, 1 internal or numerical failure, 2 bad input, 3 operating\n"
-          "system (memory, disk), 4 device, 5 communication or another rank; 75 stopped after a\n"
-          "save by a signal or the time limit: start again with --resume.\n", out);
+          "system (memory, disk), 4 device, 5 communication or another rank, 6 another lockstep\n"
+          "works on the run; 75 stopped after a save by a signal or the time limit: start again\n"
+          "with --resume.\n", out);
 }
 
 /* Open MPI's mpirun gives its ranks a pseudo-terminal whatever its own output is, so under it the
@@ -69,19 +71,31 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
     return lk_comm_agree(comm, status);
 }
 
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most)
+{
+    char *end;
+    errno = 0;
+    long number = strtol(arg, &end, 10);
+    if (*end || end == arg || errno || number < least || number > most)
+        argp_error(state, "%s: expected a whole number from %ld to %ld, found '%s'", option, least,
+                   most, arg);
+    return number;
+}
+
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
-static void report(lk_comm *comm, lk_status status)
+static void report(lk_comm *comm, int code)
 {
     bool together = lk_comm_all_failed(comm, 2.0);
     if (together && comm->rank != 0) return;
     if (comm->hung && comm->rank != 0) sleep(30); /* rank 0 prints and ends all */
     else if (together || comm->size == 1 || comm->hung)
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    if (comm->hung) lk_comm_abort(comm, (int)status);
+    if (comm->hung) lk_comm_abort(comm, code);
     if (together || comm->size == 1) return;
     fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());
     fflush(stderr);
-    lk_comm_abort(comm, (int)status);
+    lk_comm_abort(comm, code);
 }
 
 /* Everything here may hang too: then the alarm's signal ends the process. */
@@ -112,8 +126,17 @@ static lk_status joined(const lk_comm *comm)
                    tasks);
 }
 
-static int start(const char *name, bool alone, bool any_mpi,
-                 lk_status (*job)(const lk_world *w, void *options), void *options)
+int lk_cmd_verdict_code(lk_status status)
+{
+    return status == LK_E_INPUT      ? LK_CMD_MISUSED
+           : status == LK_E_INTERNAL ? LK_CMD_BROKEN
+                                     : (int)status;
+}
+
+enum { ALONE = 1, ANY_MPI = 2, VERDICT = 4 };
+
+static int start(const char *name, int how, lk_status (*job)(const lk_world *w, void *options),
+                 void *options)
 {
     lk_world w = {NULL, NULL};
     const char *fatal = lk_doctor_fatal_setting(environ);
@@ -124,31 +147,38 @@ static int start(const char *name, bool alone, bool any_mpi,
     lk_status status = lk_comm_open(&w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
-        return (int)status;
+        return how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
     }
-    if (any_mpi) lk_error_clear();
-    if (any_mpi) status = LK_OK;
+    if (how & ANY_MPI) lk_error_clear();
+    if (how & ANY_MPI) status = LK_OK;
     else if (status == LK_OK) status = joined(w.comm);
-    if (status == LK_OK && alone && w.comm->size > 1)
+    if (status == LK_OK && (how & ALONE) && w.comm->size > 1)
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
     if (status == LK_OK) status = job(&w, options);
-    if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
+    int code = how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
+    if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, code);
     lk_io_close(w.io);
     fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_comm_close(w.comm);
-    return (int)status;
+    return code;
 }
 
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options)
 {
-    return start(name, alone, false, job, options);
+    return start(name, alone ? ALONE : 0, job, options);
 }
 
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options)
 {
-    return start(name, false, true, job, options);
+    return start(name, ANY_MPI, job, options);
+}
+
+int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options)
+{
+    return start(name, VERDICT, job, options);
 }

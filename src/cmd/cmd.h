@@ -49,6 +49,9 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
 lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
 /* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
 lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
+/* The number that an option was given; argp's error if it is none from `least` to `most`. */
+long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
+                   long most);
 
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);
@@ -62,13 +65,20 @@ void lk_cmd_alive(void);
  * walltime.c */
 bool lk_cmd_duration(const char *text, double *seconds);
 /* *deadline: lk_clock_seconds() at which this job will be ended, by a `walltime` in seconds from
- * now (0: none) or Slurm, whichever is first; 0: never. */
+ * now (0: none) or Slurm, whichever is first; 0: never. LK_E_REQUEUE: Slurm's has passed. */
 lk_status lk_cmd_deadline(double walltime, double *deadline);
 
 /* Start MPI and the I/O thread, run the job, end both. An error is printed once; a failure of one
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
+/* The same for a command whose exit code tells what it found (0 good, 1 warnings, 2 bad): of its
+ * errors, bad input is LK_CMD_MISUSED, an internal one LK_CMD_BROKEN, so that they can be told from
+ * a verdict. (EX_USAGE and EX_SOFTWARE of sysexits.h.) */
+enum { LK_CMD_MISUSED = 64, LK_CMD_BROKEN = 70 };
+int lk_cmd_verdict_code(lk_status status);
+int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options);
 /* The same for a job that says itself what an MPI lacks: any thread level will do. */
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);

@@ -1,4 +1,6 @@
-/* lockstep profile RUN.yaml [--set KEY=VALUE]... [--steps N] [--directory DIR] */
+/* lockstep profile RUN.yaml [--set KEY=VALUE]... [--steps N] [--directory DIR] [--perfetto OUT]
+ * [--depth N] [--lines N] */
+#include "base/replace.h"
 #include "cmd/cmd.h"
 #include "train/train.h"
 
@@ -9,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WARM = 5 }; /* steps */
+enum { WARM = 5, LINES = 256 }; /* steps; an option without a letter */
 
 typedef struct options {
     const char *file, *directory, *perfetto;
@@ -23,22 +25,21 @@ static const struct argp_option table[] = {
     {"steps", 'n', "N", 0, "Steps to trace, after five that warm up (default 10)", 0},
     {"directory", 'o', "DIR", 0, "Keep the run directory, with trace.h5, as DIR", 0},
     {"perfetto", 'p', "OUT.json", 0, "Write the trace for ui.perfetto.dev too", 0},
+    {"depth", 'd', "N", 0, "Scopes are taken together by their first N parts (default 2)", 0},
+    {"lines", LINES, "N", 0, "Lines of scopes and of nodes; 0: all (default 20)", 0},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
     switch (key) {
     case 's': o->set[o->sets++] = arg; break;
     case 'o': o->directory = arg; break;
     case 'p': o->perfetto = arg; break;
-    case 'n':
-        o->steps = strtol(arg, &end, 10);
-        if (*end || end == arg || o->steps < 1 || o->steps > 100000)
-            argp_error(state, "--steps: expected a whole number from 1 to 100000, found '%s'", arg);
-        break;
+    case 'n': o->steps = lk_cmd_number(state, "--steps", arg, 1, 100000); break;
+    case 'd': o->depth = (int)lk_cmd_number(state, "--depth", arg, 1, 64); break;
+    case LINES: o->lines = (int)lk_cmd_number(state, "--lines", arg, 0, 1000000); break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "one RUN.yaml is expected, found also '%s'", arg);
         o->file = arg;
@@ -56,6 +57,17 @@ static void line(void *context, const char *text)
     (void)context;
     puts(text);
     fflush(stdout);
+}
+
+/* What is known before the run to fail after it. An export may lie in the directory that the run
+ * will make. */
+static lk_status check_export(const lk_comm *c, const options *o)
+{
+    size_t n = o->directory ? strlen(o->directory) : 0;
+    bool inside = n > 0 && o->perfetto && strncmp(o->perfetto, o->directory, n) == 0 &&
+                  (o->directory[n - 1] == '/' || o->perfetto[n] == '/');
+    if (c->rank != 0 || !o->perfetto || inside) return LK_OK;
+    return lk_replace_check(o->perfetto);
 }
 
 /* A directory of its own below the working directory, which all hosts are likely to see; or the
@@ -129,6 +141,7 @@ static lk_status job(const lk_world *w, void *context)
     const options *o = context;
     lk_run run;
     char *home = NULL;
+    LK_TRY(lk_comm_agree(w->comm, check_export(w->comm, o)));
     LK_TRY(lk_cmd_load_run(w->comm, o->file, o->sets, o->set, &run));
     lk_status status = choose_directory(w->comm, o->directory, &home);
     if (status == LK_OK) status = profile(w, o, &run, home);

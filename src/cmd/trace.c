@@ -1,8 +1,8 @@
 /* lockstep trace FILE [--perfetto OUT] [--depth N] [--lines N] */
+#include "base/replace.h"
 #include "cmd/cmd.h"
 #include "io/trace_file.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,18 +108,11 @@ lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines)
 
 static lk_status export_to(const lk_trace *t, const char *path)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.part", path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
-    FILE *out = fopen(part, "w");
-    lk_status status = out ? lk_trace_perfetto(t, out)
-                           : lk_fail(LK_E_INPUT, "%s: cannot write: %s; name another place", path,
-                                     strerror(errno));
-    if (out && fclose(out) != 0 && status == LK_OK)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
-    if (status == LK_OK && rename(part, path) != 0)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
-    if (status != LK_OK && out) remove(part);
-    free(part);
+    lk_replace out;
+    LK_TRY(lk_replace_open(&out, path, "the export"));
+    lk_status status = lk_trace_perfetto(t, out.file);
+    if (status == LK_OK) return lk_replace_close(&out, false);
+    lk_replace_discard(&out);
     return status;
 }
 
@@ -153,15 +146,10 @@ static const struct argp_option table[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
-    long number = arg && (key == 'd' || key == 'n') ? strtol(arg, &end, 10) : 0;
-    if (arg && (key == 'd' || key == 'n') && (*end || end == arg || number < (key == 'd')))
-        argp_error(state, "--%s: expected a whole number from %d, found '%s'",
-                   key == 'd' ? "depth" : "lines", key == 'd', arg);
     switch (key) {
     case 'p': o->perfetto = arg; break;
-    case 'd': o->depth = number > 64 ? 64 : (int)number; break;
-    case 'n': o->lines = number > 1000000 ? 1000000 : (int)number; break;
+    case 'd': o->depth = (int)lk_cmd_number(state, "--depth", arg, 1, 64); break;
+    case 'n': o->lines = (int)lk_cmd_number(state, "--lines", arg, 0, 1000000); break;
     case ARGP_KEY_ARG:
         if (o->file) argp_error(state, "too many arguments at '%s'", arg);
         o->file = arg;

@@ -6,6 +6,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+#define PATIENCE 60.0 /* seconds; longer than the ranks of a job that is ended take to die */
 
 typedef struct options {
     const char *file;
@@ -18,7 +21,7 @@ typedef struct options {
     lk_progress progress;
 } options;
 
-enum { RESUME_OR_START = 256, PRINT, ANOMALY, BLOCKING }; /* options without a letter */
+enum { RESUME_OR_START = 256, WAIT, PRINT, ANOMALY, BLOCKING }; /* options without a letter */
 
 static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
@@ -29,6 +32,8 @@ static const struct argp_option table[] = {
     {"walltime", 'w', "DURATION", 0,
      "Save and stop in time for an end after DURATION: 90s, 30m, 12h, 2d, 1:30:00, 2-00:00:00. "
      "Under Slurm the job's own end is known", 0},
+    {"wait", WAIT, "DURATION", 0,
+     "How long to wait while another lockstep works on the run: 60s by default, 0s: not at all", 0},
     {"plan", 'p', NULL, 0,
      "Print memory by kind, work by kind of op and the predicted time of a step; do not train", 0},
     {"print", PRINT, "KEY", 0,
@@ -52,6 +57,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!lk_cmd_duration(arg, &o->walltime))
             argp_error(state, "--walltime: expected a duration such as 90s, 30m, 12h or 1:30:00, "
                        "found '%s'", arg);
+        break;
+    case WAIT:
+        if (strcmp(arg, "0s") != 0 && !lk_cmd_duration(arg, &o->start.patience))
+            argp_error(state, "--wait: expected a duration such as 0s, 90s or 30m, found '%s'",
+                       arg);
+        if (strcmp(arg, "0s") == 0) o->start.patience = 0;
         break;
     case 'p': o->plan = true; break;
     case PRINT: o->print = arg; break;
@@ -157,13 +168,16 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
 {
     lk_train_result r;
     LK_TRY(lk_signals_catch());
-    LK_TRY(lk_cmd_deadline(o->walltime, &o->start.deadline));
+    lk_status status = lk_comm_agree(w->comm, lk_cmd_deadline(o->walltime, &o->start.deadline));
+    if (status == LK_E_REQUEUE && w->comm->rank == 0)
+        fprintf(stderr, "lockstep: %s\n", lk_error_text());
+    LK_TRY(status);
     o->start.say = lk_cmd_say;
     o->start.end = lk_cmd_end;
     o->start.context = w->comm;
     lk_progress_init(&o->progress, stdout, lk_cmd_terminal(), run->log.every);
     lk_reporter reporter = {o, line, step, evaluated};
-    lk_status status = lk_train(w->comm, w->io, run, &o->start, &reporter, &r);
+    status = lk_train(w->comm, w->io, run, &o->start, &reporter, &r);
     lk_progress_end(&o->progress);
     if (status == LK_OK && w->comm->rank == 0) print_result(&r);
     return status == LK_OK && r.stopped[0] ? LK_E_REQUEUE : status;
@@ -206,18 +220,21 @@ int lk_cmd_train(int argc, char **argv)
         "at least; time as if every node ran at the speed of a large product or sum, measured "
         "here, and nothing ran beside it.\n\n"
         "SIGUSR1, SIGUSR2 or SIGTERM at any rank stops all after the same step, with a save, and "
-        "exit status 75; a second one ends the process at once. mpirun passes on SIGUSR1 and "
-        "SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75.\n\n"
-        "--detect-anomaly keeps the tensors of the node in anomaly.h5 of the run directory. In "
-        "fp16 an overflow of scaled gradients is no anomaly while the loss scale is above 1: the "
-        "step is skipped. Done again, a run has the same bits: with --resume it finds what ended "
-        "it.\n\n"
+        "exit status 75. Another one, a second or more after the first, ends that process at once, "
+        "without a save, as if nothing caught it (exit status 128 + its number in a shell). mpirun "
+        "passes on SIGUSR1 and SIGUSR2, but ends all on SIGTERM; both mpirun and srun return 75."
+        "\n\n"
+        "--detect-anomaly keeps the node's tensors, and the rows of the samples, in the run "
+        "directory: in anomaly.h5, or in anomaly-N.h5 if rank N above 0 has found it; 'lockstep "
+        "show' tells what is in them. In fp16 an overflow of scaled gradients is no anomaly while "
+        "the loss scale is above 1: the step is skipped. Done again, a run has the same bits: with "
+        "--resume it finds what ended it.\n\n"
         "Examples:\n"
         "  $ lockstep train run.yaml --plan\n"
         "  $ mpirun -np 4 lockstep train run.yaml --set train.steps=5000\n"
         "  $ lockstep train run.yaml --resume",
         NULL, NULL, NULL};
-    options o = {.set = calloc((size_t)argc + 1, sizeof *o.set)};
+    options o = {.set = calloc((size_t)argc + 1, sizeof *o.set), .start.patience = PATIENCE};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int code = o.print ? print_key(&o) : lk_cmd_run("lockstep train", false, job, &o);

@@ -55,9 +55,12 @@ lk_status lk_cmd_deadline(double walltime, double *deadline)
         if (*rest != '\0' || !(then > 0))
             return lk_fail(LK_E_INPUT, "SLURM_JOB_END_TIME: expected seconds since 1970, found "
                            "'%.40s'; unset it", slurm);
-        double left = now + then - (double)time(NULL);
-        if (left < 1e-3) left = 1e-3; /* 0 would be: no limit */
-        if (end <= 0 || left < end) end = left;
+        double left = then - (double)time(NULL);
+        if (left <= 0)
+            return lk_fail(LK_E_REQUEUE, "the end of this Slurm job (SLURM_JOB_END_TIME) was %.0f s "
+                           "ago: nothing is started. Start it again in a new job, or unset "
+                           "SLURM_JOB_END_TIME if that was another job's", -left);
+        if (end <= 0 || now + left < end) end = now + left;
     }
     *deadline = end;
     return LK_OK;

@@ -109,7 +109,8 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     if (out.code == LK_OK) return LK_OK;
     char text[2048] = "";
     if (c->rank == out.rank) {
-        if (mine == LK_E_INPUT) snprintf(text, sizeof text, "%s", lk_error_text());
+        bool anywhere = mine == LK_E_INPUT || mine == LK_E_BUSY || mine == LK_E_REQUEUE;
+        if (anywhere) snprintf(text, sizeof text, "%s", lk_error_text());
         else snprintf(text, sizeof text, "rank %d on %s: %s", c->rank, c->host, lk_error_text());
     }
     LK_MPI(MPI_Bcast(text, (int)sizeof text, MPI_CHAR, out.rank, c->world));

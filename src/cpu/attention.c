@@ -6,8 +6,6 @@
  * order, so dk and dv are summed in one order. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
 enum { BLOCK = 64 };
 
 typedef struct shape {
@@ -119,6 +117,20 @@ static lk_status forward_head(const shape *s, int64_t b, int h, const float *q, 
     return LK_OK;
 }
 
+static lk_status finished(const lk_node *n, bool bad)
+{
+    return bad ? lk_fail(LK_E_DEVICE, "%s: oneDNN sgemm failed", n->scope) : LK_OK;
+}
+
+/* q, k, v, y [T, D]; S [BLOCK, T]; keep [T] */
+static int64_t forward_floats(const lk_node *n)
+{
+    int64_t time = n->in[0]->dim[1];
+    return 4 * time * n->attr.attention.head_dim + (BLOCK + 1) * time;
+}
+
+size_t lk_cpu_attention_scratch(const lk_node *n) { return lk_cpu_own_bytes(forward_floats(n)); }
+
 lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
 {
     shape s = shape_of(x, n, n->in[1]);
@@ -130,13 +142,11 @@ lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
     int bad = 0;
 #pragma omp parallel reduction(| : bad)
     {
-        float *q = malloc((size_t)(4 * head + (BLOCK + 1) * s.time) * sizeof *q);
+        float *q = lk_cpu_own(lk_cpu_scratch(x), forward_floats(n));
         float *k = q + head, *v = k + head, *y = v + head, *S = y + head;
         float *keep = S + BLOCK * s.time;
-        bad = !q;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * s.heads; task++) {
-            if (!q) continue;
             int64_t b = task / s.heads;
             int h = (int)(task % s.heads), shared = s.heads + h / (s.heads / s.kv);
             load_head(&s, qkv, from, b, (int64_t)h * s.dim, q);
@@ -145,9 +155,8 @@ lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
             bad |= forward_head(&s, b, h, q, k, v, S, keep, y, lse + task * s.time) != LK_OK;
             store_head(&s, out, to, b, (int64_t)h * s.dim, y);
         }
-        free(q);
     }
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: out of memory for attention", n->scope) : LK_OK;
+    return finished(n, bad);
 }
 
 /* ---- gradient ------------------------------------------------------------------------------- */
@@ -155,6 +164,17 @@ lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
 typedef struct buffers { /* of one thread, f32 [T, D] each; S and P [BLOCK, T] */
     float *q, *k, *v, *y, *dy, *dq, *dk, *dv, *S, *P, *keep;
 } buffers;
+
+static int64_t backward_floats(const lk_node *n)
+{
+    int64_t time = n->in[0]->dim[1];
+    return 8 * time * n->attr.attention.head_dim + (2 * BLOCK + 1) * time;
+}
+
+size_t lk_cpu_attention_grad_scratch(const lk_node *n)
+{
+    return lk_cpu_own_bytes(backward_floats(n));
+}
 
 static lk_status backward_head(const shape *s, int64_t b, int h, const float *lse, buffers *u)
 {
@@ -206,14 +226,12 @@ lk_status lk_cpu_attention_grad(lk_exec *x, const lk_node *n)
     int group = s.heads / s.kv, bad = 0;
 #pragma omp parallel reduction(| : bad)
     {
-        float *m = malloc((size_t)(8 * head + (2 * BLOCK + 1) * s.time) * sizeof *m);
+        float *m = lk_cpu_own(lk_cpu_scratch(x), backward_floats(n));
         buffers u = {m, m + head, m + 2 * head, m + 3 * head, m + 4 * head, m + 5 * head,
                      m + 6 * head, m + 7 * head, m + 8 * head, m + 8 * head + BLOCK * s.time,
                      m + 8 * head + 2 * BLOCK * s.time};
-        bad = !m;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * s.kv; task++) {
-            if (!m) continue;
             int64_t b = task / s.kv, c = task % s.kv;
             int64_t key = (s.heads + c) * s.dim, value = key + (int64_t)s.kv * s.dim;
             load_head(&s, qkv, from, b, key, u.k);
@@ -230,7 +248,6 @@ lk_status lk_cpu_attention_grad(lk_exec *x, const lk_node *n)
             store_head(&s, dqkv, to, b, key, u.dk);
             store_head(&s, dqkv, to, b, value, u.dv);
         }
-        free(m);
     }
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: out of memory for attention", n->scope) : LK_OK;
+    return finished(n, bad);
 }

@@ -3,8 +3,6 @@
  * one thread. Also channel_conv. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
 enum {
     PATCH_FLOATS = 1 << 16, /* of a tile: it stays in the second-level cache */
     MAX_CHUNKS = 16,        /* of images that a weight gradient is summed over on its own */
@@ -85,22 +83,26 @@ static void scatter(const shape *s, const float *patch, int64_t tile, float *dx)
     }
 }
 
-static float *new_patch(const shape *s)
-{
-    return malloc((size_t)(s->tile * s->columns * s->k) * sizeof(float));
-}
+static int64_t patch_count(const shape *s) { return s->tile * s->columns * s->k; }
 
-static lk_status finished(const lk_node *n, bool no_memory, bool bad)
+static lk_status finished(const lk_node *n, bool bad)
 {
-    if (no_memory) return lk_fail(LK_E_SYSTEM, "%s: out of memory for patches", n->scope);
     return bad ? lk_fail(LK_E_DEVICE, "%s: oneDNN sgemm failed", n->scope) : LK_OK;
 }
 
 /* ---- conv ----------------------------------------------------------------------------------- */
 
+/* Copies in f32 and each thread's patch. */
+static size_t conv_scratch(const lk_node *n, const shape *s)
+{
+    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
+           lk_cpu_copy_bytes(n->out[0]) + lk_cpu_own_bytes(patch_count(s));
+}
+
 size_t lk_cpu_conv_scratch(const lk_node *n)
 {
-    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) + lk_cpu_copy_bytes(n->out[0]);
+    shape s = shape_of(n, n->in[0], n->in[1], n->out[0]);
+    return conv_scratch(n, &s);
 }
 
 lk_status lk_cpu_conv(lk_exec *x, const lk_node *n)
@@ -111,28 +113,29 @@ lk_status lk_cpu_conv(lk_exec *x, const lk_node *n)
     const float *xs = lk_cpu_as_f32(x, in, lk_cpu_take(&scratch, in));
     const float *ws = lk_cpu_as_f32(x, w, lk_cpu_take(&scratch, w));
     float *y = out->dtype == LK_F32 ? lk_data(x, out) : lk_cpu_take(&scratch, out);
-    int no_memory = 0, bad = 0;
-#pragma omp parallel reduction(| : no_memory, bad)
+    int bad = 0;
+#pragma omp parallel reduction(| : bad)
     {
-        float *patch = new_patch(&s);
-        no_memory |= !patch;
+        float *patch = lk_cpu_own(scratch, patch_count(&s));
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < s.batch * s.tiles; i++) {
-            if (!patch) continue;
             int64_t image = i / s.tiles, tile = i % s.tiles;
             gather(&s, xs + image * s.height * s.width * s.in, tile, patch);
             float *to = y + (image * s.rows + tile * s.tile) * s.columns * s.out;
             bad |= lk_cpu_gemm(false, true, tile_pixels(&s, tile), s.out, s.k, 1.0f, patch, s.k, ws,
                                s.k, 0.0f, to, s.out) != LK_OK;
         }
-        free(patch);
     }
-    LK_TRY(finished(n, no_memory, bad));
+    LK_TRY(finished(n, bad));
     lk_cpu_from_f32(x, out, y);
     return LK_OK;
 }
 
-size_t lk_cpu_conv_dx_scratch(const lk_node *n) { return lk_cpu_conv_scratch(n); }
+size_t lk_cpu_conv_dx_scratch(const lk_node *n)
+{
+    shape s = shape_of(n, n->out[0], n->in[1], n->in[0]);
+    return conv_scratch(n, &s);
+}
 
 lk_status lk_cpu_conv_dx(lk_exec *x, const lk_node *n)
 {
@@ -143,24 +146,22 @@ lk_status lk_cpu_conv_dx(lk_exec *x, const lk_node *n)
     const float *dys = lk_cpu_as_f32(x, dy, lk_cpu_take(&scratch, dy));
     const float *ws = lk_cpu_as_f32(x, w, lk_cpu_take(&scratch, w));
     float *dx = out->dtype == LK_F32 ? lk_data(x, out) : lk_cpu_take(&scratch, out);
-    int no_memory = 0, bad = 0;
-#pragma omp parallel reduction(| : no_memory, bad)
+    int bad = 0;
+#pragma omp parallel reduction(| : bad)
     {
-        float *patch = new_patch(&s);
-        no_memory |= !patch;
+        float *patch = lk_cpu_own(scratch, patch_count(&s));
 #pragma omp for schedule(dynamic)
         for (int64_t b = 0; b < s.batch; b++) {
             memset(dx + b * image, 0, (size_t)image * sizeof *dx);
-            for (int64_t tile = 0; patch && tile < s.tiles; tile++) {
+            for (int64_t tile = 0; tile < s.tiles; tile++) {
                 const float *from = dys + (b * s.rows + tile * s.tile) * s.columns * s.out;
                 bad |= lk_cpu_gemm(false, false, tile_pixels(&s, tile), s.k, s.out, 1.0f, from,
                                    s.out, ws, s.k, 0.0f, patch, s.k) != LK_OK;
                 scatter(&s, patch, tile, dx + b * image);
             }
         }
-        free(patch);
     }
-    LK_TRY(finished(n, no_memory, bad));
+    LK_TRY(finished(n, bad));
     lk_cpu_from_f32(x, out, dx);
     return LK_OK;
 }
@@ -174,11 +175,16 @@ static int64_t chunks_of(const shape *s)
     return s->batch < most ? s->batch : most;
 }
 
+static size_t partial_bytes(const shape *s)
+{
+    return lk_cpu_piece((size_t)(chunks_of(s) * s->out * s->k) * sizeof(float));
+}
+
 size_t lk_cpu_conv_dw_scratch(const lk_node *n)
 {
     shape s = shape_of(n, n->in[0], n->out[0], n->in[1]);
     return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-           (size_t)(chunks_of(&s) * s.out * s.k) * sizeof(float);
+           partial_bytes(&s) + lk_cpu_own_bytes(patch_count(&s));
 }
 
 /* dw [out, k] = sum over the images of chunk c of dy^T patches */
@@ -207,17 +213,16 @@ lk_status lk_cpu_conv_dw(lk_exec *x, const lk_node *n)
     const float *xs = lk_cpu_as_f32(x, in, lk_cpu_take(&scratch, in));
     const float *dys = lk_cpu_as_f32(x, dy, lk_cpu_take(&scratch, dy));
     float *partial = (float *)scratch;
-    int no_memory = 0, bad = 0;
-#pragma omp parallel reduction(| : no_memory, bad)
+    scratch += partial_bytes(&s);
+    int bad = 0;
+#pragma omp parallel reduction(| : bad)
     {
-        float *patch = new_patch(&s);
-        no_memory |= !patch;
+        float *patch = lk_cpu_own(scratch, patch_count(&s));
 #pragma omp for schedule(dynamic)
         for (int64_t c = 0; c < chunks; c++)
-            if (patch) bad |= chunk_weights(&s, chunks, c, xs, dys, patch, partial + c * weights);
-        free(patch);
+            bad |= chunk_weights(&s, chunks, c, xs, dys, patch, partial + c * weights);
     }
-    LK_TRY(finished(n, no_memory, bad));
+    LK_TRY(finished(n, bad));
     lk_cpu_sum_chunks(partial, chunks, weights, n->accumulate & 1, lk_data(x, n->out[0]));
     return LK_OK;
 }

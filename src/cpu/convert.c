@@ -2,6 +2,8 @@
 #include "base/half.h"
 #include "cpu/device.h"
 
+#include <omp.h>
+
 static void load_f16(const uint16_t *p, int64_t n, float *out)
 {
     int64_t i = 0;
@@ -71,7 +73,7 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in)
 
 size_t lk_cpu_copy_bytes(const lk_tensor *t)
 {
-    return t && t->dtype != LK_F32 ? ((size_t)lk_count(t) * sizeof(float) + 63) / 64 * 64 : 0;
+    return t && t->dtype != LK_F32 ? lk_cpu_piece((size_t)lk_count(t) * sizeof(float)) : 0;
 }
 
 float *lk_cpu_take(char **at, const lk_tensor *t)
@@ -79,6 +81,17 @@ float *lk_cpu_take(char **at, const lk_tensor *t)
     float *p = (float *)*at;
     *at += lk_cpu_copy_bytes(t);
     return p;
+}
+
+size_t lk_cpu_own_bytes(int64_t count)
+{
+    return (size_t)omp_get_max_threads() * lk_cpu_piece((size_t)count * sizeof(float));
+}
+
+float *lk_cpu_own(void *at, int64_t count)
+{
+    size_t each = lk_cpu_piece((size_t)count * sizeof(float));
+    return (float *)((char *)at + (size_t)omp_get_thread_num() * each);
 }
 
 lk_status lk_cpu_cast(lk_exec *x, const lk_node *n)

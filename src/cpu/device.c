@@ -95,35 +95,42 @@ static lk_status event(lk_device *d, int slot)
     return LK_OK;
 }
 
+static size_t (*const scratch_of[LK_OPS])(const lk_node *) = {
+    [LK_OP_ATTENTION] = lk_cpu_attention_scratch,
+    [LK_OP_ATTENTION_GRAD] = lk_cpu_attention_grad_scratch,
+    [LK_OP_BATCH_APPLY] = lk_cpu_batch_apply_scratch,
+    [LK_OP_BATCH_MOMENTS] = lk_cpu_batch_moments_scratch,
+    [LK_OP_BATCH_NORM] = lk_cpu_batch_norm_scratch,
+    [LK_OP_BATCH_NORM_GRAD] = lk_cpu_batch_norm_grad_scratch,
+    [LK_OP_CHANNEL_CONV] = lk_cpu_channel_conv_scratch,
+    [LK_OP_CHANNEL_CONV_GRAD] = lk_cpu_channel_conv_grad_scratch,
+    [LK_OP_CONV] = lk_cpu_conv_scratch,
+    [LK_OP_CONV_DW] = lk_cpu_conv_dw_scratch,
+    [LK_OP_CONV_DX] = lk_cpu_conv_dx_scratch,
+    [LK_OP_DWCONV] = lk_cpu_dwconv_scratch,
+    [LK_OP_DWCONV_GRAD] = lk_cpu_dwconv_grad_scratch,
+    [LK_OP_EMBED] = lk_cpu_embed_scratch,
+    [LK_OP_GRAD_NORM] = lk_cpu_grad_norm_scratch,
+    [LK_OP_IMAGES] = lk_cpu_images_scratch,
+    [LK_OP_LINEAR] = lk_cpu_linear_scratch,
+    [LK_OP_LINEAR_DW] = lk_cpu_linear_dw_scratch,
+    [LK_OP_LINEAR_DX] = lk_cpu_linear_dx_scratch,
+    [LK_OP_NORM] = lk_cpu_norm_scratch,
+    [LK_OP_NORM_DWCONV] = lk_cpu_norm_dwconv_scratch,
+    [LK_OP_NORM_DWCONV_GRAD] = lk_cpu_norm_dwconv_grad_scratch,
+    [LK_OP_NORM_GRAD] = lk_cpu_norm_grad_scratch,
+    [LK_OP_RESIDUAL_NORM] = lk_cpu_norm_scratch,
+    [LK_OP_ROPE] = lk_cpu_rope_scratch,
+    [LK_OP_SOFT_XENT] = lk_cpu_soft_xent_scratch,
+    [LK_OP_XENT] = lk_cpu_xent_scratch,
+    [LK_OP_XENT_FUSED] = lk_cpu_xent_scratch,
+    [LK_OP_XENT_GRAD] = lk_cpu_xent_scratch,
+};
+
 static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
 {
     (void)d;
-    size_t bytes = 0;
-    switch (n->op) {
-    case LK_OP_LINEAR: bytes = lk_cpu_linear_scratch(n); break;
-    case LK_OP_LINEAR_DX: bytes = lk_cpu_linear_dx_scratch(n); break;
-    case LK_OP_LINEAR_DW: bytes = lk_cpu_linear_dw_scratch(n); break;
-    case LK_OP_CONV: bytes = lk_cpu_conv_scratch(n); break;
-    case LK_OP_CONV_DX: bytes = lk_cpu_conv_dx_scratch(n); break;
-    case LK_OP_CONV_DW: bytes = lk_cpu_conv_dw_scratch(n); break;
-    case LK_OP_DWCONV: bytes = lk_cpu_dwconv_scratch(n); break;
-    case LK_OP_DWCONV_GRAD: bytes = lk_cpu_dwconv_grad_scratch(n); break;
-    case LK_OP_CHANNEL_CONV: bytes = lk_cpu_channel_conv_scratch(n); break;
-    case LK_OP_CHANNEL_CONV_GRAD: bytes = lk_cpu_channel_conv_grad_scratch(n); break;
-    case LK_OP_BATCH_NORM: bytes = lk_cpu_batch_norm_scratch(n); break;
-    case LK_OP_BATCH_NORM_GRAD: bytes = lk_cpu_batch_norm_grad_scratch(n); break;
-    case LK_OP_BATCH_MOMENTS: bytes = lk_cpu_batch_moments_scratch(n); break;
-    case LK_OP_BATCH_APPLY: bytes = lk_cpu_batch_apply_scratch(n); break;
-    case LK_OP_NORM_DWCONV: bytes = lk_cpu_norm_dwconv_scratch(n); break;
-    case LK_OP_NORM_DWCONV_GRAD: bytes = lk_cpu_norm_dwconv_grad_scratch(n); break;
-    case LK_OP_SOFT_XENT: bytes = lk_cpu_soft_xent_scratch(n); break;
-    case LK_OP_NORM_GRAD: bytes = lk_cpu_norm_grad_scratch(n); break;
-    case LK_OP_XENT:
-    case LK_OP_XENT_FUSED: bytes = lk_cpu_xent_scratch(n); break;
-    case LK_OP_GRAD_NORM: bytes = lk_cpu_grad_norm_scratch(n); break;
-    default: break;
-    }
-    *scratch = bytes;
+    *scratch = scratch_of[n->op] ? scratch_of[n->op](n) : 0;
     return LK_OK;
 }
 

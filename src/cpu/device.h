@@ -37,6 +37,12 @@ void lk_cpu_from_f32(const lk_exec *x, const lk_tensor *t, const float *in);
  * of scratch, 64-byte aligned. */
 size_t lk_cpu_copy_bytes(const lk_tensor *t);
 float *lk_cpu_take(char **at, const lk_tensor *t);
+/* Scratch bytes of `count` values for each thread; in a parallel region, those of the calling
+ * thread in scratch from `at` on, 64-byte aligned as `at` is. */
+size_t lk_cpu_own_bytes(int64_t count);
+float *lk_cpu_own(void *at, int64_t count);
+/* Bytes up to the next multiple of 64, where another piece of scratch may begin. */
+static inline size_t lk_cpu_piece(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /* Elements [first, first + count) to read: in place where they are f32, else in buffer [count]. */
 static inline const float *lk_cpu_view(lk_dtype type, const void *p, int64_t first, int64_t count,
@@ -106,6 +112,10 @@ void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor 
 
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
+size_t lk_cpu_attention_scratch(const lk_node *n);
+size_t lk_cpu_attention_grad_scratch(const lk_node *n);
+size_t lk_cpu_embed_scratch(const lk_node *n);
+size_t lk_cpu_images_scratch(const lk_node *n);
 size_t lk_cpu_linear_scratch(const lk_node *n);
 size_t lk_cpu_linear_dx_scratch(const lk_node *n);
 size_t lk_cpu_linear_dw_scratch(const lk_node *n);
@@ -116,7 +126,9 @@ size_t lk_cpu_dwconv_scratch(const lk_node *n);
 size_t lk_cpu_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cpu_channel_conv_scratch(const lk_node *n);
 size_t lk_cpu_channel_conv_grad_scratch(const lk_node *n);
+size_t lk_cpu_norm_scratch(const lk_node *n); /* and RESIDUAL_NORM */
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_rope_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_batch_moments_scratch(const lk_node *n);
@@ -124,7 +136,7 @@ size_t lk_cpu_batch_apply_scratch(const lk_node *n);
 size_t lk_cpu_norm_dwconv_scratch(const lk_node *n);
 size_t lk_cpu_norm_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cpu_soft_xent_scratch(const lk_node *n);
-size_t lk_cpu_xent_scratch(const lk_node *n);
+size_t lk_cpu_xent_scratch(const lk_node *n); /* and its gradient, alone or fused */
 size_t lk_cpu_grad_norm_scratch(const lk_node *n);
 
 static inline void *lk_cpu_scratch(const lk_exec *x) { return x->base[LK_REGION_SCRATCH]; }

@@ -1,22 +1,24 @@
 /* embed: table rows plus positions; its gradient adds rows in the order of the tokens. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
 enum { COLS = 32 }; /* columns of the gradient that one thread sums */
 
-/* Sine and cosine rows t = 0 .. time-1 are the same for every sample: made once per call. */
-static float *sinusoids(int64_t time, int64_t c)
+/* The sine and cosine rows of the positions, the same for every sample: made once per call. */
+size_t lk_cpu_embed_scratch(const lk_node *n)
 {
-    float *p = malloc((size_t)(time * c) * sizeof *p);
-    if (!p) return NULL;
+    const lk_tensor *out = n->out[0];
+    bool waves = n->attr.embed.position == LK_POSITION_SINUSOIDAL;
+    return waves ? (size_t)(out->dim[1] * lk_cols(out)) * sizeof(float) : 0;
+}
+
+static void sinusoids(int64_t time, int64_t c, float *p)
+{
 #pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < time; t++)
         for (int64_t j = 0; j < c; j++) {
             double angle = (double)t * pow(10000.0, -(double)(j / 2 * 2) / (double)c);
             p[t * c + j] = (float)(j % 2 ? cos(angle) : sin(angle));
         }
-    return p;
 }
 
 lk_status lk_cpu_embed(lk_exec *x, const lk_node *n)
@@ -28,9 +30,8 @@ lk_status lk_cpu_embed(lk_exec *x, const lk_node *n)
     int64_t time = out->dim[1], c = lk_cols(out), count = lk_rows(out);
     lk_embed_position kind = n->attr.embed.position;
     float scale = lk_embed_scale(kind, c);
-    float *waves = kind == LK_POSITION_SINUSOIDAL ? sinusoids(time, c) : NULL;
-    if (kind == LK_POSITION_SINUSOIDAL && !waves)
-        return lk_fail(LK_E_SYSTEM, "%s: out of memory", n->scope);
+    float *waves = kind == LK_POSITION_SINUSOIDAL ? lk_cpu_scratch(x) : NULL;
+    if (waves) sinusoids(time, c, waves);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < count; i++)
         for (int64_t j = 0; j < c; j += LK_CPU_BLOCK) {
@@ -43,7 +44,6 @@ lk_status lk_cpu_embed(lk_exec *x, const lk_node *n)
                 for (int64_t k = 0; k < m; k++) a[k] = a[k] * scale + b[k];
             lk_cpu_store(out->dtype, y, i * c + j, m, a);
         }
-    free(waves);
     return LK_OK;
 }
 

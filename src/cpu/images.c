@@ -1,8 +1,6 @@
 /* images: augmented and mixed images, targets and labels of this leaf's samples. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
 typedef struct source {
     const lk_node *node;
     const uint8_t *data;   /* [rows, height, width, channels] */
@@ -96,6 +94,18 @@ static void mix_targets(int64_t classes, float smoothing, float lambda, int labe
     if (label2 < classes) targets[label2] += (1.0f - smoothing) * (1.0f - lambda);
 }
 
+/* Of a thread: the points along a row, a stored row, an image. */
+static int64_t floats(const lk_tensor *data, const lk_tensor *out)
+{
+    int64_t points = out->dim[2] * (int64_t)(sizeof(point) / sizeof(float));
+    return points + data->dim[2] * data->dim[3] + out->dim[1] * out->dim[2] * data->dim[3];
+}
+
+size_t lk_cpu_images_scratch(const lk_node *n)
+{
+    return lk_cpu_own_bytes(floats(n->in[0], n->out[0]));
+}
+
 lk_status lk_cpu_images(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *data = n->in[0], *out = n->out[0];
@@ -108,20 +118,13 @@ lk_status lk_cpu_images(lk_exec *x, const lk_node *n)
     float *targets = lk_data(x, n->out[1]);
     int32_t *labels = lk_data(x, n->out[2]);
     void *to = lk_data(x, out);
-    bool failed = false;
+    int64_t room = floats(data, out);
 #pragma omp parallel if (s.batch * image > LK_CPU_SMALL)
     {
-        point *points = malloc((size_t)s.columns * sizeof *points);
-        float *line = malloc((size_t)(s.width * s.channels) * sizeof *line);
-        float *buffer = malloc((size_t)image * sizeof *buffer);
-        bool ready = points && line && buffer;
-        if (!ready) {
-#pragma omp atomic write
-            failed = true;
-        }
+        point *points = (point *)lk_cpu_own(lk_cpu_scratch(x), room);
+        float *line = (float *)(points + s.columns), *buffer = line + s.width * s.channels;
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < s.batch; b++) {
-            if (!ready) continue;
             int64_t sample[2] = {b, s.batch - 1 - b}, row[2];
             float *v = lk_cpu_place(out->dtype, to, b * image, buffer), lambda = 1;
             for (int i = 0; i < (lambda < 1 ? 2 : 1); i++) {
@@ -137,9 +140,6 @@ lk_status lk_cpu_images(lk_exec *x, const lk_node *n)
                         lambda < 1 ? s.label[row[1]] : labels[b], targets + b * classes);
             lk_cpu_settle(out->dtype, to, b * image, image, v);
         }
-        free(points);
-        free(line);
-        free(buffer);
     }
-    return failed ? lk_fail(LK_E_SYSTEM, "%s: out of memory for an image", n->scope) : LK_OK;
+    return LK_OK;
 }

@@ -1,12 +1,7 @@
 /* norm and its gradient: statistics per row, weight gradients as column sums in chunks of rows. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
-static lk_status no_memory(const lk_node *n)
-{
-    return lk_fail(LK_E_SYSTEM, "%s: out of memory for a row", n->scope);
-}
+size_t lk_cpu_norm_scratch(const lk_node *n) { return lk_cpu_own_bytes(lk_cols(n->in[0])); }
 
 lk_status lk_cpu_norm(lk_exec *x, const lk_node *n)
 {
@@ -16,17 +11,11 @@ lk_status lk_cpu_norm(lk_exec *x, const lk_node *n)
     void *to = lk_data(x, n->out[0]);
     float *mean = lk_data(x, n->out[1]), *rstd = lk_data(x, n->out[2]);
     int64_t rows = lk_rows(in), c = lk_cols(in);
-    bool failed = false;
 #pragma omp parallel
     {
-        float *row = malloc((size_t)c * sizeof *row);
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(lk_cpu_scratch(x), c);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
-            if (!row) continue;
             lk_cpu_load(in->dtype, from, i * c, c, row);
             if (mean) {
                 float m = lk_cpu_sum(row, c) / (float)c;
@@ -38,15 +27,20 @@ lk_status lk_cpu_norm(lk_exec *x, const lk_node *n)
             for (int64_t j = 0; j < c; j++) row[j] = row[j] * r * w[j] + (b ? b[j] : 0.0f);
             lk_cpu_store(in->dtype, to, i * c, c, row);
         }
-        free(row);
     }
-    return failed ? no_memory(n) : LK_OK;
+    return LK_OK;
+}
+
+/* dw and db of each chunk of rows. */
+static size_t chunk_bytes(int64_t rows, int64_t c)
+{
+    return lk_cpu_piece(2 * (size_t)(lk_cpu_column_chunks(rows) * c) * sizeof(float));
 }
 
 size_t lk_cpu_norm_grad_scratch(const lk_node *n)
 {
-    const lk_tensor *in = n->in[0];
-    return 2 * (size_t)(lk_cpu_column_chunks(lk_rows(in)) * lk_cols(in)) * sizeof(float);
+    int64_t c = lk_cols(n->in[0]);
+    return chunk_bytes(lk_rows(n->in[0]), c) + lk_cpu_own_bytes(2 * c);
 }
 
 /* Row i: xh [c] = normalised x, dy [c] in; dx [c] to xh; dw, db [c] += */
@@ -74,17 +68,12 @@ lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
     int64_t rows = lk_rows(in), c = lk_cols(in);
     int64_t chunks = lk_cpu_column_chunks(rows), each = (rows + chunks - 1) / chunks;
     float *dw = lk_cpu_scratch(x), *db = dw + chunks * c;
-    bool failed = false;
+    char *rest = (char *)dw + chunk_bytes(rows, c);
 #pragma omp parallel
     {
-        float *row = malloc(2 * (size_t)c * sizeof *row), *dy = row ? row + c : NULL;
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(rest, 2 * c), *dy = row + c;
 #pragma omp for schedule(static)
         for (int64_t k = 0; k < chunks; k++) {
-            if (!row) continue;
             memset(dw + k * c, 0, (size_t)c * sizeof *dw);
             memset(db + k * c, 0, (size_t)c * sizeof *db);
             for (int64_t i = k * each; i < (k + 1) * each && i < rows; i++) {
@@ -100,9 +89,7 @@ lk_status lk_cpu_norm_grad(lk_exec *x, const lk_node *n)
                 lk_cpu_store(in->dtype, dx, i * c, c, row);
             }
         }
-        free(row);
     }
-    if (failed) return no_memory(n);
     lk_cpu_sum_chunks(dw, chunks, c, n->accumulate & 2, lk_data(x, n->out[1]));
     if (n->out[2]) lk_cpu_sum_chunks(db, chunks, c, n->accumulate & 4, lk_data(x, n->out[2]));
     return LK_OK;

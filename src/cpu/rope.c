@@ -1,7 +1,16 @@
 /* rope: rotate the q and k heads of packed qkv. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
+/* The cosines and sines of each position. */
+static size_t turn_bytes(const lk_node *n)
+{
+    return lk_cpu_piece((size_t)(n->in[0]->dim[1] * n->attr.rope.head_dim) * sizeof(float));
+}
+
+size_t lk_cpu_rope_scratch(const lk_node *n)
+{
+    return turn_bytes(n) + lk_cpu_own_bytes(lk_cols(n->in[0]));
+}
 
 lk_status lk_cpu_rope(lk_exec *x, const lk_node *n)
 {
@@ -11,9 +20,8 @@ lk_status lk_cpu_rope(lk_exec *x, const lk_node *n)
     int64_t time = t->dim[1], width = lk_cols(t), rows = lk_rows(t);
     int dim = n->attr.rope.head_dim, half = dim / 2;
     int rotated = n->attr.rope.heads + n->attr.rope.kv_heads;
-    float *turn = malloc((size_t)(time * dim) * sizeof *turn); /* [time, half] cos, then sin */
-    bool failed = !turn;
-    if (failed) return lk_fail(LK_E_SYSTEM, "%s: out of memory", n->scope);
+    float *turn = lk_cpu_scratch(x); /* [time, half] cos, then sin */
+    char *rest = (char *)turn + turn_bytes(n);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < time; p++)
         for (int i = 0; i < half; i++) {
@@ -23,14 +31,9 @@ lk_status lk_cpu_rope(lk_exec *x, const lk_node *n)
         }
 #pragma omp parallel
     {
-        float *row = malloc((size_t)width * sizeof *row);
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(rest, width);
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
-            if (!row) continue;
             const float *c = turn + r % time * dim, *s = c + half;
             lk_cpu_load(t->dtype, from, r * width, width, row);
             for (int h = 0; h < rotated; h++) {
@@ -43,8 +46,6 @@ lk_status lk_cpu_rope(lk_exec *x, const lk_node *n)
             }
             lk_cpu_store(t->dtype, to, r * width, width, row);
         }
-        free(row);
     }
-    free(turn);
-    return failed ? lk_fail(LK_E_SYSTEM, "%s: out of memory", n->scope) : LK_OK;
+    return LK_OK;
 }

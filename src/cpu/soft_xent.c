@@ -1,17 +1,15 @@
 /* soft_xent: softmax cross-entropy of rows of logits with distributions, and its gradient. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
-/* The loss of each row. */
-size_t lk_cpu_soft_xent_scratch(const lk_node *n)
+/* The loss of each row, and whether the label is its most likely class. */
+static size_t row_bytes(int64_t rows)
 {
-    return (size_t)lk_rows(n->in[0]) * sizeof(double) + (size_t)lk_rows(n->in[0]);
+    return lk_cpu_piece((size_t)rows * (sizeof(double) + sizeof(uint8_t)));
 }
 
-static lk_status no_memory(const lk_node *n)
+size_t lk_cpu_soft_xent_scratch(const lk_node *n)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: out of memory for a row of logits", n->scope);
+    return row_bytes(lk_rows(n->in[0])) + lk_cpu_own_bytes(lk_cols(n->in[0]));
 }
 
 static double product(const float *x, const float *y, int64_t n)
@@ -44,17 +42,12 @@ lk_status lk_cpu_soft_xent(lk_exec *x, const lk_node *n)
     int64_t rows = lk_rows(logits), k = lk_cols(logits), right = 0;
     double *each = lk_cpu_scratch(x), sum = 0;
     uint8_t *hit = (uint8_t *)(each + rows);
-    bool failed = false;
+    char *rest = (char *)each + row_bytes(rows);
 #pragma omp parallel if (rows * k > LK_CPU_SMALL)
     {
-        float *row = malloc((size_t)k * sizeof *row);
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(rest, k);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
-            if (!row) continue;
             lk_cpu_load(logits->dtype, from, i * k, k, row);
             double likely = product(row, target + i * k, k);
             float most = lk_cpu_max(row, k);
@@ -63,9 +56,7 @@ lk_status lk_cpu_soft_xent(lk_exec *x, const lk_node *n)
             lse[i] = most + logf(lk_cpu_sum(row, k));
             each[i] = (double)lse[i] - likely;
         }
-        free(row);
     }
-    if (failed) return no_memory(n);
     for (int64_t i = 0; i < rows; i++) {
         sum += each[i];
         right += hit[i];

@@ -1,17 +1,15 @@
 /* xent: softmax cross-entropy of rows of logits, and its gradient. */
 #include "cpu/device.h"
 
-#include <stdlib.h>
-
 /* The loss of each row; behind it, for XENT_FUSED, its lse. */
-size_t lk_cpu_xent_scratch(const lk_node *n)
+static size_t row_bytes(int64_t rows)
 {
-    return (size_t)lk_rows(n->in[0]) * (sizeof(double) + sizeof(float));
+    return lk_cpu_piece((size_t)rows * (sizeof(double) + sizeof(float)));
 }
 
-static lk_status no_memory(const lk_node *n)
+size_t lk_cpu_xent_scratch(const lk_node *n)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: out of memory for a row of logits", n->scope);
+    return row_bytes(lk_rows(n->in[0])) + lk_cpu_own_bytes(lk_cols(n->in[0]));
 }
 
 lk_status lk_cpu_xent(lk_exec *x, const lk_node *n)
@@ -22,26 +20,19 @@ lk_status lk_cpu_xent(lk_exec *x, const lk_node *n)
     float *loss = lk_data(x, n->out[0]), *lse = lk_data(x, n->out[1]);
     int64_t rows = lk_rows(logits), v = lk_cols(logits), classes = n->attr.xent.classes;
     double *each = lk_cpu_scratch(x), sum = 0;
-    bool failed = false;
+    char *rest = (char *)each + row_bytes(rows);
 #pragma omp parallel
     {
-        float *row = malloc((size_t)classes * sizeof *row);
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(rest, classes);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
-            if (!row) continue;
             lk_cpu_load(logits->dtype, from, i * v, classes, row);
             float hit = row[target[i]], most = lk_cpu_max(row, classes);
             for (int64_t j = 0; j < classes; j++) row[j] = lk_cpu_exp(row[j] - most);
             lse[i] = most + logf(lk_cpu_sum(row, classes));
             each[i] = (double)lse[i] - (double)hit;
         }
-        free(row);
     }
-    if (failed) return no_memory(n);
     for (int64_t i = 0; i < rows; i++) sum += each[i];
     loss[0] = (float)(sum / (double)rows);
     return LK_OK;
@@ -56,26 +47,20 @@ lk_status lk_cpu_xent_grad(lk_exec *x, const lk_node *n)
     void *to = lk_data(x, n->out[0]);
     int64_t rows = lk_rows(logits), v = lk_cols(logits), classes = n->attr.xent.classes;
     float scale = dloss[0] / (float)rows;
-    bool failed = false;
+    char *rest = (char *)lk_cpu_scratch(x) + row_bytes(rows);
 #pragma omp parallel
     {
-        float *row = malloc((size_t)v * sizeof *row);
-        if (!row) {
-#pragma omp atomic write
-            failed = true;
-        }
+        float *row = lk_cpu_own(rest, v);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
-            if (!row) continue;
             lk_cpu_load(logits->dtype, from, i * v, v, row);
             for (int64_t j = 0; j < classes; j++) row[j] = scale * lk_cpu_exp(row[j] - lse[i]);
             for (int64_t j = classes; j < v; j++) row[j] = 0.0f;
             row[target[i]] -= scale;
             lk_cpu_store(logits->dtype, to, i * v, v, row);
         }
-        free(row);
     }
-    return failed ? no_memory(n) : LK_OK;
+    return LK_OK;
 }
 
 lk_status lk_cpu_xent_fused(lk_exec *x, const lk_node *n)

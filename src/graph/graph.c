@@ -147,6 +147,13 @@ lk_tensor *lk_tensor_like(lk_graph *g, const lk_tensor *t)
     return lk_tensor_new(g, t->dtype, LK_REGION_ARENA, t->dims, t->dim);
 }
 
+lk_tensor *lk_tensor_f32(lk_graph *g, int dims, const int64_t *dim)
+{
+    lk_tensor *t = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, dims, dim);
+    if (t) t->fixed_type = true;
+    return t;
+}
+
 lk_tensor *lk_input(lk_graph *g, const char *name, lk_dtype dtype, int dims, const int64_t *dim)
 {
     lk_tensor *t = lk_tensor_new(g, dtype, LK_REGION_INPUT, dims, dim);

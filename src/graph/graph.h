@@ -273,6 +273,8 @@ lk_tensor *lk_loss_scale(lk_graph *g);
 lk_tensor *lk_tensor_new(lk_graph *g, lk_dtype dtype, lk_region region, int dims,
                          const int64_t *dim);
 lk_tensor *lk_tensor_like(lk_graph *g, const lk_tensor *t);
+/* In the arena, f32 whatever the rest is computed in: statistics, losses. */
+lk_tensor *lk_tensor_f32(lk_graph *g, int dims, const int64_t *dim);
 lk_tensor *lk_root(lk_tensor *t); /* the tensor whose bytes t shares */
 bool lk_is_float(lk_dtype dtype);
 void *lk_graph_alloc(lk_graph *g, size_t bytes); /* zeroed, owned by g; NULL: sticky error */

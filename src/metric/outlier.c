@@ -68,9 +68,9 @@ lk_outlier_verdict lk_outlier_next(lk_outlier *o, double x, double threshold, do
 {
     lk_outlier_verdict v = {NAN, NAN, false};
     if (!isfinite(x)) return v;
-    if (o->count == o->window) {
-        int half = o->window / 2;
-        v.median = o->window % 2 ? o->sorted[half] : 0.5 * (o->sorted[half - 1] + o->sorted[half]);
+    if (o->count == o->window || o->count >= LK_OUTLIER_FEW) {
+        int half = o->count / 2;
+        v.median = o->count % 2 ? o->sorted[half] : 0.5 * (o->sorted[half - 1] + o->sorted[half]);
         v.score = (x - v.median) / fmax(1.4826 * deviation(o, v.median), least);
         v.begins = v.score > threshold && !o->high;
         o->high = v.score > threshold;

@@ -14,6 +14,8 @@
 
 #include <stdbool.h>
 
+enum { LK_OUTLIER_FEW = 32 };
+
 typedef struct lk_outlier {
     int window, count, next;
     double *recent, *sorted; /* the last `count` values: by time (a ring), by size */
@@ -23,7 +25,7 @@ typedef struct lk_outlier {
 lk_status lk_outlier_open(lk_outlier *o, int window); /* values; at least 8 */
 void lk_outlier_close(lk_outlier *o);                 /* takes a zeroed struct too */
 typedef struct lk_outlier_verdict {
-    double score, median; /* NAN before the window is full */
+    double score, median; /* NAN before LK_OUTLIER_FEW values, or a whole window, were taken in */
     bool begins; /* score above the threshold, and the value before it was not: report it */
 } lk_outlier_verdict;
 /* Judge x against the window, then take it in. Values that are not finite are left out. */

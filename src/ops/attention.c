@@ -63,10 +63,8 @@ lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bo
     if (!y) return NULL;
     y->dim[2] = (int64_t)heads * dim;
     lk_node_output(g, n, y);
-    lk_tensor *lse = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 3,
-                                   (int64_t[]){qkv->dim[0], heads, qkv->dim[1]});
-    if (lse) lse->fixed_type = true;
-    lk_node_output(g, n, lse);
+    int64_t lse[] = {qkv->dim[0], heads, qkv->dim[1]};
+    lk_node_output(g, n, lk_tensor_f32(g, 3, lse));
     return y;
 }
 

@@ -19,14 +19,6 @@ static void gradient(lk_graph *g, lk_node *n)
     lk_contribute(g, x, dx);
 }
 
-static lk_tensor *channel_values(lk_graph *g, const lk_tensor *x)
-{
-    int64_t channels = lk_cols(x);
-    lk_tensor *t = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 1, &channels);
-    if (t) t->fixed_type = true;
-    return t;
-}
-
 static bool fits(lk_graph *g, const lk_tensor *x, const lk_tensor *const channel[4])
 {
     static const char *const name[4] = {"weight", "bias", "running mean", "running variance"};
@@ -63,8 +55,9 @@ lk_tensor *lk_batch_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b,
     n->attr.batch_norm.activation = act;
     lk_tensor *y = lk_node_output(g, n, lk_tensor_like(g, x));
     if (g->training) {
-        lk_node_output(g, n, channel_values(g, x));
-        lk_node_output(g, n, channel_values(g, x));
+        int64_t channels = lk_cols(x);
+        lk_node_output(g, n, lk_tensor_f32(g, 1, &channels));
+        lk_node_output(g, n, lk_tensor_f32(g, 1, &channels));
         lk_statistic_output(g, n, running_mean);
         lk_statistic_output(g, n, running_var);
     }

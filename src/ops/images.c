@@ -55,10 +55,9 @@ lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_t
     int64_t image[4] = {s->batch, s->height, s->width, data->dim[3]};
     int64_t share[2] = {s->batch, s->classes};
     lk_tensor *out = lk_node_output(g, n, lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 4, image));
-    lk_tensor *t = lk_node_output(g, n, lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 2, share));
+    lk_tensor *t = lk_node_output(g, n, lk_tensor_f32(g, 2, share));
     lk_tensor *l = lk_node_output(g, n, lk_tensor_new(g, LK_I32, LK_REGION_ARENA, 1, share));
     if (g->status != LK_OK) return g->status;
-    t->fixed_type = true;
     *x = out;
     *targets = t;
     *classes = l;

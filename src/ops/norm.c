@@ -15,14 +15,6 @@ static void gradient(lk_graph *g, lk_node *n)
     lk_contribute(g, x, dx);
 }
 
-static lk_tensor *statistic(lk_graph *g, const lk_tensor *x)
-{
-    int64_t rows = lk_rows(x);
-    lk_tensor *t = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 1, &rows);
-    if (t) t->fixed_type = true;
-    return t;
-}
-
 lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_norm_kind kind,
                    float eps)
 {
@@ -38,8 +30,9 @@ lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_nor
     n->attr.norm.kind = kind;
     n->attr.norm.eps = eps;
     lk_tensor *y = lk_node_output(g, n, lk_tensor_like(g, x));
-    lk_node_output(g, n, kind == LK_LAYERNORM ? statistic(g, x) : NULL);
-    lk_node_output(g, n, statistic(g, x));
+    int64_t rows = lk_rows(x);
+    lk_node_output(g, n, kind == LK_LAYERNORM ? lk_tensor_f32(g, 1, &rows) : NULL);
+    lk_node_output(g, n, lk_tensor_f32(g, 1, &rows));
     return y;
 }
 

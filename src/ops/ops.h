@@ -151,6 +151,7 @@ typedef struct lk_rule {
     void (*cost)(const lk_node *n, double *flops, double *bytes);
     int in_place;  /* input whose bytes output 0 may take when it dies here; -1: none */
     uint32_t float_inputs; /* bit i: input i stays f32 under autocast (norm weights) */
+    uint32_t writes;       /* bit i: input i is written where it lies, an output too */
 } lk_rule;
 
 #define LK_OP(upper, lower, policy) extern const lk_rule lk_rule_##lower;

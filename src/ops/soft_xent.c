@@ -10,13 +10,6 @@ static void gradient(lk_graph *g, lk_node *n)
     lk_contribute(g, logits, lk_node_output(g, d, lk_tensor_like(g, logits)));
 }
 
-static lk_tensor *figures(lk_graph *g, int64_t count)
-{
-    lk_tensor *t = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 1, &count);
-    if (t) t->fixed_type = true;
-    return t;
-}
-
 lk_tensor *lk_soft_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets,
                                  lk_tensor *labels, lk_tensor **hits)
 {
@@ -31,9 +24,10 @@ lk_tensor *lk_soft_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targ
     }
     lk_node *n = lk_node_new(g, LK_OP_SOFT_XENT, 3, (lk_tensor *[]){logits, targets, labels});
     if (!n) return NULL;
-    lk_tensor *loss = lk_node_output(g, n, figures(g, 1));
-    lk_node_output(g, n, figures(g, lk_rows(logits)));
-    lk_tensor *share = lk_node_output(g, n, figures(g, 1));
+    int64_t one = 1, rows = lk_rows(logits);
+    lk_tensor *loss = lk_node_output(g, n, lk_tensor_f32(g, 1, &one));
+    lk_node_output(g, n, lk_tensor_f32(g, 1, &rows));
+    lk_tensor *share = lk_node_output(g, n, lk_tensor_f32(g, 1, &one));
     if (hits) *hits = share;
     return loss;
 }

@@ -13,7 +13,7 @@
 typedef struct lk_step_state {
     uint64_t step;        /* steps done: position of schedule, data order and dropout keys */
     uint64_t updates;     /* optimizer updates applied (Adam's t) */
-    uint64_t skipped;     /* steps skipped for non-finite gradients */
+    uint64_t skipped;     /* steps whose loss or gradient was not finite */
     float loss_scale;     /* the loss gradient is seeded with this; 1 without scaling */
     uint32_t good_steps;  /* finite steps since the last change of loss_scale */
     float loss;           /* mean loss over the global batch of the last step */
@@ -22,8 +22,8 @@ typedef struct lk_step_state {
     float grad_factor;    /* gradients are multiplied by this: 1/(scale*leaves) and clipping */
     float correction1;    /* 1/(1-beta1^t) */
     float correction2;    /* 1/(1-beta2^t) */
-    uint32_t finite;      /* 0: the last step's gradient was not finite; update skipped */
-    uint32_t spare;
+    uint32_t finite;      /* 0: the last step's loss or gradient was not; update skipped */
+    uint32_t skipped_in_row; /* steps up to the last one */
 } lk_step_state;
 
 /* Hyperparameters of the optimizer nodes; constants of a run. */
@@ -61,7 +61,7 @@ LK_HD void lk_step_decide(lk_step_state *s, const lk_optimizer *o, double square
     double norm = sqrt(square_sum) * unscale;
     s->loss = loss_sum / (float)o->leaves;
     s->grad_norm = (float)norm;
-    s->finite = isfinite(square_sum) ? 1u : 0u;
+    s->finite = isfinite(square_sum) && isfinite(loss_sum) ? 1u : 0u;
     s->lr = lk_learning_rate(o, s->step);
     s->grad_factor = (float)(o->clip > 0 && norm > o->clip ? unscale * o->clip / norm : unscale);
     s->correction1 = (float)(1.0 / (1.0 - pow((double)o->beta1, (double)(s->updates + 1))));
@@ -104,6 +104,7 @@ LK_HD float lk_ema(const lk_step_state *s, const lk_optimizer *o, float average,
 LK_HD void lk_step_advance(lk_step_state *s, const lk_optimizer *o)
 {
     s->step++;
+    s->skipped_in_row = s->finite ? 0 : s->skipped_in_row + 1;
     if (s->finite) {
         s->updates++;
         if (o->scaling && ++s->good_steps >= o->growth_interval) {

@@ -26,12 +26,8 @@ lk_tensor *lk_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets, 
     if (!n) return NULL;
     n->attr.xent.classes = classes;
     int64_t one = 1, rows = lk_rows(logits);
-    lk_tensor *loss = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 1, &one);
-    lk_tensor *lse = lk_tensor_new(g, LK_F32, LK_REGION_ARENA, 1, &rows);
-    if (!loss || !lse) return NULL;
-    loss->fixed_type = lse->fixed_type = true;
-    lk_node_output(g, n, loss);
-    lk_node_output(g, n, lse);
+    lk_tensor *loss = lk_node_output(g, n, lk_tensor_f32(g, 1, &one));
+    lk_node_output(g, n, lk_tensor_f32(g, 1, &rows));
     return loss;
 }
 

@@ -72,9 +72,9 @@ static lk_status node_ended(lk_observer *o, const lk_exec *x, const lk_node *n)
     lk_anomaly_search *s = (lk_anomaly_search *)o;
     if (!n) return LK_OK; /* the sum is read by a LAST or STEP node, which is looked at */
     for (int i = 0; i < n->outputs; i++) LK_TRY(look(s, x, n, n->out[i]));
-    if (n->section == LK_LAST || n->op == LK_OP_GRAD_NORM) return look(s, x, n, n->in[0]);
-    for (int i = 1; i < n->inputs && n->op == LK_OP_ADAMW; i++) LK_TRY(look(s, x, n, n->in[i]));
-    return LK_OK;
+    for (int i = 0; i < n->inputs; i++)
+        if (lk_op_rule(n->op)->writes >> i & 1) LK_TRY(look(s, x, n, n->in[i]));
+    return n->op == LK_OP_GRAD_NORM ? look(s, x, n, n->in[0]) : LK_OK; /* the sum over leaves */
 }
 
 static lk_status run_begins(lk_observer *o)

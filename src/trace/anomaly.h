@@ -8,10 +8,12 @@
 /* The first tensor of a step that holds a value which is not finite. */
 typedef struct lk_anomaly {
     const lk_node *node; /* after it ran; NULL never */
-    const lk_exec *exec; /* where its tensors lie now: inputs are as the node read them */
+    /* Where its tensors lie now. Inputs are as the node read them, but for those that it writes
+     * where they lie (`writes` of lk_rule): they are outputs. */
+    const lk_exec *exec;
     uint64_t step;       /* number of the step in the run's log */
     int leaf;            /* among all; -1: the node belongs to none */
-    const lk_tensor *tensor; /* an output of the node; of LK_LAST and LK_STEP nodes an input */
+    const lk_tensor *tensor; /* an output of the node; the gradient that the norm is taken of */
     lk_range range;          /* of it */
     lk_range in[LK_MAX_INPUTS]; /* of its float inputs; low > high and bad -1: not measured */
     float loss_scale;

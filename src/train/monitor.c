@@ -1,4 +1,4 @@
-/* The clocks around the steps of a run, and what stands out. */
+/* The clocks around the steps of a run. */
 #include "train/monitor_state.h"
 
 #include "base/clock.h"
@@ -9,16 +9,11 @@
 #include <string.h>
 #include <sys/resource.h>
 
-enum { FEW = 3 };        /* steps between gatherings from which nothing is concluded */
 #define EXPORT_EVERY 5.0 /* seconds */
-#define SLOW 1.5         /* a rank is slow that works so many times as long as the others do */
-#define SLOW_LEAST 1e-3  /* and so many seconds a step longer */
-#define LEAST_LOSS 1e-3  /* share of a loss that is no deviation */
-#define LEAST_NORM 0.01  /* of the logarithm of a norm */
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static lk_status path_in(const lk_monitor *m, const char *name, char **path)
+lk_status lk_monitor_path(const lk_monitor *m, const char *name, char **path)
 {
     if (asprintf(path, "%s/%s", m->o.run->directory, name) >= 0) return LK_OK;
     *path = NULL;
@@ -29,7 +24,7 @@ static lk_status path_in(const lk_monitor *m, const char *name, char **path)
 static lk_status open_run_log(lk_monitor *m)
 {
     char *path;
-    LK_TRY(path_in(m, "run.jsonl", &path));
+    LK_TRY(lk_monitor_path(m, "run.jsonl", &path));
     FILE *old = m->o.run->log.run_log ? NULL : fopen(path, "r");
     lk_status status = LK_OK;
     if (m->o.run->log.run_log || old) status = lk_run_log_open(path, m->o.start, &m->log);
@@ -46,63 +41,33 @@ static lk_status open_tensorboard(lk_monitor *m)
 {
     char *path;
     if (!m->o.run->log.tensorboard) return LK_OK;
-    LK_TRY(path_in(m, "tensorboard", &path));
+    LK_TRY(lk_monitor_path(m, "tensorboard", &path));
     lk_status status = lk_tensorboard_open(path, m->o.start + 1, &m->tensorboard);
     free(path);
     return status;
+}
+
+static lk_status open_drift(lk_monitor *m)
+{
+    char run[480] = "";
+    lk_drift_part part = {"validation", m->o.drift};
+    if (!m->o.drift || m->o.drift->features == 0) return LK_OK;
+    lk_prometheus_label(run, sizeof run, "run", m->o.run->directory);
+    return lk_drift_prometheus_create(&part, 1, run, &m->drift);
 }
 
 static lk_status open_prometheus(lk_monitor *m)
 {
     const char *where = m->o.run->log.prometheus;
     if (strcmp(where, "false") == 0) return LK_OK;
-    if (strcmp(where, "true") == 0) LK_TRY(path_in(m, "metrics.prom", &m->prometheus));
+    if (strcmp(where, "true") == 0) LK_TRY(lk_monitor_path(m, "metrics.prom", &m->prometheus));
     else m->prometheus = strdup(where);
     if (!m->prometheus) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(open_drift(m));
     lk_status status = lk_monitor_export(m);
     return status == LK_OK ? LK_OK
                            : lk_fail_prefix(LK_E_INPUT, "'log.prometheus': expected a file that "
                                                         "can be written, or true or false");
-}
-
-static double threshold(const lk_monitor *m) { return m->o.run->log.outlier; }
-
-static bool judged(const lk_monitor *m, uint64_t step)
-{
-    return threshold(m) > 0 && step > (uint64_t)m->o.run->optimizer.warmup;
-}
-
-static lk_outlier_verdict judge_loss(lk_monitor *m, double loss)
-{
-    return lk_outlier_next(&m->loss, loss, threshold(m), LEAST_LOSS * fabs(loss));
-}
-
-/* Norms differ by factors: their logarithms are judged. */
-static lk_outlier_verdict judge_norm(lk_monitor *m, double norm)
-{
-    return lk_outlier_next(&m->norm, norm > 0 ? log(norm) : NAN, threshold(m), LEAST_NORM);
-}
-
-/* What earlier starts have seen, without a word about it. */
-static lk_status replay(lk_monitor *m)
-{
-    char *path, line[512];
-    if (m->o.start == 0) return LK_OK;
-    LK_TRY(path_in(m, "loss.log", &path));
-    FILE *f = fopen(path, "r");
-    lk_status status =
-        f ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot read the loss log: %s", path, strerror(errno));
-    while (f && fgets(line, sizeof line, f)) {
-        unsigned long long step;
-        double loss, lr, scale, norm;
-        if (sscanf(line, "%llu %lf %lf %lf %lf", &step, &loss, &lr, &scale, &norm) != 5) break;
-        if (!judged(m, step)) continue;
-        judge_loss(m, loss);
-        judge_norm(m, norm);
-    }
-    if (f) fclose(f);
-    free(path);
-    return status;
 }
 
 static lk_status allocate(lk_monitor *m)
@@ -117,19 +82,26 @@ static lk_status allocate(lk_monitor *m)
     return lk_outlier_open(&m->norm, (int)m->o.run->log.outlier_window);
 }
 
-static void read_memory(lk_monitor *m)
+/* Largest resident size of this process so far, bytes. */
+static double resident_peak(void)
 {
     struct rusage u;
-    if (getrusage(RUSAGE_SELF, &u) == 0) m->host_peak = 1024.0 * (double)u.ru_maxrss;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? 1024.0 * (double)u.ru_maxrss : 0;
+}
+
+void lk_monitor_read_memory(lk_monitor *m)
+{
+    double peak = resident_peak();
+    if (!m->tracing && peak > m->trace_peak) m->host_peak = peak;
 }
 
 static lk_status set_up(lk_monitor *m)
 {
     LK_TRY(allocate(m));
     if (!m->writes) return LK_OK;
-    read_memory(m);
+    lk_monitor_read_memory(m);
     m->last.step = m->o.start;
-    LK_TRY(replay(m));
+    LK_TRY(lk_monitor_replay(m));
     LK_TRY(open_run_log(m));
     LK_TRY(open_tensorboard(m));
     LK_TRY(open_prometheus(m));
@@ -144,6 +116,7 @@ static void destroy(lk_monitor *m)
     lk_outlier_close(&m->loss);
     lk_outlier_close(&m->norm);
     free(m->prometheus);
+    lk_drift_prometheus_clear(&m->drift);
     free(m->gathered);
     free(m->host);
     free(m->slow);
@@ -159,6 +132,7 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
     m->at_once = !o->device->backend->capture_begin;
     m->opened = m->flushed = m->exported = lk_clock_seconds();
     m->best = INFINITY;
+    m->prepares = true; /* the first step */
     for (int i = 0; i < LK_MONITOR_SUSPECTS; i++) m->suspect[i] = -1;
     lk_status status = set_up(m);
     if (status != LK_OK) {
@@ -173,7 +147,10 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
 
 void lk_monitor_begin(lk_monitor *m, uint64_t step)
 {
-    m->flight[step % LK_MONITOR_FLIGHT].begun = lk_clock_seconds();
+    int i = (int)(step % LK_MONITOR_FLIGHT);
+    m->flight[i].begun = lk_clock_seconds();
+    m->flight[i].prepares = m->prepares;
+    m->prepares = false;
     m->waited = m->o.comm->waited;
 }
 
@@ -188,7 +165,7 @@ void lk_monitor_enqueued(lk_monitor *m, uint64_t step)
 {
     int i = (int)(step % LK_MONITOR_FLIGHT);
     m->flight[i].enqueued = lk_clock_seconds();
-    if (step == m->o.start) return; /* the first step prepares the others */
+    if (m->flight[i].prepares) return;
     m->work += m->flight[i].enqueued - m->flight[i].begun - (m->o.comm->waited - m->waited);
     m->rank_steps++;
 }
@@ -204,44 +181,9 @@ static void measure(lk_monitor *m, uint64_t step)
     m->span_wait += m->flight[i].wait;
     m->span += seconds;
     m->span_steps++;
-    if (step == m->o.start) return;
+    if (m->flight[i].prepares) return;
     lk_window_add(&m->recent, seconds);
     lk_histogram_add(&m->all, seconds);
-}
-
-/* The samples of the step that ended with `steps` done. */
-static json_t *samples(const lk_monitor *m, uint64_t steps)
-{
-    int64_t count = m->o.order->batch * m->o.order->leaves;
-    int64_t *row = malloc((size_t)count * sizeof *row);
-    json_t *list = row ? json_array() : NULL;
-    if (list) lk_loader_rows(m->o.data, m->o.order, steps - 1, row);
-    for (int64_t i = 0; i < count && list; i++)
-        json_array_append_new(list, json_integer((json_int_t)row[i]));
-    free(row);
-    return list;
-}
-
-static void warn_outlier(lk_monitor *m, lk_warning kind, double value, double median, double score)
-{
-    char text[300];
-    snprintf(text, sizeof text,
-             "%s %.4g is %.3g standard deviations above %.4g, the median of the "
-             "last %lld steps (its samples: run.jsonl)",
-             kind == LK_WARN_LOSS ? "loss" : "gradient norm", value, score, median,
-             (long long)m->o.run->log.outlier_window);
-    lk_monitor_warn(m, kind, m->last.step, text,
-                    json_pack("{s:o, s:o, s:o, s:o}", "value", lk_run_log_real(value), "median",
-                              lk_run_log_real(median), "score", lk_run_log_real(score), "samples",
-                              samples(m, m->last.step)));
-}
-
-static void judge(lk_monitor *m, const lk_step_state *s)
-{
-    if (!judged(m, s->step)) return;
-    lk_outlier_verdict loss = judge_loss(m, s->loss), norm = judge_norm(m, s->grad_norm);
-    if (loss.begins) warn_outlier(m, LK_WARN_LOSS, s->loss, loss.median, loss.score);
-    if (norm.begins) warn_outlier(m, LK_WARN_GRADIENT, s->grad_norm, exp(norm.median), norm.score);
 }
 
 void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
@@ -251,10 +193,10 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
     m->last = *s;
     double now = m->completed;
     if (now - m->memory_read > 0.5) {
-        read_memory(m);
+        lk_monitor_read_memory(m);
         m->memory_read = now;
     }
-    judge(m, s);
+    lk_monitor_judge(m, s);
     uint64_t every = (uint64_t)m->o.run->log.steps;
     bool edge = s->step == m->o.start + 1 || s->step == (uint64_t)m->o.run->train.steps;
     if (s->step % every == 0 || edge) lk_monitor_log_step(m);
@@ -264,6 +206,7 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
     if (status == LK_OK) return;
     lk_monitor_give_up(m, status);
     free(m->prometheus);
+    lk_drift_prometheus_clear(&m->drift);
     m->prometheus = NULL;
 }
 
@@ -288,91 +231,23 @@ void lk_monitor_save(lk_monitor *m, const lk_checkpoint_figures *f)
                                lk_run_log_real(f->seconds)));
 }
 
-enum { WORK, WAIT, EVALUATION, MEMORY, FIGURES }; /* of a rank, gathered */
-_Static_assert((int)EVALUATION + 1 == (int)LK_MONITOR_SUSPECTS, "figures that make a suspect");
-
-static int ascending(const void *a, const void *b)
+void lk_monitor_trace_begins(lk_monitor *m)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    lk_monitor_read_memory(m);
+    m->tracing = true;
+    m->prepares |= !m->at_once;
 }
 
-/* The rank whose figure stands out above the others' median, -1: none. */
-static int slowest(const lk_monitor *m, const double *all, int figure, double *median)
+void lk_monitor_trace_ended(lk_monitor *m, const lk_traced *t)
 {
-    int n = m->o.comm->size, worst = 0, count = 0;
-    double *rest = m->gathered + n * FIGURES; /* its room is for 8 figures a rank */
-    for (int r = 0; r < n; r++)
-        if (all[r * FIGURES + figure] > all[worst * FIGURES + figure]) worst = r;
-    for (int r = 0; r < n; r++)
-        if (r != worst && isfinite(all[r * FIGURES + figure]))
-            rest[count++] = all[r * FIGURES + figure];
-    if (count == 0 || count < n - 1) return -1; /* not measured everywhere */
-    qsort(rest, (size_t)count, sizeof *rest, ascending);
-    *median = 0.5 * (rest[(count - 1) / 2] + rest[count / 2]);
-    double most = all[worst * FIGURES + figure];
-    return most > SLOW * *median && most - *median > SLOW_LEAST ? worst : -1;
-}
-
-static void name_slow_rank(lk_monitor *m, uint64_t step, const double *all)
-{
-    static const char *const what[] = {"own work in a step", "waiting for samples in a step",
-                                       "own work in a validation batch"};
-    char text[400];
-    for (int figure = WORK; figure <= EVALUATION; figure++) {
-        double median;
-        if (figure == EVALUATION && m->at_once) break; /* work tells, and over more steps */
-        int r = slowest(m, all, figure, &median), before = m->suspect[figure];
-        m->suspect[figure] = r;
-        if (r < 0 || r != before || m->slow[r]) continue; /* once may be chance */
-        m->slow[r] = true;                                /* said once */
-        double own = all[r * FIGURES + figure];
-        snprintf(text, sizeof text,
-                 "rank %d on %s is slow: %.4g ms of %s, the others %.4g ms; it "
-                 "holds up all ranks: look what else runs there, at its clocks and its binding",
-                 r, m->host[r], 1e3 * own, what[figure], 1e3 * median);
-        lk_monitor_warn(m, LK_WARN_RANK, step, text,
-                        json_pack("{s:i, s:s, s:o, s:o}", "rank", r, "host", m->host[r], "value",
-                                  lk_run_log_real(1e3 * own), "median",
-                                  lk_run_log_real(1e3 * median)));
-    }
-}
-
-static json_t *figures(const lk_monitor *m, const double *all, int figure, double unit)
-{
-    json_t *list = json_array();
-    for (int r = 0; r < m->o.comm->size && list; r++)
-        json_array_append_new(list, lk_run_log_real(unit * all[r * FIGURES + figure]));
-    return list;
-}
-
-lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
-{
-    lk_comm *c = m->o.comm;
-    if (c->size == 1) return LK_OK;
-    if (!m->host[0][0]) { /* once: the names of the hosts, 64 bytes each, as 8 doubles */
-        double name[8];
-        memcpy(name, c->host, sizeof name);
-        LK_TRY(lk_comm_gather_doubles(c, name, 8, m->gathered));
-        memcpy(m->host, m->gathered, (size_t)c->size * sizeof *m->host);
-    }
-    read_memory(m);
-    bool enough = m->rank_steps >= FEW;
-    double steps = (double)m->rank_steps, mine[FIGURES] = {NAN, NAN, evaluation, m->host_peak};
-    if (enough && m->at_once) mine[WORK] = m->work / steps;
-    if (enough) mine[WAIT] = m->rank_wait / steps;
-    m->work = m->rank_wait = 0;
-    m->rank_steps = 0;
-    LK_TRY(lk_comm_gather_doubles(c, mine, FIGURES, m->gathered));
-    if (!m->writes) return LK_OK;
-    const double *all = m->gathered;
-    lk_monitor_event(m, "ranks", step,
-                     json_pack("{s:o, s:o, s:o, s:o}", "work_ms", figures(m, all, WORK, 1e3),
-                               "data_wait_ms", figures(m, all, WAIT, 1e3), "evaluation_ms",
-                               figures(m, all, EVALUATION, 1e3), "host_peak",
-                               figures(m, all, MEMORY, 1)));
-    name_slow_rank(m, step, all);
-    return LK_OK;
+    m->tracing = false;
+    m->trace_peak = resident_peak();
+    m->prepares |= !m->at_once;
+    if (m->writes)
+        lk_monitor_event(m, "trace", t->last,
+                         json_pack("{s:s, s:I, s:I, s:o}", "file", t->path, "first",
+                                   (json_int_t)t->first, "last", (json_int_t)t->last, "seconds",
+                                   lk_run_log_real(t->seconds)));
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #include "io/loader.h"
 #include "ops/step_state.h"
 #include "train/run.h"
+#include "train/tracing.h"
 #include "train/train.h"
 
 typedef struct lk_monitor lk_monitor;
@@ -25,6 +26,8 @@ typedef struct lk_monitor_options { /* what it points to outlives the monitor */
     lk_device *device;
     int64_t parameters;
     uint64_t start;                 /* steps done before */
+    const lk_drift_report *drift;   /* of validation from training samples; NULL or without
+                                       features: not known here */
     const lk_reporter *reporter;    /* gets a line for each warning */
 } lk_monitor_options;
 
@@ -46,6 +49,11 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s);
 void lk_monitor_validation(lk_monitor *m, uint64_t step, const lk_validation *v, double best,
                            double seconds);
 void lk_monitor_save(lk_monitor *m, const lk_checkpoint_figures *f); /* is complete; takes NULL */
+/* Around a trace, from before its first step until it is written. The memory that it takes is in no
+ * peak before the run takes more; on a GPU the step after each, which is captured anew, is in no
+ * distribution of step times, as the first is not. */
+void lk_monitor_trace_begins(lk_monitor *m);
+void lk_monitor_trace_ended(lk_monitor *m, const lk_traced *t);
 /* In a pause: gather what each rank took since the last one and name a slow rank. `evaluation`:
  * seconds of this rank's own work in a batch of the validation just done, NAN without one.
  * Collective. */

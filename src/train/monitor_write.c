@@ -53,11 +53,19 @@ json_t *lk_monitor_times(const lk_histogram *h, double mean)
                      lk_run_log_real(1e3 * lk_histogram_quantile(h, 0.99)));
 }
 
+const char *lk_monitor_warning_name(lk_warning kind)
+{
+    static const char *const name[LK_WARNINGS] = {
+        [LK_WARN_LOSS] = "loss_spike",      [LK_WARN_GRADIENT] = "gradient_outlier",
+        [LK_WARN_RANK] = "slow_rank",       [LK_WARN_FINITE] = "not_finite",
+        [LK_WARN_SKIPPED] = "skipped_steps"};
+    return name[kind];
+}
+
 void lk_monitor_warn(lk_monitor *m, lk_warning kind, uint64_t step, const char *text, json_t *more)
 {
-    static const char *const name[] = {"loss_spike", "gradient_outlier", "slow_rank"};
     char line[600];
-    json_t *o = json_pack("{s:s, s:s}", "kind", name[kind], "text", text);
+    json_t *o = json_pack("{s:s, s:s}", "kind", lk_monitor_warning_name(kind), "text", text);
     if (o && (!more || json_object_update(o, more) != 0)) {
         json_decref(o);
         o = NULL;
@@ -67,6 +75,25 @@ void lk_monitor_warn(lk_monitor *m, lk_warning kind, uint64_t step, const char *
     lk_monitor_event(m, "warning", step, o);
     snprintf(line, sizeof line, "warning: step %llu: %s", (unsigned long long)step, text);
     if (m->o.reporter->line) m->o.reporter->line(m->o.reporter->context, line);
+}
+
+/* How the validation samples differ from the training samples. */
+static void log_drift(lk_monitor *m)
+{
+    const lk_drift_report *d = m->o.drift;
+    json_t *list = json_array();
+    for (int64_t i = 0; i < d->features && list; i++) {
+        const lk_drift *x = &d->feature[i].drift;
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "name", d->feature[i].name,
+                                              "psi", lk_run_log_real(x->psi), "kl",
+                                              lk_run_log_real(x->kl), "noise",
+                                              lk_run_log_real(x->noise)));
+    }
+    lk_monitor_event(m, "drift", m->o.start,
+                     json_pack("{s:s, s:o, s:o, s:o, s:I, s:o}", "split", "validation", "psi",
+                               lk_run_log_real(d->psi), "kl", lk_run_log_real(d->kl), "threshold",
+                               lk_run_log_real(d->threshold), "drifted", (json_int_t)d->drifted,
+                               "features", list));
 }
 
 void lk_monitor_log_start(lk_monitor *m)
@@ -81,8 +108,8 @@ void lk_monitor_log_start(lk_monitor *m)
         o->run->train.precision, "parameters", (json_int_t)o->parameters, "device", device, "host",
         o->comm->host, "code", LK_CODE_VERSION, "build", LK_BUILD, "data", "file", o->data->path,
         "digest", o->data->digest, "record_steps", (json_int_t)o->run->log.steps);
-    if (m->log) lk_monitor_event(m, "start", o->start, more);
-    else json_decref(more);
+    lk_monitor_event(m, "start", o->start, more);
+    if (o->drift && o->drift->features > 0) log_drift(m);
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */
@@ -179,7 +206,6 @@ lk_status lk_monitor_export(lk_monitor *m)
     bool any = m->all.count > 0;
     double mean = any ? m->all.sum / (double)m->all.count : NAN;
     char run[512] = "", quantile[3][512], warned[LK_WARNINGS][560];
-    static const char *const kind[] = {"loss_spike", "gradient_outlier", "slow_rank"};
     lk_prometheus_label(run, sizeof run - 32, "run", m->o.run->directory);
     for (int i = 0; i < 3; i++) {
         char text[16];
@@ -189,7 +215,7 @@ lk_status lk_monitor_export(lk_monitor *m)
     }
     for (int i = 0; i < LK_WARNINGS; i++) {
         memcpy(warned[i], run, sizeof run);
-        lk_prometheus_label(warned[i], sizeof warned[i], "kind", kind[i]);
+        lk_prometheus_label(warned[i], sizeof warned[i], "kind", lk_monitor_warning_name((lk_warning)i));
     }
 #define WARNED(i)                                                                                  \
     {                                                                                              \
@@ -224,6 +250,17 @@ lk_status lk_monitor_export(lk_monitor *m)
         WARNED(LK_WARN_LOSS),
         WARNED(LK_WARN_GRADIENT),
         WARNED(LK_WARN_RANK),
+        WARNED(LK_WARN_FINITE),
+        WARNED(LK_WARN_SKIPPED),
     };
-    return lk_prometheus_write(m->prometheus, metric, sizeof metric / sizeof *metric);
+    enum { METRICS = sizeof metric / sizeof *metric };
+    int count = METRICS + m->drift.count;
+    lk_prometheus_sample *all = malloc((size_t)count * sizeof *all);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory for the metrics");
+    memcpy(all, metric, sizeof metric);
+    if (m->drift.count > 0)
+        memcpy(all + METRICS, m->drift.sample, (size_t)m->drift.count * sizeof *all);
+    lk_status status = lk_prometheus_write(m->prometheus, all, count);
+    free(all);
+    return status;
 }

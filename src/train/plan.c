@@ -101,7 +101,7 @@ lk_status lk_session_memory(const lk_memory_parts *p, double m[LK_MEMORY_KINDS])
     m[LK_MEMORY_STAGING] = p->ranks > 1 ? gradient / 2 : 0;
     lk_store_options store = {.training = true, .ema = p->average};
     size_t copy = 0;
-    LK_TRY(lk_checkpoint_saver_bytes(p->params, &store, p->rank, p->ranks, &copy));
+    LK_TRY(lk_checkpoint_snapshot_bytes(p->params, &store, p->rank, p->ranks, &copy));
     m[LK_MEMORY_PINNED] = (double)(p->sizes.pinned_bytes + p->held_sizes.pinned_bytes + copy);
     return LK_OK;
 }

@@ -157,8 +157,25 @@ static lk_status assign(lk_run *run, int k, const char *value)
     return LK_E_INPUT;
 }
 
+static lk_status set(lk_run *run, source *s, const char *name, const char *value, int line);
+
+/* trace.steps: "[FIRST, LAST]", both keys of the trace at once; the brackets may be missing. */
+static lk_status set_steps(lk_run *run, source *s, const char *value, int line)
+{
+    char first[24], last[24], place[512], rest;
+    source here = {.name = s->name, .line[0] = line};
+    int n = sscanf(value, " [ %20[0-9] , %20[0-9] ] %c", first, last, &rest);
+    if (n != 2) n = sscanf(value, " %20[0-9] , %20[0-9] %c", first, last, &rest);
+    if (n != 2 || strspn(first, "0") == strlen(first)) /* steps are numbered from 1 */
+        return lk_fail(LK_E_INPUT, "%s: '" STEPS "': expected the first and the last step to "
+                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place), value);
+    LK_TRY(set(run, s, "trace.from", first, line));
+    return set(run, s, "trace.to", last, line);
+}
+
 static lk_status set(lk_run *run, source *s, const char *name, const char *value, int line)
 {
+    if (strcmp(name, STEPS) == 0) return set_steps(run, s, value, line);
     int k = find(name);
     char place[512], what[256], near[96];
     source here = {.name = s->name};
@@ -179,6 +196,21 @@ static lk_status set(lk_run *run, source *s, const char *name, const char *value
 }
 
 /* ---- YAML ------------------------------------------------------------------------------------ */
+
+/* The values of a list as "[1, 2]", as they would be given to --set. */
+static void join(yaml_document_t *doc, const yaml_node_t *list, char *text, size_t size)
+{
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (yaml_node_item_t *i = list->data.sequence.items.start;
+         i < list->data.sequence.items.top && used < size; i++) {
+        const yaml_node_t *n = yaml_document_get_node(doc, *i);
+        bool scalar = n->type == YAML_SCALAR_NODE;
+        used += (size_t)snprintf(text + used, size - used, "%s%s",
+                                 i == list->data.sequence.items.start ? "" : ", ",
+                                 scalar ? (const char *)n->data.scalar.value : "...");
+    }
+    if (used < size) snprintf(text + used, size - used, "]");
+}
 
 static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, const char *prefix,
                               lk_run *run, source *s)
@@ -205,6 +237,10 @@ static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, cons
         } else if (group) {
             return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected keys below it, indented, found a "
                            "value", s->name, line, full);
+        } else if (strcmp(full, STEPS) == 0 && value->type == YAML_SEQUENCE_NODE) {
+            char list[128];
+            join(doc, value, list, sizeof list);
+            LK_TRY(set_steps(run, s, list, line));
         } else if (value->type != YAML_SCALAR_NODE) {
             if (find(full) < 0) return set(run, s, full, "", line);
             return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected one value, found a list or mapping",

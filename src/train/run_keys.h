@@ -25,6 +25,7 @@ typedef struct key {
     const char *help;
 } key;
 
+#define STEPS "trace.steps" /* stands for trace.from and trace.to */
 #define AT(member) offsetof(lk_run, member)
 #define MANY 1e15
 
@@ -37,7 +38,8 @@ static const key keys[] = {
      "dataset file made by 'lockstep import'; from the working directory"},
     {"data.check", CHOICE, AT(data.check), "auto", 0, 0, 0, 0, "auto|off",
      "auto: look at data that was not trained on before as 'lockstep check --level 1' does; unfit "
-     "data end the run; what was seen is noted beside the file, in FILE.check.json"},
+     "data end the run; what was seen is noted beside the file, in FILE.check.json. In any case "
+     "the tokens and labels of every batch are checked as they are read: they are in range"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,
@@ -170,19 +172,21 @@ static const key keys[] = {
     {"trace.from", INTEGER, AT(trace.from), "0", 0, MANY, 0, 0, NULL,
      "first step whose nodes are timed, into trace.h5 of the run directory; 0: none"},
     {"trace.to", INTEGER, AT(trace.to), "0", 0, MANY, 0, 0, NULL,
-     "last such step; 0: trace.from"},
+     "last such step; 0: trace.from; both at once: 'steps: [100, 105]' below 'trace:', or "
+     "--set trace.steps=100,105"},
     {"log.run_log", BOOLEAN, AT(log.run_log), "true", 0, 0, 0, 0, NULL,
      "keep run.jsonl in the run directory: what 'lockstep watch' and 'lockstep report' read"},
     {"log.tensorboard", BOOLEAN, AT(log.tensorboard), "false", 0, 0, 0, 0, NULL,
      "write event files for TensorBoard to tensorboard/ in the run directory"},
     {"log.prometheus", TEXT, AT(log.prometheus), "false", 0, 0, 0, 0, NULL,
      "write metrics for Prometheus' node_exporter every 5 s: true: to metrics.prom in the run "
-     "directory; a path: there; false: nowhere"},
+     "directory; a path, from the working directory, its folder must exist: there, as NAME.prom in "
+     "node_exporter's textfile directory; false: nowhere"},
     {"log.steps", INTEGER, AT(log.steps), "1", 1, MANY, 0, 0, NULL,
      "steps between records of a step in the run log and for TensorBoard"},
     {"log.outlier", REAL, AT(log.outlier), "12", 0, 1e6, 0, 0, NULL,
-     "warn of a loss or gradient norm this many standard deviations above the last ones, after the "
-     "warmup; 0: never"},
+     "warn of a loss, or after the warmup a gradient norm, this many standard deviations above the "
+     "last ones, of which there must be 32; 0: never"},
     {"log.outlier_window", INTEGER, AT(log.outlier_window), "100", 8, 100000, 0, 0, NULL,
      "steps that log.outlier compares with"},
 };

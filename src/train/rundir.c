@@ -1,10 +1,14 @@
 /* Files of a run, written by rank 0. */
 #include "train/rundir.h"
+#include "base/replace.h"
+
+#include "train/steplog.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +30,12 @@ static char *join(const char *a, const char *b)
     return asprintf(&s, "%s/%s", a, b) < 0 ? NULL : s;
 }
 
-static lk_status exists_already(const char *directory)
+/* Where a start may also go on with a run, the directory was made after lk_rundir_open() looked. */
+static lk_status exists_already(const char *directory, lk_resume how)
 {
+    if (how == LK_RESUME_OR_START)
+        return lk_fail(LK_E_BUSY, "%s: another lockstep has just begun this run; start this again "
+                       "when it has ended", directory);
     return lk_fail(LK_E_INPUT, "%s: the run directory exists; continue it with --resume or choose "
                    "another 'directory'", directory);
 }
@@ -54,8 +62,8 @@ static lk_status take_lock(lk_rundir *d, int create)
     else if (d->lock < 0)
         status = cannot("open", path);
     else if (flock(d->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        status = lk_fail(LK_E_INPUT, "%s: another lockstep is working on this run; wait for it or "
-                         "end it first", d->path);
+        status = lk_fail(LK_E_BUSY, "%s: another lockstep is working on this run (the end of "
+                         "starts.jsonl there says where); wait for it or end it first", d->path);
     free(path);
     return status;
 }
@@ -66,7 +74,7 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
-    if (exists && how == LK_START_NEW) return exists_already(directory);
+    if (exists && how == LK_START_NEW) return exists_already(directory, how);
     if (!exists && how == LK_RESUME)
         return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
                        "the working directory", directory);
@@ -135,7 +143,7 @@ lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
 }
 
 /* mkdir -p of what lies above the last part, then the last part itself, which must be new. */
-static lk_status make_directory(const char *path)
+static lk_status make_directory(const char *path, lk_resume how)
 {
     char *copy = strdup(path);
     if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -148,7 +156,7 @@ static lk_status make_directory(const char *path)
         *p = '\0';
         if (mkdir(copy, 0777) != 0) {
             if (errno != EEXIST) status = cannot("make the directory", copy);
-            else if (end == '\0') status = exists_already(path);
+            else if (end == '\0') status = exists_already(path, how);
         }
         *p = end;
         if (end == '\0') break;
@@ -157,51 +165,54 @@ static lk_status make_directory(const char *path)
     return status;
 }
 
-/* Open a log for appending, cut after its last line whose step is <= `step`. *lowest, if given, is
- * lowered to the least second column of the kept lines. */
-static lk_status open_log(const lk_rundir *d, const char *name, uint64_t step, double *lowest,
-                          FILE **file)
+static const struct {
+    const char *name;
+    lk_steplog_form form;
+} logs[] = {{"loss.log", {"step loss rate scale norm skipped", 5, 5, true}},
+            {"validation.log", {"step loss", 1, 4, false}}};
+enum { LOSS, VALIDATION, LOGS };
+
+static lk_status open_log(const lk_rundir *d, int which, uint64_t step, double *lowest, FILE **file)
 {
-    char *path = join(d->path, name), line[512];
+    char *path = join(d->path, logs[which].name);
     if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
-    FILE *f = fopen(path, "a+");
-    lk_status status = LK_OK;
-    long keep = 0;
-    if (f) {
-        rewind(f);
-        while (fgets(line, sizeof line, f) && strchr(line, '\n')) {
-            char *rest;
-            if (strtoull(line, &rest, 10) > step) break;
-            double value = strtod(rest, NULL);
-            if (lowest && value < *lowest) *lowest = value;
-            keep = ftell(f);
-        }
-    }
-    if (!f || fflush(f) != 0 || ftruncate(fileno(f), keep) != 0 || fseek(f, 0, SEEK_END) != 0)
-        status = cannot("write", path);
-    if (status == LK_OK) setvbuf(f, NULL, _IOLBF, 0); /* for those who look on */
-    if (status == LK_OK) *file = f;
-    else if (f) fclose(f);
+    lk_status status = lk_steplog_open(path, &logs[which].form, step, lowest, file);
     free(path);
     return status;
+}
+
+lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
+                               void (*report)(void *context, const char *text), void *context)
+{
+    uint64_t last[LOGS] = {step, *validated};
+    for (int i = 0; i < LOGS && step > 0; i++) {
+        char *path = join(d->path, logs[i].name), text[PATH_MAX + 100];
+        bool none = false;
+        if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+        lk_status status = lk_steplog_check(path, &logs[i].form, step, last[i], &none);
+        snprintf(text, sizeof text, "%s has nothing up to step %llu any more; it begins after it",
+                 path, (unsigned long long)step);
+        if (status == LK_OK && none && last[i] > 0) report(context, text);
+        if (none) last[i] = 0;
+        free(path);
+        LK_TRY(status);
+    }
+    *validated = last[VALIDATION];
+    return LK_OK;
 }
 
 /* The old file stays whole until the new one is. */
 static lk_status write_file(const lk_rundir *d, const char *name, const char *text)
 {
-    char *path = join(d->path, name), *part = NULL;
-    if (!path || asprintf(&part, "%s.part", path) < 0) {
-        free(path);
-        return lk_fail(LK_E_SYSTEM, "out of memory");
+    char *path = join(d->path, name);
+    lk_replace out;
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = lk_replace_open(&out, path, "the file");
+    if (status == LK_OK) {
+        fputs(text, out.file); /* close tells */
+        status = lk_replace_close(&out, true);
     }
-    lk_status status = LK_OK;
-    FILE *f = fopen(part, "w");
-    bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
-    if (bad) status = cannot("write", part);
-    if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
-    if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
     free(path);
-    free(part);
     return status;
 }
 
@@ -244,14 +255,14 @@ lk_status lk_rundir_done(lk_rundir *d, uint64_t steps)
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
 {
     if (d->rank != 0) return LK_OK;
-    if (!d->exists) LK_TRY(make_directory(d->path));
+    if (!d->exists) LK_TRY(make_directory(d->path, d->how));
     LK_TRY(take_lock(d, O_CREAT));
     if (mkdir(d->checkpoints, 0777) != 0 && errno != EEXIST)
         return cannot("make the directory", d->checkpoints);
     if (step < (uint64_t)run->train.steps) LK_TRY(forget_done(d));
     LK_TRY(write_run_file(d, run));
-    LK_TRY(open_log(d, "loss.log", step, NULL, &d->loss));
-    LK_TRY(open_log(d, "validation.log", step, best, &d->validation));
+    LK_TRY(open_log(d, LOSS, step, NULL, &d->loss));
+    LK_TRY(open_log(d, VALIDATION, step, best, &d->validation));
     return sync_directory(d->path);
 }
 

@@ -21,16 +21,22 @@
 typedef struct lk_rundir lk_rundir;
 
 /* Look: whether DIR may or must exist says `how`; what does not fit is LK_E_INPUT. Rank 0 locks a
- * directory that exists: a run that another process is working on is LK_E_INPUT. Nothing is
- * made. */
+ * directory that exists: a run that another process is working on is LK_E_BUSY. Nothing is made. */
 lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **d);
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
 /* Whether the run begins, there being no checkpoint to go on from. LK_E_INPUT: there ought to be
  * one, for LK_RESUME, or the directory is not a run's. Where *begins is false there may be one. */
 lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
-/* All checks have passed: make and lock the directory (LK_E_INPUT when another process has made it
- * meanwhile) and open the logs, cut back to `step`; a run that goes on is not DONE.
+/* Before anything is changed: do the logs hold what they must for the run to go on from a checkpoint
+ * of `step`, whose last validation was at *validated (io/checkpoint.h)? LK_E_INPUT: they do not. A
+ * log that is gone is told to `report`, and *validated becomes 0, for the new one will not have that
+ * step. By rank 0. */
+lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
+                               void (*report)(void *context, const char *text), void *context);
+/* All checks have passed: make and lock the directory (when another process has made it meanwhile,
+ * LK_E_INPUT for LK_START_NEW, else LK_E_BUSY) and open the logs, cut back to `step`; a run that goes
+ * on is not DONE.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);

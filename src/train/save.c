@@ -12,7 +12,7 @@
 
 struct lk_save {
     lk_save_options o;
-    lk_checkpoint_saver *saver;
+    lk_checkpoint_snapshot *snapshot;
     bool under_way;
     char path[4096];
     lk_save_totals total;
@@ -24,8 +24,8 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save)
     lk_checkpoint_keep keep = {o->run->checkpoint.keep, o->run->checkpoint.keep_every};
     LK_TRY(lk_comm_agree(o->comm, s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
     s->o = *o;
-    lk_status status = lk_checkpoint_saver_open(o->io, o->comm->world, o->directory, keep,
-                                                o->store, &s->saver);
+    lk_status status = lk_checkpoint_snapshot_open(o->io, o->comm->world, o->directory, keep,
+                                                o->store, &s->snapshot);
     status = lk_comm_agree(o->comm, status);
     if (status != LK_OK) {
         free(s);
@@ -38,7 +38,7 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save)
 void lk_save_close(lk_save *s)
 {
     if (!s) return;
-    lk_checkpoint_saver_close(s->saver);
+    lk_checkpoint_snapshot_close(s->snapshot);
     free(s);
 }
 
@@ -53,7 +53,7 @@ static lk_status take_outcome(lk_save *s)
 {
     lk_checkpoint_figures f;
     s->under_way = false;
-    LK_TRY(lk_comm_agree(s->o.comm, lk_checkpoint_saver_wait(s->saver, &f)));
+    LK_TRY(lk_comm_agree(s->o.comm, lk_checkpoint_snapshot_wait(s->snapshot, &f)));
     s->total.saves++;
     s->total.bytes += (double)f.bytes;
     s->total.seconds += f.seconds;
@@ -67,7 +67,7 @@ enum { BUSY, FAILING, LATE, COUNTS };
 /* How many ranks are in which state; the same answer on all. */
 static lk_status look(lk_save *s, double since, int32_t count[COUNTS])
 {
-    lk_checkpoint_progress p = lk_checkpoint_saver_look(s->saver);
+    lk_checkpoint_progress p = lk_checkpoint_snapshot_look(s->snapshot);
     count[BUSY] = p != LK_CHECKPOINT_DONE;
     count[FAILING] = p == LK_CHECKPOINT_FAILING;
     count[LATE] = since > 0 && lk_clock_seconds() - since > PATIENCE;
@@ -77,7 +77,7 @@ static lk_status look(lk_save *s, double since, int32_t count[COUNTS])
 /* One rank failed inside a collective call, others are still in it. Nothing can be closed. */
 static lk_status give_up(lk_save *s)
 {
-    lk_status status = lk_checkpoint_saver_look(s->saver) == LK_CHECKPOINT_FAILING ? LK_E_SYSTEM
+    lk_status status = lk_checkpoint_snapshot_look(s->snapshot) == LK_CHECKPOINT_FAILING ? LK_E_SYSTEM
                                                                                    : LK_OK;
     status = lk_comm_agree(s->o.comm, status);
     if (status != LK_OK) lk_comm_give_up(s->o.comm);
@@ -135,16 +135,18 @@ static lk_status describe(const lk_save *s, lk_checkpoint_info *info)
     return o->store->device->backend->choices_get(o->store->device, &info->choices);
 }
 
-lk_status lk_save_begin(lk_save *s)
+lk_status lk_save_begin(lk_save *s, uint64_t validated, uint64_t good,
+                        char spoilt[LK_CHECKPOINT_SPOILT])
 {
     lk_comm *c = s->o.comm;
     lk_checkpoint_info info;
     LK_TRY(lk_save_finish(s));
     double begun = lk_clock_seconds();
     lk_status status = lk_comm_agree(c, describe(s, &info));
+    info.validated = validated;
     if (status == LK_OK)
-        status = lk_comm_agree(c, lk_checkpoint_saver_begin(s->saver, &info));
-    s->under_way = status == LK_OK;
+        status = lk_comm_agree(c, lk_checkpoint_snapshot_begin(s->snapshot, &info, good, spoilt));
+    s->under_way = status == LK_OK && !spoilt[0];
     free(info.run_file);
     free(info.choices);
     s->total.stall += lk_clock_seconds() - begun;

@@ -14,7 +14,7 @@
 
 typedef struct lk_save lk_save;
 
-/* What is saved, and where. All must outlive the saver. */
+/* What is saved, and where. All must outlive the lk_save. */
 typedef struct lk_save_options {
     lk_comm *comm;
     lk_io *io;
@@ -32,8 +32,10 @@ typedef struct lk_save_options {
 lk_status lk_save_open(const lk_save_options *o, lk_save **save);
 /* Waits for a save under way, whose outcome is nobody's; takes NULL. */
 void lk_save_close(lk_save *s);
-/* Start saving the store as it is now, after waiting for the save before. */
-lk_status lk_save_begin(lk_save *s);
+/* Start saving the store as it is now, after waiting for the save before. `validated`:
+ * step of the last validation; `good`, `spoilt`: see lk_checkpoint_snapshot_begin(). */
+lk_status lk_save_begin(lk_save *s, uint64_t validated, uint64_t good,
+                        char spoilt[LK_CHECKPOINT_SPOILT]);
 /* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs
  * nothing when none is under way, else one small reduction over the ranks. A rank that failed where
  * the others hang is waited for 10 s; then lk_comm_give_up() is called. */

@@ -41,19 +41,33 @@ static json_t *describe(const lk_comm *c, const lk_starts_entry *e, const place 
                      "hosts", list(all, c->size, false), "devices", list(all, c->size, true));
 }
 
+static lk_status cannot(const char *what, const char *path, int error)
+{
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s", path, what, strerror(error));
+}
+
 /* One write: a line is there whole or, after a crash, cut, and then the next begins a new one. */
-static lk_status append(const char *path, const char *line)
+static lk_status append_to(int fd, const char *path, const char *line)
 {
     char last = '\n', *text = NULL;
-    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-    bool good = end == 0 || (end > 0 && pread(fd, &last, 1, end - 1) == 1);
-    int n = good ? asprintf(&text, "%s%s\n", last == '\n' ? "" : "\n", line) : -1;
-    good = n > 0 && write(fd, text, (size_t)n) == n && fsync(fd) == 0;
-    int error = errno;
-    if (n > 0) free(text);
-    if (fd >= 0) close(fd);
-    return good ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(error));
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (end < 0 || (end > 0 && pread(fd, &last, 1, end - 1) < 0)) return cannot("read", path, errno);
+    int n = asprintf(&text, "%s%s\n", last == '\n' ? "" : "\n", line);
+    if (n < 0) return lk_fail(LK_E_SYSTEM, "out of memory for starts.jsonl");
+    ssize_t written = write(fd, text, (size_t)n);
+    int error = written < 0 ? errno : ENOSPC; /* why else would it be cut short? */
+    free(text);
+    if (written != n) return cannot("write", path, error);
+    return fsync(fd) == 0 || errno == EINVAL ? LK_OK : cannot("sync", path, errno);
+}
+
+static lk_status append(const char *path, const char *line)
+{
+    int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0666);
+    if (fd < 0) return cannot("open", path, errno);
+    lk_status status = append_to(fd, path, line);
+    close(fd);
+    return status;
 }
 
 static lk_status write_entry(const lk_comm *c, const char *directory, const lk_starts_entry *e,

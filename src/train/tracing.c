@@ -1,6 +1,7 @@
 /* When a trace begins and ends, and what goes into its file besides the times. */
 #include "train/tracing.h"
 
+#include "base/clock.h"
 #include "io/trace_file.h"
 #include "version.h"
 
@@ -55,10 +56,11 @@ void lk_tracing_close(lk_tracing *t)
     free(t);
 }
 
+bool lk_tracing_begins(const lk_tracing *t, uint64_t step) { return t && step == t->begin; }
+
 /* The clocks of all ranks start within the time that a barrier takes. */
-lk_status lk_tracing_before(lk_tracing *t, uint64_t step)
+lk_status lk_tracing_begin(lk_tracing *t)
 {
-    if (!t || step != t->begin) return LK_OK;
     lk_device *d = t->o.parts.device;
     LK_TRY(lk_comm_agree(t->o.comm, d->backend->sync(d)));
     MPI_Barrier(t->o.comm->world);
@@ -129,24 +131,24 @@ static lk_status finish(lk_tracing *t, const char *path)
     return status;
 }
 
-static lk_status end(lk_tracing *t, uint64_t step)
+bool lk_tracing_ends(const lk_tracing *t, uint64_t step, bool last)
 {
-    char path[4096], text[4400];
-    snprintf(path, sizeof path, "%s/trace.h5", t->o.run->directory);
-    LK_TRY(finish(t, path));
-    snprintf(text, sizeof text, "steps %llu to %llu traced; lockstep trace %s",
-             (unsigned long long)t->first, (unsigned long long)step, path);
+    return t && t->recorder && (step == t->final || (last && step >= t->first));
+}
+
+lk_status lk_tracing_end(lk_tracing *t, uint64_t step, lk_traced *traced)
+{
+    char text[4400];
+    double begin = lk_clock_seconds();
+    *traced = (lk_traced){.first = t->first, .last = step};
+    snprintf(traced->path, sizeof traced->path, "%s/trace.h5", t->o.run->directory);
+    LK_TRY(finish(t, traced->path));
+    traced->seconds = lk_clock_seconds() - begin;
+    snprintf(text, sizeof text,
+             "steps %llu to %llu traced, written in %.2f s, which count for no step; lockstep "
+             "trace %s",
+             (unsigned long long)t->first, (unsigned long long)step, traced->seconds, traced->path);
     if (t->o.comm->rank == 0 && t->o.reporter->line)
         t->o.reporter->line(t->o.reporter->context, text);
     return LK_OK;
-}
-
-lk_status lk_tracing_after(lk_tracing *t, uint64_t step)
-{
-    return t && step == t->final && t->recorder ? end(t, step) : LK_OK;
-}
-
-lk_status lk_tracing_end(lk_tracing *t, uint64_t step)
-{
-    return t && step >= t->first && t->recorder ? end(t, step) : LK_OK;
 }

@@ -25,12 +25,21 @@ lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct);
 /* *tracing NULL: no step of this start is to be traced. Not collective. */
 lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing);
 void lk_tracing_close(lk_tracing *t); /* takes NULL; before the program */
-/* Before and after a step is enqueued that is number `step` in the log. Where the trace begins and
- * ends they wait for the device and are collective. Take NULL. `after` the last traced step writes
- * the file. */
-lk_status lk_tracing_before(lk_tracing *t, uint64_t step);
-lk_status lk_tracing_after(lk_tracing *t, uint64_t step);
-/* The run ends after this step, perhaps sooner than it was to: write what was traced so far. */
-lk_status lk_tracing_end(lk_tracing *t, uint64_t step);
+/* Whether the trace begins before step number `step` of the log is enqueued. Takes NULL. */
+bool lk_tracing_begins(const lk_tracing *t, uint64_t step);
+lk_status lk_tracing_begin(lk_tracing *t); /* waits for the device; collective */
+
+/* A trace that was written. */
+typedef struct lk_traced {
+    uint64_t first, last; /* steps */
+    double seconds;       /* from the last step to the file's end */
+    char path[4096];
+} lk_traced;
+
+/* Whether it ends after step number `step`; `last`: the run ends there, perhaps sooner than it was
+ * to. Takes NULL. */
+bool lk_tracing_ends(const lk_tracing *t, uint64_t step, bool last);
+/* Waits for the device and writes what was traced. Collective. */
+lk_status lk_tracing_end(lk_tracing *t, uint64_t step, lk_traced *traced);
 
 #endif

@@ -1,5 +1,6 @@
 /* The training run: from run file and checkpoint to the loop, and its end. */
 #include "base/clock.h"
+#include "base/signals.h"
 #include "io/checkpoint.h"
 #include "check/check.h"
 #include "train/starts.h"
@@ -50,7 +51,6 @@ static void saved(void *context, const lk_checkpoint_figures *f)
     if (f->warning[0]) warn(context, f->warning);
     lk_stop_saved(t->stop, f->seconds);
     snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
-    t->saved = f->step;
     lk_monitor_save(t->monitor, f);
 }
 
@@ -89,6 +89,8 @@ static lk_status start(lk_trainer *t, const lk_checkpoint_info *saved, const cha
         t->result.skipped = (int64_t)state.skipped;
         snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", checkpoint);
         t->saved = state.step;
+        t->validated = saved->validated;
+        t->skipped_in_row = state.skipped_in_row;
         status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
@@ -160,6 +162,7 @@ static lk_status open_monitor(lk_trainer *t)
                             .device = t->device,
                             .parameters = count_parameters(t),
                             .start = t->start,
+                            .drift = &t->drift,
                             .reporter = t->reporter};
     return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
 }
@@ -194,12 +197,37 @@ static lk_status find_end(lk_trainer *t)
                    (unsigned long long)t->last, (unsigned long long)t->start);
 }
 
-/* Whether this start begins the run, as rank 0 sees it. */
-static lk_status open_directory(lk_trainer *t, lk_resume how, bool *begins)
+/* A start may come before the process that worked on the run has quite ended: a batch system
+ * starts a job again while the last rank of its last start still dies. Rank 0 knows. */
+static lk_status wait_for_directory(lk_trainer *t)
 {
-    LK_TRY(lk_comm_agree(t->comm, lk_rundir_open(t->run->directory, t->comm->rank, how,
-                                                 &t->rundir)));
-    lk_status status = t->comm->rank == 0 ? lk_rundir_begins(t->rundir, begins) : LK_OK;
+    double until = lk_clock_seconds() + t->how->patience;
+    for (bool said = false;; said = true) {
+        char text[400];
+        lk_status status = lk_rundir_open(t->run->directory, t->comm->rank, t->how->resume,
+                                          &t->rundir);
+        bool wait = status == LK_E_BUSY && lk_clock_seconds() < until && !lk_signals_caught();
+        LK_TRY(lk_comm_broadcast(t->comm, &wait, sizeof wait));
+        if (!wait) return lk_comm_agree(t->comm, status);
+        lk_error_clear();
+        snprintf(text, sizeof text, "%.200s: another lockstep is working on this run; waiting for "
+                 "its end, at most %.0f s (--wait)", t->run->directory, t->how->patience);
+        if (!said) lk_trainer_say(t, text);
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        lk_heart_begin(LK_STARTING, 0); /* each round by itself, for the watchdog */
+    }
+}
+
+/* Whether this start begins the run, as rank 0 sees it. */
+static lk_status open_directory(lk_trainer *t, bool *begins)
+{
+    LK_TRY(wait_for_directory(t));
+    lk_status status = LK_OK;
+    if (t->comm->rank == 0) {
+        status = lk_rundir_begins(t->rundir, begins);
+        if (status == LK_OK)
+            status = lk_checkpoint_check_directory(lk_rundir_checkpoints(t->rundir));
+    }
     LK_TRY(lk_comm_agree(t->comm, status));
     return lk_comm_broadcast(t->comm, begins, sizeof *begins);
 }
@@ -214,13 +242,18 @@ static lk_status open_stop(lk_trainer *t, double deadline)
 static void warn_of_data(void *context, const char *text) { lk_trainer_say(context, text); }
 
 /* Last of all checks, for it takes longest, and before the run directory is made. */
-static lk_status begin_directory(lk_trainer *t)
+static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_choice *from)
 {
     char *unkept = NULL;
     if (strcmp(t->run->data.check, "auto") == 0)
         LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
-                               &unkept));
-    lk_status status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
+                               &unkept, &t->drift));
+    lk_status status = LK_OK;
+    if (t->comm->rank == 0)
+        status = lk_rundir_check_logs(t->rundir, t->start, &t->validated, warn, t);
+    if (status == LK_OK) status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
+    if (status == LK_OK && t->comm->rank == 0 && from->path)
+        status = lk_checkpoint_adopt(lk_rundir_checkpoints(t->rundir), from, warn, t);
     if (status == LK_OK && t->comm->rank == 0) lk_check_keep(t->run->directory, unkept);
     free(unkept);
     return status;
@@ -250,28 +283,28 @@ static lk_status open_observers(lk_trainer *t)
 static lk_status run(lk_trainer *t)
 {
     lk_checkpoint_info saved = {.leaves = 0};
-    char *checkpoint = NULL;
+    lk_checkpoint_choice choice = {.path = NULL};
     bool begins = true;
-    LK_TRY(open_directory(t, t->how->resume, &begins));
+    LK_TRY(open_directory(t, &begins));
     lk_status status = LK_OK;
     if (!begins) {
         status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
-                                      t, &checkpoint);
+                                      t, &choice);
         if (status == LK_OK)
-            status = lk_checkpoint_open(t->io, t->comm->world, checkpoint, &saved);
+            status = lk_checkpoint_open(t->io, t->comm->world, choice.path, &saved);
         status = lk_comm_agree(t->comm, status);
     }
-    const lk_checkpoint_info *from = checkpoint && status == LK_OK ? &saved : NULL;
+    const lk_checkpoint_info *from = choice.path && status == LK_OK ? &saved : NULL;
     if (status == LK_OK) status = set_up(t, from);
-    if (status == LK_OK) status = start(t, from, checkpoint);
+    if (status == LK_OK) status = start(t, from, choice.path);
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
-        status = lk_comm_agree(t->comm, begin_directory(t));
+        status = lk_comm_agree(t->comm, begin_directory(t, &choice));
     if (status == LK_OK) status = open_save(t);
     if (status == LK_OK)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
                                   &(lk_starts_entry){t->data, t->device, t->leaves, t->start,
-                                                     checkpoint});
+                                                     choice.path});
     if (status == LK_OK) status = open_stop(t, t->how->deadline);
     if (status == LK_OK) status = lk_comm_agree(t->comm, open_observers(t));
     if (status == LK_OK) status = open_monitor(t);
@@ -284,7 +317,7 @@ static lk_status run(lk_trainer *t)
     }
     if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
         status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
-    free(checkpoint);
+    lk_checkpoint_choice_clear(&choice);
     lk_checkpoint_info_clear(&saved);
     return status;
 }
@@ -309,6 +342,8 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .how = how,
                  .reporter = reporter,
                  .best = INFINITY,
+                 .saved = LK_CHECKPOINT_NONE,
+                 .good = LK_CHECKPOINT_NONE,
                  .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = open_watchdog(&t);
     if (status == LK_OK) status = run(&t);
@@ -343,6 +378,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_params_destroy(t.params);
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
+    lk_drift_report_clear(&t.drift);
     lk_rundir_close(t.rundir);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;

@@ -55,6 +55,7 @@ typedef struct lk_start {
     bool detect_anomaly;  /* stop at the first value that is not finite; train/debug.h */
     bool launch_blocking; /* wait for each kernel, so that an error names it */
     bool profile;         /* nothing is saved */
+    double patience; /* seconds to wait while another process works on the run; of rank 0 */
     double deadline; /* lk_clock_seconds() by which a save must be done; 0: none; of rank 0 */
     /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
     void (*say)(void *context, const char *text);

@@ -42,11 +42,15 @@ typedef struct lk_trainer {
     int leaves;
     uint64_t start, last; /* steps done at the start; stop here */
     uint64_t drained;     /* steps whose state was read */
-    uint64_t saved;       /* steps done in the last checkpoint */
-    uint64_t skipped_in_row;
+    /* steps done in the last checkpoint, and in the newest that a step which counts came after; or
+     * LK_CHECKPOINT_NONE */
+    uint64_t saved, good;
+    uint64_t validated; /* step of the last validation; see lk_checkpoint_info */
+    uint64_t skipped_in_row; /* steps up to the last whose state was read */
     double begun, best;
     double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    lk_drift_report drift; /* of validation from training samples; rank 0, if it is known */
     double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
     double each;         /* mean time of a step, s */
     lk_train_result result;

@@ -11,29 +11,34 @@
 
 enum { HOPELESS = 200 }; /* skipped steps in a row before giving up */
 
-/* The run has diverged; `what`: how. All ranks alike. A checkpoint is known to be good only when a
- * step after it has had a finite loss. */
+/* The run has diverged; `what`: how. All ranks alike. Every checkpoint has finite parameters, but
+ * only a step that counts after it shows that one can go on from it. */
 static lk_status diverged(lk_trainer *t, uint64_t step, const char *what)
 {
-    LK_TRY(lk_save_finish(t->save)); /* the one under way was begun before */
-    const char *path = t->result.checkpoint, *run = t->run->path;
+    LK_TRY(lk_save_finish(t->save));
+    const char *path = t->result.checkpoint;
+    char before[2200], way[2300];
+    unsigned long long n = step;
     double lr = t->run->optimizer.lr / 3;
-    if (!path[0])
+    if (t->saved == LK_CHECKPOINT_NONE)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; there is no checkpoint before it; to find "
                        "where it begins remove the run directory and add --detect-anomaly to the "
                        "same command; or start again with a lower rate, such as "
-                       "--set optimizer.lr=%.3g",
-                       (unsigned long long)step, what, lr);
-    if (t->saved + 1 >= step)
-        return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is of the step just "
-                       "before and may be spoilt: remove it and go on from the one before, with "
-                       "--detect-anomaly to find where it begins or with a lower rate: lockstep "
-                       "train %s --resume --set optimizer.lr=%.3g",
-                       (unsigned long long)step, what, path, run, lr);
-    return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
-                   "where it begins with lockstep train %s --resume --detect-anomaly, or go on "
-                   "from it with a lower rate: lockstep train %s --resume --set optimizer.lr=%.3g",
-                   (unsigned long long)step, what, path, run, run, lr);
+                       "--set optimizer.lr=%.3g", n, what, lr);
+    if (t->good == t->saved)
+        return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: find "
+                       "where it begins with the same command and --resume --detect-anomaly, or go "
+                       "on from it with a lower rate: --resume --set optimizer.lr=%.3g", n, what,
+                       path, lr);
+    if (lk_checkpoint_before(path, before, sizeof before))
+        snprintf(way, sizeof way, "move it away, so that --resume takes %s", before);
+    else
+        snprintf(way, sizeof way, "start again in another 'directory'");
+    lk_error_clear(); /* of looking for one before */
+    return lk_fail(LK_E_INTERNAL, "step %llu: %s; no step has counted since the last checkpoint, "
+                   "%s, whose parameters are finite: find where it begins with the same command "
+                   "and --resume --detect-anomaly; to train on with a lower rate, such as "
+                   "--set optimizer.lr=%.3g, %s", n, what, path, lr, way);
 }
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
@@ -101,6 +106,7 @@ static lk_status validate(lk_trainer *t, uint64_t step)
         .ema_accuracy = t->ema && vision ? ema[LK_METRIC_HITS] : NAN,
     };
     if (v->loss < t->best) t->best = v->loss;
+    t->validated = step;
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
     lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
     if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
@@ -126,15 +132,19 @@ static double step_seconds(lk_trainer *t)
  * has changed no parameter. */
 static lk_status check_finite(lk_trainer *t, const lk_step_state *s)
 {
-    bool good = s->finite && isfinite(s->loss), scaling = lk_run_precision(t->run) == LK_FP16;
+    bool scaling = lk_run_precision(t->run) == LK_FP16;
     char what[200], row[80] = "";
-    t->skipped_in_row = good ? 0 : t->skipped_in_row + 1;
-    if (good || (scaling && t->skipped_in_row < HOPELESS)) return LK_OK;
+    t->skipped_in_row = s->skipped_in_row;
+    if (s->finite) {
+        t->good = t->saved;
+        return LK_OK;
+    }
+    if (scaling && s->skipped_in_row < HOPELESS) return LK_OK;
     if (scaling)
         snprintf(row, sizeof row, ", %d such steps in a row, loss scale %g", HOPELESS,
                  (double)s->loss_scale);
     snprintf(what, sizeof what, "the %s is not finite (loss %g, gradient norm %g%s)",
-             s->finite ? "loss" : "gradient", (double)s->loss, (double)s->grad_norm, row);
+             isfinite(s->loss) ? "gradient" : "loss", (double)s->loss, (double)s->grad_norm, row);
     return diverged(t, s->step, what);
 }
 
@@ -158,26 +168,42 @@ static lk_status drain(lk_trainer *t)
     return LK_OK;
 }
 
+/* The trace begins with the next step, or ends with the last of `done`. Steps before it are read
+ * first, so that what it takes itself is in none's time. */
+static lk_status pause_for_trace(lk_trainer *t, uint64_t done, bool begins)
+{
+    lk_traced traced;
+    while (t->drained < done) LK_TRY(drain(t));
+    double begin = lk_clock_seconds();
+    if (begins) {
+        lk_monitor_trace_begins(t->monitor);
+        LK_TRY(lk_tracing_begin(t->tracing));
+    } else {
+        LK_TRY(lk_tracing_end(t->tracing, done, &traced));
+        lk_monitor_trace_ended(t->monitor, &traced);
+    }
+    if (t->drained > t->start) t->paused += lk_clock_seconds() - begin;
+    return LK_OK;
+}
+
 static lk_status one_step(lk_trainer *t, uint64_t step)
 {
     const lk_backend *b = t->device->backend;
     if (step - t->drained >= LK_TRAINER_RING) LK_TRY(drain(t));
-    lk_monitor_begin(t->monitor, step);
     lk_heart_begin(LK_READING, step + 1);
-    LK_TRY(lk_tracing_before(t->tracing, step + 1));
+    if (lk_tracing_begins(t->tracing, step + 1)) LK_TRY(pause_for_trace(t, step, true));
+    lk_monitor_begin(t->monitor, step);
     LK_TRY(lk_loader_feed(t->loader, step));
     lk_heart_begin(LK_STEPPING, step + 1);
     lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
-    double pause = lk_clock_seconds();
-    LK_TRY(lk_tracing_after(t->tracing, step + 1));
-    if (t->drained > t->start) t->paused += lk_clock_seconds() - pause; /* a trace was written */
     int slot = (int)(step % LK_TRAINER_RING);
     LK_TRY(b->download(t->device, &t->ring[slot], t->store->buffer[LK_REGION_STATE],
                        sizeof *t->ring));
     LK_TRY(b->record(t->device, slot));
     lk_monitor_enqueued(t->monitor, step);
-    return LK_OK;
+    bool ends = lk_tracing_ends(t->tracing, step + 1, false);
+    return ends ? pause_for_trace(t, step + 1, false) : LK_OK;
 }
 
 static void report_saves(lk_trainer *t)
@@ -192,12 +218,39 @@ static void report_saves(lk_trainer *t)
     lk_trainer_say(t, text);
 }
 
+/* ---- what is due after a step --------------------------------------------------------------- */
+
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
-/* What is due after `step`, whose steps are all done. */
+/* While steps are skipped nothing is saved, for a file that no good step came after must not push
+ * out those before; what came due then is saved after the first step that counts. This asks of the
+ * last step whose state was read, all of which is in the checkpoint, so a stop changes nothing. */
+static bool save_put_off(const lk_trainer *t)
+{
+    uint64_t every = (uint64_t)t->run->checkpoint.every, row = t->skipped_in_row;
+    return every > 0 && row > 0 && t->drained / every != (t->drained - row) / every;
+}
+
+static lk_status save(lk_trainer *t, uint64_t step)
+{
+    char spoilt[LK_CHECKPOINT_SPOILT], what[LK_CHECKPOINT_SPOILT + 100];
+    lk_heart_begin(LK_SAVING, step);
+    LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
+    LK_TRY(lk_save_begin(t->save, t->validated, t->good, spoilt));
+    if (!spoilt[0]) {
+        t->saved = step;
+        return LK_OK;
+    }
+    snprintf(what, sizeof what, "after it '%s' holds values that are not finite", spoilt);
+    return diverged(t, step, what);
+}
+
+/* What is due after `step`, when all steps are done. */
 static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool saving)
 {
     while (t->drained < step) LK_TRY(drain(t));
+    if (t->skipped_in_row > 0 && step != t->last) saving = false; /* save_put_off() from now on */
+    if (!evaluation && !saving) return LK_OK;
     double begin = lk_clock_seconds(), now = begin;
     t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
@@ -205,11 +258,7 @@ static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool s
         now = lk_clock_seconds();
         lk_stop_validated(t->stop, now - begin);
     }
-    if (saving) {
-        lk_heart_begin(LK_SAVING, step);
-        LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-        LK_TRY(lk_save_begin(t->save));
-    }
+    if (saving) LK_TRY(save(t, step));
     LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
     t->paused += lk_clock_seconds() - begin;
     return LK_OK;
@@ -218,8 +267,7 @@ static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool s
 lk_status lk_trainer_steps(lk_trainer *t)
 {
     t->begun = lk_clock_seconds();
-    if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile)
-        LK_TRY(lk_save_begin(t->save));
+    if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile) LK_TRY(save(t, 0));
     for (uint64_t step = t->start; step < t->last;) {
         bool stop = false;
         LK_TRY(one_step(t, step));
@@ -233,10 +281,10 @@ lk_status lk_trainer_steps(lk_trainer *t)
         bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
         bool evaluation = due(step, t->run->eval.every) || finished;
         bool saving = !t->how->profile &&
-                      (due(step, t->run->checkpoint.every) || step == t->last);
+                      (due(step, t->run->checkpoint.every) || save_put_off(t) || step == t->last);
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
     }
-    LK_TRY(lk_tracing_end(t->tracing, t->last));
+    if (lk_tracing_ends(t->tracing, t->last, true)) LK_TRY(pause_for_trace(t, t->last, false));
     lk_heart_begin(LK_SAVING, t->last);
     LK_TRY(lk_save_finish(t->save));
     lk_heart_begin(LK_ENDING, 0);

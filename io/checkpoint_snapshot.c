@@ -28,7 +28,7 @@ typedef struct layout {
     int64_t floats;
 } layout;
 
-struct lk_checkpoint_saver {
+struct lk_checkpoint_snapshot {
     lk_checkpoint_job job;
     lk_store *store;
     char *directory;
@@ -110,7 +110,7 @@ static void take_groups(lk_checkpoint_job *j, bool training, bool ema)
     memcpy(j->has, (bool[GROUPS]){true, training, training, ema}, sizeof j->has);
 }
 
-lk_status lk_checkpoint_saver_bytes(const lk_params *params, const lk_store_options *store,
+lk_status lk_checkpoint_snapshot_bytes(const lk_params *params, const lk_store_options *store,
                                     int rank, int ranks, size_t *bytes)
 {
     lk_checkpoint_job j = {.params = params, .rank = rank, .ranks = ranks};
@@ -126,7 +126,7 @@ lk_status lk_checkpoint_saver_bytes(const lk_params *params, const lk_store_opti
 
 /* ---- open, close ----------------------------------------------------------------------------- */
 
-static lk_status set_up(lk_checkpoint_saver *s, const char *directory)
+static lk_status set_up(lk_checkpoint_snapshot *s, const char *directory)
 {
     lk_checkpoint_job *j = &s->job;
     const lk_backend *b = s->store->device->backend;
@@ -140,13 +140,13 @@ static lk_status set_up(lk_checkpoint_saver *s, const char *directory)
     return LK_OK;
 }
 
-lk_status lk_checkpoint_saver_open(lk_io *io, MPI_Comm world, const char *directory,
+lk_status lk_checkpoint_snapshot_open(lk_io *io, MPI_Comm world, const char *directory,
                                    lk_checkpoint_keep keep, lk_store *store,
-                                   lk_checkpoint_saver **saver)
+                                   lk_checkpoint_snapshot **snapshot)
 {
     MPI_Comm comm;
     LK_TRY(lk_h5_comm(world, &comm));
-    lk_checkpoint_saver *s = calloc(1, sizeof *s);
+    lk_checkpoint_snapshot *s = calloc(1, sizeof *s);
     lk_status status = lk_h5_agree(comm, s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory"));
     if (status != LK_OK) {
         free(s);
@@ -162,14 +162,14 @@ lk_status lk_checkpoint_saver_open(lk_io *io, MPI_Comm world, const char *direct
     s->store = store;
     status = lk_h5_agree(comm, set_up(s, directory));
     if (status != LK_OK) {
-        lk_checkpoint_saver_close(s);
+        lk_checkpoint_snapshot_close(s);
         return status;
     }
-    *saver = s;
+    *snapshot = s;
     return LK_OK;
 }
 
-void lk_checkpoint_saver_close(lk_checkpoint_saver *s)
+void lk_checkpoint_snapshot_close(lk_checkpoint_snapshot *s)
 {
     if (!s) return;
     lk_checkpoint_job *j = &s->job;
@@ -197,7 +197,7 @@ static lk_status write_job(void *argument)
     return lk_checkpoint_write(j);
 }
 
-static lk_status snapshot(lk_checkpoint_saver *s)
+static lk_status copy(lk_checkpoint_snapshot *s)
 {
     lk_device *d = s->store->device;
     for (int i = 0; i < s->layout.copies; i++) {
@@ -211,7 +211,7 @@ static lk_status snapshot(lk_checkpoint_saver *s)
 
 /* A rank without memory for the job takes part in the first agreement of the others' jobs, which
  * then end with its failure. */
-static lk_status submit(lk_checkpoint_saver *s)
+static lk_status submit(lk_checkpoint_snapshot *s)
 {
     long ticket = NONE;
     lk_status status = lk_io_submit(s->job.io, write_job, &s->job, &ticket);
@@ -220,19 +220,53 @@ static lk_status submit(lk_checkpoint_saver *s)
     return LK_OK;
 }
 
-lk_status lk_checkpoint_saver_begin(lk_checkpoint_saver *s, const lk_checkpoint_info *info)
+static bool all_finite(const float *x, size_t n)
+{
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest < 0x7f800000;
+}
+
+/* The name of the first parameter, or moving average of one, that holds inf or nan; else "". The
+ * same on all ranks, of which each looks at what it digests. */
+static lk_status find_spoilt(const lk_checkpoint_snapshot *s, char spoilt[LK_CHECKPOINT_SPOILT])
+{
+    const lk_checkpoint_job *j = &s->job;
+    int mine = INT_MAX, first;
+    for (int i = 0; i < j->tensors && mine == INT_MAX; i++) {
+        lk_region region = region_of[j->item[i].group];
+        bool used = region == LK_REGION_PARAM || region == LK_REGION_EMA;
+        if (used && lk_checkpoint_mine(j, i) &&
+            !all_finite(j->item[i].data, j->item[i].bytes / sizeof(float)))
+            mine = i;
+    }
+    if (MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, j->comm) != MPI_SUCCESS)
+        return lk_fail(LK_E_COMM, "%s: MPI_Allreduce failed", s->directory);
+    snprintf(spoilt, LK_CHECKPOINT_SPOILT, "%s", first == INT_MAX ? "" : j->item[first].path);
+    return LK_OK;
+}
+
+lk_status lk_checkpoint_snapshot_begin(lk_checkpoint_snapshot *s, const lk_checkpoint_info *info,
+                                       uint64_t good, char spoilt[LK_CHECKPOINT_SPOILT])
 {
     lk_checkpoint_job *j = &s->job;
     if (s->ticket != NONE) /* on all ranks; the communicator is the I/O thread's now */
         return lk_fail(LK_E_INTERNAL, "a save was begun before the last one was waited for");
     j->info = *info;
+    j->good = good;
     j->failed = false;
     LK_TRY(lk_checkpoint_share_info(j));
-    LK_TRY(lk_h5_agree(j->comm, snapshot(s)));
-    return submit(s);
+    LK_TRY(lk_h5_agree(j->comm, copy(s)));
+    LK_TRY(find_spoilt(s, spoilt));
+    return spoilt[0] ? LK_OK : submit(s);
 }
 
-lk_checkpoint_progress lk_checkpoint_saver_look(lk_checkpoint_saver *s)
+lk_checkpoint_progress lk_checkpoint_snapshot_look(lk_checkpoint_snapshot *s)
 {
     if (s->ticket == NONE || lk_io_done(s->job.io, s->ticket)) return LK_CHECKPOINT_DONE;
     if (!s->job.failed) return LK_CHECKPOINT_BUSY;
@@ -240,7 +274,7 @@ lk_checkpoint_progress lk_checkpoint_saver_look(lk_checkpoint_saver *s)
     return LK_CHECKPOINT_FAILING;
 }
 
-lk_status lk_checkpoint_saver_wait(lk_checkpoint_saver *s, lk_checkpoint_figures *figures)
+lk_status lk_checkpoint_snapshot_wait(lk_checkpoint_snapshot *s, lk_checkpoint_figures *figures)
 {
     if (s->ticket == NONE) return lk_fail(LK_E_INTERNAL, "no save was begun");
     long ticket = s->ticket;

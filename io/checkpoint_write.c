@@ -6,6 +6,7 @@
  * call: if the disk fails a rank there, the others may stay in it. So blocks are reserved first,
  * and the caller can see that a rank failed (j->failed) without the others' I/O threads. */
 #include "base/clock.h"
+#include "base/replace.h"
 #include "io/checkpoint_job.h"
 #include "io/format.h"
 
@@ -24,14 +25,12 @@ enum { TEXTS = LK_CHECKPOINT_TEXTS };
 typedef lk_checkpoint_item item;
 typedef lk_checkpoint_job job;
 
-static lk_status agree(job *j, lk_status mine) { return lk_checkpoint_agree(j, mine); }
-
 static MPI_Comm writers_comm(const job *j) { return j->writers > 1 ? j->comm : MPI_COMM_SELF; }
 
 /* Among those who write. */
 static lk_status writers_agree(job *j, lk_status mine)
 {
-    return j->writers > 1 ? agree(j, mine) : mine;
+    return j->writers > 1 ? lk_checkpoint_agree(j, mine) : mine;
 }
 
 /* What is not a parameter; its bytes are the same on all ranks. */
@@ -165,7 +164,7 @@ static lk_status trim(const job *j)
 static lk_status share_digests(job *j)
 {
     unsigned char *all = calloc((size_t)j->items, LK_DIGEST_TEXT);
-    LK_TRY(agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    LK_TRY(lk_checkpoint_agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
     for (int i = 0; i < j->items; i++) {
         if (!lk_checkpoint_mine(j, i)) continue;
         lk_digest_bytes(j->item[i].data, j->item[i].bytes,
@@ -208,6 +207,8 @@ static lk_status write_attributes(job *j)
     LK_TRY(lk_h5_set_f64(j->file, j->part, "learning_rate", (double)s->lr));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "seed", info->seed));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
+    if (info->validated != LK_CHECKPOINT_NONE)
+        LK_TRY(lk_h5_set_u64(j->file, j->part, "validated", info->validated));
     LK_TRY(lk_h5_set_text(j->file, j->part, "kind", lk_dataset_kind_name(info->kind)));
     LK_TRY(write_kind(j));
     for (int i = 0; i < TEXTS; i++) {
@@ -346,28 +347,11 @@ static lk_status verify(job *j)
 {
     hid_t file = -1;
     LK_TRY(lk_checkpoint_open_each(j, j->part, &file));
-    lk_status status = agree(j, verify_mine(j, file));
+    lk_status status = lk_checkpoint_agree(j, verify_mine(j, file));
     H5Fclose(file); /* read only: nothing to lose */
     if (status != LK_OK)
         lk_fail_prefix(status, "a checkpoint does not read back as it was written");
     return status == LK_E_INPUT ? LK_E_SYSTEM : status;
-}
-
-/* A link cannot be rewritten in place: make another one and rename it over the old. */
-static lk_status replace_latest(const job *j)
-{
-    char latest[PATH_MAX + 16], fresh[PATH_MAX + 16];
-    snprintf(latest, sizeof latest, "%s/latest", j->given);
-    snprintf(fresh, sizeof fresh, "%s/latest.part", j->given);
-    unlink(fresh); /* of a killed run; if it cannot go, symlink() tells */
-    if (symlink(strrchr(j->path, '/') + 1, fresh) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot make the link: %s", fresh, strerror(errno));
-    if (rename(fresh, latest) != 0) {
-        int error = errno;
-        unlink(fresh);
-        return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
-    }
-    return lk_h5_fsync(j->given);
 }
 
 /* Rank 0. The new file is safe before an older one goes. */
@@ -376,23 +360,23 @@ static lk_status publish(job *j)
     struct stat s;
     if (j->rank != 0) return LK_OK;
     LK_TRY(trim(j));
-    LK_TRY(lk_h5_publish(j->part, j->path));
-    LK_TRY(replace_latest(j));
+    LK_TRY(lk_replace_publish(j->part, j->path));
+    LK_TRY(lk_checkpoint_dir_point(j->given, strrchr(j->path, '/') + 1));
     j->figures.bytes = stat(j->path, &s) == 0 ? (uint64_t)s.st_size : 0;
-    lk_checkpoint_dir_prune(j->given, j->info.state.step, j->keep, j->figures.warning,
+    lk_checkpoint_dir_prune(j->given, j->info.state.step, j->good, j->keep, j->figures.warning,
                             sizeof j->figures.warning);
     return LK_OK;
 }
 
 static lk_status write_verified(job *j)
 {
-    lk_status status = agree(j, j->rank < j->writers ? write_part(j) : LK_OK);
+    lk_status status = lk_checkpoint_agree(j, j->rank < j->writers ? write_part(j) : LK_OK);
     double begun = lk_clock_seconds();
     if (status == LK_OK) status = verify(j);
     j->figures.read_seconds = lk_clock_seconds() - begun;
     if (j->fd >= 0) close(j->fd);
     j->fd = -1;
-    if (status == LK_OK) status = agree(j, publish(j));
+    if (status == LK_OK) status = lk_checkpoint_agree(j, publish(j));
     if (status != LK_OK) {
         lk_h5_abandon(j->part, writers_comm(j), &j->file);
         if (j->rank == 0) unlink(j->part);
@@ -404,10 +388,10 @@ lk_status lk_checkpoint_write(job *j)
 {
     double begun = lk_clock_seconds();
     j->figures = (lk_checkpoint_figures){.step = j->info.state.step};
-    LK_TRY(agree(j, list_info(j)));
-    LK_TRY(agree(j, name_files(j)));
-    LK_TRY(agree(j, j->rank == 0 ? make_room(j) : LK_OK));
-    LK_TRY(agree(j, check_limit(j)));
+    LK_TRY(lk_checkpoint_agree(j, list_info(j)));
+    LK_TRY(lk_checkpoint_agree(j, name_files(j)));
+    LK_TRY(lk_checkpoint_agree(j, j->rank == 0 ? make_room(j) : LK_OK));
+    LK_TRY(lk_checkpoint_agree(j, check_limit(j)));
     LK_TRY(share_digests(j));
     LK_TRY(write_verified(j));
     snprintf(j->figures.path, sizeof j->figures.path, "%s", j->path);
@@ -423,7 +407,7 @@ static lk_status save(void *argument)
     LK_TRY(lk_checkpoint_share_info(j));
     lk_status status = lk_checkpoint_list_params(j);
     if (status == LK_OK) status = lk_checkpoint_deal(j);
-    LK_TRY(agree(j, status));
+    LK_TRY(lk_checkpoint_agree(j, status));
     for (int i = 0; i < j->tensors; i++)
         j->item[i].rows = (char *)j->item[i].data + j->item[i].first * j->item[i].row;
     return lk_checkpoint_write(j);

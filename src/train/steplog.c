@@ -1,0 +1,137 @@
+#include "train/steplog.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static lk_status cannot(const char *what, const char *path)
+{
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+/* A pipe of this name must not hold up the start: it is looked at before anything waits for it. */
+static lk_status open_file(const char *path, int flags, const char *mode, FILE **file)
+{
+    struct stat s;
+    int fd = open(path, flags | O_NONBLOCK | O_CLOEXEC, 0666);
+    if (fd < 0) return cannot("open", path);
+    lk_status status = LK_OK;
+    if (fstat(fd, &s) != 0) status = cannot("look at", path);
+    else if (!S_ISREG(s.st_mode))
+        status = lk_fail(LK_E_INPUT, "%s: expected the log of a run, found something that is not a "
+                         "file; move it away", path);
+    else if (!(*file = fdopen(fd, mode))) status = cannot("open", path);
+    if (status != LK_OK) close(fd);
+    return status;
+}
+
+typedef struct line {
+    uint64_t step;
+    double first; /* number */
+} line;
+
+/* Is this a whole line of the form? */
+static bool parse(const char *text, const lk_steplog_form *form, line *l)
+{
+    char *rest;
+    int numbers = 0;
+    if (!isdigit((unsigned char)text[0])) return false;
+    l->step = strtoull(text, &rest, 10);
+    while (*rest == ' ') {
+        const char *begin = rest + 1;
+        if (isspace((unsigned char)*begin)) return false;
+        double value = strtod(begin, &rest);
+        if (rest == begin) return false;
+        if (numbers++ == 0) l->first = value;
+    }
+    return rest[0] == '\n' && numbers >= form->least && numbers <= form->most;
+}
+
+/* What is read of a log. */
+typedef struct reading {
+    long end;              /* of the last line that stays */
+    uint64_t lines, last;  /* that stay; step of the last one */
+    double lowest;         /* first number; INFINITY without lines */
+    bool bad;              /* then comes what is no line of the form, or not in order */
+    bool later;            /* then comes one after the step */
+} reading;
+
+static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
+{
+    char text[512];
+    line l = {0, 0};
+    reading r = {.lowest = (double)INFINITY};
+    while (fgets(text, sizeof text, f)) {
+        bool good = parse(text, form, &l);
+        if (good && r.lines > 0)
+            good = form->all_steps ? l.step == r.last + 1 : l.step > r.last;
+        r.bad = !good;
+        r.later = good && l.step > step;
+        if (r.bad || r.later) break;
+        if (l.first < r.lowest) r.lowest = l.first;
+        r.last = l.step;
+        r.lines++;
+        r.end = ftell(f);
+    }
+    return r;
+}
+
+static lk_status too_short(const char *path, const lk_steplog_form *form, const reading *r,
+                           uint64_t step, uint64_t last)
+{
+    char found[200];
+    unsigned long long lines = r->lines, known = r->last, until = last, from = step;
+    if (r->bad)
+        snprintf(found, sizeof found, "line %llu, which is not '%s' or not in order", lines + 1,
+                 form->columns);
+    else
+        snprintf(found, sizeof found, "its end after %llu lines", lines);
+    return lk_fail(LK_E_INPUT, "%s: expected the lines up to step %llu, for the checkpoint to go on "
+                   "from is of step %llu, found %s; put back a copy of the log; or move the "
+                   "checkpoints after step %llu away, to have the steps after it computed and "
+                   "logged again; or move the log away, then a new one begins with step %llu", path,
+                   last == LK_STEPLOG_ANY ? from : until, from, found, known, from + 1);
+}
+
+lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64_t step,
+                           uint64_t last, bool *none)
+{
+    FILE *f = NULL;
+    if (access(path, F_OK) != 0 && errno == ENOENT) {
+        *none = true;
+        return LK_OK;
+    }
+    LK_TRY(open_file(path, O_RDONLY, "r", &f));
+    reading r = read_lines(f, form, step);
+    bool failed = ferror(f) != 0;
+    fclose(f);
+    if (failed) return lk_fail(LK_E_SYSTEM, "%s: cannot read the log of the run", path);
+    bool begins = r.lines == 0 && r.later; /* it was begun anew */
+    bool short_of = last == LK_STEPLOG_ANY ? r.bad : r.last != last;
+    if (short_of && !begins) return too_short(path, form, &r, step, last);
+    *none = begins;
+    return LK_OK;
+}
+
+lk_status lk_steplog_open(const char *path, const lk_steplog_form *form, uint64_t step,
+                          double *lowest, FILE **file)
+{
+    FILE *f = NULL;
+    LK_TRY(open_file(path, O_RDWR | O_APPEND | O_CREAT, "a+", &f));
+    rewind(f);
+    reading r = read_lines(f, form, step);
+    if (fflush(f) != 0 || ftruncate(fileno(f), r.end) != 0 || fseek(f, 0, SEEK_END) != 0) {
+        lk_status status = cannot("write", path);
+        fclose(f);
+        return status;
+    }
+    setvbuf(f, NULL, _IOLBF, 0); /* for those who look on */
+    if (lowest && r.lowest < *lowest) *lowest = r.lowest;
+    *file = f;
+    return LK_OK;
+}
