@@ -237,11 +237,14 @@ static lk_status open_once(const char *path, MPI_Comm comm, const char *schema, 
     lk_status status = LK_OK;
     *error = reading_error(path);
     if (may_pass(*error))
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; tried %d times in 3 s", path,
-                         strerror(*error), TRIES);
+        status = lk_fail(LK_E_SYSTEM,
+                         "%s: cannot read: %s; tried %d times in 3 s; check the file "
+                         "system",
+                         path, strerror(*error), TRIES);
     if (status == LK_OK) status = check_file(path, schema);
     if (status == LK_OK && *error)
-        status = lk_fail(LK_E_INPUT, "%s: cannot read: %s", path, strerror(*error));
+        status = lk_fail(LK_E_INPUT, "%s: cannot read: %s; the file is damaged, or its disk is",
+                         path, strerror(*error));
     LK_TRY(lk_h5_agree(comm, status));
     LK_H5_AUTO hid_t fapl = -1, id = -1;
     LK_TRY(access_list(path, comm, false, &fapl));
@@ -337,7 +340,8 @@ static lk_status check_links(hid_t file, const char *where, const char *path)
 {
     char part[LK_H5_MAX_PATH];
     if (strlen(path) >= sizeof part)
-        return lk_fail(LK_E_INPUT, "%s: the name '%.80s...' is too long", where, path);
+        return lk_fail(LK_E_INPUT, "%s: the name '%.80s...' is too long; rename it in the file",
+                       where, path);
     const char *end = path;
     do {
         end = strchrnul(end, '/');
@@ -365,8 +369,10 @@ static lk_status find_type(hid_t id, const char *where, const char *path, lk_h5_
     for (d->type = 0; d->type < LK_H5_TEXT; d->type++)
         if (H5Tequal(type, lk_h5_type_id(d->type)) > 0) return LK_OK;
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, f64, i32, u8, u16, u32 or text, found "
-                   "another element type", where, path);
+    return lk_fail(LK_E_INPUT,
+                   "%s: '%s': expected f32, f64, i32, u8, u16, u32 or text, found "
+                   "another element type; convert it",
+                   where, path);
 }
 
 static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5_dataset *d)
@@ -376,7 +382,9 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
     H5S_class_t class = H5Sget_simple_extent_type(space);
     d->dims = H5Sget_simple_extent_ndims(space);
     if ((class != H5S_SIMPLE && class != H5S_SCALAR) || d->dims < 0 || d->dims > LK_H5_MAX_DIMS)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected at most %d dimensions, found another shape",
+        return lk_fail(LK_E_INPUT,
+                       "%s: '%s': expected at most %d dimensions, found another shape"
+                       "; reshape it",
                        where, path, LK_H5_MAX_DIMS);
     LK_H5(LK_E_INPUT, H5Sget_simple_extent_dims(space, d->dim, NULL), "%s: '%s'", where, path);
     size_t bytes = d->element;
@@ -384,7 +392,8 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
     for (int i = d->dims; i-- > 0;) {
         if (d->dim[i] > INT64_MAX / 16 ||
             __builtin_mul_overflow(bytes, (size_t)d->dim[i], &bytes) || bytes > INT64_MAX / 2)
-            return lk_fail(LK_E_INPUT, "%s: '%s': its size overflows", where, path);
+            return lk_fail(LK_E_INPUT, "%s: '%s': its size overflows; the file is damaged", where,
+                           path);
         if (i == 1) d->row = bytes;
     }
     d->bytes = bytes;
@@ -467,8 +476,10 @@ lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, si
     LK_H5(LK_E_INPUT, H5Oget_info_by_name2(file, path, &object, H5O_INFO_BASIC, H5P_DEFAULT),
           "%s: '%s'", where, path);
     if (object.type != H5O_TYPE_DATASET)
-        return lk_fail(LK_E_INPUT, "%s: expected '%s' to be a dataset, found something else", where,
-                       path);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected '%s' to be a dataset, found something else; the "
+                       "file is damaged or of another kind",
+                       where, path);
     LK_H5(LK_E_SYSTEM, access_list = H5Pcreate(H5P_DATASET_ACCESS), "%s: '%s'", where, path);
     if (cache > 0)
         LK_H5(LK_E_SYSTEM, H5Pset_chunk_cache(access_list, 12421, cache, 1.0), "%s: '%s'", where,
@@ -488,8 +499,10 @@ lk_status lk_h5_dataset_expect(const lk_h5_dataset *d, const char *where, const 
                                lk_h5_type type, int dims)
 {
     if (d->type != type || d->dims != dims)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s in %d dimensions, found %s in %d", where,
-                       path, lk_h5_type_name(type), dims, lk_h5_type_name(d->type), d->dims);
+        return lk_fail(LK_E_INPUT,
+                       "%s: '%s': expected %s in %d dimensions, found %s in %d; the "
+                       "file is damaged or of another kind",
+                       where, path, lk_h5_type_name(type), dims, lk_h5_type_name(d->type), d->dims);
     return LK_OK;
 }
 
@@ -639,10 +652,15 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
     H5O_info_t object;
     int n = snprintf(path, sizeof path, "%s%s%s", w->group, w->group[0] ? "/" : "", name);
     if (--*w->left < 0)
-        w->status = lk_fail(LK_E_INPUT, "%s: expected at most %d objects, found more", w->where,
-                            MAX_DATASETS);
+        w->status = lk_fail(LK_E_INPUT,
+                            "%s: expected at most %d objects, found more; it was not "
+                            "written by lockstep",
+                            w->where, MAX_DATASETS);
     else if (n < 0 || (size_t)n >= sizeof path || w->depth >= MAX_DEPTH)
-        w->status = lk_fail(LK_E_INPUT, "%s: '%.80s...' lies too deep", w->where, w->group);
+        w->status = lk_fail(LK_E_INPUT,
+                            "%s: '%.80s...' lies too deep; it was not written by "
+                            "lockstep",
+                            w->where, w->group);
     else if (info->type != H5L_TYPE_HARD)
         w->status = lk_fail(LK_E_INPUT, "%s: '%s' is a soft or external link, which is not "
                             "followed; copy the data into the file", w->where, path);
@@ -717,8 +735,10 @@ lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint
     bool character = strcmp(kind, "character") == 0, byte = strcmp(kind, "byte") == 0;
     lk_status status = LK_OK;
     if (!character && !byte)
-        status = lk_fail(LK_E_INPUT, "%s: expected the vocabulary 'byte' or 'character', found "
-                         "'%.60s'", where, kind);
+        status = lk_fail(LK_E_INPUT,
+                         "%s: expected the vocabulary 'byte' or 'character', found "
+                         "'%.60s'; use the lockstep that wrote it",
+                         where, kind);
     free(kind);
     LK_TRY(status);
     LK_TRY(lk_h5_dataset_open(file, where, "vocabulary", 0, &d));
@@ -726,8 +746,10 @@ lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint
     status = lk_h5_dataset_expect(&d, where, "vocabulary", LK_H5_U32, 1);
     if (status == LK_OK &&
         (d.dim[0] < 1 || d.dim[0] > LK_H5_VOCABULARY_MAX || (byte && d.dim[0] != 256)))
-        status = lk_fail(LK_E_INPUT, "%s: 'vocabulary': expected %s entries, found %llu", where,
-                         byte ? "256" : "1 to 65536", (unsigned long long)d.dim[0]);
+        status = lk_fail(LK_E_INPUT,
+                         "%s: 'vocabulary': expected %s entries, found %llu; the file "
+                         "is damaged",
+                         where, byte ? "256" : "1 to 65536", (unsigned long long)d.dim[0]);
     if (status == LK_OK && !(v = malloc(d.bytes))) status = lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK) status = lk_h5_dataset_read(&d, where, "vocabulary", v);
     if (status == LK_OK) status = check_vocabulary(where, character, v, (int64_t)d.dim[0]);

@@ -292,7 +292,10 @@ static lk_status write_dataset(importer *m)
     char *part = NULL;
     LK_TRY(lk_import_check_bad(&o->to, &m->result, "files"));
     if (m->result.rows[LK_TRAIN] == 0)
-        return lk_fail(LK_E_INPUT, "%s: expected images for training, found none", o->directory);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected images for training, found none; is it the right "
+                       "folder?",
+                       o->directory);
     LK_TRY(lk_import_name(o->to.output, ".part.h5", &part));
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
     LK_TRY(copy_blocks(m));

@@ -237,7 +237,9 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
     int size = comm->size;
     int leaves = saved ? saved : run->train.leaves ? (int)run->train.leaves : size;
     if (saved && run->train.leaves && run->train.leaves != saved)
-        return lk_fail(LK_E_INPUT, "%s: train.leaves is %lld, the run was started with %d leaves",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.leaves is %lld, the run was started with %d leaves; "
+                       "set it back",
                        run->path, (long long)run->train.leaves, saved);
     if (leaves & (leaves - 1))
         return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
@@ -246,7 +248,9 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
         return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start a power of two of at "
                        "most %d, or set train.leaves", size, leaves, leaves);
     if (run->train.batch % leaves)
-        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.batch %lld is not a multiple of the %d leaves; "
+                       "change train.batch, or the number of ranks if train.leaves is 0",
                        run->path, (long long)run->train.batch, leaves);
     *out = leaves;
     return LK_OK;
