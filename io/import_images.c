@@ -57,7 +57,8 @@ static lk_status check_options(const importer *m)
                        MAX_SIDE, (long long)o->height, (long long)o->width, (long long)o->channels,
                        o->channels == 1 ? "" : "s");
     if (o->channels != 1 && o->channels != 3)
-        return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld", (long long)o->channels);
+        return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld; choose one",
+                       (long long)o->channels);
     return lk_import_check(&o->to, o->labels ? 1 : 0, &o->labels, NULL);
 }
 

@@ -347,7 +347,9 @@ static lk_status show_predictions(const view *v)
     LK_TRY(lk_h5_dataset_open(v->file, v->path, "loss", 0, &d));
     lk_h5_release(&d.id);
     LK_TRY(lk_h5_dataset_expect(&d, v->path, "loss", LK_H5_F32, 1));
-    if (H5Lexists(v->file, "label", H5P_DEFAULT) > 0)
+    bool samples = false;
+    LK_TRY(lk_h5_link(v->file, v->path, "label", &samples));
+    if (samples)
         put_count(v, "samples", d.dim[0], "of validation: loss in nats, most likely class, label");
     else
         put_count(v, "positions", d.dim[0],
@@ -411,8 +413,8 @@ static lk_status show(view *v)
 {
     uint64_t version = 0;
     size_t k = 0, n = sizeof kinds / sizeof kinds[0];
-    LK_TRY(lk_h5_resolve(v->given, &v->path));
-    LK_TRY(lk_h5_open(v->path, MPI_COMM_NULL, NULL, &v->file));
+    LK_TRY(lk_checkpoint_resolve(v->given, &v->path));
+    LK_TRY(lk_h5_open(v->path, NULL, &v->file));
     LK_TRY(lk_h5_get_text(v->file, v->path, "schema", &v->schema));
     LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
     while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
@@ -441,7 +443,8 @@ static lk_status show_to(view *v, FILE *out)
     if (fclose(v->out) != 0 || bad) status = lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0) &&
         errno != EPIPE) /* a reader such as head may have enough */
-        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s", v->path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s; see where the output goes",
+                         v->path, strerror(errno));
     free(text);
     return status;
 }

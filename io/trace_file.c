@@ -385,7 +385,7 @@ static lk_status check_values(const loading *l)
 static lk_status read_all(loading *l)
 {
     lk_trace *t = &l->t;
-    LK_TRY(lk_h5_open(l->path, MPI_COMM_NULL, SCHEMA, &l->file));
+    LK_TRY(lk_h5_open(l->path, SCHEMA, &l->file));
     LK_TRY(read_sizes(l));
     LK_TRY(read_names(l));
     LK_TRY(read_numbers(l));

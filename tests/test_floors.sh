@@ -115,6 +115,21 @@ only 'yaml\.h' 'src/train/run\.c' 'train/run.c'
 only 'argp\.h' 'src/cmd/' 'cmd'
 only '(png|jpeglib|jerror|zlib)\.h' 'io/' 'io'
 
+# ---- messages --------------------------------------------------------------------------------
+
+# What is wrong with a user's input is said with what to do, after a semicolon or as a question.
+# Not so: what is a piece of another message, and the reasons for which an image is bad, listed as
+# "bad: FILE: REASON".
+# shellcheck disable=SC2046 # names without spaces
+for file in $(ls io/*.c src/train/*.c src/check/*.c src/cmd/*.c | grep -v io/image_decode.c); do
+    tr '\n' ' ' <"$file" | sed 's/"  *"//g' | grep -oE 'lk_fail\(LK_E_INPUT, *"([^"\\]|\\.)*"' |
+        sed "s|^lk_fail(LK_E_INPUT, *|$file: |"
+done >"$work/messages"
+ok "messages are found: $(grep -c '' "$work/messages")" test "$(grep -c '' "$work/messages")" -gt 150
+grep -v -e '[;?]' -e ': "%s"$' -e ': start ' -e ': give ' -e 'at least one [A-Za-z]* file' \
+    -e ": \"%s: '\"\$" "$work/messages" >"$work/found"
+nothing "every message about input says what to do" "$work/found"
+
 # ---- what the floors below the run do not do -------------------------------------------------
 
 awk "$floors"'

@@ -168,7 +168,8 @@ static lk_status set_steps(lk_run *run, source *s, const char *value, int line)
     if (n != 2) n = sscanf(value, " %20[0-9] , %20[0-9] %c", first, last, &rest);
     if (n != 2 || strspn(first, "0") == strlen(first)) /* steps are numbered from 1 */
         return lk_fail(LK_E_INPUT, "%s: '" STEPS "': expected the first and the last step to "
-                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place), value);
+                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place),
+                       value);
     LK_TRY(set(run, s, "trace.from", first, line));
     return set(run, s, "trace.to", last, line);
 }
@@ -189,8 +190,8 @@ static lk_status set(lk_run *run, source *s, const char *name, const char *value
                        name, s->line[k]);
     lk_status status = assign(run, k, value);
     if (status == LK_E_INPUT)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'", place, name,
-                       expected(&keys[k], what), value);
+        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'; see 'lockstep help "
+                       "run-file'", place, name, expected(&keys[k], what), value);
     s->line[k] = line;
     return status;
 }
@@ -347,8 +348,8 @@ static lk_status check(const lk_run *r, const source *s)
     char at[512];
     for (int k = 0; k < KEYS; k++)
         if (!keys[k].standard && !*(char **)member(r, k))
-            return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing: %s", s->name, keys[k].name,
-                           keys[k].help);
+            return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing; add it: %s", s->name,
+                           keys[k].name, keys[k].help);
     for (int k = 0; k < KEYS; k++)
         if (s->line[k] && !has_meaning(r, k))
             return lk_fail(LK_E_INPUT, "%s: '%s' has no meaning for model.kind %s; remove it",

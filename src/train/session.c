@@ -13,7 +13,8 @@ lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision 
 {
     const lk_backend *backend = &lk_backend_cpu;
     if (strcmp(name, "auto") != 0 && strcmp(name, "cpu") != 0 && strcmp(name, "cuda") != 0)
-        return lk_fail(LK_E_INPUT, "device: expected auto, cpu or cuda, found '%.60s'", name);
+        return lk_fail(LK_E_INPUT, "device: expected auto, cpu or cuda, found '%.60s'; choose one",
+                       name);
     int index = comm->local_size;
 #ifdef LK_HAVE_CUDA
     int gpus = strcmp(name, "cpu") == 0 ? 0 : lk_cuda_device_count();
