@@ -448,7 +448,8 @@ static lk_status show_to(view *v, FILE *out)
     if (fclose(v->out) != 0 || bad) status = lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0) &&
         errno != EPIPE) /* a reader such as head may have enough */
-        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s", v->path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s; see where the output goes",
+                         v->path, strerror(errno));
     free(text);
     return status;
 }

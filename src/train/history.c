@@ -247,7 +247,9 @@ static lk_status expect_run(const char *directory)
     static const char *const sign[] = {"run.yaml", "loss.log", "run.jsonl", "lock"};
     struct stat st;
     if (stat(directory, &st) != 0)
-        return lk_fail(LK_E_INPUT, "%s: expected a run directory of 'lockstep train': %s",
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a run directory of 'lockstep train': %s; check "
+                       "the path and its permissions",
                        directory, strerror(errno));
     lk_history h = {.directory = (char *)directory};
     for (size_t i = 0; i < sizeof sign / sizeof *sign && S_ISDIR(st.st_mode); i++) {

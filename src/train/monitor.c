@@ -67,7 +67,8 @@ static lk_status open_prometheus(lk_monitor *m)
     lk_status status = lk_monitor_export(m);
     return status == LK_OK ? LK_OK
                            : lk_fail_prefix(LK_E_INPUT, "'log.prometheus': expected a file that "
-                                                        "can be written, or true or false");
+                                                        "can be written, or true or false; check "
+                                                        "its directory");
 }
 
 static lk_status allocate(lk_monitor *m)

@@ -132,8 +132,11 @@ lk_status lk_monitor_replay(lk_monitor *m)
     if (m->o.start == 0) return LK_OK;
     LK_TRY(lk_monitor_path(m, "loss.log", &path));
     FILE *f = fopen(path, "r");
-    lk_status status =
-        f ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot read the loss log: %s", path, strerror(errno));
+    lk_status status = f ? LK_OK
+                         : lk_fail(LK_E_SYSTEM,
+                                   "%s: cannot read the loss log: %s; check the disk it "
+                                   "lies on",
+                                   path, strerror(errno));
     while (f && fgets(line, sizeof line, f) && read_step(line, s.skipped, &s)) judge(m, &s, true);
     if (f) fclose(f);
     free(path);
