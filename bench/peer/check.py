@@ -25,7 +25,7 @@ QUANTILES = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
 
 
 def measured(command, env=None):
-    """(output, wall seconds, processor seconds, peak MiB) of a command that may end with a verdict."""
+    """(output, wall seconds, processor seconds, peak MiB) of a command that ends with a verdict."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False, env=env)
