@@ -2,12 +2,9 @@
 #include "io/blocks.h"
 #include "io/hdf5.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define BLOCK ((size_t)1 << 21) /* bytes, about */
-#define CACHE ((size_t)1 << 22) /* of chunks: neighbouring blocks share one */
 
 typedef struct round_buffer {
     int count, room;
@@ -20,10 +17,7 @@ struct lk_blocks {
     int rank, ranks, lanes; /* lanes: of this rank */
     int64_t extra, rows;    /* rows of a block */
     int at_once;
-    hid_t file;
-    lk_h5_dataset data[2][LK_DATASET_FIELDS];
-    lk_digest *digest[LK_DATASET_FIELDS]; /* of the split being read, by one rank alone */
-    bool right[LK_DATASET_FIELDS], missing;
+    bool right[LK_DATASET_FIELDS]; /* of the split being read */
     lk_split split;
     int64_t next, last; /* the next of this rank's blocks to read, and how many it has */
     int64_t rounds, asked;
@@ -33,13 +27,6 @@ struct lk_blocks {
     int turn; /* the buffer that the next call gives out */
 };
 
-static const char *path_of(const lk_blocks *b, int split, int field, char path[64])
-{
-    snprintf(path, 64, "%s/%s", split == LK_TRAIN ? "train" : "validation",
-             b->d->field[field].name);
-    return path;
-}
-
 /* ---- opening --------------------------------------------------------------------------------- */
 
 static int64_t block_rows(size_t row)
@@ -47,27 +34,6 @@ static int64_t block_rows(size_t row)
     int64_t chunk = (int64_t)lk_h5_chunk_rows(row), rows = (int64_t)(BLOCK / row);
     if (rows < 1) return 1;
     return rows > chunk ? rows / chunk * chunk : rows;
-}
-
-static lk_status open_job(void *argument)
-{
-    lk_blocks *b = argument;
-    char path[64];
-    LK_TRY(lk_h5_open(b->d->path, MPI_COMM_NULL, "lockstep dataset", &b->file));
-    for (int s = 0; s < 2; s++)
-        for (int f = 0; f < b->d->fields; f++)
-            LK_TRY(lk_h5_dataset_open(b->file, b->d->path, path_of(b, s, f, path), CACHE,
-                                      &b->data[s][f]));
-    return LK_OK;
-}
-
-static lk_status close_job(void *argument)
-{
-    lk_blocks *b = argument;
-    for (int i = 0; i < 2; i++)
-        for (int f = 0; f < LK_DATASET_FIELDS; f++) lk_h5_release(&b->data[i][f].id);
-    if (b->file >= 0) H5Fclose(b->file); /* read only: nothing to lose */
-    return LK_OK;
 }
 
 static lk_status allocate(lk_blocks *b)
@@ -98,15 +64,12 @@ lk_status lk_blocks_open(lk_dataset *d, int rank, int ranks, int64_t extra, int 
 {
     lk_blocks *b = calloc(1, sizeof *b);
     if (!b) return lk_fail(LK_E_SYSTEM, "out of memory");
-    *b = (lk_blocks){.d = d, .rank = rank, .ranks = ranks, .extra = extra, .file = -1};
-    for (int i = 0; i < 2; i++)
-        for (int f = 0; f < LK_DATASET_FIELDS; f++) b->data[i][f].id = -1;
+    *b = (lk_blocks){.d = d, .rank = rank, .ranks = ranks, .extra = extra};
     b->rows = block_rows(d->field[0].row_bytes);
     b->lanes = rank < LK_BLOCK_LANES ? (LK_BLOCK_LANES - rank + ranks - 1) / ranks : 0;
     int fewest = LK_BLOCK_LANES / ranks > 0 ? LK_BLOCK_LANES / ranks : 1;
     b->at_once = 2 * threads < fewest ? 2 * threads : fewest;
     lk_status status = allocate(b);
-    if (status == LK_OK) status = lk_io_call(d->io, open_job, b);
     if (status != LK_OK) {
         lk_blocks_close(b);
         return status;
@@ -121,17 +84,12 @@ static void settle(lk_blocks *b)
         if (b->pending[i] && lk_io_wait(b->d->io, b->ticket[i]) != LK_OK) lk_error_clear();
         b->pending[i] = false;
     }
-    for (int f = 0; f < LK_DATASET_FIELDS; f++) {
-        lk_digest_destroy(b->digest[f]);
-        b->digest[f] = NULL;
-    }
 }
 
 void lk_blocks_close(lk_blocks *b)
 {
     if (!b) return;
     settle(b);
-    lk_io_call(b->d->io, close_job, b);
     for (int i = 0; i < 2; i++) {
         free(b->buffer[i].block);
         free(b->buffer[i].memory);
@@ -154,8 +112,7 @@ static int64_t own_blocks(int64_t count, int rank, int ranks)
 
 static lk_status read_block(lk_blocks *b, lk_block *k, int64_t own)
 {
-    const lk_dataset *d = b->d;
-    char path[64];
+    lk_dataset *d = b->d;
     int64_t turn = own / b->lanes, total = d->rows[b->split];
     k->lane = b->rank + (int)(own % b->lanes) * b->ranks;
     k->first = (turn * LK_BLOCK_LANES + k->lane) * b->rows;
@@ -164,10 +121,7 @@ static lk_status read_block(lk_blocks *b, lk_block *k, int64_t own)
     k->extra = after < b->extra ? after : b->extra;
     for (int f = 0; f < d->fields; f++) {
         int64_t count = k->rows + (f == 0 ? k->extra : 0);
-        LK_TRY(lk_h5_dataset_rows(&b->data[b->split][f], d->path, path_of(b, b->split, f, path),
-                                  (hsize_t)k->first, (hsize_t)count, k->field[f]));
-        if (b->digest[f])
-            lk_digest_update(b->digest[f], k->field[f], (size_t)k->rows * d->field[f].row_bytes);
+        LK_TRY(lk_dataset_inspect(d, b->split, f, k->first, count, k->field[f], &b->right[f]));
     }
     return LK_OK;
 }
@@ -199,24 +153,6 @@ static lk_status ask(lk_blocks *b)
     return LK_OK;
 }
 
-/* Several ranks: the datasets are dealt out to be verified. */
-static lk_status verify_job(void *argument)
-{
-    lk_blocks *b = argument;
-    char path[64];
-    for (int f = 0; f < b->d->fields; f++) {
-        const lk_h5_dataset *x = &b->data[b->split][f];
-        if (!x->digest[0]) b->missing = true;
-        if (b->ranks == 1 || !x->digest[0]) continue;
-        if ((2 * f + (int)b->split) % b->ranks != b->rank) continue;
-        if (lk_h5_dataset_verify(x, b->d->path, path_of(b, b->split, f, path)) != LK_OK) {
-            b->right[f] = false; /* or it cannot be read, which the blocks tell */
-            lk_error_clear();
-        }
-    }
-    return LK_OK;
-}
-
 lk_status lk_blocks_begin(lk_blocks *b, lk_split split, int64_t *rounds)
 {
     int64_t blocks = (b->d->rows[split] + b->rows - 1) / b->rows;
@@ -224,15 +160,10 @@ lk_status lk_blocks_begin(lk_blocks *b, lk_split split, int64_t *rounds)
     b->split = split;
     b->next = b->asked = 0;
     b->turn = 0;
-    b->missing = false;
     b->last = own_blocks(blocks, b->rank, b->ranks);
     b->rounds = (own_blocks(blocks, 0, b->ranks) + b->at_once - 1) / b->at_once;
-    for (int f = 0; f < b->d->fields; f++) {
-        b->right[f] = true;
-        if (b->ranks == 1) LK_TRY(lk_digest_create(&b->digest[f]));
-    }
+    for (int f = 0; f < b->d->fields; f++) b->right[f] = true;
     LK_TRY(ask(b));
-    LK_TRY(lk_io_call(b->d->io, verify_job, b));
     *rounds = b->rounds;
     return LK_OK;
 }
@@ -250,42 +181,19 @@ lk_status lk_blocks_next(lk_blocks *b, const lk_block **block, int *count)
     return LK_OK;
 }
 
-lk_status lk_blocks_end(lk_blocks *b, bool right[LK_DATASET_FIELDS], bool *missing)
+void lk_blocks_end(lk_blocks *b, bool right[LK_DATASET_FIELDS], bool *missing)
 {
-    char text[LK_DIGEST_TEXT];
+    *missing = false;
     for (int f = 0; f < b->d->fields; f++) {
-        const lk_h5_dataset *x = &b->data[b->split][f];
-        if (b->digest[f] && x->digest[0]) {
-            lk_digest_text(b->digest[f], text);
-            b->right[f] = strcmp(text, x->digest) == 0;
-        }
         right[f] = b->right[f];
+        *missing |= !lk_dataset_digested(b->d, b->split, f);
     }
-    *missing = b->missing;
     settle(b);
-    return LK_OK;
-}
-
-typedef struct request {
-    lk_blocks *b;
-    lk_split split;
-    int field;
-    int64_t first, count;
-    void *out;
-} request;
-
-static lk_status read_request(void *argument)
-{
-    const request *r = argument;
-    char path[64];
-    return lk_h5_dataset_rows(&r->b->data[r->split][r->field], r->b->d->path,
-                              path_of(r->b, (int)r->split, r->field, path), (hsize_t)r->first,
-                              (hsize_t)r->count, r->out);
 }
 
 lk_status lk_blocks_read(lk_blocks *b, lk_split split, int field, int64_t first, int64_t count,
                          void *out)
 {
-    request r = {b, split, field, first, count, out};
-    return lk_io_call(b->d->io, read_request, &r);
+    bool right; /* the blocks tell */
+    return lk_dataset_inspect(b->d, split, field, first, count, out, &right);
 }

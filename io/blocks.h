@@ -6,8 +6,7 @@
  * reads the blocks of the next round while those of this one are looked at; memory does not grow
  * with the data.
  *
- * Values are not checked. The digests of the datasets are compared on the way: by one rank alone as
- * it reads, by several in another reading, for a digest cannot be put together from parts. */
+ * Values are not checked. Digests are compared on the way. */
 #ifndef LK_IO_BLOCKS_H
 #define LK_IO_BLOCKS_H
 
@@ -25,8 +24,7 @@ typedef struct lk_block {
 typedef struct lk_blocks lk_blocks;
 
 /* `extra`: so many rows after each block are read with it. `threads`: half the blocks wanted at a
- * time, the same on all ranks; it changes no result. Opens the file of `d` once more, each rank by
- * itself; not collective. */
+ * time, the same on all ranks; it changes no result. Not collective. */
 lk_status lk_blocks_open(lk_dataset *d, int rank, int ranks, int64_t extra, int threads,
                          lk_blocks **blocks);
 void lk_blocks_close(lk_blocks *b); /* takes NULL */
@@ -37,9 +35,9 @@ lk_status lk_blocks_begin(lk_blocks *b, lk_split split, int64_t *rounds);
 /* The blocks of the next round, each of another lane; *count 0: this rank has none. They stay valid
  * until the next call. LK_E_INPUT: rows that cannot be read, damage. */
 lk_status lk_blocks_next(lk_blocks *b, const lk_block **block, int *count);
-/* After the last round: field by field whether the digest is right, as far as this rank knows;
- * *missing: a dataset has none. */
-lk_status lk_blocks_end(lk_blocks *b, bool right[LK_DATASET_FIELDS], bool *missing);
+/* After the last round: field by field whether the rows that this rank read are those that were
+ * imported; *missing: a dataset has no digest. */
+void lk_blocks_end(lk_blocks *b, bool right[LK_DATASET_FIELDS], bool *missing);
 /* `count` rows of a field from `first`, whatever they are. */
 lk_status lk_blocks_read(lk_blocks *b, lk_split split, int field, int64_t first, int64_t count,
                          void *out);

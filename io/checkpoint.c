@@ -142,7 +142,9 @@ static lk_status read_kind(hid_t file, const char *where, lk_dataset_kind *kind)
 {
     char *text = NULL;
     *kind = LK_TEXT_DATA;
-    if (H5Aexists(file, "kind") <= 0) return LK_OK;
+    bool there = false;
+    LK_TRY(lk_h5_has(file, where, "kind", &there));
+    if (!there) return LK_OK;
     LK_TRY(lk_h5_get_text(file, where, "kind", &text));
     lk_status status = LK_OK;
     if (strcmp(text, lk_dataset_kind_name(LK_IMAGE_DATA)) == 0)
@@ -180,17 +182,19 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
         LK_TRY(lk_h5_get_u64(file, where, "validated", &info->validated));
     for (int i = 0; i < TEXTS; i++) {
         const char *name = lk_checkpoint_text_name[i];
-        if (i == LK_CHECKPOINT_OPTIONAL && H5Aexists(file, name) <= 0) continue;
+        bool there = true;
+        if (i == LK_CHECKPOINT_OPTIONAL) LK_TRY(lk_h5_has(file, where, name, &there));
+        if (!there) continue;
         LK_TRY(lk_h5_get_text(file, where, name, lk_checkpoint_text(info, i)));
     }
     LK_TRY(read_state(file, where, &info->state));
     LK_TRY(read_kind(file, where, &info->kind));
     LK_TRY(info->kind == LK_IMAGE_DATA
                ? read_image(file, where, &info->image)
-               : lk_h5_vocabulary(file, where, &info->characters, &info->vocabulary,
-                                  &info->vocabulary_size));
-    info->has_moments = H5Lexists(file, group_name[1], H5P_DEFAULT) > 0;
-    info->has_ema = H5Lexists(file, group_name[3], H5P_DEFAULT) > 0;
+               : lk_format_read_vocabulary(file, where, &info->characters,
+                                           &info->vocabulary, &info->vocabulary_size));
+    LK_TRY(lk_h5_link(file, where, group_name[1], &info->has_moments));
+    LK_TRY(lk_h5_link(file, where, group_name[3], &info->has_ema));
     LK_TRY(check_info(where, info, step, leaves));
     info->leaves = (int)leaves;
     return LK_OK;
@@ -209,7 +213,8 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
 lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
-    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, MPI_COMM_NULL, LK_CHECKPOINT_SCHEMA, file));
+    lk_status status =
+        lk_checkpoint_agree(j, lk_h5_open(path, LK_CHECKPOINT_SCHEMA, file));
     if (status == LK_OK || *file < 0) return status;
     H5Fclose(*file);
     *file = -1;
@@ -222,7 +227,7 @@ lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 static lk_status find_file(job *j)
 {
     char *path = NULL;
-    lk_status status = j->rank == 0 ? lk_h5_resolve(j->given, &path) : LK_OK;
+    lk_status status = j->rank == 0 ? lk_checkpoint_resolve(j->given, &path) : LK_OK;
     if (path && strlen(path) >= sizeof j->path)
         status = lk_fail(LK_E_INPUT, "%.200s...: the path is too long", path);
     else if (path)
@@ -272,8 +277,10 @@ static lk_status check_names(job *j, hid_t file)
     int count = j->params->count;
     item *first = j->item;
     for (int g = 0; g < GROUPS; g++) {
+        bool there = true;
         if (!j->has[g]) continue;
-        if (g > 0 && H5Lexists(file, group_name[g], H5P_DEFAULT) <= 0)
+        if (g > 0) LK_TRY(lk_h5_link(file, j->path, group_name[g], &there));
+        if (!there)
             return lk_fail(LK_E_INPUT, "%s: expected %s, found %s; training cannot continue from "
                            "it, use another checkpoint", j->path,
                            g == 3 ? "a moving average of the parameters" : "optimizer moments",

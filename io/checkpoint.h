@@ -146,6 +146,9 @@ void lk_checkpoint_name_before(const char *path);
 
 /* ---- reading. io/checkpoint.c ---------------------------------------------------------------- */
 
+/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest; *resolved: caller frees.
+ * io/checkpoint_dir.c */
+lk_status lk_checkpoint_resolve(const char *path, char **resolved);
 /* Read the info alone (schema and version checked). Collective. */
 lk_status lk_checkpoint_open(lk_io *io, MPI_Comm world, const char *path,
                              lk_checkpoint_info *info);

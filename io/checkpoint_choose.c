@@ -8,6 +8,7 @@
  * Passing over costs time only, for the steps in between are computed again, to the same bits. So
  * what the disk does not give after some tries is passed over like what is damaged. Only where
  * several cannot be read it is not the files: the start ends, and may go well later. */
+#include "base/replace.h"
 #include "io/checkpoint_job.h"
 
 #include <errno.h>
@@ -272,7 +273,7 @@ lk_status lk_checkpoint_adopt(const char *directory, const lk_checkpoint_choice 
         LK_TRY(set_aside(directory, c->damaged[i], text, sizeof text));
         if (report) report(context, text);
     }
-    return c->damaged_count > 0 ? lk_h5_fsync(directory) : LK_OK;
+    return c->damaged_count > 0 ? lk_replace_sync(directory) : LK_OK;
 }
 
 /* ---- the one before -------------------------------------------------------------------------- */
@@ -284,7 +285,7 @@ bool lk_checkpoint_before(const char *path, char *before, size_t size)
     uint64_t step;
     int i = 0;
     bool found = false;
-    if (lk_h5_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
+    if (lk_checkpoint_resolve(path, &file) == LK_OK && strrchr(file, '/') &&
         lk_checkpoint_dir_step(last_part(file), &step)) {
         *strrchr(file, '/') = '\0';
         if (lk_checkpoint_dir_list(file, &list) != LK_OK) list.count = 0;

@@ -1,5 +1,6 @@
 /* The files of a checkpoint directory: their names, which there are, which stay, where `latest`
  * leads. */
+#include "base/replace.h"
 #include "io/checkpoint_job.h"
 
 #include <dirent.h>
@@ -156,7 +157,7 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
         unlink(fresh);
         return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
     }
-    return lk_h5_fsync(directory);
+    return lk_replace_sync(directory);
 }
 
 void lk_checkpoint_dir_prune(const char *directory, uint64_t newest, uint64_t good,
@@ -209,7 +210,7 @@ lk_status lk_checkpoint_dir_follow(const char *directory, const char *name, char
     return made < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
 }
 
-lk_status lk_h5_resolve(const char *path, char **resolved)
+lk_status lk_checkpoint_resolve(const char *path, char **resolved)
 {
     static const char *const name[] = {"latest", "checkpoints/latest"};
     struct stat s;

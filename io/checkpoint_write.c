@@ -6,6 +6,7 @@
  * call: if the disk fails a rank there, the others may stay in it. So blocks are reserved first,
  * and the caller can see that a rank failed (j->failed) without the others' I/O threads. */
 #include "base/clock.h"
+#include "base/replace.h"
 #include "io/checkpoint_job.h"
 #include "io/format.h"
 
@@ -359,7 +360,7 @@ static lk_status publish(job *j)
     struct stat s;
     if (j->rank != 0) return LK_OK;
     LK_TRY(trim(j));
-    LK_TRY(lk_h5_publish(j->part, j->path));
+    LK_TRY(lk_replace_publish(j->part, j->path));
     LK_TRY(lk_checkpoint_dir_point(j->given, strrchr(j->path, '/') + 1));
     j->figures.bytes = stat(j->path, &s) == 0 ? (uint64_t)s.st_size : 0;
     lk_checkpoint_dir_prune(j->given, j->info.state.step, j->good, j->keep, j->figures.warning,

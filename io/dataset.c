@@ -2,13 +2,11 @@
  * can only fail for damage. */
 #include "io/dataset.h"
 #include "io/format.h"
-#include "io/hdf5.h"
+#include "io/slabs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CACHE ((size_t)1 << 26) /* bytes: random rows of a large file hit some chunks again */
 
 enum { TEXT_DIMS = 1, IMAGE_DIMS = 4, TABLE_DIMS = 2, MAX_SIDE = 1 << 15 };
 static const char *const split_name[2] = {"train", "validation"};
@@ -18,8 +16,14 @@ enum { KINDS = sizeof kind_name / sizeof kind_name[0] };
 struct lk_dataset_handles {
     MPI_Comm comm;
     hid_t file;
-    lk_h5_dataset data[2][LK_DATASET_FIELDS];
+    uint64_t version;
+    lk_slabs *slabs[2][LK_DATASET_FIELDS];
 };
+
+static const lk_h5_dataset *data_of(const lk_dataset *d, int split, int field)
+{
+    return lk_slabs_dataset(d->handles->slabs[split][field]);
+}
 
 const char *lk_dataset_kind_name(lk_dataset_kind kind) { return kind_name[kind]; }
 
@@ -41,9 +45,9 @@ static lk_status open_field(lk_dataset *d, int f, const char *name, lk_h5_type t
     d->field[f].name = name;
     d->field[f].dtype = dtype[type];
     for (int s = 0; s < 2; s++) {
-        lk_h5_dataset *x = &h->data[s][f];
         path_of(d, s, f, path);
-        LK_TRY(lk_h5_dataset_open(h->file, d->path, path, CACHE, x));
+        LK_TRY(lk_slabs_open(h->file, d->path, path, h->version > 1, &h->slabs[s][f]));
+        const lk_h5_dataset *x = data_of(d, s, f);
         LK_TRY(lk_h5_dataset_expect(x, d->path, path, type, dims));
         if (f > 0 && (int64_t)x->dim[0] != d->rows[s])
             return lk_fail(LK_E_INPUT, "%s: '%s': expected %lld rows, as '%s' has, found %llu; the "
@@ -57,15 +61,15 @@ static lk_status open_field(lk_dataset *d, int f, const char *name, lk_h5_type t
 
 static lk_status open_text(lk_dataset *d)
 {
-    LK_TRY(lk_h5_vocabulary(d->handles->file, d->path, &d->characters, &d->vocabulary,
-                            &d->vocabulary_size));
+    LK_TRY(lk_format_read_vocabulary(d->handles->file, d->path, &d->characters, &d->vocabulary,
+                                     &d->vocabulary_size));
     return open_field(d, 0, "tokens", d->vocabulary_size <= 256 ? LK_H5_U8 : LK_H5_U16, TEXT_DIMS);
 }
 
 /* The inner dimensions of field 0 are the same in both splits and none is zero. */
 static lk_status check_inner(const lk_dataset *d)
 {
-    const lk_h5_dataset *t = &d->handles->data[LK_TRAIN][0], *v = &d->handles->data[1][0];
+    const lk_h5_dataset *t = data_of(d, LK_TRAIN, 0), *v = data_of(d, LK_VALIDATION, 0);
     char a[96], b[96];
     for (int i = 1; i < t->dims; i++)
         if (t->dim[i] != v->dim[i] || t->dim[i] < 1)
@@ -79,7 +83,7 @@ static lk_status check_inner(const lk_dataset *d)
  * part of each, costs far more than its row. */
 static void note_chunks(lk_dataset *d)
 {
-    const lk_h5_dataset *x = &d->handles->data[LK_TRAIN][0];
+    const lk_h5_dataset *x = data_of(d, LK_TRAIN, 0);
     bool split = false;
     char advice[200] = "h5repack -l ";
     size_t n = strlen(advice), bytes = x->element;
@@ -109,7 +113,7 @@ static lk_status open_images(lk_dataset *d)
     LK_TRY(open_field(d, 0, "images", LK_H5_U8, IMAGE_DIMS));
     LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
     LK_TRY(check_inner(d));
-    const hsize_t *dim = d->handles->data[LK_TRAIN][0].dim;
+    const hsize_t *dim = data_of(d, LK_TRAIN, 0)->dim;
     if (dim[1] > MAX_SIDE || dim[2] > MAX_SIDE || dim[3] > MAX_SIDE)
         return lk_fail(LK_E_INPUT, "%s: expected images of at most %d pixels a side, found "
                        "%llux%llux%llu", d->path, MAX_SIDE, (unsigned long long)dim[1],
@@ -128,7 +132,7 @@ static lk_status open_table(lk_dataset *d)
     LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
     LK_TRY(check_inner(d));
     LK_TRY(lk_format_read_table(d->handles->file, d->path,
-                                (int64_t)d->handles->data[LK_TRAIN][0].dim[1], &d->table));
+                                (int64_t)data_of(d, LK_TRAIN, 0)->dim[1], &d->table));
     note_chunks(d);
     return LK_OK;
 }
@@ -152,10 +156,13 @@ static lk_status find_kind(lk_dataset *d)
 /* The digest of the file covers the data, so it must not be the only thing believed here. */
 static lk_status check(lk_dataset *d)
 {
+    struct lk_dataset_handles *h = d->handles;
+    bool there = false;
     static lk_status (*const open_kind[KINDS])(lk_dataset *) = {open_text, open_images, open_table};
     char *digest = NULL;
     LK_TRY(find_kind(d));
-    lk_status status = lk_h5_get_text(d->handles->file, d->path, "digest", &digest);
+    LK_TRY(lk_h5_get_u64(h->file, d->path, "version", &h->version));
+    lk_status status = lk_h5_get_text(h->file, d->path, "digest", &digest);
     LK_TRY(status);
     if (strspn(digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1 || digest[LK_DIGEST_TEXT - 1])
         status = lk_fail(LK_E_INPUT, "%s: attribute 'digest': expected 32 hexadecimal digits, "
@@ -164,8 +171,8 @@ static lk_status check(lk_dataset *d)
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);
     LK_TRY(status);
-    if (H5Aexists(d->handles->file, "reference") > 0)
-        LK_TRY(lk_h5_get_text(d->handles->file, d->path, "reference", &d->reference));
+    LK_TRY(lk_h5_has(h->file, d->path, "reference", &there));
+    if (there) LK_TRY(lk_h5_get_text(h->file, d->path, "reference", &d->reference));
     d->fields = d->kind == LK_TEXT_DATA ? 1 : 2;
     return open_kind[d->kind](d);
 }
@@ -174,17 +181,18 @@ static lk_status open_job(void *argument)
 {
     lk_dataset *d = argument;
     struct lk_dataset_handles *h = d->handles;
-    LK_TRY(lk_h5_open(d->path, h->comm, "lockstep dataset", &h->file));
-    lk_status status = lk_h5_agree(h->comm, check(d));
-    if (!d->warning[0]) snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
-    return status;
+    lk_status status = lk_h5_open(d->path, "lockstep dataset", &h->file);
+    if (status == LK_OK) status = check(d);
+    if (!d->warning[0] && lk_h5_note()[0])
+        snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
+    return lk_h5_agree(h->comm, status);
 }
 
 static lk_status close_job(void *argument)
 {
     struct lk_dataset_handles *h = argument;
     for (int i = 0; i < 2; i++)
-        for (int f = 0; f < LK_DATASET_FIELDS; f++) lk_h5_release(&h->data[i][f].id);
+        for (int f = 0; f < LK_DATASET_FIELDS; f++) lk_slabs_close(h->slabs[i][f]);
     if (h->file >= 0) H5Fclose(h->file); /* read only: nothing to lose */
     return LK_OK;
 }
@@ -206,8 +214,6 @@ lk_status lk_dataset_open(lk_io *io, MPI_Comm world, const char *path, lk_datase
     }
     h->comm = comm;
     h->file = -1;
-    for (int i = 0; i < 2; i++)
-        for (int f = 0; f < LK_DATASET_FIELDS; f++) h->data[i][f].id = -1;
     d->path = copy;
     d->handles = h;
     d->io = io;
@@ -255,6 +261,8 @@ typedef struct reading {
     int field;
     int64_t first, count;
     void *out;
+    bool *right;  /* NULL: the digests must be right */
+    bool checked; /* the values too */
 } reading;
 
 /* Values of a field that index something are below this; 0: no such field. */
@@ -299,24 +307,39 @@ static lk_status check_values(const reading *r)
 static lk_status read_job(void *argument)
 {
     const reading *r = argument;
-    char path[64];
-    LK_TRY(lk_h5_dataset_rows(&r->d->handles->data[r->split][r->field], r->d->path,
-                              path_of(r->d, r->split, r->field, path), (hsize_t)r->first,
-                              (hsize_t)r->count, r->out));
-    return check_values(r);
+    LK_TRY(lk_slabs_read(r->d->handles->slabs[r->split][r->field], r->first, r->count, r->out,
+                         r->right));
+    return r->checked ? check_values(r) : LK_OK;
 }
 
-lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
-                          void *out)
+static lk_status read_rows(const reading *r)
 {
+    const lk_dataset *d = r->d;
     char path[64];
-    int64_t rows = d->rows[split];
+    int split = r->split, field = r->field;
+    int64_t rows = d->rows[split], first = r->first, count = r->count;
     if (field < 0 || field >= d->fields)
         return lk_fail(LK_E_INTERNAL, "%s: field %d of %d", d->path, field, d->fields);
     if (first < 0 || count < 0 || first > rows || count > rows - first)
         return lk_fail(LK_E_INTERNAL, "%s: rows %lld to %lld are outside '%s' of %lld", d->path,
                        (long long)first, (long long)(first + count), path_of(d, split, field, path),
                        (long long)rows);
-    reading r = {d, split, field, first, count, out};
-    return lk_io_call_independent(d->io, read_job, &r);
+    return lk_io_call_independent(d->io, read_job, (void *)r);
+}
+
+lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
+                          void *out)
+{
+    return read_rows(&(reading){d, split, field, first, count, out, NULL, true});
+}
+
+lk_status lk_dataset_inspect(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
+                             void *out, bool *right)
+{
+    return read_rows(&(reading){d, split, field, first, count, out, right, false});
+}
+
+bool lk_dataset_digested(const lk_dataset *d, lk_split split, int field)
+{
+    return lk_slabs_digested(d->handles->slabs[split][field]);
 }

@@ -1,6 +1,6 @@
 /* An HDF5 dataset file of lockstep, opened for reading by all ranks.
  *
- * Schema "lockstep dataset", version 1. Two splits, the groups `train` and `validation`, each hold
+ * Schema "lockstep dataset", version 2. Two splits, the groups `train` and `validation`, each hold
  * one HDF5 dataset for each field of the file's kind; row i of every field belongs to sample i (to
  * token i for text). Root attributes: schema, version, kind, source, digest (XXH3-128,
  * hexadecimal) and
@@ -13,7 +13,9 @@
  *     (texts [F]).
  *   Optional, not in the digest: reference, the distribution of the training split as JSON
  *     (metric/drift.h), with which later data is compared.
- *   The digest of images and tables covers the digests of the datasets and the classes. */
+ *   The digest of images and tables covers the digests of the datasets and the classes.
+ * In version 2 each of these datasets has digests of its rows in the group `digests` (io/slabs.h).
+ * Version 1, without them, is read too. */
 #ifndef LK_IO_DATASET_H
 #define LK_IO_DATASET_H
 
@@ -28,6 +30,7 @@ typedef enum lk_split { LK_TRAIN, LK_VALIDATION } lk_split;
 typedef enum lk_dataset_kind { LK_TEXT_DATA, LK_IMAGE_DATA, LK_TABLE_DATA } lk_dataset_kind;
 #define LK_DATASET_FIELDS 2   /* at most */
 #define LK_DATASET_CLASSES 65535 /* at most: labels are u16 */
+#define LK_DATASET_VOCABULARY 65536 /* at most: tokens are u16 */
 
 /* What images are and what their labels mean. */
 typedef struct lk_image_format {
@@ -81,10 +84,16 @@ void lk_dataset_close(lk_dataset *d); /* collective; takes NULL */
 lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind);
 const char *lk_dataset_kind_name(lk_dataset_kind kind); /* "text", "images", "table" */
 /* Read `count` rows of a field from `first` into out (count * row_bytes bytes); independent. Checks
- * that every token is < vocabulary_size and every label < classes (LK_E_INPUT naming the
- * position). */
+ * that they are those that were imported (io/slabs.h), that every token is < vocabulary_size and
+ * every label < classes (LK_E_INPUT naming the position). */
 lk_status lk_dataset_read(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
                           void *out);
+/* The same to look at data that may be bad: rows that are not those that were imported only make
+ * *right false, and no value is checked. */
+lk_status lk_dataset_inspect(lk_dataset *d, lk_split split, int field, int64_t first, int64_t count,
+                             void *out, bool *right);
+/* Whether there is a digest to compare with: a file made elsewhere may have none. */
+bool lk_dataset_digested(const lk_dataset *d, lk_split split, int field);
 
 /* UTF-8 text of tokens and back. encode: LK_E_INPUT for a character not in the vocabulary. */
 lk_status lk_text_decode(const uint32_t *vocabulary, int64_t size, bool characters,

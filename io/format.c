@@ -1,5 +1,5 @@
-/* What images and tables are: the description that goes with the data into datasets and, so that a
- * model can be used without them, into checkpoints. */
+/* What tokens, images and tables are: the description that goes with the data into datasets and, so
+ * that a model can be used without them, into checkpoints. */
 #include "io/format.h"
 
 #include <math.h>
@@ -113,5 +113,51 @@ lk_status lk_format_read_table(hid_t file, const char *where, int64_t columns, l
     if (f->columns != columns)
         return lk_fail(LK_E_INPUT, "%s: attribute 'columns': expected %lld names, found %lld",
                        where, (long long)columns, (long long)f->columns);
+    return LK_OK;
+}
+
+static lk_status check_vocabulary(const char *where, bool characters, const uint32_t *v, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        bool good = characters ? v[i] <= 0x10FFFF && (i == 0 || v[i] > v[i - 1]) : v[i] == i;
+        if (!good)
+            return lk_fail(LK_E_INPUT, "%s: 'vocabulary': expected %s, found %u at %lld; the file "
+                           "is damaged", where,
+                           characters ? "increasing code points" : "0 to 255", v[i], (long long)i);
+    }
+    return LK_OK;
+}
+
+lk_status lk_format_read_vocabulary(hid_t file, const char *where, bool *characters,
+                                    uint32_t **vocabulary, int64_t *size)
+{
+    lk_h5_dataset d = {.id = -1};
+    char *kind = NULL;
+    LK_TRY(lk_h5_get_text(file, where, "vocabulary", &kind));
+    bool character = strcmp(kind, "character") == 0, byte = strcmp(kind, "byte") == 0;
+    lk_status status = LK_OK;
+    if (!character && !byte)
+        status = lk_fail(LK_E_INPUT, "%s: expected the vocabulary 'byte' or 'character', found "
+                         "'%.60s'", where, kind);
+    free(kind);
+    LK_TRY(status);
+    LK_TRY(lk_h5_dataset_open(file, where, "vocabulary", 0, &d));
+    uint32_t *v = NULL;
+    status = lk_h5_dataset_expect(&d, where, "vocabulary", LK_H5_U32, 1);
+    if (status == LK_OK &&
+        (d.dim[0] < 1 || d.dim[0] > LK_DATASET_VOCABULARY || (byte && d.dim[0] != 256)))
+        status = lk_fail(LK_E_INPUT, "%s: 'vocabulary': expected %s entries, found %llu", where,
+                         byte ? "256" : "1 to 65536", (unsigned long long)d.dim[0]);
+    if (status == LK_OK && !(v = malloc(d.bytes))) status = lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK) status = lk_h5_dataset_read(&d, where, "vocabulary", v);
+    if (status == LK_OK) status = check_vocabulary(where, character, v, (int64_t)d.dim[0]);
+    lk_h5_release(&d.id);
+    if (status != LK_OK) {
+        free(v);
+        return status;
+    }
+    *characters = character;
+    *vocabulary = v;
+    *size = (int64_t)d.dim[0];
     return LK_OK;
 }

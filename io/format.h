@@ -1,4 +1,4 @@
-/* Private: formats of images and tables in a file, shared by datasets and checkpoints.
+/* Private: formats of text, images and tables in a file, shared by datasets and checkpoints.
  * io/format.c. Called on the I/O thread. */
 #ifndef LK_IO_FORMAT_H
 #define LK_IO_FORMAT_H
@@ -14,5 +14,9 @@ lk_status lk_format_write_images(hid_t file, const char *where, const lk_image_f
 /* The same for a table of `columns` columns. */
 lk_status lk_format_read_table(hid_t file, const char *where, int64_t columns, lk_table_format *f);
 void lk_table_format_clear(lk_table_format *f);
+
+/* Read and check `vocabulary`: u32 [size], increasing code points; for bytes 0..255. */
+lk_status lk_format_read_vocabulary(hid_t file, const char *where, bool *characters,
+                                    uint32_t **vocabulary, int64_t *size);
 
 #endif

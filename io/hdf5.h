@@ -3,7 +3,22 @@
  * Files come from anywhere, so reading trusts nothing: only hard links are followed, only the
  * types, layouts and filters that lockstep writes are accepted (so no references, virtual datasets
  * or other files, and no filter is loaded), and a declared size is compared with the bytes stored,
- * these with the file, before anything is allocated. */
+ * these with the file, before anything is allocated.
+ *
+ * In the order of use:
+ *
+ *   to read                                             to write
+ *   lk_h5_open                      hdf5_file.c         lk_h5_create                      hdf5_write.c
+ *   lk_h5_has, lk_h5_get_*          hdf5_attribute.c    lk_h5_set_*                       hdf5_attribute.c
+ *   lk_h5_list_datasets             hdf5_dataset.c      lk_h5_chunked, H5Dcreate2         hdf5_write.c
+ *   lk_h5_dataset_open, _expect     hdf5_dataset.c      H5Dwrite
+ *   lk_h5_dataset_read, _verify     hdf5_read.c         lk_h5_close or lk_h5_abandon      hdf5_write.c
+ *   H5Fclose                                            lk_replace_publish                base/replace.h
+ *
+ * and around every call of HDF5's own LK_H5(), hdf5_error.c. Files are read by hdf5_driver.c, which
+ * is patient with a disk that refuses and tells it from a file that is damaged. Every rank reads by
+ * itself; those who write together agree after each step, hdf5_agree.c. Rows of a dataset file are
+ * read through io/slabs.h, which compares their digests. */
 #ifndef LK_IO_HDF5_H
 #define LK_IO_HDF5_H
 
@@ -16,15 +31,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Record one line, "MESSAGE: innermost HDF5 error", and return `code`. */
-lk_status lk_h5_fail(lk_status code, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+/* ---- errors: io/hdf5_error.c ------------------------------------------------------------------ */
 
-/* An HDF5 call, or an assignment of one: LK_H5(LK_E_SYSTEM, id = H5Dopen2(...), "%s", path); */
+/* An HDF5 call, or an assignment of one: LK_H5(LK_E_INPUT, id = H5Dopen2(...), "%s", path);
+ * LK_E_INPUT is for what reads: if the system refuses, that is LK_E_SYSTEM all the same. */
 #define LK_H5(code, call, ...)                                                                     \
     do {                                                                                           \
-        if ((call) < 0) return lk_h5_fail(code, __VA_ARGS__);                                      \
+        if ((call) < 0) return lk_h5_fail((code), __VA_ARGS__);                                    \
     } while (0)
+
+/* Record one line and return the code that is due: "MESSAGE: innermost HDF5 error", LK_E_INPUT with
+ * "; the file is damaged, make or copy it again"; or what the system said, if it refused. */
+lk_status lk_h5_fail(lk_status code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+/* An answer of H5Aexists() and the like, -1 if it is "no" because the file could not be read. */
+htri_t lk_h5_sure(htri_t answer);
 
 /* A handle that is closed when its scope ends: LK_H5_AUTO hid_t space = -1; */
 static inline void lk_h5_release(hid_t *id)
@@ -33,27 +54,7 @@ static inline void lk_h5_release(hid_t *id)
 }
 #define LK_H5_AUTO __attribute__((cleanup(lk_h5_release)))
 
-#define LK_H5_MAX_DIMS 4
-#define LK_H5_MAX_PATH 512
-#define LK_H5_PIECE ((size_t)1 << 30)  /* bytes of one transfer at most: MPI counts are ints */
-#define LK_H5_CHUNK ((size_t)1 << 20)  /* bytes of a chunk of a checkpoint, about */
-#define LK_H5_VOCABULARY_MAX 65536     /* tokens are u16 at most */
-
-typedef enum lk_h5_type {
-    LK_H5_F32,
-    LK_H5_I32,
-    LK_H5_U8,
-    LK_H5_U16,
-    LK_H5_U32,
-    LK_H5_F64,
-    LK_H5_TEXT, /* one string of fixed length, UTF-8 */
-    LK_H5_TYPES
-} lk_h5_type;
-
-const char *lk_h5_type_name(lk_h5_type t);
-hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
-
-/* ---- files -------------------------------------------------------------------------------- */
+/* ---- ranks: io/hdf5_agree.c ------------------------------------------------------------------- */
 
 /* Agree on failure over `comm`: all return the code and text of the first rank that failed. A rank
  * that waits long leaves its core to others. MPI_COMM_NULL: alone. Collective. */
@@ -63,28 +64,22 @@ lk_status lk_h5_agree_in(lk_io *io, MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
-/* Open for reading and check the root attributes schema and version. `schema` NULL: any of
- * lockstep's. `comm` MPI_COMM_NULL: this process alone. LK_E_INPUT: "FILE: expected ..., found ...;
- * what to do". Errors of the system that may pass (a stale handle, too many open files) are tried
- * again, six times in 3 s, then LK_E_SYSTEM. Collective. */
-lk_status lk_h5_open(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
-/* Whether the last lk_h5_open() of this thread had to try again, in words; "": it had not. */
+/* ---- files to read: io/hdf5_file.c, hdf5_driver.c --------------------------------------------- */
+
+/* Open for reading, this process alone, and check the root attributes schema and version. `schema`
+ * NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...; what to do". LK_E_SYSTEM:
+ * the system refuses; here and in all reading of the file later this is so only after it was tried
+ * again, six times in 3 s, where it may pass. Close with H5Fclose(): there is nothing to lose. */
+lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
+/* What was tried again since the last lk_h5_open() of this thread, "FILE: read only at try 3 (Stale
+ * file handle)"; "": nothing. */
 const char *lk_h5_note(void);
-/* Create (truncate) for writing, newest format; sets schema and version. Collective. */
-lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
-/* Flush and close; *file becomes -1. Collective. */
-lk_status lk_h5_close(const char *path, hid_t *file);
-/* The same for a file that could not be written and will be removed; takes *file -1. Collective. */
-void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file);
-lk_status lk_h5_fsync(const char *path); /* a file or a directory */
-/* Whether a file of this name could be made: LK_E_INPUT if its directory is not there or may not be
- * written. Makes nothing. */
-lk_status lk_h5_check_target(const char *path);
-/* fsync PATH.part, rename it to PATH, fsync the directory. */
-lk_status lk_h5_publish(const char *part, const char *path);
 
-/* ---- attributes; `where` names the file in messages. io/hdf5_attribute.c ------------------- */
+/* ---- attributes: io/hdf5_attribute.c ---------------------------------------------------------- */
 
+/* `where` names the file in messages, here and below. Those of 1 KiB and more have a digest,
+ * NAME.digest, compared when they are read. */
+lk_status lk_h5_has(hid_t object, const char *where, const char *name, bool *there);
 lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, const char *text);
 lk_status lk_h5_set_u64(hid_t object, const char *where, const char *name, uint64_t value);
 lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, double value);
@@ -102,17 +97,38 @@ lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, cha
                           int64_t *count);
 void lk_h5_free_texts(char **text, int64_t count);
 
-/* ---- datasets ------------------------------------------------------------------------------ */
+/* ---- datasets to read: io/hdf5_dataset.c ------------------------------------------------------ */
+
+#define LK_H5_MAX_DIMS 4
+#define LK_H5_MAX_PATH 512
+
+typedef enum lk_h5_type {
+    LK_H5_F32,
+    LK_H5_I32,
+    LK_H5_U8,
+    LK_H5_U16,
+    LK_H5_U32,
+    LK_H5_U64,
+    LK_H5_F64,
+    LK_H5_TEXT, /* one string of fixed length, UTF-8 */
+    LK_H5_TYPES
+} lk_h5_type;
+
+const char *lk_h5_type_name(lk_h5_type t);
+hid_t lk_h5_type_id(lk_h5_type t); /* in the file; not TEXT; not to be closed */
 
 typedef struct lk_h5_dataset {
     hid_t id;
     lk_h5_type type;
     int dims; /* 0: one element */
     hsize_t dim[LK_H5_MAX_DIMS], chunk[LK_H5_MAX_DIMS]; /* chunk: zeros when contiguous */
+    bool packed; /* filters change the bytes: deflate, shuffle */
     size_t element, row, bytes; /* bytes of an element, of a row (first dimension), of all */
     char digest[LK_DIGEST_TEXT]; /* attribute; "" when there is none */
 } lk_h5_dataset;
 
+/* Whether there is a link of this name; the groups before it must be there. */
+lk_status lk_h5_link(hid_t file, const char *where, const char *path, bool *there);
 /* Open for reading after every check above. `cache`: bytes of the chunk cache, 0 for the default.
  * Close with lk_h5_release(&d.id). */
 lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, size_t cache,
@@ -120,27 +136,7 @@ lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, si
 /* Require a type and number of dimensions. */
 lk_status lk_h5_dataset_expect(const lk_h5_dataset *d, const char *where, const char *path,
                                lk_h5_type type, int dims);
-/* Read rows [first, first + count) into out; independent. */
-lk_status lk_h5_dataset_rows(const lk_h5_dataset *d, const char *where, const char *path,
-                             hsize_t first, hsize_t count, void *out);
-/* Read everything and compare with the digest attribute, which must be there. */
-lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const char *path,
-                             void *out);
-/* The same without keeping the bytes. */
-lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
-/* The same, letting independent jobs in between pieces. */
-lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
-                                  const char *path);
 const char *lk_h5_shape(const lk_h5_dataset *d, char *text, size_t size); /* "[2, 3]" */
-
-/* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
-static inline hsize_t lk_h5_chunk_rows(size_t row)
-{
-    return row > 0 && row < ((size_t)1 << 16) ? ((size_t)1 << 16) / row : 1;
-}
-
-/* A creation list: chunks of `rows` rows with Fletcher-32; an empty dataset is contiguous. */
-lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl);
 
 /* Paths of all datasets below `group`, sorted; groups are followed through hard links only.
  * Free with lk_h5_list_clear(). */
@@ -151,11 +147,41 @@ typedef struct lk_h5_list {
 lk_status lk_h5_list_datasets(hid_t file, const char *where, const char *group, lk_h5_list *list);
 void lk_h5_list_clear(lk_h5_list *list);
 
-/* Read and check `vocabulary`: u32, increasing code points; for bytes 0..255. */
-lk_status lk_h5_vocabulary(hid_t file, const char *where, bool *characters, uint32_t **vocabulary,
-                           int64_t *size);
+/* ---- their content: io/hdf5_read.c ------------------------------------------------------------ */
 
-/* PATH, or if it is a directory PATH/latest or PATH/checkpoints/latest. io/checkpoint_dir.c */
-lk_status lk_h5_resolve(const char *path, char **resolved);
+#define LK_H5_PIECE ((size_t)1 << 30)  /* bytes of one transfer at most: MPI counts are ints */
+
+/* Read rows [first, first + count) into out. No digest is compared. */
+lk_status lk_h5_dataset_rows(const lk_h5_dataset *d, const char *where, const char *path,
+                             hsize_t first, hsize_t count, void *out);
+/* Read everything and compare with the digest attribute, which must be there. */
+lk_status lk_h5_dataset_read(const lk_h5_dataset *d, const char *where, const char *path,
+                             void *out);
+/* The same without keeping the bytes. */
+lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const char *path);
+/* The same, letting independent jobs in between pieces. */
+lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
+                                  const char *path);
+
+/* ---- files to write: io/hdf5_write.c ---------------------------------------------------------- */
+
+#define LK_H5_CHUNK ((size_t)1 << 20)  /* bytes of a chunk of a checkpoint, about */
+
+/* The version that is written, and the newest that is read, of a schema. */
+uint64_t lk_h5_newest_version(const char *schema);
+/* Create (truncate) for writing, newest format; sets schema and version. `comm` MPI_COMM_NULL: this
+ * process alone. Collective. */
+lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+/* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
+static inline hsize_t lk_h5_chunk_rows(size_t row)
+{
+    return row > 0 && row < ((size_t)1 << 16) ? ((size_t)1 << 16) / row : 1;
+}
+/* A creation list: chunks of `rows` rows with Fletcher-32; an empty dataset is contiguous. */
+lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl);
+/* Flush and close; *file becomes -1. Collective. */
+lk_status lk_h5_close(const char *path, hid_t *file);
+/* The same for a file that could not be written and will be removed; takes *file -1. Collective. */
+void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file);
 
 #endif

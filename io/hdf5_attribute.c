@@ -1,10 +1,26 @@
-/* Attributes of files and datasets: numbers, texts, and lists of both. */
+/* Attributes of files and datasets: numbers, texts, and lists of both.
+ *
+ * HDF5 keeps checksums of its metadata, but none of an attribute that is too large for them (from
+ * 4 KiB on, where a file has more than eight). So a large one gets a digest, in an attribute
+ * NAME.digest, which is compared when it is read. */
 #include "io/hdf5.h"
+
+#include <stdio.h>
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { MAX_ATTRIBUTE = 1 << 24, MAX_LIST = 1 << 16 }; /* bytes, elements */
+enum { LARGE = 1024, NAME = 80 };                     /* bytes from which on there is a digest */
+
+lk_status lk_h5_has(hid_t object, const char *where, const char *name, bool *there)
+{
+    htri_t found = 0;
+    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Aexists(object, name)), "%s: cannot look for the attribute '%s'",
+          where, name);
+    *there = found > 0;
+    return LK_OK;
+}
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
@@ -24,6 +40,16 @@ static lk_status set_attribute(hid_t object, const char *where, const char *name
     return LK_OK;
 }
 
+static lk_status set_digest(hid_t object, const char *where, const char *name, size_t bytes,
+                            const void *value)
+{
+    char digest_name[NAME], digest[LK_DIGEST_TEXT];
+    if (bytes < LARGE) return LK_OK;
+    snprintf(digest_name, sizeof digest_name, "%s.digest", name);
+    lk_digest_bytes(value, bytes, digest);
+    return lk_h5_set_text(object, where, digest_name, digest);
+}
+
 /* Of fixed length, so that no heap is needed to read it. */
 static lk_status text_type(const char *where, const char *name, size_t size, hid_t *result)
 {
@@ -40,7 +66,8 @@ lk_status lk_h5_set_text(hid_t object, const char *where, const char *name, cons
 {
     LK_H5_AUTO hid_t type = -1;
     LK_TRY(text_type(where, name, strlen(text) + 1, &type));
-    return set_attribute(object, where, name, type, 0, text);
+    LK_TRY(set_attribute(object, where, name, type, 0, text));
+    return set_digest(object, where, name, strlen(text) + 1, text);
 }
 
 lk_status lk_h5_set_texts(hid_t object, const char *where, const char *name, char *const *text,
@@ -55,6 +82,7 @@ lk_status lk_h5_set_texts(hid_t object, const char *where, const char *name, cha
     if (!all) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int64_t i = 0; i < count; i++) strcpy(all + (size_t)i * size, text[i]);
     lk_status status = set_attribute(object, where, name, type, count, all);
+    if (status == LK_OK) status = set_digest(object, where, name, (size_t)count * size, all);
     free(all);
     return status;
 }
@@ -72,7 +100,8 @@ lk_status lk_h5_set_f64(hid_t object, const char *where, const char *name, doubl
 lk_status lk_h5_set_f64s(hid_t object, const char *where, const char *name, const double *value,
                          int64_t count)
 {
-    return set_attribute(object, where, name, H5T_IEEE_F64LE, count, value);
+    LK_TRY(set_attribute(object, where, name, H5T_IEEE_F64LE, count, value));
+    return set_digest(object, where, name, (size_t)count * sizeof *value, value);
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */
@@ -89,11 +118,11 @@ static lk_status open_attribute(hid_t object, const char *where, const char *nam
                                 H5T_class_t class, int64_t *count, hid_t *attribute, hid_t *type)
 {
     LK_H5_AUTO hid_t a = -1, t = -1, space = -1;
-    if (H5Aexists(object, name) <= 0) {
-        H5Eclear2(H5E_DEFAULT);
+    bool there = false;
+    LK_TRY(lk_h5_has(object, where, name, &there));
+    if (!there)
         return lk_fail(LK_E_INPUT, "%s: expected the attribute '%s', found none; the file is "
                        "damaged or was not written by lockstep", where, name);
-    }
     LK_H5(LK_E_INPUT, a = H5Aopen(object, name, H5P_DEFAULT), "%s: attribute '%s'", where, name);
     LK_H5(LK_E_INPUT, t = H5Aget_type(a), "%s: attribute '%s'", where, name);
     LK_H5(LK_E_INPUT, space = H5Aget_space(a), "%s: attribute '%s'", where, name);
@@ -110,14 +139,40 @@ static lk_status open_attribute(hid_t object, const char *where, const char *nam
     return LK_OK;
 }
 
+/* The bytes as they were written, if there is a digest of them. */
+static lk_status check_digest(hid_t object, const char *where, const char *name, size_t bytes,
+                              const void *value)
+{
+    char digest_name[NAME], found[LK_DIGEST_TEXT], *expected = NULL;
+    bool there = false;
+    if (bytes < LARGE) return LK_OK;
+    snprintf(digest_name, sizeof digest_name, "%s.digest", name);
+    LK_TRY(lk_h5_has(object, where, digest_name, &there));
+    if (!there) return LK_OK; /* of an older lockstep */
+    LK_TRY(lk_h5_get_text(object, where, digest_name, &expected));
+    lk_digest_bytes(value, bytes, found);
+    lk_status status = LK_OK;
+    if (strcmp(found, expected) != 0)
+        status = lk_fail(LK_E_INPUT, "%s: attribute '%s': expected digest %.60s, found %s; the "
+                         "file is damaged, make or copy it again", where, name, expected, found);
+    free(expected);
+    return status;
+}
+
+static lk_status read_attribute(hid_t a, hid_t memory, const char *where, const char *name,
+                                void *value)
+{
+    LK_H5(LK_E_INPUT, H5Aread(a, memory, value), "%s: cannot read the attribute '%s'", where,
+          name);
+    return LK_OK;
+}
+
 static lk_status get_number(hid_t object, const char *where, const char *name, H5T_class_t class,
                             hid_t memory, void *value)
 {
     LK_H5_AUTO hid_t a = -1, type = -1;
     LK_TRY(open_attribute(object, where, name, class, NULL, &a, &type));
-    LK_H5(LK_E_INPUT, H5Aread(a, memory, value), "%s: cannot read the attribute '%s'", where,
-          name);
-    return LK_OK;
+    return read_attribute(a, memory, where, name, value);
 }
 
 lk_status lk_h5_get_u64(hid_t object, const char *where, const char *name, uint64_t *value)
@@ -132,8 +187,7 @@ lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char
     char *copy = NULL;
     if (H5Tis_variable_str(type) > 0) { /* as h5py writes them */
         char *lent = NULL;
-        LK_H5(LK_E_INPUT, H5Aread(a, type, &lent), "%s: cannot read the attribute '%s'", where,
-              name);
+        LK_TRY(read_attribute(a, type, where, name, &lent));
         copy = strdup(lent ? lent : "");
         H5free_memory(lent);
     } else {
@@ -142,9 +196,11 @@ lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char
             return lk_fail(LK_E_INPUT, "%s: attribute '%s': %zu bytes are too many", where, name,
                            size);
         copy = calloc(1, size + 1);
-        if (copy && H5Aread(a, type, copy) < 0) {
+        lk_status status = copy ? read_attribute(a, type, where, name, copy) : LK_OK;
+        if (copy && status == LK_OK) status = check_digest(object, where, name, size, copy);
+        if (status != LK_OK) {
             free(copy);
-            return lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+            return status;
         }
     }
     if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -161,9 +217,8 @@ lk_status lk_h5_get_f64s(hid_t object, const char *where, const char *name, doub
     if (found != count)
         return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected %lld numbers, found %lld", where,
                        name, (long long)count, (long long)found);
-    LK_H5(LK_E_INPUT, H5Aread(a, H5T_NATIVE_DOUBLE, value), "%s: cannot read the attribute '%s'",
-          where, name);
-    return LK_OK;
+    LK_TRY(read_attribute(a, H5T_NATIVE_DOUBLE, where, name, value));
+    return check_digest(object, where, name, (size_t)count * sizeof *value, value);
 }
 
 /* Fill text[0..count), each its own allocation; on failure some may be filled. */
@@ -172,9 +227,7 @@ static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const c
 {
     char **lent = calloc((size_t)count, sizeof *lent);
     if (!lent) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = LK_OK;
-    if (H5Aread(a, type, lent) < 0)
-        status = lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+    lk_status status = read_attribute(a, type, where, name, lent);
     for (int64_t i = 0; i < count && status == LK_OK; i++) {
         text[i] = strdup(lent[i] ? lent[i] : "");
         if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
@@ -184,8 +237,8 @@ static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const c
     return status;
 }
 
-static lk_status read_fixed_texts(hid_t a, hid_t type, const char *where, const char *name,
-                                  char **text, int64_t count)
+static lk_status read_fixed_texts(hid_t object, hid_t a, hid_t type, const char *where,
+                                  const char *name, char **text, int64_t count)
 {
     size_t size = H5Tget_size(type);
     if (size > MAX_ATTRIBUTE / (size_t)count)
@@ -193,8 +246,8 @@ static lk_status read_fixed_texts(hid_t a, hid_t type, const char *where, const 
                        where, name, (long long)count, size);
     char *all = calloc((size_t)count, size);
     lk_status status = all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && H5Aread(a, type, all) < 0)
-        status = lk_h5_fail(LK_E_INPUT, "%s: cannot read the attribute '%s'", where, name);
+    if (status == LK_OK) status = read_attribute(a, type, where, name, all);
+    if (status == LK_OK) status = check_digest(object, where, name, size * (size_t)count, all);
     for (int64_t i = 0; i < count && status == LK_OK; i++) {
         text[i] = strndup(all + (size_t)i * size, size);
         if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
@@ -213,7 +266,7 @@ lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, cha
     if (!all) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = H5Tis_variable_str(type) > 0 /* as h5py writes them */
                            ? read_lent_texts(a, type, where, name, all, n)
-                           : read_fixed_texts(a, type, where, name, all, n);
+                           : read_fixed_texts(object, a, type, where, name, all, n);
     if (status != LK_OK) {
         lk_h5_free_texts(all, n);
         return status;

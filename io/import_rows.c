@@ -1,5 +1,6 @@
 /* What the importers share: checks, the writer of images and tables, labels. */
 #include "io/import_rows.h"
+#include "base/replace.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     if (exists && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already; give --overwrite to replace it, or name "
                        "another output", to->output);
-    return lk_h5_check_target(to->output);
+    return lk_replace_check(to->output);
 }
 
 lk_status lk_import_name(const char *output, const char *ending, char **name)
@@ -97,6 +98,11 @@ static lk_h5_type field_type(const lk_rows *w, int field)
 
 static const char *const split_name[2] = {"train", "validation"};
 
+static void name_dataset(const lk_rows *w, int split, int field, char path[64])
+{
+    snprintf(path, 64, "%s/%s", split_name[split], field_name(w, field));
+}
+
 static lk_status create_dataset(lk_rows *w, int split, int field)
 {
     LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
@@ -105,7 +111,7 @@ static lk_status create_dataset(lk_rows *w, int split, int field)
     int dims = field == 0 ? w->dims : 1;
     memcpy(dim, w->inner, sizeof dim);
     dim[0] = (hsize_t)w->rows[split];
-    snprintf(path, sizeof path, "%s/%s", split_name[split], field_name(w, field));
+    name_dataset(w, split, field, path);
     LK_TRY(lk_h5_chunked(dims, dim, lk_h5_chunk_rows(w->row[field]), &dcpl));
     LK_H5(LK_E_SYSTEM, space = H5Screate_simple(dims, dim, NULL), "%s: '%s'", w->part, path);
     LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", w->part, path);
@@ -114,6 +120,7 @@ static lk_status create_dataset(lk_rows *w, int split, int field)
           w->dataset[split][field] = H5Dcreate2(w->file, path, lk_h5_type_id(field_type(w, field)),
                                                 space, links, dcpl, H5P_DEFAULT),
           "%s: cannot create '%s'", w->part, path);
+    LK_TRY(lk_slab_maker_create(&w->slabs[split][field], w->row[field], w->rows[split]));
     return lk_digest_create(&w->digest[split][field]);
 }
 
@@ -150,6 +157,7 @@ static lk_status put_field(lk_rows *w, int split, int field, hsize_t count, cons
     LK_H5(LK_E_SYSTEM, H5Dwrite(dataset, type, memory_space, file_space, H5P_DEFAULT, data),
           "%s: cannot write '%s'", w->part, field_name(w, field));
     lk_digest_update(w->digest[split][field], data, count * w->row[field]);
+    lk_slab_maker_add(&w->slabs[split][field], data, count * w->row[field]);
     return LK_OK;
 }
 
@@ -176,10 +184,13 @@ static lk_status write_digests(lk_rows *w, char *const *name, int64_t classes, c
     LK_TRY(lk_digest_create(&all));
     lk_status status = LK_OK;
     for (int i = 0; i < 4 && status == LK_OK; i++) {
-        char one[LK_DIGEST_TEXT];
+        char one[LK_DIGEST_TEXT], path[64];
         lk_digest_text(w->digest[i / 2][i % 2], one);
         lk_digest_update(all, one, sizeof one);
         status = lk_h5_set_text(w->dataset[i / 2][i % 2], w->part, "digest", one);
+        name_dataset(w, i / 2, i % 2, path);
+        if (status == LK_OK)
+            status = lk_slab_maker_write(&w->slabs[i / 2][i % 2], w->file, w->part, path);
     }
     for (int64_t i = 0; i < classes; i++) lk_digest_update(all, name[i], strlen(name[i]) + 1);
     lk_digest_text(all, text);
@@ -214,7 +225,7 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
         w->dataset[i / 2][i % 2] = -1;
     }
     LK_TRY(lk_h5_close(w->part, &w->file));
-    LK_TRY(lk_h5_publish(w->part, output));
+    LK_TRY(lk_replace_publish(w->part, output));
     memcpy(digest, text, sizeof text);
     free(w->part);
     w->part = NULL;
@@ -229,7 +240,10 @@ void lk_rows_abandon(lk_rows *w)
         unlink(w->part);
         free(w->part);
     }
-    for (int i = 0; i < 4; i++) lk_digest_destroy(w->digest[i / 2][i % 2]);
+    for (int i = 0; i < 4; i++) {
+        lk_digest_destroy(w->digest[i / 2][i % 2]);
+        lk_slab_maker_clear(&w->slabs[i / 2][i % 2]);
+    }
     lk_reference_maker_clear(&w->reference);
     memset(w, 0, sizeof *w);
 }

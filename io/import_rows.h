@@ -7,6 +7,7 @@
 #include "io/hdf5.h"
 #include "io/import.h"
 #include "io/reference.h"
+#include "io/slabs.h"
 
 #define LK_IMPORT_VALIDATION 0.1         /* where nothing is said */
 #define LK_IMPORT_PURPOSE 0x7F000000u    /* of lk_permute, for the choice and order of samples */
@@ -39,6 +40,7 @@ typedef struct lk_rows {
     int64_t rows[2], written[2]; /* by split */
     hid_t dataset[2][2];         /* by split and field */
     lk_digest *digest[2][2];
+    lk_slab_maker slabs[2][2];
     lk_reference_maker reference; /* of the training split */
     char *const *column;          /* tables: names of the columns, set by the importer */
 } lk_rows;

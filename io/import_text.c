@@ -3,8 +3,8 @@
  * Pass 1 counts tokens and, for a character vocabulary, notes which code points occur; that fixes
  * the vocabulary (sorted, as nanoGPT's prepare.py does), the token type and where the split falls.
  * Pass 2 translates and writes one chunk at a time. The result is whole or not there. */
+#include "base/replace.h"
 #include "io/import_rows.h"
-#include "io/reference.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 enum { CODES = 0x110000, BUFFER = 1 << 20, CHUNK = 1 << 20, CARRY = 4 };
+
+static const char *const path_of[2] = {"train/tokens", "validation/tokens"};
 
 typedef struct importer {
     const lk_import_text *job;
@@ -32,6 +34,7 @@ typedef struct importer {
         hid_t dataset;
         int64_t tokens, written;
         lk_digest *digest;
+        lk_slab_maker slabs;
     } split[2];
     int current;
     bool wide;   /* u16 tokens */
@@ -121,9 +124,9 @@ static lk_status choose_vocabulary(importer *m)
     int64_t n = 0;
     for (uint32_t code = 0; code < CODES; code++) {
         if (m->job->characters ? !m->seen[code] : code > 255) continue;
-        if (n == LK_H5_VOCABULARY_MAX)
+        if (n == LK_DATASET_VOCABULARY)
             return lk_fail(LK_E_INPUT, "%s: expected at most %d different characters, found more; "
-                           "use the byte vocabulary", m->job->file[0], LK_H5_VOCABULARY_MAX);
+                           "use the byte vocabulary", m->job->file[0], LK_DATASET_VOCABULARY);
         m->token[code] = (uint16_t)n;
         m->vocabulary[n++] = code;
     }
@@ -144,11 +147,11 @@ static lk_status choose_vocabulary(importer *m)
 /* ---- pass 2 -------------------------------------------------------------------------------- */
 
 static lk_status create_dataset(importer *m, const char *path, lk_h5_type type, int64_t count,
-                                hid_t *dataset)
+                                size_t row, hid_t *dataset)
 {
     LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
     hsize_t dim = (hsize_t)count;
-    LK_TRY(lk_h5_chunked(1, &dim, CHUNK, &dcpl));
+    LK_TRY(lk_h5_chunked(1, &dim, lk_h5_chunk_rows(row), &dcpl));
     LK_H5(LK_E_SYSTEM, space = H5Screate_simple(1, &dim, NULL), "%s: '%s'", m->part, path);
     LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", m->part, path);
     LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", m->part, path);
@@ -176,6 +179,7 @@ static lk_status flush(importer *m)
                    file_space, H5P_DEFAULT, m->chunk),
           "%s: cannot write tokens", m->part);
     lk_digest_update(s->digest, m->chunk, bytes);
+    lk_slab_maker_add(&s->slabs, m->chunk, bytes);
     lk_digest_update(m->digest, m->chunk, bytes);
     if (m->current == LK_TRAIN)
         LK_TRY(lk_reference_maker_add(&m->reference, m->filled, bytes, m->chunk, NULL));
@@ -225,7 +229,8 @@ static lk_status write_vocabulary(importer *m)
     LK_H5_AUTO hid_t dataset = -1;
     char digest[LK_DIGEST_TEXT];
     size_t bytes = (size_t)m->result.classes * sizeof *m->vocabulary;
-    LK_TRY(create_dataset(m, "vocabulary", LK_H5_U32, m->result.classes, &dataset));
+    LK_TRY(create_dataset(m, "vocabulary", LK_H5_U32, m->result.classes,
+                          sizeof *m->vocabulary, &dataset));
     LK_H5(LK_E_SYSTEM,
           H5Dwrite(dataset, H5T_NATIVE_UINT32, H5S_ALL, H5S_ALL, H5P_DEFAULT, m->vocabulary),
           "%s: cannot write 'vocabulary'", m->part);
@@ -245,11 +250,14 @@ static lk_status write_reference(importer *m)
 
 static lk_status write_all(importer *m)
 {
-    static const char *const path[2] = {"train/tokens", "validation/tokens"};
     char text[LK_DIGEST_TEXT];
     lk_h5_type type = m->wide ? LK_H5_U16 : LK_H5_U8;
-    for (int i = 0; i < 2; i++)
-        LK_TRY(create_dataset(m, path[i], type, m->split[i].tokens, &m->split[i].dataset));
+    size_t row = m->wide ? 2 : 1;
+    for (int i = 0; i < 2; i++) {
+        struct split *s = &m->split[i];
+        LK_TRY(create_dataset(m, path_of[i], type, s->tokens, row, &s->dataset));
+        LK_TRY(lk_slab_maker_create(&s->slabs, row, s->tokens));
+    }
     LK_TRY(lk_reference_maker_create(&m->reference, LK_TEXT_DATA, m->result.classes, 0));
     LK_TRY(read_all(m, put));
     LK_TRY(flush(m));
@@ -258,6 +266,7 @@ static lk_status write_all(importer *m)
     for (int i = 0; i < 2; i++) {
         lk_digest_text(m->split[i].digest, text);
         LK_TRY(lk_h5_set_text(m->split[i].dataset, m->part, "digest", text));
+        LK_TRY(lk_slab_maker_write(&m->split[i].slabs, m->file, m->part, path_of[i]));
     }
     LK_TRY(write_vocabulary(m));
     lk_digest_text(m->digest, m->result.digest);
@@ -276,7 +285,7 @@ static lk_status allocate(importer *m)
     m->input = malloc(CARRY + BUFFER);
     m->seen = calloc(CODES, 1);
     m->token = calloc(CODES, sizeof *m->token);
-    m->vocabulary = malloc(LK_H5_VOCABULARY_MAX * sizeof *m->vocabulary);
+    m->vocabulary = malloc(LK_DATASET_VOCABULARY * sizeof *m->vocabulary);
     m->chunk = malloc(CHUNK * sizeof(uint16_t));
     if (!m->input || !m->seen || !m->token || !m->vocabulary || !m->chunk)
         return lk_fail(LK_E_SYSTEM, "out of memory for the import");
@@ -300,7 +309,7 @@ static lk_status import(importer *m)
         m->split[i].dataset = -1;
     }
     LK_TRY(lk_h5_close(m->part, &m->file));
-    return lk_h5_publish(m->part, m->job->to.output);
+    return lk_replace_publish(m->part, m->job->to.output);
 }
 
 static lk_status run(void *argument)
@@ -310,6 +319,7 @@ static lk_status run(void *argument)
     for (int i = 0; i < 2; i++) {
         lk_h5_release(&m->split[i].dataset);
         lk_digest_destroy(m->split[i].digest);
+        lk_slab_maker_clear(&m->split[i].slabs);
     }
     lk_digest_destroy(m->digest);
     lk_reference_maker_clear(&m->reference);

@@ -1,5 +1,6 @@
 /* Predictions: two to four datasets in a file of their own, written by one rank. */
 #include "io/predictions.h"
+#include "base/replace.h"
 #include "io/hdf5.h"
 
 #include <stdio.h>
@@ -39,9 +40,9 @@ static lk_status check(void *argument)
 {
     const target *t = argument;
     hid_t file = -1;
-    if (access(t->path, F_OK) != 0) return lk_h5_check_target(t->path);
-    LK_TRY(lk_h5_open(t->path, MPI_COMM_NULL, "lockstep predictions", &file));
-    LK_TRY(lk_h5_close(t->path, &file));
+    if (access(t->path, F_OK) != 0) return lk_replace_check(t->path);
+    LK_TRY(lk_h5_open(t->path, "lockstep predictions", &file));
+    H5Fclose(file); /* read only: nothing to lose */
     return t->overwrite ? LK_OK
                         : lk_fail(LK_E_INPUT, "%s: exists already; give --force to replace it, or "
                                   "name another file", t->path);
@@ -68,7 +69,7 @@ static lk_status write_all(job *j)
     if (p->label) LK_TRY(write_dataset(j, "label", LK_H5_I32, p->label));
     if (p->probability) LK_TRY(write_dataset(j, "probability", LK_H5_F32, p->probability));
     LK_TRY(lk_h5_close(j->part, &j->file));
-    return lk_h5_publish(j->part, p->path);
+    return lk_replace_publish(j->part, p->path);
 }
 
 static lk_status run(void *argument)
@@ -83,7 +84,7 @@ static lk_status run(void *argument)
 lk_status lk_predictions_write(lk_io *io, const lk_predictions *p)
 {
     job j = {.p = p, .count = (hsize_t)p->count, .file = -1};
-    if (asprintf(&j.part, "%s.part", p->path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(lk_replace_part(p->path, &j.part));
     lk_status status = lk_io_call(io, run, &j);
     free(j.part);
     return status;

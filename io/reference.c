@@ -1,5 +1,6 @@
 #include "io/reference.h"
-#include "io/hdf5.h"
+#include "io/checkpoint.h"
+#include "io/format.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,9 @@ static lk_status read_kind(hid_t file, lk_reference_source *s)
 {
     char *kind = NULL;
     s->kind = LK_TEXT_DATA; /* checkpoints before there were images have no kind */
-    if (!s->dataset && H5Aexists(file, "kind") <= 0) return LK_OK;
+    bool there = false;
+    LK_TRY(lk_h5_has(file, s->path, "kind", &there));
+    if (!s->dataset && !there) return LK_OK;
     LK_TRY(lk_h5_get_text(file, s->path, "kind", &kind));
     int k = LK_TEXT_DATA;
     while (k <= LK_TABLE_DATA && strcmp(kind, lk_dataset_kind_name((lk_dataset_kind)k)) != 0) k++;
@@ -37,19 +40,21 @@ static lk_status read_open(hid_t file, lk_reference_source *s)
         return lk_fail(LK_E_INPUT, "%s: expected a dataset or a checkpoint to compare with, found "
                        "another file of lockstep", s->path);
     LK_TRY(read_kind(file, s));
-    if (H5Aexists(file, "reference") > 0)
+    bool there = false;
+    LK_TRY(lk_h5_has(file, s->path, "reference", &there));
+    if (there)
         LK_TRY(lk_h5_get_text(file, s->path, "reference", &s->text));
     if (s->kind == LK_TEXT_DATA)
-        return lk_h5_vocabulary(file, s->path, &s->characters, &s->vocabulary,
-                                &s->vocabulary_size);
+        return lk_format_read_vocabulary(file, s->path, &s->characters, &s->vocabulary,
+                                         &s->vocabulary_size);
     return lk_h5_get_texts(file, s->path, "classes", &s->name, &s->classes);
 }
 
 static lk_status read_job(void *argument)
 {
     job *j = argument;
-    LK_TRY(lk_h5_resolve(j->given, &j->s.path));
-    LK_TRY(lk_h5_open(j->s.path, MPI_COMM_NULL, NULL, &j->file));
+    LK_TRY(lk_checkpoint_resolve(j->given, &j->s.path));
+    LK_TRY(lk_h5_open(j->s.path, NULL, &j->file));
     lk_status status = read_open(j->file, &j->s);
     H5Fclose(j->file); /* read only: nothing to lose */
     return status;

@@ -1,5 +1,6 @@
 /* What a file holds, for people: the counts first, then the texts, then every dataset on a line. */
 #include "io/show.h"
+#include "base/digits.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
@@ -92,23 +93,11 @@ static void put_number(const view *v, const char *label, double value)
     fprintf(v->out, "%.6g\n", value);
 }
 
-static const char *grouped(uint64_t value, char text[32])
-{
-    char digits[24];
-    int n = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value), k = 0;
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && (n - i) % 3 == 0) text[k++] = ',';
-        text[k++] = digits[i];
-    }
-    text[k] = '\0';
-    return text;
-}
-
 static void put_count(const view *v, const char *label, uint64_t value, const char *unit)
 {
     char text[32];
     put_label(v, label);
-    fprintf(v->out, "%s%s%s\n", grouped(value, text), unit[0] ? " " : "", unit);
+    fprintf(v->out, "%s%s%s\n", lk_digits((int64_t)value, text), unit[0] ? " " : "", unit);
 }
 
 static void put_vocabulary(const view *v, int64_t size, bool characters)
@@ -226,8 +215,8 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
         char a[32], b[32];
         fprintf(v->out, "    %5lld  ", (long long)k);
         lk_show_name(v->out, name[k], width);
-        fprintf(v->out, "  %12s  %12s\n", grouped((uint64_t)count[k], a),
-                grouped((uint64_t)count[classes + k], b));
+        fprintf(v->out, "  %12s  %12s\n", lk_digits((int64_t)count[k], a),
+                lk_digits((int64_t)count[classes + k], b));
     }
     free(count);
     return status;
@@ -291,7 +280,7 @@ static void put_in_datasets(const view *v, const char *label, uint64_t elements,
 {
     char text[32];
     put_label(v, label);
-    fprintf(v->out, "%s in %llu datasets%s\n", grouped(elements, text),
+    fprintf(v->out, "%s in %llu datasets%s\n", lk_digits((int64_t)elements, text),
             (unsigned long long)datasets, what);
 }
 
@@ -358,7 +347,9 @@ static lk_status show_predictions(const view *v)
     LK_TRY(lk_h5_dataset_open(v->file, v->path, "loss", 0, &d));
     lk_h5_release(&d.id);
     LK_TRY(lk_h5_dataset_expect(&d, v->path, "loss", LK_H5_F32, 1));
-    if (H5Lexists(v->file, "label", H5P_DEFAULT) > 0)
+    bool samples = false;
+    LK_TRY(lk_h5_link(v->file, v->path, "label", &samples));
+    if (samples)
         put_count(v, "samples", d.dim[0], "of validation: loss in nats, most likely class, label");
     else
         put_count(v, "positions", d.dim[0],
@@ -422,8 +413,8 @@ static lk_status show(view *v)
 {
     uint64_t version = 0;
     size_t k = 0, n = sizeof kinds / sizeof kinds[0];
-    LK_TRY(lk_h5_resolve(v->given, &v->path));
-    LK_TRY(lk_h5_open(v->path, MPI_COMM_NULL, NULL, &v->file));
+    LK_TRY(lk_checkpoint_resolve(v->given, &v->path));
+    LK_TRY(lk_h5_open(v->path, NULL, &v->file));
     LK_TRY(lk_h5_get_text(v->file, v->path, "schema", &v->schema));
     LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
     while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;

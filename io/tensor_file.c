@@ -1,6 +1,7 @@
 /* Tensors written as they are, halves as floats. */
 #include "io/tensor_file.h"
 #include "base/half.h"
+#include "base/replace.h"
 #include "io/hdf5.h"
 
 #include <stdio.h>
@@ -86,7 +87,7 @@ static lk_status write_all(job *j)
                                           : "training rows at which the leaf's samples begin"));
     }
     LK_TRY(lk_h5_close(j->part, &j->file));
-    return lk_h5_publish(j->part, f->path);
+    return lk_replace_publish(j->part, f->path);
 }
 
 static lk_status run(void *argument)
@@ -101,7 +102,7 @@ static lk_status run(void *argument)
 lk_status lk_tensor_file_write(lk_io *io, const lk_tensor_file *f)
 {
     job j = {.f = f, .file = -1};
-    if (asprintf(&j.part, "%s.part", f->path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(lk_replace_part(f->path, &j.part));
     lk_status status = lk_io_call(io, run, &j);
     free(j.part);
     return status;

@@ -1,5 +1,6 @@
 /* Traces as HDF5: columns, each rank writing its rows. */
 #include "io/trace_file.h"
+#include "base/replace.h"
 #include "io/hdf5.h"
 #include "io/utf8.h"
 
@@ -220,7 +221,7 @@ static lk_status write_all(saving *s)
     for (size_t i = 0; i < COUNT(span_columns); i++)
         LK_TRY(write_column(s, &span_columns[i], &spans, t->span, sizeof *t->span));
     LK_TRY(lk_h5_agree(s->comm, lk_h5_close(s->part, &s->file)));
-    return lk_h5_agree(s->comm, s->rank == 0 ? lk_h5_publish(s->part, s->path) : LK_OK);
+    return lk_h5_agree(s->comm, s->rank == 0 ? lk_replace_publish(s->part, s->path) : LK_OK);
 }
 
 static lk_status save_job(void *argument)
@@ -243,9 +244,7 @@ lk_status lk_trace_save(lk_io *io, MPI_Comm world, const char *path, const char 
     LK_TRY(lk_h5_comm(world, &s.comm));
     MPI_Comm_rank(s.comm, &s.rank);
     MPI_Comm_size(s.comm, &s.ranks);
-    lk_status status =
-        asprintf(&s.part, "%s.part", path) < 0 ? lk_fail(LK_E_SYSTEM, "out of memory") : LK_OK;
-    status = lk_h5_agree(s.comm, status);
+    lk_status status = lk_h5_agree(s.comm, lk_replace_part(path, &s.part));
     if (status == LK_OK) status = lk_io_call(io, save_job, &s);
     free(s.part);
     MPI_Comm_free(&s.comm);
@@ -414,7 +413,7 @@ static lk_status check_values(const loading *l)
 static lk_status read_all(loading *l)
 {
     lk_trace *t = &l->t;
-    LK_TRY(lk_h5_open(l->path, MPI_COMM_NULL, SCHEMA, &l->file));
+    LK_TRY(lk_h5_open(l->path, SCHEMA, &l->file));
     LK_TRY(read_sizes(l));
     LK_TRY(read_names(l));
     LK_TRY(read_numbers(l));

@@ -1,17 +1,21 @@
-/* A disk that fails, for LD_PRELOAD: writes to some files fail after some that went well.
+/* A disk that fails, for LD_PRELOAD: writes to some files, or reads of them, fail after some that
+ * went well.
  *
  *   FAULT_FILE   part of the file's path
- *   FAULT_AFTER  writes to such files that go well first
+ *   FAULT_AFTER  writes to such files (reads, openings) that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
  *                and stored half; sync: no write fails, but every fsync does, with EIO;
  *                full: there are no blocks to reserve; unknown: the file system cannot reserve
- *                any, after which writes fail with ENOSPC; hang: writes never return
+ *                any, after which writes fail with ENOSPC; hang: writes never return;
+ *                open, read: openings for reading fail, or reads, with FAULT_ERRNO (a number, EIO
+ *                if there is none), FAULT_TIMES of them, or all that follow
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +25,7 @@
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long writes;
+static long writes, reads;
 
 static bool is(const char *name, const char *value)
 {
@@ -29,17 +33,28 @@ static bool is(const char *name, const char *value)
     return found && strcmp(found, value) == 0;
 }
 
+static long number(const char *name, long otherwise)
+{
+    const char *found = getenv(name);
+    return found ? atol(found) : otherwise;
+}
+
+static bool meant_path(const char *path)
+{
+    const char *part = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
+    const char *mine = getenv("OMPI_COMM_WORLD_RANK");
+    return part && (!rank || (mine && strcmp(rank, mine) == 0)) && strstr(path, part);
+}
+
 static bool meant(int fd)
 {
     char link[64], path[4096];
-    const char *part = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
-    const char *mine = getenv("OMPI_COMM_WORLD_RANK");
-    if (!part || (rank && (!mine || strcmp(rank, mine) != 0))) return false;
+    if (!getenv("FAULT_FILE")) return false;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
     if (n < 0) return false;
     path[n] = '\0';
-    return strstr(path, part) != NULL;
+    return meant_path(path);
 }
 
 static void tell(void)
@@ -66,9 +81,11 @@ static void hang(void)
 /* What becomes of this write; errno is set for FAIL. */
 static int fate(int fd)
 {
-    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "full")) return GOOD;
+    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "full") ||
+        is("FAULT_KIND", "open") || is("FAULT_KIND", "read"))
+        return GOOD;
     pthread_mutex_lock(&lock);
-    long turn = writes++ - atol(getenv("FAULT_AFTER") ? getenv("FAULT_AFTER") : "0");
+    long turn = writes++ - number("FAULT_AFTER", 0);
     pthread_mutex_unlock(&lock);
     if (turn < 0) return GOOD;
     if (turn == 0) tell();
@@ -154,3 +171,59 @@ int fallocate64(int fd, int mode, off_t at, off_t n)
 }
 
 int fallocate(int fd, int mode, off_t at, off_t n) { return fallocate64(fd, mode, at, n); }
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* Whether this opening or read of a file that is meant fails; errno is set. */
+static bool refused(const char *kind)
+{
+    if (!is("FAULT_KIND", kind)) return false;
+    pthread_mutex_lock(&lock);
+    long turn = reads++ - number("FAULT_AFTER", 0);
+    pthread_mutex_unlock(&lock);
+    if (turn < 0 || turn >= number("FAULT_TIMES", 1L << 40)) return false;
+    tell();
+    errno = (int)number("FAULT_ERRNO", EIO);
+    return true;
+}
+
+static bool read_refused(int fd)
+{
+    return is("FAULT_KIND", "read") && meant(fd) && refused("read");
+}
+
+ssize_t read(int fd, void *bytes, size_t n)
+{
+    return read_refused(fd) ? -1 : syscall(SYS_read, fd, bytes, n);
+}
+
+ssize_t pread(int fd, void *bytes, size_t n, off_t at)
+{
+    return read_refused(fd) ? -1 : syscall(SYS_pread64, fd, bytes, n, at);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t n, off_t at) { return pread(fd, bytes, n, at); }
+
+static int open_faulty(const char *path, int flags, mode_t mode)
+{
+    if ((flags & O_ACCMODE) == O_RDONLY && meant_path(path) && refused("open")) return -1;
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+int open(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_faulty(path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return open_faulty(path, flags, mode);
+}

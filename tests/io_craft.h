@@ -60,7 +60,7 @@ static const craft_case craft_cases[] = {
     {CRAFT_NO_SCHEMA, "without the attribute 'schema'", "no schema"},
     {CRAFT_SCHEMA, "found schema 'lockstep checkpoint'", "another schema"},
     {CRAFT_SCHEMA_NUMBER, "expected one text", "a number for a schema"},
-    {CRAFT_VERSION, "found version 2", "another version"},
+    {CRAFT_VERSION, "found version 3", "another version"},
     {CRAFT_KIND, "found 'image'", "another kind"},
     {CRAFT_DIGEST, "32 hexadecimal digits", "a digest that is none"},
     {CRAFT_RANK, "found u8 in 2", "two dimensions"},
@@ -200,7 +200,7 @@ static inline void craft_attributes(const craft *c, hid_t file)
         lk_h5_set_text(file, c->path, "schema",
                        c->how == CRAFT_SCHEMA ? "lockstep checkpoint" : "lockstep dataset");
     }
-    lk_h5_set_u64(file, c->path, "version", c->how == CRAFT_VERSION ? 2 : 1);
+    lk_h5_set_u64(file, c->path, "version", c->how == CRAFT_VERSION ? 3 : 1);
     lk_h5_set_text(file, c->path, "kind", c->how == CRAFT_KIND ? "image" : "text");
     lk_h5_set_text(file, c->path, "vocabulary",
                    c->how == CRAFT_VOCABULARY_KIND ? "word" : "character");
@@ -327,7 +327,7 @@ static inline lk_status craft_read_predictions(void *argument)
 {
     const craft_read *r = argument;
     hid_t file = -1;
-    LK_TRY(lk_h5_open(r->path, MPI_COMM_NULL, "lockstep predictions", &file));
+    LK_TRY(lk_h5_open(r->path, "lockstep predictions", &file));
     lk_status status = craft_compare(r, file, "loss", LK_H5_F32, r->loss);
     if (status == LK_OK) status = craft_compare(r, file, "argmax", LK_H5_I32, r->argmax);
     if (status == LK_OK && r->samples)

@@ -3,57 +3,18 @@
  * c00, c01, ...; in turn bell-shaped, skewed, whole numbers and bell-shaped around 1000, and each
  * tells a little about the label. Also a measure for speed: bench/peer/check.py.
  *
+ * Faults: those of tests/plant.h, and
  *   nan=ROW:COLUMN, inf=ROW:COLUMN, huge=ROW:COLUMN   one value of a training row
- *   constant=COLUMN  one value everywhere         leak=COLUMN  the label, with a little noise
- *   pair=A:B         B is A and noise, r = 0.95   copies=N     N training rows are copies
- *   overlap=N        N validation rows are training rows
- *   conflicts=N      as copies, with another label
- *   missing=CLASS    a class without samples      rare=CLASS   one with a hundredth of its share
- *   label=ROW        a training label that is no class
- *   shift=COLUMN     a deviation more, everywhere */
-#include "io/import_rows.h"
+ *   constant=COLUMN  one value everywhere         leak=COLUMN   the label, with a little noise
+ *   pair=A:B         B is A and noise, r = 0.95
+ *   shift=COLUMN     a deviation more, everywhere; moved=COLUMN: in validation */
+#include "tests/plant.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-enum { BLOCK = 8192, MAX_FAULTS = 16, NAME = 16 };
+enum { BLOCK = 8192 };
 
-typedef struct fault {
-    char kind[16];
-    long long a, b;
-} fault;
-
-static long long rows[2], columns, classes, seed, faults;
-static fault list[MAX_FAULTS];
-
-static uint64_t mix(uint64_t x) /* splitmix64 */
-{
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-}
-
-/* Nearly normal: the sum of four uniform numbers, mean 0, deviation 1. */
-static double bell(uint64_t key)
-{
-    uint64_t u = mix(key);
-    double sum = 0;
-    for (int i = 0; i < 4; i++) sum += (double)(u >> (16 * i) & 0xFFFF) / 65536;
-    return (sum - 2) * 1.7320508;
-}
-
-static uint64_t key_of(long long row, long long column)
-{
-    return mix((uint64_t)seed << 40 ^ (uint64_t)row) + (uint64_t)column * 0x632BE59BD9B4E019u;
-}
-
-static int label_of(long long row)
-{
-    return (int)(mix(key_of(row, -1)) % (uint64_t)classes);
-}
+static long long columns;
 
 static float value_of(long long row, long long column, int label)
 {
@@ -66,47 +27,24 @@ static float value_of(long long row, long long column, int label)
     }
 }
 
-static void make_row(long long row, float *x, uint16_t *label)
+static void plant(const plant_fault *f, long long row, int class, float *x)
 {
-    int class = label_of(row);
-    for (int i = 0; i < faults; i++) {
-        const fault *f = &list[i];
-        bool missing = strcmp(f->kind, "missing") == 0;
-        bool rare = strcmp(f->kind, "rare") == 0 && mix(key_of(row, -2)) % 100 != 0;
-        if ((missing || rare) && class == f->a) class = (class + 1) % (int)classes;
-    }
-    for (long long c = 0; c < columns; c++) x[c] = value_of(row, c, class);
-    *label = (uint16_t)class;
-    for (int i = 0; i < faults; i++) {
-        const fault *f = &list[i];
-        if (strcmp(f->kind, "constant") == 0) x[f->a] = 7;
-        if (strcmp(f->kind, "leak") == 0)
-            x[f->a] = (float)(class + 0.05 * bell(key_of(row, 1000 + f->a)));
-        if (strcmp(f->kind, "pair") == 0)
-            x[f->b] = (float)(0.95 * (double)x[f->a] + 0.3122499 * bell(key_of(row, 1000 + f->b)));
-        if (strcmp(f->kind, "shift") == 0) x[f->a] += f->a % 4 == 2 ? 12 : 1;
-        if (strcmp(f->kind, "nan") == 0 && f->a == row) x[f->b] = NAN;
-        if (strcmp(f->kind, "inf") == 0 && f->a == row) x[f->b] = -INFINITY;
-        if (strcmp(f->kind, "huge") == 0 && f->a == row) x[f->b] = 3e20f;
-        if (strcmp(f->kind, "label") == 0 && f->a == row) *label = (uint16_t)classes;
-    }
+    bool moved = is(f, "moved") && row >= rows[0];
+    if (is(f, "constant")) x[f->a] = 7;
+    if (is(f, "leak")) x[f->a] = (float)(class + 0.05 * bell(key_of(row, 1000 + f->a)));
+    if (is(f, "pair"))
+        x[f->b] = (float)(0.95 * (double)x[f->a] + 0.3122499 * bell(key_of(row, 1000 + f->b)));
+    if (moved || is(f, "shift")) x[f->a] += f->a % 4 == 2 ? 12 : 1;
+    if (is(f, "nan") && f->a == row) x[f->b] = NAN;
+    if (is(f, "inf") && f->a == row) x[f->b] = -INFINITY;
+    if (is(f, "huge") && f->a == row) x[f->b] = 3e20f;
 }
 
-/* Where row `i` of a split comes from: rows of validation follow those of training. */
-static long long source_of(int split, long long i, bool *conflict)
+static void make_row(long long row, float *x)
 {
-    long long row = split == LK_TRAIN ? i : rows[0] + i;
-    for (int k = 0; k < faults; k++) {
-        const fault *f = &list[k];
-        bool conflicts = strcmp(f->kind, "conflicts") == 0;
-        if (split == LK_TRAIN && (conflicts || strcmp(f->kind, "copies") == 0) &&
-            i >= rows[0] - f->a) {
-            row = i - rows[0] + f->a + 10;
-            *conflict = conflicts;
-        }
-        if (split == LK_VALIDATION && strcmp(f->kind, "overlap") == 0 && i < f->a) row = i + 20;
-    }
-    return row;
+    int class = class_of(row);
+    for (long long c = 0; c < columns; c++) x[c] = value_of(row, c, class);
+    for (int i = 0; i < faults; i++) plant(&list[i], row, class, x);
 }
 
 static lk_status write_rows(lk_rows *w, float *x, uint16_t *label)
@@ -116,10 +54,8 @@ static lk_status write_rows(lk_rows *w, float *x, uint16_t *label)
             long long n = rows[split] - at < BLOCK ? rows[split] - at : BLOCK;
 #pragma omp parallel for
             for (long long i = 0; i < n; i++) {
-                bool conflict = false;
-                long long row = source_of(split, at + i, &conflict);
-                make_row(row, x + i * columns, &label[i]);
-                if (conflict) label[i] = (uint16_t)((label[i] + 1) % classes);
+                make_row(sample_of(split, at + i), x + i * columns);
+                label[i] = label_of(split, at + i);
             }
             LK_TRY(lk_rows_put(w, (lk_split)split, n, x, label));
         }
@@ -130,18 +66,14 @@ static lk_status make(const char *path)
 {
     lk_rows w = {.part = NULL};
     char part[512], digest[LK_DIGEST_TEXT];
-    char **column = calloc((size_t)columns, sizeof *column);
-    char **name = calloc((size_t)classes, sizeof *name), *text = calloc(1, 1 << 20);
+    char **column = calloc((size_t)columns, sizeof *column), **name = class_names();
+    char *text = calloc((size_t)columns, PLANT_NAME);
     float *x = malloc(BLOCK * (size_t)columns * sizeof *x);
     uint16_t *label = malloc(BLOCK * sizeof *label);
     if (!column || !name || !text || !x || !label) return lk_fail(LK_E_SYSTEM, "out of memory");
-    for (long long c = 0; c < columns; c++, text += NAME) {
-        snprintf(text, NAME, "c%02d", (int)c);
+    for (long long c = 0; c < columns; c++, text += PLANT_NAME) {
+        snprintf(text, PLANT_NAME, "c%02d", (int)c);
         column[c] = text;
-    }
-    for (long long k = 0; k < classes; k++, text += NAME) {
-        snprintf(text, NAME, "k%d", (int)k);
-        name[k] = text;
     }
     snprintf(part, sizeof part, "%s.part", path);
     LK_TRY(lk_rows_create(&w, strdup(part), LK_TABLE_DATA, 2, (int64_t[]){columns},
@@ -156,17 +88,11 @@ static lk_status make(const char *path)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6 || argc - 6 > MAX_FAULTS) return 2;
-    long long all = atoll(argv[2]);
-    rows[1] = all / 10;
-    rows[0] = all - rows[1];
+    if (argc < 6) return 2;
     columns = atoll(argv[3]);
     classes = atoll(argv[4]);
     seed = atoll(argv[5]);
-    for (; faults < argc - 6; faults++)
-        if (sscanf(argv[6 + faults], "%15[a-z]=%lld:%lld", list[faults].kind, &list[faults].a,
-                   &list[faults].b) < 2)
-            return 2;
+    if (!plant_parse(atoll(argv[2]), argc - 6, argv + 6) || columns < 1) return 2;
     if (make(argv[1]) == LK_OK) return 0;
     fprintf(stderr, "maketable: %s\n", lk_error_text());
     return 1;

@@ -39,6 +39,7 @@ mkdir "$work/d" && cd "$work/d" || exit 99
 
 tap_count=0
 tap_failures=0
+misused=2 # exit code of bad input; 64 of commands whose code is a verdict
 
 # Lines of diagnosis, from arguments or a file.
 note() { printf '# %s\n' "$*"; }
@@ -188,8 +189,8 @@ snapshot() {
     find . -type l -exec ls -l {} + | sort
 }
 
-# bad DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: bad input. Exit code 2, one line on stderr with
-# these texts, nothing on stdout, no file made, changed or removed, and soon. The limit on the
+# bad DESCRIPTION 'TEXT|TEXT...' [N] COMMAND...: bad input. Exit code $misused, one line on stderr
+# with these texts, nothing on stdout, no file made, changed or removed, and soon. The limit on the
 # message holds under mpirun too, whose own words about the exit code are not ours.
 bad() {
     tap_what=$1 tap_texts=$2
@@ -207,7 +208,7 @@ bad() {
     esac
     snapshot >"$work/after"
     tap_wrong=
-    [ "$rc" -eq 2 ] || tap_wrong="$tap_wrong; exit code $rc, not 2"
+    [ "$rc" -eq "$misused" ] || tap_wrong="$tap_wrong; exit code $rc, not $misused"
     [ "$tap_lines" -eq 1 ] || tap_wrong="$tap_wrong; $tap_lines lines of error, not 1"
     [ "$(grep -c '^lockstep' "$work/err")" -eq 1 ] || tap_wrong="$tap_wrong; not by lockstep"
     [ ! -s "$work/out" ] || tap_wrong="$tap_wrong; output"
@@ -237,7 +238,7 @@ misuse() {
     snapshot >"$work/before"
     run "$@"
     snapshot >"$work/after"
-    if [ "$rc" -eq 2 ] && [ "$(grep -c '' "$work/err")" -le 3 ] && [ ! -s "$work/out" ] &&
+    if [ "$rc" -eq "$misused" ] && [ "$(grep -c '' "$work/err")" -le 3 ] && [ ! -s "$work/out" ] &&
         head -n 1 "$work/err" | grep '^lockstep' | grep -qF -e "$tap_text" &&
         cmp -s "$work/before" "$work/after"; then
         pass "$tap_what: $(head -n 1 "$work/err")"

@@ -5,6 +5,8 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
+misused=64
+
 make=$builddir/tests/maketable
 image=$builddir/tests/makeimage
 h5edit=$builddir/tests/h5edit
@@ -78,6 +80,9 @@ fault "validation samples that are in train" 1 \
 ok "and nothing else" findings 1
 fault "one copy among thousands is a note" 0 'note     train: 1 of 5400 samples' copies=1
 fault "a class without samples" 1 "train: class 'k2' has no samples" missing=2
+fault "one class only" 2 "unfit    train: every label is 'k2': there is nothing to learn; import" \
+    only=2
+ok "and nothing else" findings 1
 fault "a rare class" 1 "train: class 'k2' has |of an equal share" rare=2
 fault "a label that is no class" 2 \
     'unfit    train: 1 label is not below the number of classes 4; at row 77' label=77
@@ -123,8 +128,26 @@ bad "no dataset" 'clean.h4: expected a lockstep dataset, found no such file' \
     "$LOCKSTEP" check clean.h4
 bad "something else" 'found a file that is not HDF5' "$LOCKSTEP" check "$make"
 misuse "no data" 'DATA is missing' "$LOCKSTEP" check
-misuse "a level" 'expected a number from 1 to 3' "$LOCKSTEP" check clean.h5 --level 4
-misuse "a share" 'expected a number from 0 to 1' "$LOCKSTEP" check clean.h5 --min-share x
+misuse "a level" '--level: expected a whole number from 1 to 3' "$LOCKSTEP" check clean.h5 --level 4
+misuse "a share" '--min-share: expected a number from 0 to 1' \
+    "$LOCKSTEP" check clean.h5 --min-share x
+misuse "half a sample" "--min-samples: expected a whole number from 0 to 1000000000000000, found" \
+    "$LOCKSTEP" check clean.h5 --min-samples 1.5
+misuse "a file for JSON" "'out.json'; --json takes none: the report goes to the standard output" \
+    "$LOCKSTEP" check clean.h5 --json out.json
+# a dataset that cannot be read to its end: were it looked at first, that would be said
+for n in 1 2; do
+    bad "a page in no folder, before the data is looked at, $n ranks" \
+        'no/page.html: cannot write into no' $n "$LOCKSTEP" check damaged.h5 --html no/page.html
+done
+bad "a page that is a folder" '.: expected a file to write, found a directory' \
+    "$LOCKSTEP" check damaged.h5 --html .
+bad "metrics in no folder" 'no/x.prom: cannot write into no' \
+    "$LOCKSTEP" check damaged.h5 --against clean.h5 --prometheus no/x.prom
+bad "temporary files in none" '--tmp no: expected a directory that can be written to: No such' \
+    "$LOCKSTEP" check damaged.h5 --tmp no
+bad "or in a file" '--tmp clean.h5: expected a directory that can be written to: Not a dir' \
+    "$LOCKSTEP" check damaged.h5 --tmp clean.h5
 
 # ---- ranks -------------------------------------------------------------------------------------
 
@@ -144,16 +167,35 @@ ok "and with three threads" cmp one.json three.json
 "$make" twin.h5 6000 8 4 2
 "$make" shifted.h5 6000 8 4 3 shift=3 || echo "Bail out! maketable"
 "$make" fewer.h5 6000 7 4 2
-check "a twin has not drifted" 0 'drift from clean.h5|c03|label' twin.h5 --against clean.h5
+check "a twin has not drifted" 0 'drift from the training data of clean.h5|c03|label' \
+    twin.h5 --against clean.h5
 ok "no finding" findings 0
-check "a column that has" 1 "warning  'c03' has drifted from clean.h5: PSI " shifted.h5 \
-    --against clean.h5
+check "a column that has, in both splits" 1 "warning  train: 'c03' has drifted from clean.h5: PSI |\
+warning  validation: 'c03' has drifted from clean.h5: PSI |drift: both|above its noise" \
+    shifted.h5 --against clean.h5
+ok "is the only one" findings 2
+"$make" moved.h5 6000 8 4 3 moved=3 || echo "Bail out! maketable"
+check "in one split, which the other does not hide" 1 \
+    "warning  validation: 'c03' has drifted from clean.h5: PSI |drift: validation" \
+    moved.h5 --against clean.h5
 ok "is the only one" findings 1
+check "validation is compared with train without being asked" 1 \
+    "warning  validation: 'c03' is not distributed as in train: PSI |most of 'c03'" moved.h5
+ok "that alone" findings 1
+check "at level 1 too" 1 "'c03' is not distributed as in train" moved.h5 --level 1
+check "of a clean table nothing is said" 0 'validation against train: mean PSI 0.0' clean.h5
+run "$LOCKSTEP" check clean.h5 --against clean.h5 --json
+ok "the training split of the reference itself has a PSI of 0" sh -c "
+    sed -n '/\"drift\"/,\$p' '$work/out' | sed -n '/\"train\"/,/\"features\"/p' |
+    grep -q '\"psi\": 0\.0,'"
 check "for Prometheus" 1 'c03' shifted.h5 --against clean.h5 --prometheus drift.prom
 ok "every feature is there, and how many have drifted" sh -c "
-    grep -q '^lockstep_drift_psi{data=\"shifted.h5\",feature=\"c03\"} 0\.[3-9]' drift.prom &&
-    grep -q '^lockstep_drift_features{data=\"shifted.h5\"} 1' drift.prom &&
-    [ \$(grep -c '^lockstep_drift_kl_nats{' drift.prom) -eq 9 ]"
+    grep -q '^lockstep_drift_psi{data=\"shifted.h5\",split=\"train\",feature=\"c03\"} [01]\.[3-9]' \
+        drift.prom &&
+    grep -q '^lockstep_drift_features{data=\"shifted.h5\",split=\"validation\"} 1' drift.prom &&
+    [ \$(grep -c '^lockstep_drift_kl_nats{' drift.prom) -eq 18 ] &&
+    [ \$(grep -c '^lockstep_drift_noise_psi{' drift.prom) -eq 18 ] &&
+    [ \$(grep -c '^# TYPE' drift.prom) -eq 7 ]"
 misuse "for Prometheus without a reference" 'needs --against' \
     "$LOCKSTEP" check clean.h5 --prometheus drift.prom
 check "another threshold" 0 'c03' shifted.h5 --against clean.h5 --psi 2
@@ -179,7 +221,8 @@ prints "import of images" '1200 training and 300 validation' \
     "$LOCKSTEP" import idx i l vi vl -o s.h5 --classes rows,columns,checks,disc
 check "clean images are fit" 0 'channel 0|channel 0 cell 3,3|disc' s.h5
 ok "no finding" findings 0
-check "nor do they drift from themselves" 0 'drift from s.h5|channel 0' s.h5 --against s.h5
+check "nor do they drift from themselves" 0 'drift from the training data of s.h5|channel 0' \
+    s.h5 --against s.h5
 cp s.h5 t.h5
 "$h5edit" t.h5 row train/images 7 9
 check "an image of one value, which is also not the one imported" 2 \
@@ -223,6 +266,16 @@ train:
 END
 prints "training looks at data once" 'step 3/3' "$LOCKSTEP" train r.yaml
 ok "and notes it beside the file" grep -q '"warnings": \[\]' a.h5.check.json
+drift='"event": *"drift".*"split": *"validation".*"drifted": *0.*"name": *"tokens", *"psi"'
+ok "the run log has the drift of validation from train" grep -q "$drift" run/run.jsonl
+prints "another run on it" 'step 3/3' "$LOCKSTEP" train r.yaml --set directory=again \
+    --set log.prometheus=true
+ok "has it too, from the note" grep -q "$drift" again/run.jsonl
+ok "and in its metrics" sh -c "
+    grep -q '^lockstep_drift_psi{run=\"again\",split=\"validation\",feature=\"tokens\"} 0\.' \
+        again/metrics.prom &&
+    grep -q '^lockstep_drift_noise_psi{' again/metrics.prom &&
+    grep -q '^lockstep_drift_features{run=\"again\",split=\"validation\"} 0\$' again/metrics.prom"
 cp c.h5 d.h5
 prints "warnings are said" 'warning: data: validation: ' "$LOCKSTEP" train r.yaml \
     --set directory=run2 --set data.file=d.h5
@@ -231,6 +284,7 @@ prints "again without another look" 'warning: data: validation: ' "$LOCKSTEP" tr
     --set directory=run3 --set data.file=d.h5
 ok "the note is the same" cmp seen.json d.h5.check.json
 "$h5edit" d.h5 token train/tokens 5 3 1
+misused=2
 bad "a file that was changed since is looked at, and stops the run" \
     'd.h5: expected data fit for training, found 1 fault: train: tokens are not those|data.check' \
     "$LOCKSTEP" train r.yaml --set directory=run4 --set data.file=d.h5
@@ -244,12 +298,18 @@ ok "it is in the run directory" grep -q 'passages' run6/check.json
 ok "and nothing is left" test -z "$(find . -name '*.part')"
 prints "eval compares with the training data" 'drift from the training data: PSI 0.0' \
     "$LOCKSTEP" eval run a.h5 --prometheus eval.prom
-ok "for Prometheus too" grep -q '^lockstep_drift_psi{data="a.h5",feature="tokens"} ' eval.prom
-check "so does check with a run" 0 'drift from run/checkpoints/step-000003.h5|tokens' a.h5 \
-    --against run
+ok "for Prometheus too" \
+    grep -q '^lockstep_drift_psi{data="a.h5",split="validation",feature="tokens"} ' eval.prom
+check "so does check with a run" 0 \
+    'drift from the training data of run/checkpoints/step-000003.h5|tokens' a.h5 --against run
 awk 'BEGIN { while (i++ < 900) print "own jumps jumps" }' >z.txt
 prints "a text with another end" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt z.txt -o z.h5 -v character
 run "$LOCKSTEP" eval run z.h5
 ok "whose drift is a warning" grep -q "^warning: 'tokens' has drifted: PSI " "$work/err"
+sed 's/a.h5/z.h5/' r.yaml >z.yaml
+prints "a run on it says so" "warning: data: validation: 'tokens' is not distributed as in train" \
+    "$LOCKSTEP" train z.yaml --set directory=zrun --set log.prometheus=true
+ok "in its metrics too" grep -q '^lockstep_drift_features{.*split="validation"} 1$' \
+    zrun/metrics.prom
 finish

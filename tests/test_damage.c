@@ -3,6 +3,7 @@
  *
  * test_damage [FLIPS [CUTS [PAGES]]]: so many trials of each kind on a checkpoint and on a dataset.
  * One process, so that a crash in any of them ends the test. */
+#include "base/digest.h"
 #include "io/dataset.h"
 #include "io/import.h"
 #include "tests/checkpoint_help.h"
@@ -294,94 +295,195 @@ static void check_choice(void)
 
 /* ---- datasets -------------------------------------------------------------------------------- */
 
+/* What a dataset holds: every value that a command uses. */
 typedef struct content {
-    int64_t rows[2], vocabulary_size;
-    uint8_t *tokens[2];
-    uint32_t vocabulary[256];
-    char digest[33], reference[4096];
+    int fields;
+    int64_t rows[2];
+    size_t row[LK_DATASET_FIELDS];
+    char *bytes[2][LK_DATASET_FIELDS];
+    char rest[LK_DIGEST_TEXT]; /* a digest of all that is not rows */
 } content;
 
-/* 1: read whole, into *c; 0: refused; -1: refused without a proper line. */
-static int read_dataset(const char *path, content *c)
+static void add_texts(lk_digest *all, char *const *text, int64_t count)
 {
-    lk_dataset *d = NULL;
-    memset(c, 0, sizeof *c);
-    lk_status status = lk_dataset_open(io, MPI_COMM_SELF, path, &d);
-    if (status == LK_OK) {
-        c->vocabulary_size = d->vocabulary_size;
-        snprintf(c->digest, sizeof c->digest, "%s", d->digest);
-        snprintf(c->reference, sizeof c->reference, "%s", d->reference ? d->reference : "");
+    for (int64_t i = 0; i < count; i++) lk_digest_update(all, text[i], strlen(text[i]) + 1);
+}
+
+static void digest_rest(const lk_dataset *d, char text[LK_DIGEST_TEXT])
+{
+    lk_digest *all = NULL;
+    lk_digest_create(&all);
+    int64_t number[] = {d->kind, d->fields, d->characters, d->image.height, d->image.width};
+    lk_digest_update(all, number, sizeof number);
+    lk_digest_update(all, d->digest, sizeof d->digest);
+    if (d->reference) lk_digest_update(all, d->reference, strlen(d->reference));
+    lk_digest_update(all, d->vocabulary, (size_t)d->vocabulary_size * sizeof *d->vocabulary);
+    lk_digest_update(all, d->image.mean, (size_t)d->image.channels * sizeof(float));
+    lk_digest_update(all, d->image.std, (size_t)d->image.channels * sizeof(float));
+    add_texts(all, d->image.name, d->image.classes);
+    add_texts(all, d->table.name, d->table.classes);
+    add_texts(all, d->table.column, d->table.columns);
+    lk_digest_text(all, text);
+    lk_digest_destroy(all);
+}
+
+static lk_status read_all_rows(lk_dataset *d, content *c)
+{
+    c->fields = d->fields;
+    memcpy(c->rows, d->rows, sizeof c->rows);
+    for (int i = 0; i < 2 * d->fields; i++) {
+        int s = i % 2, f = i / 2;
+        c->row[f] = d->field[f].row_bytes;
+        c->bytes[s][f] = malloc((size_t)d->rows[s] * c->row[f] + 1);
+        LK_TRY(lk_dataset_read(d, (lk_split)s, f, 0, d->rows[s], c->bytes[s][f]));
     }
-    if (status == LK_OK && d->vocabulary_size <= 256)
-        memcpy(c->vocabulary, d->vocabulary, (size_t)d->vocabulary_size * sizeof *c->vocabulary);
-    for (int s = 0; s < 2 && status == LK_OK; s++) {
-        c->rows[s] = d->rows[s];
-        c->tokens[s] = malloc((size_t)d->rows[s] * 2 + 1);
-        status = lk_dataset_read(d, (lk_split)s, 0, 0, d->rows[s], c->tokens[s]);
-    }
-    lk_dataset_close(d);
-    int outcome = status == LK_OK ? 1 : one_line(status) ? 0 : -1;
-    if (outcome < 0) printf("# dataset: %d: %s\n", status, lk_error_text());
-    lk_error_clear();
-    return outcome;
+    return LK_OK;
 }
 
 static void free_content(content *c)
 {
-    for (int s = 0; s < 2; s++) free(c->tokens[s]);
+    for (int i = 0; i < 2 * c->fields; i++) free(c->bytes[i % 2][i / 2]);
 }
 
 static bool same_content(const content *a, const content *b)
 {
-    bool same = a->vocabulary_size == b->vocabulary_size &&
-                memcmp(a->vocabulary, b->vocabulary, sizeof a->vocabulary) == 0 &&
-                strcmp(a->digest, b->digest) == 0 && strcmp(a->reference, b->reference) == 0;
-    for (int s = 0; s < 2 && same; s++)
-        same = a->rows[s] == b->rows[s] &&
-               memcmp(a->tokens[s], b->tokens[s], (size_t)a->rows[s]) == 0;
+    bool same = a->fields == b->fields && strcmp(a->rest, b->rest) == 0 &&
+                memcmp(a->rows, b->rows, sizeof a->rows) == 0 &&
+                memcmp(a->row, b->row, sizeof a->row) == 0;
+    for (int i = 0; i < 2 * a->fields && same; i++)
+        same = memcmp(a->bytes[i % 2][i / 2], b->bytes[i % 2][i / 2],
+                      (size_t)a->rows[i % 2] * a->row[i / 2]) == 0;
     return same;
 }
 
-static void make_dataset(const char *path)
+/* As training streams: some rows here and there. Each is refused or is as it was. */
+static bool streams(lk_dataset *d, const content *whole, uint32_t seed)
+{
+    bool good = true;
+    for (uint32_t i = 0; i < 40 && good; i++) {
+        lk_u32x4 r = lk_philox(21, seed, i, 0, 0);
+        int s = (int)(r.v[0] % 2), f = (int)(r.v[1] % (uint32_t)whole->fields);
+        int64_t n = whole->rows[s], span = 1 + r.v[2] % 3, first = r.v[3] % (n - span);
+        char *row = malloc((size_t)span * whole->row[f]);
+        const char *want = whole->bytes[s][f] + (size_t)first * whole->row[f];
+        lk_status status = lk_dataset_read(d, (lk_split)s, f, first, span, row);
+        good = status == LK_OK ? memcmp(row, want, (size_t)span * whole->row[f]) == 0
+                               : one_line(status);
+        if (!good) printf("# rows from %lld: %d: %s\n", (long long)first, status, lk_error_text());
+        lk_error_clear();
+        free(row);
+    }
+    return good;
+}
+
+/* 1: good, and as `whole` says; 0: refused with a proper line; -1: neither. */
+static int read_dataset(const char *path, const content *whole, uint32_t seed, content *c)
+{
+    lk_dataset *d = NULL;
+    bool good = true;
+    memset(c, 0, sizeof *c);
+    lk_status status = lk_dataset_open(io, MPI_COMM_SELF, path, &d);
+    if (status == LK_OK) digest_rest(d, c->rest);
+    if (status == LK_OK && whole) good = streams(d, whole, seed);
+    if (status == LK_OK) status = read_all_rows(d, c);
+    lk_dataset_close(d);
+    good &= status == LK_OK ? !whole || same_content(c, whole) : one_line(status);
+    if (!good) printf("# dataset: %d: %s\n", status, lk_error_text());
+    lk_error_clear();
+    return !good ? -1 : status == LK_OK;
+}
+
+/* Bytes of 0xFF in whole pages: what HDF5's Fletcher-32 cannot tell from zeros. */
+static void make_text(const char *path)
 {
     enum { LETTERS = 400000 };
     char *text = malloc(LETTERS);
     for (uint32_t i = 0; i < LETTERS; i++)
-        text[i] = (char)(lk_philox(3, i, 0, 0, 0).v[0] % 90 + ' ');
+        text[i] = (char)(i % 100000 < 70000 ? 0xFF : lk_philox(3, i, 0, 0, 0).v[0] % 90 + ' ');
     const char *from = in_home("text.txt");
     write_file(from, text, LETTERS);
     lk_import_result r;
-    lk_import_text job = {.to = {.output = path, .validation = 0.2}, .files = 1, .file = &from,
-                          .characters = true};
-    worked(lk_import_text_run(io, &job, &r), "make a dataset");
+    lk_import_text job = {.to = {.output = path, .validation = 0.2}, .files = 1, .file = &from};
+    worked(lk_import_text_run(io, &job, &r), "make a text");
     free(text);
 }
 
-static void check_dataset(const int trials[INJURIES])
+/* White but for the top of some, and names of classes that take more than 64 KiB. A chunk is an odd
+ * number of bytes, so that half of them lie where Fletcher-32's words are those of the pages. */
+static void make_images(const char *path)
+{
+    enum { IMAGES = 640, SIDE = 27, CLASSES = 250, NAME = 300 };
+    static unsigned char images[16 + IMAGES * SIDE * SIDE], labels[8 + IMAGES];
+    const unsigned char head[16] = {0, 0, 8, 3, 0, 0, IMAGES >> 8, IMAGES & 255,
+                                    0, 0, 0, SIDE, 0, 0, 0, SIDE};
+    char *name[CLASSES];
+    memset(images, 255, sizeof images);
+    memcpy(images, head, 16);
+    memcpy(labels, (unsigned char[]){0, 0, 8, 1, 0, 0, IMAGES >> 8, IMAGES & 255}, 8);
+    for (uint32_t i = 0; i < IMAGES; i++) {
+        labels[8 + i] = (unsigned char)(i % CLASSES);
+        if (i % 40 == 0) memset(images + 16 + i * SIDE * SIDE, (int)(i % 251), 3 * SIDE);
+    }
+    for (int k = 0; k < CLASSES; k++) {
+        name[k] = malloc(NAME);
+        memset(name[k], 'a' + k % 26, NAME);
+        snprintf(name[k] + NAME - 8, 8, "%d", k);
+    }
+    write_file(in_home("images"), images, sizeof images);
+    write_file(in_home("labels"), labels, sizeof labels);
+    lk_import_result r;
+    lk_import_idx job = {.to = {.output = path, .validation = 0.2}, .images = {in_home("images")},
+                         .labels = {in_home("labels")}, .classes = CLASSES, .name = name};
+    worked(lk_import_idx_run(io, &job, &r), "make images");
+    for (int k = 0; k < CLASSES; k++) free(name[k]);
+}
+
+static void make_table(const char *path)
+{
+    enum { ROWS = 8000 };
+    char *text = malloc(ROWS * 64), *at = text;
+    at += sprintf(at, "a,b,c,label\n");
+    for (uint32_t i = 0; i < ROWS; i++) {
+        lk_u32x4 r = lk_philox(5, i, 0, 0, 0);
+        at += sprintf(at, "%u.5,%u,-0.%u,%s\n", r.v[0] % 1000, r.v[1] % 1000, r.v[2] % 1000,
+                      r.v[3] % 2 ? "yes" : "no");
+    }
+    const char *from = in_home("table.csv");
+    write_file(from, text, (size_t)(at - text));
+    lk_import_result r;
+    lk_import_csv job = {.to = {.output = path, .validation = 0.2}, .files = 1, .file = &from,
+                         .label = "label"};
+    worked(lk_import_csv_run(io, &job, &r), "make a table");
+    free(text);
+}
+
+static void check_dataset(const char *kind, void (*make)(const char *path),
+                          const int trials[INJURIES])
 {
     content whole, c;
     patient p;
-    char *path = strdup(in_home("text.h5"));
-    make_dataset(path);
-    tap_ok(read_dataset(path, &whole) == 1, "it reads");
+    char *path = strdup(in_home("%s.h5", kind));
+    make(path);
+    tap_ok(read_dataset(path, NULL, 0, &whole) == 1, "it reads");
     admit(&p, path);
     for (int how = 0; how < INJURIES; how++) {
         counts n = {0};
         for (int i = 0; i < trials[how]; i++) {
             bool same;
             injure(&p, (injury)how, (uint32_t)i, &same);
-            int outcome = read_dataset(path, &c);
-            n.good += outcome == 0 ? !same : outcome == 1 && same_content(&c, &whole);
+            int outcome = read_dataset(path, &whole, (uint32_t)i, &c);
+            n.good += outcome >= 0 && (outcome == 1 || !same);
             n.refused += outcome == 0;
             n.harmless += outcome == 1;
             free_content(&c);
             heal(&p);
         }
-        tap_ok(n.good == trials[how], "dataset of %zu bytes, %d %s: %d refused, %d harmless, %d "
-               "silent", p.size, trials[how], injury_name[how], n.refused, n.harmless,
+        tap_ok(n.good == trials[how], "dataset of %s, %zu bytes, %d %s: %d refused, %d harmless, %d "
+               "silent", kind, p.size, trials[how], injury_name[how], n.refused, n.harmless,
                trials[how] - n.good);
-        /* the room that HDF5 keeps between its metadata, near the front, is harmless */
-        tap_ok(n.refused * 4 > trials[how] * 3, "most are seen");
+        /* harmless: the room that HDF5 keeps between its metadata, near the front; what is behind
+         * the last rows in their chunk; the checksums of chunks, which nobody asks */
+        tap_ok(n.refused * 2 > trials[how], "most are seen");
     }
     free_content(&whole);
     discharge(&p);
@@ -395,6 +497,8 @@ int main(int argc, char **argv)
     io_set_up(&argc, &argv);
     check_checkpoint(trials);
     check_choice();
-    check_dataset(trials);
+    check_dataset("text", make_text, trials);
+    check_dataset("images", make_images, trials);
+    check_dataset("a table", make_table, trials);
     return io_tear_down();
 }

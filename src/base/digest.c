@@ -55,3 +55,5 @@ lk_hash lk_digest_hash(const void *bytes, size_t size)
     XXH128_hash_t h = XXH3_128bits(bytes, size);
     return (lk_hash){h.high64, h.low64};
 }
+
+uint64_t lk_digest_64(const void *bytes, size_t size) { return XXH3_64bits(bytes, size); }

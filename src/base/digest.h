@@ -28,4 +28,7 @@ typedef struct lk_hash {
 } lk_hash;
 lk_hash lk_digest_hash(const void *bytes, size_t size);
 
+/* XXH3-64 of one piece, as a number. */
+uint64_t lk_digest_64(const void *bytes, size_t size);
+
 #endif

@@ -1,5 +1,6 @@
 #include "base/status.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +53,20 @@ lk_status lk_fail_suffix(lk_status code, const char *format, ...)
     va_end(args);
     make_one_line();
     return code;
+}
+
+lk_status lk_status_of_errno(int error)
+{
+    switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+    case EISDIR:
+    case EACCES:
+    case EPERM:
+    case ELOOP:
+    case ENAMETOOLONG: return LK_E_INPUT;
+    default: return LK_E_SYSTEM;
+    }
 }
 
 const char *lk_error_text(void) { return text; }

@@ -1,15 +1,16 @@
 /* What was found about data, kept so that the next run on it need not look again. */
 #include "check/check.h"
+#include "base/replace.h"
+#include "check/json.h"
 #include "version.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { VERSION = 1, MOST_WARNINGS = 10 };
+enum { VERSION = 2, MOST_WARNINGS = 10 };
 
 typedef struct memory {
     const lk_dataset *d;
@@ -49,33 +50,69 @@ static json_t *read_memory(const char *path, const json_t *expected)
     return NULL;
 }
 
+/* Runs that begin at the same time may write the same file at the same time: what they write is the
+ * same too. */
 static bool write_memory(const char *path, const char *text)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.%ld.part", path, (long)getpid()) < 0) return false;
-    FILE *f = fopen(part, "w");
-    bool good = f && fputs(text, f) >= 0 && fputc('\n', f) != EOF;
-    if (f) good = fclose(f) == 0 && good;
-    if (good) good = rename(part, path) == 0;
-    if (f && !good) unlink(part);
-    free(part);
+    lk_replace out;
+    bool good = lk_replace_open(&out, path, "what was found") == LK_OK;
+    if (good) {
+        fprintf(out.file, "%s\n", text);
+        good = lk_replace_close(&out, false) == LK_OK;
+    }
+    if (!good) lk_error_clear();
     return good;
 }
 
 /* ---- rank 0 ---------------------------------------------------------------------------------- */
+
+static json_t *drift_json(const lk_drift_report *d)
+{
+    json_t *list = json_array();
+    for (int64_t i = 0; i < d->features; i++) {
+        const lk_drift *x = &d->feature[i].drift;
+        json_array_append_new(list, json_pack("{s:o, s:f, s:f, s:f}", "name",
+                                              lk_check_json(d->feature[i].name), "psi",
+                                              x->psi, "kl", x->kl, "noise", x->noise));
+    }
+    return json_pack("{s:f, s:o}", "threshold", d->threshold, "features", list);
+}
+
+/* What is written is what was read: a list that is not one of ours is none. */
+static lk_status read_drift(const memory *m, lk_drift_report *out)
+{
+    const json_t *o = json_object_get(m->json, "drift"), *list = json_object_get(o, "features");
+    double threshold = json_number_value(json_object_get(o, "threshold"));
+    lk_drift_report d = {.worst = -1, .threshold = threshold};
+    lk_status status = LK_OK;
+    for (size_t i = 0; i < json_array_size(list) && status == LK_OK; i++) {
+        const json_t *f = json_array_get(list, i);
+        const char *name = json_string_value(json_object_get(f, "name"));
+        lk_drift x = {json_number_value(json_object_get(f, "psi")),
+                      json_number_value(json_object_get(f, "kl")),
+                      json_number_value(json_object_get(f, "noise"))};
+        if (name) status = lk_drift_report_add(&d, name, &x);
+    }
+    if (status == LK_OK) *out = d;
+    else lk_drift_report_clear(&d);
+    return status;
+}
 
 static void remember(memory *m, const lk_check_report *r)
 {
     json_t *warnings = json_array();
     for (int64_t i = 0; i < r->findings && i < MOST_WARNINGS; i++)
         if (r->finding[i].severity == LK_WARNING)
-            json_array_append_new(warnings, json_string(r->finding[i].text));
+            json_array_append_new(warnings, lk_check_json(r->finding[i].text));
     m->json = identity(m->d);
-    if (m->json && json_object_set(m->json, "warnings", warnings) != 0) {
+    json_t *drift = drift_json(&r->drift[LK_VALIDATION]);
+    if (m->json && (json_object_set(m->json, "warnings", warnings) != 0 ||
+                    json_object_set(m->json, "drift", drift) != 0)) {
         json_decref(m->json);
         m->json = NULL;
     }
     json_decref(warnings);
+    json_decref(drift);
 }
 
 static void say_warnings(const memory *m, void (*say)(void *context, const char *line),
@@ -150,27 +187,33 @@ static lk_status check(memory *m, lk_comm *comm, lk_io *io, lk_dataset *d, bool 
     return known ? LK_OK : look(m, comm, io, d);
 }
 
+/* On rank 0: say and hand on what is known; what is new is written beside the data, or left in
+ * *unkept. */
+static lk_status hand_on(const memory *m, bool fresh, void (*say)(void *context, const char *line),
+                         void *context, char **unkept, lk_drift_report *drift)
+{
+    if (!m->json) return LK_OK;
+    say_warnings(m, say, context);
+    LK_TRY(read_drift(m, drift));
+    char *text = fresh ? json_dumps(m->json, JSON_INDENT(1)) : NULL;
+    if (text && write_memory(m->beside, text)) free(text);
+    else *unkept = text;
+    return LK_OK;
+}
+
 lk_status lk_check_unseen(lk_comm *comm, lk_io *io, lk_dataset *d, const char *directory,
                           void (*say)(void *context, const char *line), void *context,
-                          char **unkept)
+                          char **unkept, lk_drift_report *drift)
 {
     memory m = {.d = d};
     bool fresh = false;
-    char *text = NULL;
     lk_status status = lk_comm_agree(comm, name_files(&m, directory));
     if (status == LK_OK) status = check(&m, comm, io, d, &fresh);
-    if (status == LK_OK && m.json) {
-        say_warnings(&m, say, context);
-        if (fresh) text = json_dumps(m.json, JSON_INDENT(1));
-        if (text && write_memory(m.beside, text)) {
-            free(text);
-            text = NULL;
-        }
-    }
+    if (status == LK_OK)
+        status = lk_comm_agree(comm, hand_on(&m, fresh, say, context, unkept, drift));
     json_decref(m.json);
     free(m.beside);
     free(m.within);
-    if (status == LK_OK) *unkept = text;
     return status;
 }
 

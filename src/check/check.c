@@ -177,7 +177,7 @@ static lk_status collect(lk_checker *c, lk_split split)
 static lk_status end_split(lk_checker *c, lk_split split)
 {
     bool right[LK_DATASET_FIELDS] = {true, true}, missing = false;
-    LK_TRY(lk_blocks_end(c->blocks, right, &missing));
+    lk_blocks_end(c->blocks, right, &missing);
     for (int f = 0; f < c->data->fields && c->judging; f++) {
         int64_t good = right[f];
         LK_TRY(lk_comm_min_counts(c->comm, &good, 1));
@@ -228,6 +228,13 @@ static lk_status prepare(lk_checker *c)
     return lk_comm_agree(c->comm, allocate(c));
 }
 
+void lk_check_forgive(lk_checker *c, char text[1024])
+{
+    snprintf(text, 1024, "%s", lk_error_text());
+    lk_error_clear();
+    c->comm->failed = false; /* all ranks go on */
+}
+
 lk_status lk_check_survey(lk_checker *c)
 {
     lk_status status = prepare(c);
@@ -235,9 +242,7 @@ lk_status lk_check_survey(lk_checker *c)
         if (c->split[s]) status = survey_split(c, (lk_split)s);
     if (status == LK_E_INPUT && c->judging) { /* rows that cannot be read are a finding */
         char text[1024];
-        snprintf(text, sizeof text, "%s", lk_error_text());
-        lk_error_clear();
-        c->comm->failed = false; /* all ranks go on */
+        lk_check_forgive(c, text);
         return lk_check_find(c, LK_UNFIT, "damaged", -1, NULL, 1, NULL, "%s", text);
     }
     return status;
@@ -252,7 +257,7 @@ static lk_status begin_report(lk_checker *c)
     r->kind = c->data->kind;
     r->level = c->level;
     r->entropy = r->pair_entropy = NAN;
-    r->drift.worst = -1;
+    for (int s = 0; s < 2; s++) r->drift[s] = (lk_drift_report){.worst = -1};
     memcpy(r->digest, c->data->digest, sizeof r->digest);
     memcpy(r->rows, c->data->rows, sizeof r->rows);
     return r->path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
@@ -268,7 +273,8 @@ static bool damaged(const lk_check_report *r)
 static lk_status run(lk_checker *c)
 {
     LK_TRY(lk_comm_agree(c->comm, begin_report(c)));
-    if (c->job->against) LK_TRY(lk_check_reference_open(c, c->job->against, true));
+    LK_TRY(c->job->against ? lk_check_reference_open(c, c->job->against, true)
+                           : lk_check_reference_own(c));
     LK_TRY(lk_check_survey(c));
     if (!damaged(c->report)) {
         LK_TRY(lk_duplicates_find(c->twins, &c->report->twins));
@@ -317,7 +323,7 @@ void lk_check_report_clear(lk_check_report *r)
     free(r->pair);
     free(r->path);
     free(r->against);
-    lk_drift_report_clear(&r->drift);
+    for (int s = 0; s < 2; s++) lk_drift_report_clear(&r->drift[s]);
     *r = (lk_check_report){.path = NULL};
 }
 

@@ -26,6 +26,8 @@
 #include "io/duplicates.h"
 #include "metric/drift.h"
 
+#include <stdio.h>
+
 enum { LK_CHECK_COLUMNS = 256, LK_CHECK_PASSAGE = 50, LK_CHECK_QUANTILES = 7, LK_CHECK_BARS = 32 };
 extern const double lk_check_quantile[LK_CHECK_QUANTILES]; /* 0.01 0.05 0.25 0.5 0.75 0.95 0.99 */
 
@@ -41,7 +43,9 @@ typedef struct lk_check_job {
     double min_share;       /* of an equal share: below it a class is rare */
     double correlation;     /* |r| above it is a warning */
     double leak;            /* a feature that tells this share of the label's entropy leaks it */
-    const char *against;    /* dataset, checkpoint or run directory to compare with, or NULL */
+    const char *against;    /* dataset, checkpoint or run directory to compare with; NULL: the
+                               validation split is compared with what the dataset itself keeps
+                               of its training split */
     double psi;             /* threshold of drift */
     const char *temporary;  /* directory for temporary files */
 } lk_check_job;
@@ -51,7 +55,8 @@ typedef struct lk_finding {
     lk_severity severity;
     const char *code; /* "digest", "missing", "samples", "nan", "infinite", "huge", "constant",
                          "label", "token", "damaged", "duplicates", "conflicts", "overlap", "class",
-                         "rare", "unseen", "correlation", "leak", "drift", "columns" */
+                         "one class", "rare", "unseen", "correlation", "leak", "drift",
+                         "reference", "columns" */
     char *feature;    /* column, channel or class; NULL: none */
     int split;        /* lk_split; -1: both, or neither */
     int64_t count;
@@ -94,9 +99,9 @@ typedef struct lk_check_report {
     double *correlation; /* [features, features], NAN: not defined; NULL for text */
     int64_t pairs;
     lk_check_pair *pair; /* |r| above the threshold, the largest first */
-    /* with a reference */
-    char *against;
-    lk_drift_report drift;
+    char *against;            /* what was asked to compare with; NULL: nothing */
+    lk_drift_report drift[2]; /* by lk_split, each from the training split of the reference;
+                                 no features: not compared */
     int64_t findings;
     lk_finding *finding; /* the worst first */
 } lk_check_report;
@@ -116,6 +121,9 @@ lk_status lk_check_drift(lk_comm *comm, lk_io *io, lk_dataset *d, lk_split split
                          const char *against, double threshold, bool *found,
                          lk_drift_report *report);
 
+/* The report for people; utf8: `out` shows more than ASCII. src/check/print.c */
+void lk_check_print(const lk_check_report *r, bool utf8, FILE *out);
+
 /* JSON for machines, without anything that depends on time, ranks or machine; malloc'ed.
  * src/check/json.c */
 lk_status lk_check_format(const lk_check_report *r, char **text);
@@ -128,11 +136,13 @@ lk_status lk_check_page(const lk_check_report *r, const char *path);
  * beside the data file or, where that cannot be written, in DIRECTORY/check.json, with digest, size
  * and time of the file: as long as these are the same the data is not looked at again. The run
  * directory need not exist yet: then *unkept gets the text (malloc'ed, on rank 0) for
- * lk_check_keep(). LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
+ * lk_check_keep(). *drift, on rank 0: of the validation split from the training split; without
+ * features where the dataset is older than references. Free with lk_drift_report_clear().
+ * LK_E_INPUT: unfit; that is not kept. `say` gets warnings, on rank 0. Collective.
  * src/check/cache.c */
 lk_status lk_check_unseen(lk_comm *comm, lk_io *io, lk_dataset *d, const char *directory,
                           void (*say)(void *context, const char *line), void *context,
-                          char **unkept);
+                          char **unkept, lk_drift_report *drift);
 /* Write it to DIRECTORY/check.json; takes NULL. A failure costs a check the next time, no more. */
 void lk_check_keep(const char *directory, const char *text);
 

@@ -20,7 +20,7 @@ static void lengths(const lk_checker *c, int64_t length[4])
 {
     const lk_dataset *d = c->data;
     int64_t classes = lk_check_classes(c);
-    bool shapes = c->level == 0 || c->level >= 3;
+    bool shapes = c->level == 0 || c->level >= 3 || c->comparing;
     length[0] = classes;
     length[1] = d->kind == LK_IMAGE_DATA && shapes ? d->image.channels * 256 : 0;
     length[2] = d->kind == LK_TEXT_DATA && c->level >= 2 && classes <= MOST_PAIRS

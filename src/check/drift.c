@@ -116,7 +116,20 @@ lk_status lk_check_reference_open(lk_checker *c, const char *path, bool demanded
     LK_TRY(status);
     LK_TRY(lk_comm_agree(c->comm, fit(c)));
     c->comparing = true;
+    memcpy(c->compared, c->split, sizeof c->compared);
     return LK_OK;
+}
+
+lk_status lk_check_reference_own(lk_checker *c)
+{
+    if (c->data->rows[LK_VALIDATION] == 0) return LK_OK;
+    lk_status status = lk_check_reference_open(c, c->data->path, false);
+    c->compared[LK_TRAIN] = false; /* with itself */
+    if (status != LK_E_INPUT) return status;
+    char text[1024];
+    lk_check_forgive(c, text);
+    return lk_check_find(c, LK_WARNING, "reference", -1, NULL, 1, NULL, "no drift can be seen: %s",
+                         text);
 }
 
 void lk_check_reference_block(const lk_checker *c, lk_counts *n, const float *x, int64_t rows)
@@ -152,32 +165,30 @@ static int64_t bin_of(const lk_checker *c, int64_t k, int64_t bins)
     return bins;
 }
 
-/* Counts [bins + 1] of feature i over the splits that were looked at. */
-static void count_feature(const lk_checker *c, int64_t i, int64_t *count)
+/* Counts [bins + 1] of feature i in a split. */
+static void count_feature(const lk_checker *c, int split, int64_t i, int64_t *count)
 {
     const lk_reference_feature *f = &c->reference.feature[i];
+    const lk_counts *t = &c->total[split];
     int64_t classes = lk_check_classes(c);
     memset(count, 0, (size_t)(f->bins + 1) * sizeof *count);
-    for (int s = 0; s < 2; s++) {
-        const lk_counts *t = &c->total[s];
-        if (!c->split[s]) continue;
-        if (f->last)
-            for (int64_t k = 0; k < f->bins; k++) count[k] += t->reference[i * LK_DRIFT_GROUPS + k];
-        else if (f->ordered) /* channels come first */
-            for (int64_t k = 0; k < f->bins; k++) count[k] += t->pixel[i * 256 + k];
-        else
-            for (int64_t k = 0; k < classes; k++)
-                if (t->label[k] > 0) count[bin_of(c, k, f->bins)] += t->label[k];
-    }
+    if (f->last)
+        memcpy(count, t->reference + i * LK_DRIFT_GROUPS, (size_t)f->bins * sizeof *count);
+    else if (f->ordered) /* channels come first */
+        memcpy(count, t->pixel + i * 256, (size_t)f->bins * sizeof *count);
+    else
+        for (int64_t k = 0; k < classes; k++)
+            if (t->label[k] > 0) count[bin_of(c, k, f->bins)] += t->label[k];
 }
 
-static lk_status compare_feature(const lk_checker *c, int64_t i, int64_t samples, lk_drift *drift)
+static lk_status compare_feature(const lk_checker *c, int split, int64_t i, int64_t samples,
+                                 lk_drift *drift)
 {
     lk_reference_feature f = c->reference.feature[i];
     size_t bins = (size_t)f.bins + 1;
     int64_t *count = malloc(2 * bins * sizeof *count), *before = count + bins;
     if (!count) return lk_fail(LK_E_SYSTEM, "out of memory");
-    count_feature(c, i, count);
+    count_feature(c, split, i, count);
     memcpy(before, f.count, (bins - 1) * sizeof *before);
     before[bins - 1] = 0;
     f.count = before;
@@ -187,32 +198,44 @@ static lk_status compare_feature(const lk_checker *c, int64_t i, int64_t samples
     return status;
 }
 
-static lk_status compare(const lk_checker *c, lk_drift_report *r)
+/* A split from the training split of the reference. */
+static lk_status compare(const lk_checker *c, int split, lk_drift_report *r)
 {
-    int64_t samples = 0;
-    for (int s = 0; s < 2; s++)
-        if (c->split[s]) samples += c->data->rows[s];
-    if (c->data->kind == LK_TEXT_DATA) samples /= LK_DRIFT_TOKENS;
+    int64_t samples = c->data->rows[split];
+    if (samples == 0) return LK_OK;
+    if (c->data->kind == LK_TEXT_DATA) samples = (samples + LK_DRIFT_TOKENS - 1) / LK_DRIFT_TOKENS;
     for (int64_t i = 0; i < c->reference.features; i++) {
         lk_drift d;
-        LK_TRY(compare_feature(c, i, samples, &d));
+        LK_TRY(compare_feature(c, split, i, samples, &d));
         LK_TRY(lk_drift_report_add(r, c->reference.feature[i].name, &d));
     }
     return LK_OK;
 }
 
+static lk_status find_drift(lk_checker *c, int split, const lk_drift_feature *f)
+{
+    if (!c->job->against)
+        return lk_check_find(c, LK_WARNING, "drift", split, f->name, 1, NULL, "'%.60s' is not "
+                             "distributed as in train: PSI %.3g (by chance: below %.3g), KL %.3g "
+                             "nats; were samples shuffled before they were split?", f->name,
+                             f->drift.psi, f->drift.noise, f->drift.kl);
+    return lk_check_find(c, LK_WARNING, "drift", split, f->name, 1, NULL, "'%.60s' has drifted "
+                         "from %.200s: PSI %.3g (by chance: below %.3g), KL %.3g nats", f->name,
+                         c->report->against, f->drift.psi, f->drift.noise, f->drift.kl);
+}
+
 lk_status lk_check_judge_drift(lk_checker *c)
 {
     lk_check_report *r = c->report;
-    r->drift.threshold = c->job->psi;
-    if (!(r->against = strdup(c->source.path))) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(compare(c, &r->drift));
-    for (int64_t i = 0; i < r->drift.features; i++) {
-        const lk_drift_feature *f = &r->drift.feature[i];
-        if (lk_drift_found(&f->drift, c->job->psi))
-            LK_TRY(lk_check_find(c, LK_WARNING, "drift", -1, f->name, 1, NULL, "'%.60s' has "
-                                 "drifted from %.200s: PSI %.3g, KL %.3g nats", f->name, r->against,
-                                 f->drift.psi, f->drift.kl));
+    if (c->job->against && !(r->against = strdup(c->source.path)))
+        return lk_fail(LK_E_SYSTEM, "out of memory");
+    for (int s = 0; s < 2; s++) {
+        lk_drift_report *d = &r->drift[s];
+        d->threshold = c->job->psi;
+        if (c->compared[s]) LK_TRY(compare(c, s, d));
+        for (int64_t i = 0; i < d->features; i++)
+            if (lk_drift_found(&d->feature[i].drift, d->threshold))
+                LK_TRY(find_drift(c, s, &d->feature[i]));
     }
     return LK_OK;
 }
@@ -228,7 +251,7 @@ lk_status lk_check_drift(lk_comm *comm, lk_io *io, lk_dataset *d, lk_split split
     lk_status status = lk_check_reference_open(&c, against, false);
     if (status == LK_OK && c.comparing) {
         status = lk_check_survey(&c);
-        if (status == LK_OK) status = lk_comm_agree(comm, compare(&c, &r));
+        if (status == LK_OK) status = lk_comm_agree(comm, compare(&c, split, &r));
     }
     bool compared = c.comparing;
     lk_checker_close(&c);

@@ -66,8 +66,8 @@ static void ends(const lk_checker *c, int64_t i, double *low, double *high)
     while (first < LK_SKETCH_BINS && bin[first] == 0) first++;
     while (last > first && bin[last] == 0) last--;
     if (first == LK_SKETCH_BINS) return;
-    *low = lk_sketch_edge(c->plan.scale[i], first);
-    *high = lk_sketch_edge(c->plan.scale[i], last + 1);
+    *low = fmax(lk_sketch_edge(c->plan.scale[i], first), 0); /* means of pixel values */
+    *high = fmin(lk_sketch_edge(c->plan.scale[i], last + 1), UINT8_MAX);
 }
 
 static void distribution(const lk_checker *c, int64_t i, lk_check_feature *f)

@@ -29,7 +29,10 @@ static void put_head(lk_html *p, const lk_check_report *r)
     if (r->classes > 0) lk_html_tile(p, tokens ? "kinds of token" : "classes", "%lld",
                                      (long long)r->classes);
     if (r->features > 0) lk_html_tile(p, "features", "%lld", (long long)r->features);
-    if (r->against) lk_html_tile(p, "mean PSI", "%.4f", r->drift.psi);
+    for (int s = 0; s < 2; s++)
+        if (r->drift[s].features > 0)
+            lk_html_tile(p, s == LK_TRAIN ? "mean PSI, training" : "mean PSI, validation", "%.4f",
+                         r->drift[s].psi);
     lk_html_tiles_end(p);
     lk_html_pairs_begin(p, "Data");
     lk_html_pair(p, "file", "%s", r->path);
@@ -166,16 +169,12 @@ static void put_correlation(lk_html *p, const lk_check_report *r)
     lk_html_table_end(p);
 }
 
-static void put_drift(lk_html *p, const lk_check_report *r)
+static void put_drift_table(lk_html *p, const lk_drift_report *d, const char *split)
 {
     static const char *const heading[] = {"Feature", "PSI", "KL (nats)", "Noise", "Verdict"};
-    const lk_drift_report *d = &r->drift;
-    if (!r->against) return;
-    lk_html_section(p, "Drift");
-    lk_html_paragraph(p, "From %s: mean PSI %.4f, mean KL %.4f nats; drift is a PSI above %g and "
-                      "above what as few samples give by chance (noise).", r->against, d->psi,
-                      d->kl, d->threshold);
-    lk_html_table_begin(p, "Distance from the reference", 5, heading, "lrrrl");
+    if (d->features == 0) return;
+    lk_html_paragraph(p, "The %s split: mean PSI %.4f, mean KL %.4f nats.", split, d->psi, d->kl);
+    lk_html_table_begin(p, split, 5, heading, "lrrrl");
     for (int64_t i = 0; i < d->features; i++) {
         const lk_drift_feature *f = &d->feature[i];
         bool found = lk_drift_found(&f->drift, d->threshold);
@@ -186,6 +185,18 @@ static void put_drift(lk_html *p, const lk_check_report *r)
         lk_html_cell_level(p, found ? LK_HTML_WARNING : LK_HTML_OK, found ? "drift" : "ok");
     }
     lk_html_table_end(p);
+}
+
+static void put_drift(lk_html *p, const lk_check_report *r)
+{
+    const lk_drift_report *d = r->drift;
+    if (d[0].features + d[1].features == 0) return;
+    lk_html_section(p, "Drift");
+    lk_html_paragraph(p, "From the training data of %s. Drift is a PSI above %g and above noise, "
+                      "which so few samples exceed by chance once in 10,000 times.",
+                      r->against ? r->against : "the file itself", d[0].threshold);
+    put_drift_table(p, &d[LK_TRAIN], "training");
+    put_drift_table(p, &d[LK_VALIDATION], "validation");
 }
 
 lk_status lk_check_page(const lk_check_report *r, const char *path)

@@ -82,7 +82,7 @@ static void block(lk_checker *c, lk_check_worker *w, lk_split split, const lk_bl
     const uint8_t *pixel = b->field[0];
     bool train = split == LK_TRAIN;
     lk_counts_labels(c, &w->counts, b);
-    if (w->counts.pixel)
+    if (w->counts.pixel && (train || c->compared[split]))
         for (int64_t i = 0; i < b->rows; i++)
             count_pixels(pixel + (size_t)i * bytes, (int64_t)bytes, c->data->image.channels,
                          w->counts.pixel);

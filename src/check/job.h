@@ -59,7 +59,7 @@ typedef struct lk_checker {
     int64_t *bin[2], *joint; /* bin by split; joint: of train */
     double *product[LK_BLOCK_LANES]; /* of train; those of this rank's lanes */
     /* drift */
-    bool comparing;
+    bool comparing, compared[2]; /* compared: by split */
     lk_reference_source source; /* what is compared with */
     lk_reference reference;
     int64_t *column;            /* tables: of each feature of the reference; -1: none */
@@ -82,6 +82,8 @@ extern const lk_check_kind lk_check_table, lk_check_images, lk_check_text;
 
 /* check.c: one pass over the splits that are looked at. */
 lk_status lk_check_survey(lk_checker *c);
+/* After a failure of all ranks with LK_E_INPUT that they go on from: its text; it is forgotten. */
+void lk_check_forgive(lk_checker *c, char text[1024]);
 void lk_checker_close(lk_checker *c);
 
 /* counts.c */
@@ -112,6 +114,9 @@ lk_status lk_check_judge_features(lk_checker *c);
 
 /* drift.c */
 lk_status lk_check_reference_open(lk_checker *c, const char *path, bool demanded);
+/* The reference that the dataset itself keeps, if it has one, for its validation split. One that
+ * cannot be used is a finding. */
+lk_status lk_check_reference_own(lk_checker *c);
 void lk_check_reference_block(const lk_checker *c, lk_counts *n, const float *x, int64_t rows);
 lk_status lk_check_judge_drift(lk_checker *c);
 /* The distribution of the training split that was surveyed. */

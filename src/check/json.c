@@ -1,15 +1,14 @@
 /* A check's report as JSON. */
 #include "check/check.h"
+#include "check/json.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 static json_t *number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-/* Names come from anywhere, and are cut: JSON is UTF-8. */
-static json_t *text_json(const char *text)
+json_t *lk_check_json(const char *text)
 {
     json_t *good = json_string(text);
     char *plain = good ? NULL : strdup(text);
@@ -48,11 +47,11 @@ static json_t *findings_json(const lk_check_report *r)
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o, s:I, s:o, s:o}", "severity",
                                               lk_severity_name(f->severity), "code", f->code,
                                               "split", split_name(f->split), "feature",
-                                              f->feature ? text_json(f->feature)
+                                              f->feature ? lk_check_json(f->feature)
                                                          : json_null(),
                                               "count", (json_int_t)f->count, "rows",
                                               rows_json(f->row), "text",
-                                              text_json(f->text)));
+                                              lk_check_json(f->text)));
     }
     return list;
 }
@@ -88,7 +87,7 @@ static json_t *labels_json(const lk_check_report *r)
     json_t *list = json_array();
     for (int64_t k = 0; k < r->classes; k++)
         json_array_append_new(list, json_pack("{s:o, s:I, s:I}", "name",
-                                              text_json(r->class_name[k]),
+                                              lk_check_json(r->class_name[k]),
                                               "train", (json_int_t)r->labels[LK_TRAIN][k],
                                               "validation",
                                               (json_int_t)r->labels[LK_VALIDATION][k]));
@@ -103,7 +102,7 @@ static json_t *features_json(const lk_check_report *r)
         const lk_check_feature *f = &r->feature[i];
         json_array_append_new(
             list, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "name",
-                            text_json(f->name), "mean", number(f->mean),
+                            lk_check_json(f->name), "mean", number(f->mean),
                             "sd", number(f->deviation), "min", number(f->low), "max",
                             number(f->high), "quantiles",
                             numbers(f->quantile, LK_CHECK_QUANTILES), "histogram",
@@ -120,36 +119,48 @@ static json_t *correlation_json(const lk_check_report *r)
         json_array_append_new(matrix, numbers(r->correlation + i * r->features, r->features));
     for (int64_t i = 0; i < r->pairs; i++)
         json_array_append_new(pairs, json_pack("{s:o, s:o, s:o}", "a",
-                                               text_json(r->feature[r->pair[i].a].name), "b",
-                                               text_json(r->feature[r->pair[i].b].name), "r",
+                                               lk_check_json(r->feature[r->pair[i].a].name), "b",
+                                               lk_check_json(r->feature[r->pair[i].b].name), "r",
                                                number(r->pair[i].r)));
     return json_pack("{s:o, s:o}", "matrix", matrix, "pairs", pairs);
 }
 
-static json_t *drift_json(const lk_check_report *r)
+static json_t *drift_split_json(const lk_drift_report *d)
 {
-    if (!r->against) return json_null();
-    const lk_drift_report *d = &r->drift;
     json_t *list = json_array();
+    if (d->features == 0) {
+        json_decref(list);
+        return json_null();
+    }
     for (int64_t i = 0; i < d->features; i++) {
         const lk_drift_feature *f = &d->feature[i];
         json_array_append_new(
             list, json_pack("{s:o, s:o, s:o, s:o, s:b}", "name",
-                            text_json(f->name), "psi",
+                            lk_check_json(f->name), "psi",
                             number(f->drift.psi), "kl", number(f->drift.kl), "noise",
                             number(f->drift.noise), "drifted",
                             lk_drift_found(&f->drift, d->threshold)));
     }
-    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "against", text_json(r->against), "threshold",
-                     number(d->threshold), "psi", number(d->psi), "kl", number(d->kl), "features",
+    return json_pack("{s:o, s:o, s:o}", "psi", number(d->psi), "kl", number(d->kl), "features",
                      list);
+}
+
+/* against null: the validation split, from train. */
+static json_t *drift_json(const lk_check_report *r)
+{
+    const lk_drift_report *d = r->drift;
+    if (d[0].features + d[1].features == 0) return json_null();
+    return json_pack("{s:o, s:o, s:o, s:o}", "against", r->against ? lk_check_json(r->against)
+                                                                   : json_null(),
+                     "threshold", number(d[0].threshold), "train", drift_split_json(&d[LK_TRAIN]),
+                     "validation", drift_split_json(&d[LK_VALIDATION]));
 }
 
 lk_status lk_check_format(const lk_check_report *r, char **text)
 {
     json_t *levels = numbers(lk_check_quantile, LK_CHECK_QUANTILES);
     json_t *o = json_pack("{s:o, s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "file",
-                          text_json(r->path), "kind", lk_dataset_kind_name(r->kind), "digest",
+                          lk_check_json(r->path), "kind", lk_dataset_kind_name(r->kind), "digest",
                           r->digest, "level", r->level, "verdict",
                           r->verdict == LK_NOTE ? "fit" : r->verdict == LK_WARNING ? "warnings"
                                                                                    : "unfit",

@@ -120,6 +120,51 @@ static lk_status judge_label_rows(lk_checker *c)
     return LK_OK;
 }
 
+static char *class_name(const lk_checker *c, int64_t k)
+{
+    const lk_dataset *d = c->data;
+    char text[16], *name = NULL;
+    if (d->kind != LK_TEXT_DATA)
+        return strdup(d->kind == LK_IMAGE_DATA ? d->image.name[k] : d->table.name[k]);
+    uint32_t code = d->vocabulary[k];
+    int32_t token = (int32_t)k;
+    bool plain = code > ' ' && code < 0x7F;
+    if (plain) snprintf(text, sizeof text, "%c", (char)code);
+    else snprintf(text, sizeof text, d->characters ? "U+%04X" : "0x%02X", code);
+    if (plain || !d->characters || code < 0xA0) return strdup(text);
+    if (lk_text_decode(d->vocabulary, d->vocabulary_size, true, &token, 1, &name) != LK_OK)
+        return NULL;
+    return name;
+}
+
+/* The only class or kind of token that train has; -1: there are others, or none. */
+static int64_t only_class(const lk_checker *c)
+{
+    int64_t only = -1;
+    for (int64_t k = 0; k < lk_check_classes(c); k++) {
+        if (c->total[LK_TRAIN].label[k] == 0) continue;
+        if (only >= 0) return -1;
+        only = k;
+    }
+    return only;
+}
+
+static lk_status judge_only_class(lk_checker *c)
+{
+    int64_t only = only_class(c);
+    if (only < 0) return LK_OK;
+    bool text = c->data->kind == LK_TEXT_DATA;
+    char *name = class_name(c, only);
+    if (!name) return lk_fail(LK_E_SYSTEM, "out of memory for classes");
+    lk_status status = lk_check_find(
+        c, LK_UNFIT, "one class", LK_TRAIN, name, c->total[LK_TRAIN].label[only], NULL,
+        text ? "every token is '%.60s': there is nothing to learn; import another text"
+             : "every label is '%.60s': there is nothing to learn; import samples of at least two "
+               "classes, and look whether the right column was taken for the label", name);
+    free(name);
+    return status;
+}
+
 typedef enum fault { NO_FAULT, MISSING, RARE, MISSED, FAULTS } fault;
 
 /* What is wrong with a class: none or few in train, none in validation. */
@@ -187,23 +232,6 @@ static lk_status judge_tokens(lk_checker *c)
                          (long long)count, (long long)unseen);
 }
 
-static char *class_name(const lk_checker *c, int64_t k)
-{
-    const lk_dataset *d = c->data;
-    char text[16], *name = NULL;
-    if (d->kind != LK_TEXT_DATA)
-        return strdup(d->kind == LK_IMAGE_DATA ? d->image.name[k] : d->table.name[k]);
-    uint32_t code = d->vocabulary[k];
-    int32_t token = (int32_t)k;
-    bool plain = code > ' ' && code < 0x7F;
-    if (plain) snprintf(text, sizeof text, "%c", (char)code);
-    else snprintf(text, sizeof text, d->characters ? "U+%04X" : "0x%02X", code);
-    if (plain || !d->characters || code < 0xA0) return strdup(text);
-    if (lk_text_decode(d->vocabulary, d->vocabulary_size, true, &token, 1, &name) != LK_OK)
-        return NULL;
-    return name;
-}
-
 /* H(next | token) = H(token, next) - H(token), over the pairs. */
 static lk_status condition(lk_checker *c, int64_t n)
 {
@@ -239,7 +267,7 @@ static lk_status judge_labels(lk_checker *c)
 {
     LK_TRY(fill_labels(c));
     if (c->data->kind == LK_TEXT_DATA) return judge_tokens(c);
-    return c->data->rows[LK_TRAIN] > 0 ? judge_classes(c) : LK_OK;
+    return c->data->rows[LK_TRAIN] > 0 && only_class(c) < 0 ? judge_classes(c) : LK_OK;
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
@@ -280,6 +308,7 @@ lk_status lk_check_judge(lk_checker *c)
     if (!damaged) { /* else the counts are of a part */
         LK_TRY(judge_samples(c));
         LK_TRY(judge_label_rows(c));
+        LK_TRY(judge_only_class(c));
         LK_TRY(judge_twins(c));
         if (c->level >= 2) LK_TRY(judge_labels(c));
     }

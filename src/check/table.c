@@ -45,7 +45,8 @@ static void block(lk_checker *c, lk_check_worker *w, lk_split split, const lk_bl
                   lk_record_list *list)
 {
     lk_counts_labels(c, &w->counts, b);
-    if (c->comparing) lk_check_reference_block(c, &w->counts, b->field[0], b->rows);
+    if (c->comparing && c->compared[split])
+        lk_check_reference_block(c, &w->counts, b->field[0], b->rows);
     if (c->judging) {
         lk_scan_rows(&w->counts.scan, b->field[0], b->rows, b->first);
         lk_check_records(c, split, b, list);

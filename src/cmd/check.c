@@ -1,20 +1,24 @@
 /* lockstep check DATA [--level N] [--against REF] [--json] [--html FILE] ... */
-#include "cmd/cmd.h"
-#include "io/show.h"
+#include "base/replace.h"
 #include "check/check.h"
+#include "cmd/cmd.h"
+#include "metric/drift_prometheus.h"
 
-#include <math.h>
-#include <stdio.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct options {
     lk_check_job job;
-    bool json;
+    bool json, tmp_given;
     const char *html, *prometheus;
     bool utf8; /* the terminal shows blocks */
     lk_severity verdict;
 } options;
+
+#define MOST INT64_C(1000000000000000)
 
 enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON, HTML, PROMETHEUS };
 
@@ -39,12 +43,24 @@ static const struct argp_option table[] = {
     {0},
 };
 
-static double number(struct argp_state *state, const char *arg, double low, double high)
+static double number(struct argp_state *state, const char *name, const char *arg, double high)
 {
     char *end;
     double x = strtod(arg, &end);
-    if (end == arg || *end || !(x >= low && x <= high))
-        argp_error(state, "expected a number from %g to %g, found '%s'", low, high, arg);
+    if (end == arg || *end || !(x >= 0 && x <= high))
+        argp_error(state, "--%s: expected a number from 0 to %g, found '%s'", name, high, arg);
+    return x;
+}
+
+static int64_t whole_number(struct argp_state *state, const char *name, const char *arg,
+                            int64_t low, int64_t high)
+{
+    char *end;
+    errno = 0;
+    long long x = strtoll(arg, &end, 10);
+    if (end == arg || *end || errno || x < low || x > high)
+        argp_error(state, "--%s: expected a whole number from %lld to %lld, found '%s'", name,
+                   (long long)low, (long long)high, arg);
     return x;
 }
 
@@ -52,25 +68,28 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
     switch (key) {
-    case 'l':
-        o->job.level = (int)number(state, arg, 1, 3);
-        if (strlen(arg) != 1) argp_error(state, "expected 1, 2 or 3, found '%s'", arg);
-        break;
+    case 'l': o->job.level = (int)whole_number(state, "level", arg, 1, 3); break;
     case 'a': o->job.against = arg; break;
     case PROMETHEUS: o->prometheus = arg; break;
     case HTML: o->html = arg; break;
     case JSON: o->json = true; break;
     case MIN_SAMPLES:
-        o->job.min_samples = (int64_t)number(state, arg, 0, 1e15);
+        o->job.min_samples = whole_number(state, "min-samples", arg, 0, MOST);
         o->job.demanded = true;
         break;
-    case MIN_SHARE: o->job.min_share = number(state, arg, 0, 1); break;
-    case CORRELATION: o->job.correlation = number(state, arg, 0, 1); break;
-    case LEAK: o->job.leak = number(state, arg, 0, 1); break;
-    case PSI: o->job.psi = number(state, arg, 0, 1e6); break;
-    case TMP: o->job.temporary = arg; break;
+    case MIN_SHARE: o->job.min_share = number(state, "min-share", arg, 1); break;
+    case CORRELATION: o->job.correlation = number(state, "correlation", arg, 1); break;
+    case LEAK: o->job.leak = number(state, "leak", arg, 1); break;
+    case PSI: o->job.psi = number(state, "psi", arg, 1e6); break;
+    case TMP:
+        o->job.temporary = arg;
+        o->tmp_given = true;
+        break;
     case ARGP_KEY_ARG:
-        if (o->job.data) argp_error(state, "too many arguments at '%s'", arg);
+        if (o->job.data)
+            argp_error(state, "too many arguments at '%s'%s", arg,
+                       o->json ? "; --json takes none: the report goes to the standard output"
+                               : "");
         o->job.data = arg;
         break;
     case ARGP_KEY_END:
@@ -82,203 +101,53 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-/* ---- printing -------------------------------------------------------------------------------- */
-
-enum { NAME = 20, COLUMNS = 16, MOST_LINES = 40, MOST_CLASSES = 20 };
-
-/* A histogram of `n` bars in `n / 2` characters, the highest full. */
-static void print_bars(const options *o, const double *bar, int n)
-{
-    static const char *const block[8] = {"\u2581", "\u2582", "\u2583", "\u2584",
-                                         "\u2585", "\u2586", "\u2587", "\u2588"};
-    static const char *const plain[8] = {".", ":", "-", "=", "+", "*", "%", "#"};
-    double most = 0;
-    for (int i = 0; i + 1 < n; i += 2)
-        if (bar[i] + bar[i + 1] > most) most = bar[i] + bar[i + 1];
-    for (int i = 0; i + 1 < n; i += 2) {
-        double x = bar[i] + bar[i + 1];
-        int height = most > 0 ? (int)ceil(8 * x / most) : 0;
-        fputs(height < 1 ? " " : (o->utf8 ? block : plain)[height > 8 ? 7 : height - 1], stdout);
-    }
-}
-
-static void print_grouped(int64_t value, int width)
-{
-    char digits[24], text[32];
-    int n = snprintf(digits, sizeof digits, "%lld", (long long)value), k = 0;
-    for (int i = 0; i < n; i++) {
-        if (i > 0 && (n - i) % 3 == 0) text[k++] = ',';
-        text[k++] = digits[i];
-    }
-    text[k] = '\0';
-    printf("%*s", width, text);
-}
-
-static void print_head(const lk_check_report *r)
-{
-    const char *what = r->kind == LK_TEXT_DATA    ? "tokens"
-                       : r->kind == LK_IMAGE_DATA ? "images"
-                                                  : "rows";
-    printf("%s: %s, level %d\n  ", r->path, lk_dataset_kind_name(r->kind), r->level);
-    print_grouped(r->rows[LK_TRAIN], 0);
-    printf(" training and ");
-    print_grouped(r->rows[LK_VALIDATION], 0);
-    printf(" validation %s, digest %s\n", what, r->digest);
-    if (r->kind != LK_TEXT_DATA) return;
-    printf("  passages of %d tokens compared: ", LK_CHECK_PASSAGE);
-    print_grouped(r->samples[LK_TRAIN], 0);
-    printf(" and ");
-    print_grouped(r->samples[LK_VALIDATION], 0);
-    printf("\n");
-}
-
-static const lk_check_report *sorting; /* for qsort, which takes no context */
-static int by_count(const void *a, const void *b)
-{
-    int64_t i = *(const int64_t *)a, j = *(const int64_t *)b;
-    int64_t x = sorting->labels[LK_TRAIN][i], y = sorting->labels[LK_TRAIN][j];
-    return x != y ? (x > y ? -1 : 1) : i < j ? -1 : 1;
-}
-
-static void print_class(const options *o, const lk_check_report *r, int64_t k, int64_t most)
-{
-    int64_t n = r->labels[LK_TRAIN][k];
-    int width = most > 0 ? (int)((double)n / (double)most * COLUMNS + 0.5) : 0;
-    printf("  ");
-    lk_show_name(stdout, r->class_name[k], NAME);
-    print_grouped(n, 14);
-    print_grouped(r->labels[LK_VALIDATION][k], 14);
-    printf(" %6.2f %%  ", r->rows[LK_TRAIN] ? 100.0 * (double)n / (double)r->rows[LK_TRAIN] : 0.0);
-    for (int i = 0; i < width; i++) fputs(o->utf8 ? "\u2588" : "#", stdout);
-    printf("\n");
-}
-
-/* All classes, or of many the rarest; of tokens the most frequent. */
-static void print_labels(const options *o, const lk_check_report *r)
-{
-    bool text = r->kind == LK_TEXT_DATA;
-    int64_t n = r->classes, shown = n < MOST_CLASSES ? n : MOST_CLASSES, first = 0;
-    int64_t *order = malloc(((size_t)n + 1) * sizeof *order);
-    if (!order || !r->class_name || n < 1) {
-        free(order);
-        return;
-    }
-    for (int64_t i = 0; i < n; i++) order[i] = i;
-    if (shown < n || text) {
-        sorting = r;
-        qsort(order, (size_t)n, sizeof *order, by_count);
-        first = text ? 0 : n - shown;
-    }
-    int64_t most = 1;
-    for (int64_t k = 0; k < n; k++)
-        if (r->labels[LK_TRAIN][k] > most) most = r->labels[LK_TRAIN][k];
-    printf("\n%-22s%14s%14s %8s\n", text ? "token" : "class", "train", "validation", "share");
-    for (int64_t i = 0; i < shown; i++) print_class(o, r, order[first + i], most);
-    if (shown < n)
-        printf("  (%s %lld of %lld)\n", text ? "the most frequent" : "the rarest",
-               (long long)shown, (long long)n);
-    printf("  entropy %.4f bits of at most %.4f\n", r->entropy, log2((double)n));
-    if (text) {
-        printf("  a model that knows only how frequent tokens are: loss %.4f nats\n",
-               r->entropy * M_LN2);
-        if (isfinite(r->pair_entropy))
-            printf("  one that knows the token before:               loss %.4f nats\n",
-                   r->pair_entropy * M_LN2);
-    }
-    free(order);
-}
-
-static void print_features(const options *o, const lk_check_report *r)
-{
-    if (r->features == 0) return;
-    printf("\n%-22s%11s%11s%11s%11s%11s  %-16s %6s\n", "feature", "mean", "sd", "min", "median",
-           "max", "histogram", "label");
-    for (int64_t i = 0; i < r->features && i < MOST_LINES; i++) {
-        const lk_check_feature *f = &r->feature[i];
-        printf("  ");
-        lk_show_name(stdout, f->name, NAME);
-        printf("%11.4g%11.4g%11.4g%11.4g%11.4g  ", f->mean, f->deviation, f->low, f->quantile[3],
-               f->high);
-        print_bars(o, f->bar, LK_CHECK_BARS);
-        if (isfinite(f->leak)) printf(" %5.1f %%", 100 * f->leak);
-        printf("\n");
-    }
-    if (r->features > MOST_LINES)
-        printf("  (the first %d of %lld)\n", MOST_LINES, (long long)r->features);
-    if (r->pairs == 0) return;
-    printf("\ncorrelations\n");
-    for (int64_t i = 0; i < r->pairs && i < MOST_CLASSES; i++) {
-        printf("  %8.4f  ", r->pair[i].r);
-        lk_show_name(stdout, r->feature[r->pair[i].a].name, NAME);
-        lk_show_name(stdout, r->feature[r->pair[i].b].name, NAME);
-        printf("\n");
-    }
-    if (r->pairs > MOST_CLASSES)
-        printf("  (the strongest %d of %lld)\n", MOST_CLASSES, (long long)r->pairs);
-}
-
-static void print_drift(const lk_check_report *r)
-{
-    const lk_drift_report *d = &r->drift;
-    if (!r->against) return;
-    printf("\ndrift from %s\n%-22s%11s%11s\n", r->against, "feature", "PSI", "KL");
-    for (int64_t i = 0; i < d->features && i < MOST_LINES; i++) {
-        const lk_drift_feature *f = &d->feature[i];
-        printf("  ");
-        lk_show_name(stdout, f->name, NAME);
-        printf("%11.4f%11.4f%s\n", f->drift.psi, f->drift.kl,
-               lk_drift_found(&f->drift, d->threshold) ? "  drift" : "");
-    }
-    if (d->features > MOST_LINES)
-        printf("  (the first %d of %lld)\n", MOST_LINES, (long long)d->features);
-    printf("  %-20s%11.4f%11.4f\n", "mean", d->psi, d->kl);
-}
-
-static void print_findings(const lk_check_report *r)
-{
-    static const char *const verdict[] = {"fit", "fit, with warnings", "unfit"};
-    if (r->findings > 0) printf("\n");
-    for (int64_t i = 0; i < r->findings && i < MOST_LINES; i++) {
-        const lk_finding *f = &r->finding[i];
-        printf("%-8s %s", lk_severity_name(f->severity), f->text);
-        for (int k = 0; k < LK_FAULT_ROWS && f->row[k] != INT64_MAX; k++)
-            printf("%s%lld", k ? ", " : r->kind == LK_TEXT_DATA ? "; at token " : "; at row ",
-                   (long long)f->row[k]);
-        printf("\n");
-    }
-    if (r->findings > MOST_LINES)
-        printf("(%lld more; --json has all)\n", (long long)r->findings - MOST_LINES);
-    printf("\n%s\n", verdict[r->verdict]);
-}
-
-static void print(const options *o, const lk_check_report *r)
-{
-    print_head(r);
-    if (r->level >= 2) print_labels(o, r);
-    print_features(o, r);
-    print_drift(r);
-    print_findings(r);
-}
-
 /* ---- the command ----------------------------------------------------------------------------- */
+
+/* Where results and temporary files go: before the data is looked at, which may take hours. */
+static lk_status check_places(const options *o)
+{
+    struct stat s;
+    const char *tmp = o->job.temporary;
+    if (o->html) LK_TRY(lk_replace_check(o->html));
+    if (o->prometheus) LK_TRY(lk_replace_check(o->prometheus));
+    if (!o->tmp_given) return LK_OK; /* the standard one is not always needed */
+    if (stat(tmp, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
+    else if (access(tmp, W_OK | X_OK) == 0) return LK_OK;
+    return lk_fail(LK_E_INPUT, "--tmp %s: expected a directory that can be written to: %s", tmp,
+                   strerror(errno));
+}
+
+static lk_status write_drift(const options *o, const lk_check_report *r)
+{
+    lk_drift_part part[2] = {{"train", &r->drift[LK_TRAIN]},
+                             {"validation", &r->drift[LK_VALIDATION]}};
+    return lk_drift_prometheus_write(part, 2, r->path, o->prometheus);
+}
+
+/* Of rank 0. */
+static lk_status tell(options *o, const lk_check_report *r)
+{
+    char *json = NULL;
+    o->verdict = r->verdict;
+    if (o->json) LK_TRY(lk_check_format(r, &json));
+    lk_status status = o->html ? lk_check_page(r, o->html) : LK_OK;
+    if (o->prometheus && status == LK_OK) status = write_drift(o, r);
+    if (json) puts(json);
+    else lk_check_print(r, o->utf8, stdout);
+    free(json);
+    fflush(stdout);
+    return status;
+}
 
 static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     lk_check_report r;
-    char *json = NULL;
+    bool first = w->comm->rank == 0;
+    LK_TRY(lk_comm_agree(w->comm, first ? check_places(o) : LK_OK));
     LK_TRY(lk_check(w->comm, w->io, &o->job, &r));
-    lk_status status = LK_OK;
     /* mpirun ends all when one rank ends with a status: the others must not be before rank 0 */
-    if (w->comm->rank == 0) o->verdict = r.verdict;
-    if (w->comm->rank == 0 && o->json) status = lk_check_format(&r, &json);
-    if (w->comm->rank == 0 && o->html && status == LK_OK) status = lk_check_page(&r, o->html);
-    if (w->comm->rank == 0 && o->prometheus && r.against && status == LK_OK)
-        status = lk_drift_prometheus(&r.drift, r.path, o->prometheus);
-    if (json) puts(json);
-    else if (w->comm->rank == 0 && !o->json) print(o, &r);
-    free(json);
-    fflush(stdout);
+    lk_status status = first ? tell(o, &r) : LK_OK;
     lk_check_report_clear(&r);
     return lk_comm_agree(w->comm, status);
 }
@@ -300,8 +169,9 @@ int lk_cmd_check(int argc, char **argv)
         "leaked samples; labels; distributions, correlations, leakage and drift."
         "\vOn several ranks: mpirun -np N lockstep check DATA; the report is the same. Memory does "
         "not grow with the data.\n\n"
-        "Exit status: 0 fit, 1 there are warnings, 2 unfit or no dataset, else as of every "
-        "command.\n\n"
+        "Exit status: 0 fit, 1 there are warnings, 2 unfit; 64 a wrong command line, or a file or "
+        "directory named on it that cannot be used, 70 an internal failure; 3, 4 and 5 as of every "
+        "command. doc/check.md tells what is looked for.\n\n"
         "Examples:\n"
         "  $ lockstep check photos.h5 --html photos.html\n"
         "  $ lockstep check new.h5 --against runs/photos",
@@ -311,7 +181,8 @@ int lk_cmd_check(int argc, char **argv)
     options o = {.job = lk_check_defaults(), .utf8 = utf8_here()};
     const char *tmp = getenv("TMPDIR");
     if (tmp && tmp[0]) o.job.temporary = tmp;
+    argp_err_exit_status = LK_CMD_MISUSED;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    int status = lk_cmd_run("lockstep check", false, job, &o);
-    return status ? status : (int)o.verdict;
+    int code = lk_cmd_run_verdict("lockstep check", job, &o);
+    return code ? code : (int)o.verdict;
 }

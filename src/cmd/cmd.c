@@ -84,18 +84,18 @@ long lk_cmd_number(const struct argp_state *state, const char *option, const cha
 }
 
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
-static void report(lk_comm *comm, lk_status status)
+static void report(lk_comm *comm, int code)
 {
     bool together = lk_comm_all_failed(comm, 2.0);
     if (together && comm->rank != 0) return;
     if (comm->hung && comm->rank != 0) sleep(30); /* rank 0 prints and ends all */
     else if (together || comm->size == 1 || comm->hung)
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    if (comm->hung) lk_comm_abort(comm, (int)status);
+    if (comm->hung) lk_comm_abort(comm, code);
     if (together || comm->size == 1) return;
     fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());
     fflush(stderr);
-    lk_comm_abort(comm, (int)status);
+    lk_comm_abort(comm, code);
 }
 
 /* Everything here may hang too: then the alarm's signal ends the process. */
@@ -126,8 +126,17 @@ static lk_status joined(const lk_comm *comm)
                    tasks);
 }
 
-static int start(const char *name, bool alone, bool any_mpi,
-                 lk_status (*job)(const lk_world *w, void *options), void *options)
+int lk_cmd_verdict_code(lk_status status)
+{
+    return status == LK_E_INPUT      ? LK_CMD_MISUSED
+           : status == LK_E_INTERNAL ? LK_CMD_BROKEN
+                                     : (int)status;
+}
+
+enum { ALONE = 1, ANY_MPI = 2, VERDICT = 4 };
+
+static int start(const char *name, int how, lk_status (*job)(const lk_world *w, void *options),
+                 void *options)
 {
     lk_world w = {NULL, NULL};
     const char *fatal = lk_doctor_fatal_setting(environ);
@@ -138,31 +147,38 @@ static int start(const char *name, bool alone, bool any_mpi,
     lk_status status = lk_comm_open(&w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
-        return (int)status;
+        return how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
     }
-    if (any_mpi) lk_error_clear();
-    if (any_mpi) status = LK_OK;
+    if (how & ANY_MPI) lk_error_clear();
+    if (how & ANY_MPI) status = LK_OK;
     else if (status == LK_OK) status = joined(w.comm);
-    if (status == LK_OK && alone && w.comm->size > 1)
+    if (status == LK_OK && (how & ALONE) && w.comm->size > 1)
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
     if (status == LK_OK) status = job(&w, options);
-    if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, status);
+    int code = how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
+    if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, code);
     lk_io_close(w.io);
     fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_comm_close(w.comm);
-    return (int)status;
+    return code;
 }
 
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options)
 {
-    return start(name, alone, false, job, options);
+    return start(name, alone ? ALONE : 0, job, options);
 }
 
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options)
 {
-    return start(name, false, true, job, options);
+    return start(name, ANY_MPI, job, options);
+}
+
+int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options)
+{
+    return start(name, VERDICT, job, options);
 }

@@ -49,8 +49,6 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
 lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
 /* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
 lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
-/* Whether `out` could be written, before there is a trace. LK_E_INPUT: it cannot. cmd/trace.c */
-lk_status lk_cmd_expect_export(const char *out);
 /* The number that an option was given; argp's error if it is none from `least` to `most`. */
 long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
                    long most);
@@ -74,6 +72,13 @@ lk_status lk_cmd_deadline(double walltime, double *deadline);
  * rank ends all. `alone`: the command refuses to run on several ranks. Returns the exit code. */
 int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w, void *options),
                void *options);
+/* The same for a command whose exit code tells what it found (0 good, 1 warnings, 2 bad): of its
+ * errors, bad input is LK_CMD_MISUSED, an internal one LK_CMD_BROKEN, so that they can be told from
+ * a verdict. (EX_USAGE and EX_SOFTWARE of sysexits.h.) */
+enum { LK_CMD_MISUSED = 64, LK_CMD_BROKEN = 70 };
+int lk_cmd_verdict_code(lk_status status);
+int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
+                       void *options);
 /* The same for a job that says itself what an MPI lacks: any thread level will do. */
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);

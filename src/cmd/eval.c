@@ -1,6 +1,7 @@
 /* lockstep eval CHECKPOINT DATA [--predictions OUT.h5 [--force]] */
 #include "cmd/cmd.h"
 #include "io/show.h"
+#include "metric/drift_prometheus.h"
 #include "train/train.h"
 
 #include <math.h>
@@ -91,13 +92,15 @@ static void print_drift(const lk_evaluation *e)
     const lk_drift_report *d = &e->drift;
     if (!e->compared || d->features == 0) return;
     const lk_drift_feature *worst = &d->feature[d->worst];
-    printf("drift from the training data: PSI %.4f, KL %.4f (mean of %lld), most of '%s': %.4f\n",
-           d->psi, d->kl, (long long)d->features, worst->name, worst->drift.psi);
+    printf("drift from the training data: PSI %.4f, KL %.4f (mean of %lld), most of '%s': %.4f "
+           "(noise %.4f)\n", d->psi, d->kl, (long long)d->features, worst->name,
+           worst->drift.psi, worst->drift.noise);
     for (int64_t i = 0; i < d->features; i++)
         if (lk_drift_found(&d->feature[i].drift, d->threshold))
-            fprintf(stderr, "warning: '%s' has drifted: PSI %.3g is above %g; 'lockstep check' "
-                    "--against the checkpoint shows more\n", d->feature[i].name,
-                    d->feature[i].drift.psi, d->threshold);
+            fprintf(stderr, "warning: '%s' has drifted: PSI %.3g is above %g and above what "
+                    "chance gives, %.3g; 'lockstep check' --against the checkpoint shows more\n",
+                    d->feature[i].name, d->feature[i].drift.psi, d->threshold,
+                    d->feature[i].drift.noise);
 }
 
 static void print(const lk_evaluation *e)
@@ -121,7 +124,8 @@ static lk_status write_drift(const options *o, const lk_evaluation *e)
         return lk_fail(LK_E_INPUT, "%s: expected a checkpoint that knows its training data, found "
                        "one of an earlier lockstep: there is no drift to write to %s",
                        o->scoring.checkpoint, o->prometheus);
-    return lk_drift_prometheus(&e->drift, o->scoring.data, o->prometheus);
+    lk_drift_part part = {"validation", &e->drift};
+    return lk_drift_prometheus_write(&part, 1, o->scoring.data, o->prometheus);
 }
 
 static lk_status job(const lk_world *w, void *context)

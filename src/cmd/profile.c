@@ -1,5 +1,6 @@
 /* lockstep profile RUN.yaml [--set KEY=VALUE]... [--steps N] [--directory DIR] [--perfetto OUT]
  * [--depth N] [--lines N] */
+#include "base/replace.h"
 #include "cmd/cmd.h"
 #include "train/train.h"
 
@@ -66,7 +67,7 @@ static lk_status check_export(const lk_comm *c, const options *o)
     bool inside = n > 0 && o->perfetto && strncmp(o->perfetto, o->directory, n) == 0 &&
                   (o->directory[n - 1] == '/' || o->perfetto[n] == '/');
     if (c->rank != 0 || !o->perfetto || inside) return LK_OK;
-    return lk_cmd_expect_export(o->perfetto);
+    return lk_replace_check(o->perfetto);
 }
 
 /* A directory of its own below the working directory, which all hosts are likely to see; or the

@@ -1,12 +1,11 @@
 /* lockstep trace FILE [--perfetto OUT] [--depth N] [--lines N] */
+#include "base/replace.h"
 #include "cmd/cmd.h"
 #include "io/trace_file.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -107,47 +106,13 @@ lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines)
 
 /* ---- export ---------------------------------------------------------------------------------- */
 
-/* It is written beside its place. LK_E_INPUT: it cannot be. */
-static lk_status open_part(const char *path, char **part, FILE **out)
-{
-    struct stat at;
-    bool directory = stat(path, &at) == 0 && S_ISDIR(at.st_mode);
-    *out = NULL;
-    if (asprintf(part, "%s.part", path) < 0) {
-        *part = NULL;
-        return lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    if (!directory) *out = fopen(*part, "w");
-    if (*out) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: cannot write: %s; name another place", path,
-                   strerror(directory ? EISDIR : errno));
-}
-
-lk_status lk_cmd_expect_export(const char *path)
-{
-    char *part;
-    FILE *out;
-    lk_status status = open_part(path, &part, &out);
-    if (out) {
-        fclose(out);
-        remove(part);
-    }
-    free(part);
-    return status;
-}
-
 static lk_status export_to(const lk_trace *t, const char *path)
 {
-    char *part;
-    FILE *out;
-    lk_status status = open_part(path, &part, &out);
-    if (status == LK_OK) status = lk_trace_perfetto(t, out);
-    if (out && fclose(out) != 0 && status == LK_OK)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", path, strerror(errno));
-    if (status == LK_OK && rename(part, path) != 0)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
-    if (status != LK_OK && out) remove(part);
-    free(part);
+    lk_replace out;
+    LK_TRY(lk_replace_open(&out, path, "the export"));
+    lk_status status = lk_trace_perfetto(t, out.file);
+    if (status == LK_OK) return lk_replace_close(&out, false);
+    lk_replace_discard(&out);
     return status;
 }
 

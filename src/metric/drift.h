@@ -84,9 +84,5 @@ typedef struct lk_drift_report {
 void lk_drift_report_clear(lk_drift_report *r); /* takes a zeroed one */
 /* Append a feature and bring the figures of the whole up to date; r->threshold is set before. */
 lk_status lk_drift_report_add(lk_drift_report *r, const char *name, const lk_drift *d);
-/* Write it to PATH (.prom) for Prometheus (metric/prometheus.h): PSI and KL of each feature, their
- * means, the threshold and how many features are above. `data`: a label, what was compared.
- * src/metric/drift_prometheus.c */
-lk_status lk_drift_prometheus(const lk_drift_report *r, const char *data, const char *path);
 
 #endif

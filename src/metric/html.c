@@ -2,12 +2,10 @@
 #include "metric/html_page.h"
 #include "metric/html_style.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const level_name[] = {"ok", "warning", "error"};
 
@@ -85,18 +83,12 @@ lk_status lk_html_open(const char *path, const char *title, lk_html **page)
 {
     lk_html *p = calloc(1, sizeof *p);
     if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
-    p->path = strdup(path);
-    if (asprintf(&p->part, "%s.part", path) < 0) p->part = NULL;
-    lk_status status = p->path && p->part ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && !(p->file = fopen(p->part, "w")))
-        status = lk_fail(LK_E_INPUT, "%s: cannot write the page: %s; choose another file", p->part,
-                         strerror(errno));
+    lk_status status = lk_replace_open(&p->out, path, "the page");
     if (status != LK_OK) {
-        free(p->path);
-        free(p->part);
         free(p);
         return status;
     }
+    p->file = p->out.file;
     lk_html_raw(p, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                 "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
                 "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
@@ -111,42 +103,25 @@ lk_status lk_html_open(const char *path, const char *title, lk_html **page)
     return LK_OK;
 }
 
-static void release(lk_html *p)
-{
-    free(p->path);
-    free(p->part);
-    free(p);
-}
-
 void lk_html_discard(lk_html *p)
 {
     if (!p) return;
-    fclose(p->file);
-    unlink(p->part);
-    release(p);
+    lk_replace_discard(&p->out);
+    free(p);
 }
 
 lk_status lk_html_close(lk_html *p)
 {
+    lk_status status = LK_OK;
     if (p->section) lk_html_raw(p, "</section>\n");
     lk_html_raw(p, "</main>\n</body>\n</html>\n");
-    errno = 0;
-    bool bad = fflush(p->file) != 0 || ferror(p->file);
-    int why = errno;
-    if (fclose(p->file) != 0 && !bad) {
-        bad = true;
-        why = errno;
+    if (p->failed) {
+        status = lk_fail(LK_E_SYSTEM, "%s: out of memory for the page", p->out.path);
+        lk_replace_discard(&p->out);
+    } else {
+        status = lk_replace_close(&p->out, false);
     }
-    if (!bad && !p->failed && rename(p->part, p->path) != 0) {
-        bad = true;
-        why = errno;
-    }
-    lk_status status = LK_OK;
-    if (p->failed) status = lk_fail(LK_E_SYSTEM, "%s: out of memory for the page", p->path);
-    else if (bad)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot write the page: %s", p->path, strerror(why));
-    if (status != LK_OK) unlink(p->part);
-    release(p);
+    free(p);
     return status;
 }
 

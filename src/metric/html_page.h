@@ -2,13 +2,14 @@
 #ifndef LK_METRIC_HTML_PAGE_H
 #define LK_METRIC_HTML_PAGE_H
 
+#include "base/replace.h"
 #include "metric/html.h"
 
 #include <stdio.h>
 
 struct lk_html {
-    FILE *file;
-    char *path, *part;
+    lk_replace out;
+    FILE *file; /* of out */
     int charts;        /* so far: their numbers are ids */
     int columns, cell; /* of the table being written; cells so far */
     const char *align; /* of its columns; the last letter is also that of columns beyond */

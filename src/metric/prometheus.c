@@ -1,12 +1,9 @@
 #include "metric/prometheus.h"
+#include "base/replace.h"
 
-#include <errno.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 char *lk_prometheus_label(char *labels, int size, const char *name, const char *value)
 {
@@ -45,23 +42,8 @@ static void write_metrics(FILE *f, const lk_prometheus_sample *m, int count)
 
 lk_status lk_prometheus_write(const char *path, const lk_prometheus_sample *metric, int count)
 {
-    char *part = NULL;
-    if (asprintf(&part, "%s.part", path) < 0) return lk_fail(LK_E_SYSTEM, "out of memory");
-    FILE *f = fopen(part, "w");
-    bool bad = !f;
-    if (f) write_metrics(f, metric, count);
-    if (f && fflush(f) != 0) bad = true;
-    int why = errno;
-    if (f && fclose(f) != 0 && !bad) {
-        bad = true;
-        why = errno;
-    }
-    if (!bad && rename(part, path) != 0) {
-        bad = true;
-        why = errno;
-    }
-    if (bad && f) unlink(part);
-    free(part);
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: cannot write the metrics: %s", path, strerror(why))
-               : LK_OK;
+    lk_replace out;
+    LK_TRY(lk_replace_open(&out, path, "the metrics"));
+    write_metrics(out.file, metric, count);
+    return lk_replace_close(&out, false);
 }

@@ -47,6 +47,15 @@ static lk_status open_tensorboard(lk_monitor *m)
     return status;
 }
 
+static lk_status open_drift(lk_monitor *m)
+{
+    char run[480] = "";
+    lk_drift_part part = {"validation", m->o.drift};
+    if (!m->o.drift || m->o.drift->features == 0) return LK_OK;
+    lk_prometheus_label(run, sizeof run, "run", m->o.run->directory);
+    return lk_drift_prometheus_create(&part, 1, run, &m->drift);
+}
+
 static lk_status open_prometheus(lk_monitor *m)
 {
     const char *where = m->o.run->log.prometheus;
@@ -54,6 +63,7 @@ static lk_status open_prometheus(lk_monitor *m)
     if (strcmp(where, "true") == 0) LK_TRY(lk_monitor_path(m, "metrics.prom", &m->prometheus));
     else m->prometheus = strdup(where);
     if (!m->prometheus) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(open_drift(m));
     lk_status status = lk_monitor_export(m);
     return status == LK_OK ? LK_OK
                            : lk_fail_prefix(LK_E_INPUT, "'log.prometheus': expected a file that "
@@ -106,6 +116,7 @@ static void destroy(lk_monitor *m)
     lk_outlier_close(&m->loss);
     lk_outlier_close(&m->norm);
     free(m->prometheus);
+    lk_drift_prometheus_clear(&m->drift);
     free(m->gathered);
     free(m->host);
     free(m->slow);
@@ -195,6 +206,7 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
     if (status == LK_OK) return;
     lk_monitor_give_up(m, status);
     free(m->prometheus);
+    lk_drift_prometheus_clear(&m->drift);
     m->prometheus = NULL;
 }
 

@@ -26,6 +26,8 @@ typedef struct lk_monitor_options { /* what it points to outlives the monitor */
     lk_device *device;
     int64_t parameters;
     uint64_t start;                 /* steps done before */
+    const lk_drift_report *drift;   /* of validation from training samples; NULL or without
+                                       features: not known here */
     const lk_reporter *reporter;    /* gets a line for each warning */
 } lk_monitor_options;
 

@@ -2,6 +2,7 @@
 #ifndef LK_TRAIN_MONITOR_STATE_H
 #define LK_TRAIN_MONITOR_STATE_H
 
+#include "metric/drift_prometheus.h"
 #include "metric/histogram.h"
 #include "metric/outlier.h"
 #include "metric/run_log.h"
@@ -30,6 +31,7 @@ struct lk_monitor {
     lk_run_log *log;
     lk_tensorboard *tensorboard;
     char *prometheus;
+    lk_drift_prometheus drift; /* what it says of drift, the same throughout the run */
     double opened; /* lk_clock_seconds() */
     double flushed, flushed_scalars, exported, memory_read; /* when last */
 

@@ -77,6 +77,25 @@ void lk_monitor_warn(lk_monitor *m, lk_warning kind, uint64_t step, const char *
     if (m->o.reporter->line) m->o.reporter->line(m->o.reporter->context, line);
 }
 
+/* How the validation samples differ from the training samples. */
+static void log_drift(lk_monitor *m)
+{
+    const lk_drift_report *d = m->o.drift;
+    json_t *list = json_array();
+    for (int64_t i = 0; i < d->features && list; i++) {
+        const lk_drift *x = &d->feature[i].drift;
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o}", "name", d->feature[i].name,
+                                              "psi", lk_run_log_real(x->psi), "kl",
+                                              lk_run_log_real(x->kl), "noise",
+                                              lk_run_log_real(x->noise)));
+    }
+    lk_monitor_event(m, "drift", m->o.start,
+                     json_pack("{s:s, s:o, s:o, s:o, s:I, s:o}", "split", "validation", "psi",
+                               lk_run_log_real(d->psi), "kl", lk_run_log_real(d->kl), "threshold",
+                               lk_run_log_real(d->threshold), "drifted", (json_int_t)d->drifted,
+                               "features", list));
+}
+
 void lk_monitor_log_start(lk_monitor *m)
 {
     const lk_monitor_options *o = &m->o;
@@ -89,8 +108,8 @@ void lk_monitor_log_start(lk_monitor *m)
         o->run->train.precision, "parameters", (json_int_t)o->parameters, "device", device, "host",
         o->comm->host, "code", LK_CODE_VERSION, "build", LK_BUILD, "data", "file", o->data->path,
         "digest", o->data->digest, "record_steps", (json_int_t)o->run->log.steps);
-    if (m->log) lk_monitor_event(m, "start", o->start, more);
-    else json_decref(more);
+    lk_monitor_event(m, "start", o->start, more);
+    if (o->drift && o->drift->features > 0) log_drift(m);
 }
 
 /* ---- a step ---------------------------------------------------------------------------------- */
@@ -234,5 +253,14 @@ lk_status lk_monitor_export(lk_monitor *m)
         WARNED(LK_WARN_FINITE),
         WARNED(LK_WARN_SKIPPED),
     };
-    return lk_prometheus_write(m->prometheus, metric, sizeof metric / sizeof *metric);
+    enum { METRICS = sizeof metric / sizeof *metric };
+    int count = METRICS + m->drift.count;
+    lk_prometheus_sample *all = malloc((size_t)count * sizeof *all);
+    if (!all) return lk_fail(LK_E_SYSTEM, "out of memory for the metrics");
+    memcpy(all, metric, sizeof metric);
+    if (m->drift.count > 0)
+        memcpy(all + METRICS, m->drift.sample, (size_t)m->drift.count * sizeof *all);
+    lk_status status = lk_prometheus_write(m->prometheus, all, count);
+    free(all);
+    return status;
 }

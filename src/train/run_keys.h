@@ -38,7 +38,8 @@ static const key keys[] = {
      "dataset file made by 'lockstep import'; from the working directory"},
     {"data.check", CHOICE, AT(data.check), "auto", 0, 0, 0, 0, "auto|off",
      "auto: look at data that was not trained on before as 'lockstep check --level 1' does; unfit "
-     "data end the run; what was seen is noted beside the file, in FILE.check.json"},
+     "data end the run; what was seen is noted beside the file, in FILE.check.json. In any case "
+     "the tokens and labels of every batch are checked as they are read: they are in range"},
     {"data.resident", CHOICE, AT(data.resident), "auto", 0, 0, 0, 0, "auto|yes|no",
      "keep a rank's shards in device memory; auto: when they fit data.resident_gib"},
     {"data.resident_gib", REAL, AT(data.resident_gib), "2", 0, 1e6, 0, 0, NULL,

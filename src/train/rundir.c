@@ -1,5 +1,6 @@
 /* Files of a run, written by rank 0. */
 #include "train/rundir.h"
+#include "base/replace.h"
 
 #include "train/steplog.h"
 
@@ -203,19 +204,15 @@ lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *vali
 /* The old file stays whole until the new one is. */
 static lk_status write_file(const lk_rundir *d, const char *name, const char *text)
 {
-    char *path = join(d->path, name), *part = NULL;
-    if (!path || asprintf(&part, "%s.part", path) < 0) {
-        free(path);
-        return lk_fail(LK_E_SYSTEM, "out of memory");
+    char *path = join(d->path, name);
+    lk_replace out;
+    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = lk_replace_open(&out, path, "the file");
+    if (status == LK_OK) {
+        fputs(text, out.file); /* close tells */
+        status = lk_replace_close(&out, true);
     }
-    lk_status status = LK_OK;
-    FILE *f = fopen(part, "w");
-    bool bad = !f || fputs(text, f) == EOF || fflush(f) != 0 || fsync(fileno(f)) != 0;
-    if (bad) status = cannot("write", part);
-    if (f && fclose(f) != 0 && !bad) status = cannot("write", part);
-    if (status == LK_OK && rename(part, path) != 0) status = cannot("replace", path);
     free(path);
-    free(part);
     return status;
 }
 

@@ -162,6 +162,7 @@ static lk_status open_monitor(lk_trainer *t)
                             .device = t->device,
                             .parameters = count_parameters(t),
                             .start = t->start,
+                            .drift = &t->drift,
                             .reporter = t->reporter};
     return lk_comm_agree(t->comm, lk_monitor_open(&o, &t->monitor));
 }
@@ -246,7 +247,7 @@ static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_choice *from
     char *unkept = NULL;
     if (strcmp(t->run->data.check, "auto") == 0)
         LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
-                               &unkept));
+                               &unkept, &t->drift));
     lk_status status = LK_OK;
     if (t->comm->rank == 0)
         status = lk_rundir_check_logs(t->rundir, t->start, &t->validated, warn, t);
@@ -377,6 +378,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_params_destroy(t.params);
     lk_dataset_close(t.data);
     lk_session_device_close(t.device);
+    lk_drift_report_clear(&t.drift);
     lk_rundir_close(t.rundir);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;

@@ -50,6 +50,7 @@ typedef struct lk_trainer {
     double begun, best;
     double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
     double pace, paused; /* when the first step was done; seconds in validations and saves since */
+    lk_drift_report drift; /* of validation from training samples; rank 0, if it is known */
     double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
     double each;         /* mean time of a step, s */
     lk_train_result result;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum { MOST_FILE = 1 << 24 };
+#define MOST_MEMORY ((rlim_t)3 << 30) /* of addresses: sizes that a file declares are not believed */
 
 lk_comm *fuzz_comm;
 lk_io *fuzz_io;
@@ -41,6 +42,9 @@ void fuzz_start(void)
     fuzz_demand(mkdtemp(home), "a directory for the files");
     signal(SIGXFSZ, SIG_IGN); /* no file grows into the memory that is the disk here */
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){MOST_FILE, MOST_FILE});
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* ASan has its own limit, and terabytes */
+    setrlimit(RLIMIT_AS, &(struct rlimit){MOST_MEMORY, MOST_MEMORY});
+#endif
     atexit(remove_home);
     fuzz_demand(lk_comm_open(&fuzz_comm) == LK_OK, "MPI");
     fuzz_demand(lk_io_open(&fuzz_io) == LK_OK, "the I/O thread");

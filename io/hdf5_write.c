@@ -1,0 +1,85 @@
+/* Files that are written: created, closed or abandoned, and brought to the disk under their name. */
+#include "io/hdf5.h"
+
+#include <string.h>
+#include <unistd.h>
+
+uint64_t lk_h5_newest_version(const char *schema)
+{
+    return strcmp(schema, "lockstep dataset") == 0 ? 2 : 1;
+}
+
+static lk_status write_access(const char *path, MPI_Comm comm, hid_t *list)
+{
+    LK_H5_AUTO hid_t fapl = -1;
+    LK_H5(LK_E_SYSTEM, fapl = H5Pcreate(H5P_FILE_ACCESS), "%s: access list", path);
+    LK_H5(LK_E_SYSTEM, H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG), "%s: access list", path);
+    if (comm != MPI_COMM_NULL)
+        LK_H5(LK_E_SYSTEM, H5Pset_fapl_mpio(fapl, comm, MPI_INFO_NULL), "%s: MPI-IO", path);
+    else /* files are renamed when whole, never changed; some file systems have no locks */
+        LK_H5(LK_E_SYSTEM, H5Pset_file_locking(fapl, false, true), "%s: access list", path);
+    LK_H5(LK_E_SYSTEM, H5Pset_libver_bounds(fapl, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST),
+          "%s: format version", path);
+    *list = fapl;
+    fapl = -1;
+    return LK_OK;
+}
+
+lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
+{
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    LK_H5_AUTO hid_t fapl = -1, id = -1;
+    LK_TRY(write_access(path, comm, &fapl));
+    LK_H5(LK_E_SYSTEM, id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl),
+          "%s: cannot create the file", path);
+    LK_TRY(lk_h5_set_text(id, path, "schema", schema));
+    LK_TRY(lk_h5_set_u64(id, path, "version", lk_h5_newest_version(schema)));
+    *file = id;
+    id = -1;
+    return LK_OK;
+}
+
+/* A file that cannot be flushed stays open: what a failed H5Fclose() leaves must not be touched. */
+lk_status lk_h5_close(const char *path, hid_t *file)
+{
+    hid_t id = *file;
+    *file = -1;
+    if (id < 0) return LK_OK;
+    LK_H5(LK_E_SYSTEM, H5Fflush(id, H5F_SCOPE_LOCAL), "%s: cannot write the file", path);
+    LK_H5(LK_E_SYSTEM, H5Fclose(id), "%s: cannot close the file", path);
+    return LK_OK;
+}
+
+void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
+{
+    hid_t id = *file;
+    *file = -1;
+    if (id < 0) return;
+    bool room = truncate(path, 0) == 0; /* a full disk has room again for what HDF5 will flush */
+    bool good = lk_h5_agree(comm, room ? LK_OK : LK_E_SYSTEM) == LK_OK;
+    if (good) good = H5Fflush(id, H5F_SCOPE_LOCAL) >= 0;
+    if (lk_h5_agree(comm, good ? LK_OK : LK_E_SYSTEM) == LK_OK) H5Fclose(id);
+    H5Eclear2(H5E_DEFAULT);
+}
+
+/* ---- datasets ---------------------------------------------------------------------------------- */
+
+lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
+{
+    LK_H5_AUTO hid_t list = -1;
+    hsize_t chunk[LK_H5_MAX_DIMS];
+    bool empty = dims == 0;
+    for (int i = 0; i < dims; i++) {
+        chunk[i] = i > 0 || dim[i] < rows ? dim[i] : rows;
+        if (chunk[i] == 0) empty = true;
+    }
+    LK_H5(LK_E_SYSTEM, list = H5Pcreate(H5P_DATASET_CREATE), "creation list");
+    LK_H5(LK_E_SYSTEM, H5Pset_fill_time(list, H5D_FILL_TIME_NEVER), "fill time");
+    if (!empty) {
+        LK_H5(LK_E_SYSTEM, H5Pset_chunk(list, dims, chunk), "chunks");
+        LK_H5(LK_E_SYSTEM, H5Pset_fletcher32(list), "Fletcher-32");
+    }
+    *dcpl = list;
+    list = -1;
+    return LK_OK;
+}

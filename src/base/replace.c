@@ -1,0 +1,118 @@
+#include "base/replace.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- any file -------------------------------------------------------------------------------- */
+
+static lk_status directory_of(const char *path, char **directory)
+{
+    const char *slash = strrchr(path, '/');
+    *directory = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    return *directory ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+}
+
+lk_status lk_replace_check(const char *path)
+{
+    char *directory;
+    struct stat s;
+    lk_status status = LK_OK;
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
+        return lk_fail(LK_E_INPUT, "%s: expected a file to write, found a directory; name a file",
+                       path);
+    LK_TRY(directory_of(path, &directory));
+    if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
+    else errno = access(directory, W_OK | X_OK) == 0 ? 0 : errno;
+    if (errno)
+        status = lk_fail(LK_E_INPUT, "%s: cannot write into %s: %s; name another place", path,
+                         directory, strerror(errno));
+    free(directory);
+    return status;
+}
+
+lk_status lk_replace_part(const char *path, char **part)
+{
+    size_t length = strlen(path);
+    char *name = malloc(length + sizeof ".part");
+    if (!name) return lk_fail(LK_E_SYSTEM, "out of memory");
+    memcpy(name, path, length);
+    memcpy(name + length, ".part", sizeof ".part");
+    *part = name;
+    return LK_OK;
+}
+
+lk_status lk_replace_sync(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", path, strerror(errno));
+    int bad = fsync(fd) != 0 && errno != EINVAL, error = errno; /* EINVAL: not on this system */
+    close(fd);
+    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s", path, strerror(error)) : LK_OK;
+}
+
+lk_status lk_replace_publish(const char *part, const char *path)
+{
+    char *directory;
+    LK_TRY(lk_replace_sync(part));
+    if (rename(part, path) != 0)
+        return lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
+    LK_TRY(directory_of(path, &directory));
+    lk_status status = lk_replace_sync(directory);
+    free(directory);
+    return status;
+}
+
+/* ---- text ------------------------------------------------------------------------------------ */
+
+/* By errno: is the place wrong, or the machine at its end? */
+static lk_status cannot(const lk_replace *r, int error)
+{
+    bool system = error == ENOSPC || error == EDQUOT || error == EIO || error == ENOMEM ||
+                  error == EMFILE || error == ENFILE;
+    return lk_fail(system ? LK_E_SYSTEM : LK_E_INPUT, "%s: cannot write %s: %s; %s", r->path,
+                   r->what, strerror(error), system ? "make room and start again"
+                                                    : "name another place");
+}
+
+static void release(lk_replace *r)
+{
+    free(r->path);
+    free(r->part);
+    *r = (lk_replace){.file = NULL};
+}
+
+lk_status lk_replace_open(lk_replace *r, const char *path, const char *what)
+{
+    lk_replace made = {.path = strdup(path), .what = what};
+    lk_status status = made.path ? lk_replace_part(path, &made.part)
+                                 : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK && !(made.file = fopen(made.part, "we"))) status = cannot(&made, errno);
+    if (status == LK_OK) *r = made;
+    else release(&made);
+    return status;
+}
+
+lk_status lk_replace_close(lk_replace *r, bool durable)
+{
+    lk_status status = LK_OK;
+    errno = 0;
+    if (fflush(r->file) != 0 || ferror(r->file)) status = cannot(r, errno ? errno : EIO);
+    if (fclose(r->file) != 0 && status == LK_OK) status = cannot(r, errno);
+    if (status == LK_OK && durable) status = lk_replace_publish(r->part, r->path);
+    else if (status == LK_OK && rename(r->part, r->path) != 0) status = cannot(r, errno);
+    if (status != LK_OK) unlink(r->part);
+    release(r);
+    return status;
+}
+
+void lk_replace_discard(lk_replace *r)
+{
+    if (!r->file) return;
+    fclose(r->file);
+    unlink(r->part);
+    release(r);
+}

@@ -1,0 +1,34 @@
+/* Files that are there whole or not at all: what is written goes to PATH.part, which then takes the
+ * place of PATH. Whoever reads PATH meanwhile sees the old one. */
+#ifndef LK_BASE_REPLACE_H
+#define LK_BASE_REPLACE_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+/* Whether a file can be made or replaced at `path`, before the work whose result it will hold.
+ * LK_E_INPUT: it is a directory, or what it would lie in cannot be written into. */
+lk_status lk_replace_check(const char *path);
+/* PATH.part, malloc'ed. */
+lk_status lk_replace_part(const char *path, char **part);
+/* Make `part`, which is closed, `path`: both survive a loss of power from then on. LK_E_SYSTEM. */
+lk_status lk_replace_publish(const char *part, const char *path);
+/* fsync() of a file or a directory. LK_E_SYSTEM. */
+lk_status lk_replace_sync(const char *path);
+
+/* A file of text. */
+typedef struct lk_replace {
+    FILE *file;        /* to write to; NULL: closed */
+    char *path, *part;
+    const char *what;  /* for messages: "the page" */
+} lk_replace;
+/* LK_E_INPUT: cannot be made there; LK_E_SYSTEM: no room. Both name `what`. */
+lk_status lk_replace_open(lk_replace *r, const char *path, const char *what);
+/* Put it in place. Whatever happens r is closed, and after a failure nothing is left of it.
+ * `durable`: as lk_replace_publish(). */
+lk_status lk_replace_close(lk_replace *r, bool durable);
+void lk_replace_discard(lk_replace *r); /* takes one that is closed, or zeroed */
+
+#endif
