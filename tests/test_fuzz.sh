@@ -5,6 +5,8 @@
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
 CHANGED=${CHANGED:-20} # copies of each file
+TMPDIR=$work
+export TMPDIR
 
 for target in run dataset checkpoint trace import; do
     mkdir -p "$target"

@@ -15,7 +15,7 @@ enum { MOST_FILE = 1 << 24 };
 
 lk_comm *fuzz_comm;
 lk_io *fuzz_io;
-static char home[64];
+static char home[200];
 
 void fuzz_demand(bool good, const char *what)
 {
@@ -37,8 +37,9 @@ static void remove_home(void) { nftw(home, remove_one, 16, FTW_DEPTH | FTW_PHYS)
 void fuzz_start(void)
 {
     if (fuzz_io) return;
-    snprintf(home, sizeof home, "%s/lockstep-fuzz-XXXXXX",
-             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    const char *tmp = getenv("TMPDIR");
+    if (!tmp) tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(home, sizeof home, "%s/lockstep-fuzz-XXXXXX", tmp);
     fuzz_demand(mkdtemp(home), "a directory for the files");
     signal(SIGXFSZ, SIG_IGN); /* no file grows into the memory that is the disk here */
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){MOST_FILE, MOST_FILE});
@@ -52,7 +53,7 @@ void fuzz_start(void)
 
 const char *fuzz_path(const char *name)
 {
-    static char path[4][128];
+    static char path[4][300];
     static int turn;
     turn = (turn + 1) % 4;
     snprintf(path[turn], sizeof path[turn], "%s/%s", home, name);

@@ -25,7 +25,7 @@ bool fuzz_seed(int i, const char *path);
 extern lk_comm *fuzz_comm;
 extern lk_io *fuzz_io;
 /* Starts MPI and the I/O thread at the first call, which makes a directory for the files (in
- * /dev/shm where there is one); it goes at exit. */
+ * $TMPDIR, or /dev/shm where there is one); it goes at exit. */
 void fuzz_start(void);
 /* The bytes as a file of that directory; the path stays valid until the next call for this name. */
 const char *fuzz_file(const char *name, const uint8_t *data, size_t size);

@@ -39,7 +39,7 @@ static void choose(const uint8_t *data, size_t size)
 {
     static uint8_t good[1 << 16];
     static size_t length;
-    static char directory[128];
+    static char directory[300];
     if (length == 0) {
         snprintf(directory, sizeof directory, "%s", fuzz_path("run"));
         length = fuzz_h5_make(FUZZ_CHECKPOINT_TEXT, 1, 0, 0, good, sizeof good);

@@ -114,7 +114,7 @@ static void logs(const uint8_t *data, size_t size)
 {
     static const char *const name[] = {"logs/run.jsonl", "logs/loss.log", "logs/validation.log",
                                        "logs/starts.jsonl"};
-    char directory[128], state[LK_HISTORY_TEXT];
+    char directory[300], state[LK_HISTORY_TEXT];
     lk_history *h;
     int64_t step;
     snprintf(directory, sizeof directory, "%s", fuzz_path("logs"));
