@@ -122,10 +122,8 @@ static lk_status save_round(bench *b, int round)
     lk_checkpoint_figures f;
     char spoilt[LK_CHECKPOINT_SPOILT];
     double begun = lk_clock_seconds();
-    lk_status status =
-        lk_checkpoint_snapshot_begin(b->snapshot, &info, LK_CHECKPOINT_NONE, spoilt);
-    if (status == LK_OK && spoilt[0])
-        status = lk_fail(LK_E_INTERNAL, "'%s' is not finite", spoilt);
+    lk_status status = lk_checkpoint_snapshot_begin(b->snapshot, &info, LK_CHECKPOINT_NONE, spoilt);
+    if (status == LK_OK && spoilt[0]) status = lk_fail(LK_E_INTERNAL, "'%s' is not finite", spoilt);
     LK_TRY(lk_comm_agree(b->comm, status));
     b->seconds[SNAPSHOT][round] = lk_clock_seconds() - begun;
     LK_TRY(lk_checkpoint_snapshot_wait(b->snapshot, &f));
@@ -205,8 +203,8 @@ static void print(bench *b)
 static lk_status run(bench *b, int64_t mib)
 {
     LK_TRY(lk_comm_agree(b->comm, set_up(b, mib)));
-    LK_TRY(lk_checkpoint_snapshot_open(b->io, b->comm->world, b->directory, (lk_checkpoint_keep){0, 0},
-                                    b->store, &b->snapshot));
+    LK_TRY(lk_checkpoint_snapshot_open(b->io, b->comm->world, b->directory,
+                                       (lk_checkpoint_keep){0, 0}, b->store, &b->snapshot));
     for (int i = 0; i < b->rounds; i++) {
         LK_TRY(raw_round(b, i));
         LK_TRY(save_round(b, i));

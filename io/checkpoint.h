@@ -46,7 +46,7 @@ typedef struct lk_checkpoint_info {
     uint64_t seed;
     int leaves;
     char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
-    uint64_t validated; /* step of the last validation; LK_CHECKPOINT_NONE: not known */
+    uint64_t validated;   /* step of the last validation; LK_CHECKPOINT_NONE: not known */
     char *reference;      /* distribution of the training data, JSON (metric/drift.h); or NULL */
     lk_dataset_kind kind; /* of the data: text or images */
     bool characters;      /* text: the vocabulary */
@@ -114,7 +114,7 @@ lk_checkpoint_progress lk_checkpoint_snapshot_look(lk_checkpoint_snapshot *s);
 /* The outcome, the same on all ranks. Once for each begin(). */
 lk_status lk_checkpoint_snapshot_wait(lk_checkpoint_snapshot *s, lk_checkpoint_figures *figures);
 
-/* ---- a run's directory: which one to go on from. io/checkpoint_choose.c ----------------------- */
+/* ---- a run's directory: which one to go on from. io/checkpoint_choose.c ---------------------- */
 
 /* Before anything else: LK_E_INPUT names what would be in the way of a save or be taken for a
  * checkpoint and is no file, or says that nothing can be written. No directory: LK_OK. By one rank.

@@ -33,8 +33,8 @@ static lk_status open_directory(const char *directory, DIR **d)
 {
     *d = opendir(directory);
     return *d ? LK_OK
-              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s", directory,
-                        strerror(errno));
+              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s; check its permissions",
+                        directory, strerror(errno));
 }
 
 lk_status lk_checkpoint_steps_append(lk_checkpoint_steps *list, uint64_t step)
@@ -70,7 +70,8 @@ lk_status lk_checkpoint_dir_list(const char *directory, lk_checkpoint_steps *res
     }
     LK_TRY(status);
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
-        if (lk_checkpoint_dir_step(e->d_name, &step)) status = lk_checkpoint_steps_append(&list, step);
+        if (lk_checkpoint_dir_step(e->d_name, &step))
+            status = lk_checkpoint_steps_append(&list, step);
     closedir(d);
     if (status != LK_OK) {
         lk_checkpoint_steps_clear(&list);
@@ -106,8 +107,10 @@ lk_status lk_checkpoint_dir_sweep(const char *directory)
     lk_status status = LK_OK;
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
         if (left_behind(e->d_name) && unlinkat(dirfd(d), e->d_name, 0) != 0 && errno != ENOENT)
-            status = lk_fail(LK_E_SYSTEM, "%s/%s: cannot remove the old file: %s", directory,
-                             e->d_name, strerror(errno));
+            status = lk_fail(LK_E_SYSTEM,
+                             "%s/%s: cannot remove the old file: %s; check the "
+                             "directory's permissions",
+                             directory, e->d_name, strerror(errno));
     closedir(d);
     return status;
 }
@@ -117,11 +120,13 @@ static lk_status check_entry(const char *directory, int fd, const char *name)
 {
     struct stat s;
     uint64_t step;
-    if (!left_behind(name) && !lk_checkpoint_dir_step(name, &step) && strcmp(name, "latest") != 0) return LK_OK;
-    if (fstatat(fd, name, &s, AT_SYMLINK_NOFOLLOW) != 0 || S_ISREG(s.st_mode) || S_ISLNK(s.st_mode))
+    bool ours = left_behind(name) || lk_checkpoint_dir_step(name, &step) ||
+                strcmp(name, "latest") == 0;
+    if (!ours || fstatat(fd, name, &s, AT_SYMLINK_NOFOLLOW) != 0 || S_ISREG(s.st_mode) ||
+        S_ISLNK(s.st_mode))
         return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s/%s: expected a file, for its name is that of a checkpoint, found "
-                   "%s; move it away", directory, name,
+    return lk_fail(LK_E_INPUT, "%s/%s: expected a file, for its name is that of a checkpoint, "
+                   "found %s; move it away", directory, name,
                    S_ISDIR(s.st_mode) ? "a directory" : "something that is not a file");
 }
 
@@ -130,8 +135,9 @@ lk_status lk_checkpoint_check_directory(const char *directory)
     struct stat s;
     if (stat(directory, &s) != 0 && errno == ENOENT) return LK_OK;
     if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected a directory for checkpoints, found %s; move it away",
-                       directory, S_ISREG(s.st_mode) ? "a file" : "something that is not a file");
+        return lk_fail(LK_E_INPUT, "%s: expected a directory for checkpoints, found %s; move it "
+                       "away", directory,
+                       S_ISREG(s.st_mode) ? "a file" : "something that is not a file");
     if (access(directory, W_OK | X_OK) != 0)
         return lk_fail(LK_E_INPUT, "%s: expected a directory that checkpoints can be written to, "
                        "found: %s; check its permissions", directory, strerror(errno));
@@ -151,11 +157,17 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
     snprintf(fresh, sizeof fresh, "%s/latest.part", directory);
     unlink(fresh); /* of a killed run; if it cannot go, symlink() tells */
     if (symlink(name, fresh) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot make the link: %s", fresh, strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot make the link: %s; check that its file system has "
+                       "symbolic links",
+                       fresh, strerror(errno));
     if (rename(fresh, latest) != 0) {
         int error = errno;
         unlink(fresh);
-        return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot replace the link: %s; check the directory's "
+                       "permissions",
+                       latest, strerror(error));
     }
     return lk_replace_sync(directory);
 }

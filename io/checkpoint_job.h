@@ -97,7 +97,7 @@ uint64_t lk_checkpoint_stored_bytes(const lk_checkpoint_item *x);
  * may have made other choices, or more. What it points to is copied. Collective. */
 lk_status lk_checkpoint_share_info(lk_checkpoint_job *j);
 
-/* ---- io/checkpoint_write.c -------------------------------------------------------------------- */
+/* ---- io/checkpoint_write.c ------------------------------------------------------------------- */
 
 /* On the I/O thread, with the info shared, parameters listed and all dealt out. Collective. */
 lk_status lk_checkpoint_write(lk_checkpoint_job *j);

@@ -111,7 +111,7 @@ static void take_groups(lk_checkpoint_job *j, bool training, bool ema)
 }
 
 lk_status lk_checkpoint_snapshot_bytes(const lk_params *params, const lk_store_options *store,
-                                    int rank, int ranks, size_t *bytes)
+                                       int rank, int ranks, size_t *bytes)
 {
     lk_checkpoint_job j = {.params = params, .rank = rank, .ranks = ranks};
     layout l = {.need = NULL};
@@ -141,8 +141,8 @@ static lk_status set_up(lk_checkpoint_snapshot *s, const char *directory)
 }
 
 lk_status lk_checkpoint_snapshot_open(lk_io *io, MPI_Comm world, const char *directory,
-                                   lk_checkpoint_keep keep, lk_store *store,
-                                   lk_checkpoint_snapshot **snapshot)
+                                      lk_checkpoint_keep keep, lk_store *store,
+                                      lk_checkpoint_snapshot **snapshot)
 {
     MPI_Comm comm;
     LK_TRY(lk_h5_comm(world, &comm));
@@ -154,8 +154,8 @@ lk_status lk_checkpoint_snapshot_open(lk_io *io, MPI_Comm world, const char *dir
         return status;
     }
     s->ticket = NONE;
-    s->job = (lk_checkpoint_job){.io = io, .comm = comm, .params = store->params, .keep = keep,
-                                 .file = -1, .fd = -1};
+    s->job = (lk_checkpoint_job){
+        .io = io, .comm = comm, .params = store->params, .keep = keep, .file = -1, .fd = -1};
     MPI_Comm_rank(comm, &s->job.rank);
     MPI_Comm_size(comm, &s->job.ranks);
     take_groups(&s->job, store->training, store->ema);
@@ -203,8 +203,7 @@ static lk_status copy(lk_checkpoint_snapshot *s)
     for (int i = 0; i < s->layout.copies; i++) {
         const piece *c = &s->layout.copy[i];
         const float *from = (const float *)s->store->buffer[region_of[c->group]] + c->at;
-        LK_TRY(d->backend->download(d, s->pinned + c->host, from,
-                                    (size_t)c->count * sizeof *from));
+        LK_TRY(d->backend->download(d, s->pinned + c->host, from, (size_t)c->count * sizeof *from));
     }
     return d->backend->sync(d);
 }

@@ -36,5 +36,6 @@ same() {
 }
 # files DIRECTORY: the steps of its checkpoints, on a line.
 files() {
-    find "$1/checkpoints" -name 'step-*.h5' | sort | sed 's|.*-0*\([0-9]\)|\1|; s|\.h5||' | tr '\n' ' '
+    find "$1/checkpoints" -name 'step-*.h5' | sort | sed 's|.*-0*\([0-9]\)|\1|; s|\.h5||' |
+        tr '\n' ' '
 }

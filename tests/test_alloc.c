@@ -346,7 +346,7 @@ static lk_status save(lk_store *store)
     lk_checkpoint_snapshot *snapshot = NULL;
     char spoilt[LK_CHECKPOINT_SPOILT];
     lk_status status = lk_checkpoint_snapshot_open(io, MPI_COMM_SELF, directory,
-                                                (lk_checkpoint_keep){0, 0}, store, &snapshot);
+                                                   (lk_checkpoint_keep){0, 0}, store, &snapshot);
     if (status == LK_OK)
         status = lk_checkpoint_snapshot_begin(snapshot, &info, LK_CHECKPOINT_NONE, spoilt);
     if (status == LK_OK) status = lk_checkpoint_snapshot_wait(snapshot, &f);

@@ -140,7 +140,7 @@ for n in 1 2; do
     bad "a page in no folder, before the data is looked at, $n ranks" \
         'no/page.html: cannot write into no' $n "$LOCKSTEP" check damaged.h5 --html no/page.html
 done
-bad "a page that is a folder" '.: expected a file to write, found a directory' \
+bad "a page that is a folder" '.: cannot write a file: it is a directory' \
     "$LOCKSTEP" check damaged.h5 --html .
 bad "metrics in no folder" 'no/x.prom: cannot write into no' \
     "$LOCKSTEP" check damaged.h5 --against clean.h5 --prometheus no/x.prom

@@ -253,7 +253,7 @@ static void open_beside(beside *b, const char *name, lk_checkpoint_keep keep)
     if (status == LK_OK) status = lk_store_create(b->device, b->params, &o, &b->store);
     if (status == LK_OK)
         status = lk_checkpoint_snapshot_open(io, MPI_COMM_WORLD, b->directory, keep, b->store,
-                                          &b->snapshot);
+                                             &b->snapshot);
     if (status == LK_OK) status = lk_checkpoint_snapshot_bytes(b->params, &o, rank, ranks, &bytes);
     worked(status, "a snapshot");
     double whole = 4.0 * sizeof(float) * (double)b->params->total, share = (double)bytes / whole;
@@ -304,8 +304,8 @@ static void check_snapshot(beside *b, uint64_t step, uint64_t good_step, bool la
     if (rank == ranks - 1) info.choices = NULL; /* not looked at any more */
     if (status == LK_OK) status = lk_checkpoint_snapshot_wait(b->snapshot, &f);
     snprintf(path, sizeof path, "%s/step-%06llu.h5", b->directory, (unsigned long long)step);
-    bool good = status == LK_OK && !spoilt[0] && strcmp(f.path, path) == 0 && f.step == step && !f.warning[0] &&
-                f.bytes > 16 * 300001 && f.seconds > 0;
+    bool good = status == LK_OK && !spoilt[0] && strcmp(f.path, path) == 0 && f.step == step &&
+                !f.warning[0] && f.bytes > 16 * 300001 && f.seconds > 0;
     if (last) {
         lk_flat got = buffers(b->params, true);
         got.ema = average;
@@ -341,8 +341,7 @@ static void check_spoilt(beside *b, int group, float value, const char *name)
     if (name[0])
         failed(lk_checkpoint_snapshot_wait(b->snapshot, &f), LK_E_INTERNAL, "no save was begun",
                "and not saved");
-    else
-        worked(lk_checkpoint_snapshot_wait(b->snapshot, &f), "and saved");
+    else worked(lk_checkpoint_snapshot_wait(b->snapshot, &f), "and saved");
     tap_ok(all(exists(in_home("beside/step-000077.h5")) == !name[0]), "as the directory shows");
     free(d.ema);
     d.ema = NULL;
@@ -383,7 +382,8 @@ static void check_beside(void)
     lk_checkpoint_info info = some_info(60);
     char spoilt[LK_CHECKPOINT_SPOILT];
     open_beside(&b, "beside", (lk_checkpoint_keep){.newest = 2, .every = 4});
-    failed(lk_checkpoint_snapshot_wait(b.snapshot, &f), LK_E_INTERNAL, "no save was begun", "no save");
+    failed(lk_checkpoint_snapshot_wait(b.snapshot, &f), LK_E_INTERNAL, "no save was begun",
+           "no save");
     check_snapshot(&b, 0, LK_CHECKPOINT_NONE, false);
     for (uint64_t step = 3; step <= 6; step++)
         check_snapshot(&b, step, step > 3 ? step - 1 : 0, step == 6);
@@ -409,10 +409,12 @@ static void check_beside(void)
     bool same = all(latest_is(b.directory, "step-000009.h5"));
     if (rank == 0) rename(b.directory, in_home("moved"));
     all(true);
-    worked(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt), "a save without its directory begins");
-    failed(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt), LK_E_INTERNAL, "before the last one",
-           "two at a time");
-    for (int i = 0; i < 10000 && lk_checkpoint_snapshot_look(b.snapshot) != LK_CHECKPOINT_DONE; i++) {
+    worked(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt),
+           "a save without its directory begins");
+    failed(lk_checkpoint_snapshot_begin(b.snapshot, &info, 9, spoilt), LK_E_INTERNAL,
+           "before the last one", "two at a time");
+    for (int i = 0; i < 10000 && lk_checkpoint_snapshot_look(b.snapshot) != LK_CHECKPOINT_DONE;
+         i++) {
         lk_error_clear();
         usleep(1000);
     }

@@ -174,8 +174,6 @@ ok "and the same validation log" cmp run/validation.log stop/validation.log
 prints "--resume of a finished run does nothing" 'step-000008.h5|from step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --resume
 ok "to its files" cmp run/loss.log stop/loss.log
-bad "resume of a run that another process works on" 'stop: another lockstep is working' \
-    flock stop/lock "$LOCKSTEP" train r.yaml --set directory=stop --resume
 bad "resume to a step before the checkpoint" 'train.steps is 5, but the checkpoint|at step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --set train.steps=5 --resume
 bad "resume to an earlier stop" 'train.stop_after is 5, but the checkpoint|at step 8' \

@@ -250,12 +250,16 @@ static void check_impostors(const char *directory)
     static const struct {
         const char *name;
         bool pipe;
-    } all_of[] = {{"step-000009.h5", false}, {"step-000009.h5", true},
-                  {"step-000009.h5.part", false}, {"latest.part", false}, {"latest.part", true}};
+    } all_of[] = {{"step-000009.h5", false},
+                  {"step-000009.h5", true},
+                  {"step-000009.h5.part", false},
+                  {"latest.part", false},
+                  {"latest.part", true}};
     worked(lk_checkpoint_check_directory(directory), "a directory of checkpoints");
     worked(lk_checkpoint_check_directory(in_home("nowhere")), "one that is not there yet");
     failed(lk_checkpoint_check_directory(in_home("run/step-000007.h5")), LK_E_INPUT,
-           "expected a directory for checkpoints, found a file; move it away", "a file in its place");
+           "expected a directory for checkpoints, found a file; move it away",
+           "a file in its place");
     for (size_t i = 0; i < sizeof all_of / sizeof *all_of; i++) {
         const char *path = in_home("run/%s", all_of[i].name);
         int made = all_of[i].pipe ? mkfifo(path, 0666) : mkdir(path, 0777);

@@ -17,6 +17,7 @@ more="--set model.dropout=0.1 --set train.precision=fp16 --set train.ema=0.9 --s
 run "$LOCKSTEP" train a.yaml $more --set directory=whole
 ok "a run that is not stopped" test "$rc" -eq 0
 continued=0
+# shellcheck disable=SC2317 # called by ok
 same_loss() { diff one "$work/out"; }
 
 for n in 1 2 4 8; do

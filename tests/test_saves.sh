@@ -1,6 +1,8 @@
 #!/bin/sh
 # Checkpoints of a run, by the commands: which stay, that they change no bit of the training that
-# they are written beside, what a damaged one does to train --resume, eval, generate and show.
+# they are written beside, that none is of a run that has diverged, what a damaged one does to train
+# --resume, eval, generate and show, and what a start finds in the way.
+# shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
@@ -54,4 +56,140 @@ run "$LOCKSTEP" train a.yaml --set directory=f --resume
 ok "none that is whole: $(cat "$work/err")" says err 'step-000020.h5: ' \
     'no checkpoint before it is whole'
 ok "exit code 2, both others were tried" test "$rc $(grep -c '; trying step-' "$work/out")" = "2 2"
+
+# Damaged files count no more: with room for two, both that stay are whole.
+cp -R a g
+damage g/checkpoints/step-000020.h5
+damage g/checkpoints/step-000018.h5
+prints "damaged ones are kept under another name" \
+    'kept as g/checkpoints/step-000020.h5.damaged|kept as g/checkpoints/step-000018.h5.damaged' \
+    "$LOCKSTEP" train a.yaml --set directory=g --resume --set checkpoint.every=1 \
+    --set checkpoint.keep=2 --set train.stop_after=17
+ok "the two newest that are whole stay: $(files g)" test "$(files g)" = "16 17 "
+ok "nothing is lost" test -f g/checkpoints/step-000020.h5.damaged -a \
+    -f g/checkpoints/step-000018.h5.damaged -a "$(readlink g/checkpoints/latest)" = step-000017.h5
+
+# A run that was killed after a file was renamed and before the link was: a whole step is not lost.
+cp -R a h
+ln -sf step-000018.h5 h/checkpoints/latest
+touch h/checkpoints/step-000020.h5
+prints "a file that is newer than the link is taken" 'from step 20' \
+    "$LOCKSTEP" train a.yaml --set directory=h --resume
+ok "and the link leads to it" test "$(readlink h/checkpoints/latest)" = step-000020.h5
+
+# ---- what is in the way ------------------------------------------------------------------------
+
+before='lockstep: i/checkpoints/|found a directory; move it away'
+cp -R a i
+mkdir i/checkpoints/step-000022.h5
+bad "a directory with the name of a checkpoint" "$before" \
+    "$LOCKSTEP" train a.yaml --set directory=i --resume --set train.steps=24
+mv i/checkpoints/step-000022.h5 i/checkpoints/latest.part
+bad "or of the next link" "$before" "$LOCKSTEP" train a.yaml --set directory=i --resume
+rmdir i/checkpoints/latest.part
+mkfifo i/checkpoints/step-000021.h5 pipe
+bad "a pipe is not waited for" 'step-000021.h5: |found something that is not a file; move it away' \
+    "$LOCKSTEP" train a.yaml --set directory=i --resume
+rm i/checkpoints/step-000021.h5
+bad "nor as data" 'pipe: |found something that is not a file' \
+    "$LOCKSTEP" train a.yaml --set directory=new --set data.file=pipe
+bad "nor as a checkpoint" 'pipe: |found something that is not a file' "$LOCKSTEP" eval pipe a.h5
+mkfifo i/log && mv i/log i/loss.log
+bad "nor as a log" 'i/loss.log: |something that is not a file' \
+    "$LOCKSTEP" train a.yaml --set directory=i --resume
+rm i/loss.log
+
+# A log that does not hold what was logged up to the checkpoint. log FILE EDIT TEXT [COMMAND].
+more="--set train.steps=24 --set eval.every=6"
+run "$LOCKSTEP" train a.yaml $more --set directory=logs --set train.stop_after=20
+ok "a run with two validations, stopped" test "$rc" -eq 0 -a "$(wc -l <logs/validation.log)" -eq 3
+log() {
+    rm -rf j
+    cp -R logs j
+    sed "$2" logs/"$1" >j/"$1"
+    bad "$1 after '$2'" "j/$1: expected the lines up to step |$3|put back a copy of the log" \
+        "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+}
+log loss.log '19,99d' 'step 20, |found its end after 18 lines|checkpoints after step 18 away'
+log loss.log '1,99d' 'found its end after 0 lines'
+log loss.log '7s/ .*/ rubbish/' 'found line 7, which is not|after step 6 away'
+log loss.log '7s/ [^ ]* / /' 'found line 7, which is not'
+log loss.log 7d 'found line 7, which is not'
+log loss.log '20s/.$//; 20q' 'found line 20, which is not'
+log validation.log '3d' 'step 18, |found its end after 2 lines'
+log validation.log '2s/.*/12/' 'found line 2, which is not'
+log validation.log '2s/^12/5/' 'found line 2, which is not'
+rm -rf j
+cp -R logs j
+printf 'half a li' >>j/loss.log
+printf '19 junk' >>j/validation.log
+run "$LOCKSTEP" train a.yaml $more --set directory=whole
+prints "what comes after the checkpoint is cut" 'from step 20' \
+    "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+ok "and the run is that of one without a stop" same j whole
+rm -rf j
+cp -R logs j
+rm j/loss.log j/validation.log
+prints "logs that are gone are begun anew" \
+    'warning: j/loss.log has nothing up to step 20|warning: j/validation.log has nothing' \
+    "$LOCKSTEP" train a.yaml $more --set directory=j --resume --set train.stop_after=22
+ok "with the next step" test "$(cut -d' ' -f1 j/loss.log | tr '\n' ' ')" = "21 22 "
+prints "and go on" 'from step 22' "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+ok "as the others do" "$h5same" j/checkpoints/latest whole/checkpoints/latest
+
+# ---- steps that are skipped --------------------------------------------------------------------
+
+# By a loss scale that is much too high, and grows again soon: steps 1-11, 14, 15, 18 and 19.
+more="--set train.precision=fp16 --set loss_scale.initial=1e12 --set loss_scale.max=1e12"
+more="$more --set loss_scale.interval=2 --set loss_scale.growth=16 --set loss_scale.backoff=0.25"
+more="$more --set checkpoint.keep=0 --set checkpoint.every=7"
+skipped() { awk '$6 != last { printf "%s ", $1 } { last = $6 }' "$1/loss.log"; }
+run "$LOCKSTEP" train a.yaml $more --set directory=w
+ok "steps are skipped in rows: $(skipped w)" test \
+    "$(skipped w)" = "1 2 3 4 5 6 7 8 9 10 11 14 15 18 19 "
+ok "the saves after steps 7 and 14 wait for one that counts: $(files w)" test \
+    "$(files w)" = "12 16 20 "
+for stop in 9 14 15; do
+    rm -rf k
+    ranks 2 "$LOCKSTEP" train a.yaml $more --set directory=k --set train.stop_after=$stop
+    ok "stopped after step $stop: $(files k)" test "$rc" -eq 0
+    ranks 4 "$LOCKSTEP" train a.yaml $more --set directory=k --resume
+    ok "the same log" cmp k/loss.log w/loss.log
+    rm -f "k/checkpoints/$(printf 'step-%06d.h5' $stop)"
+    ok "but for that of the stop the same checkpoints: $(files k)" test "$(files k)" = "12 16 20 "
+    for step in 12 16 20; do
+        ok "step $step to the last bit" "$h5same" k/checkpoints/step-0000$step.h5 \
+            w/checkpoints/step-0000$step.h5
+    done
+done
+
+# ---- a run that diverges -----------------------------------------------------------------------
+
+# It has room for one checkpoint and saves after each step; from step 9 on the rate is absurd. What
+# is there at the end is finite, and a step that counts came after one of them.
+more="--set checkpoint.every=1 --set checkpoint.keep=1 --set train.steps=300 --set eval.batches=0"
+for precision in fp16 fp32; do
+    rm -rf l
+    run "$LOCKSTEP" train a.yaml $more --set directory=l --set train.precision=$precision \
+        --set train.stop_after=8
+    ranks 2 "$LOCKSTEP" train a.yaml $more --set directory=l --set train.precision=$precision \
+        --resume --set optimizer.lr=100 --set optimizer.warmup=0 --set optimizer.clip=0
+    note "$(grep '^lockstep: ' "$work/err")"
+    ok "$precision: it ends with one message" test "$rc" -eq 1 -a \
+        "$(grep -c '^lockstep: ' "$work/err")" -eq 1
+    bad_step=$(awk '$2 !~ /^[0-9.e+-]+$/ { print $1; exit }' l/loss.log)
+    newest=$(readlink l/checkpoints/latest | tr -dc 0-9 | sed 's/^0*//; s/5$//')
+    ok "the newest is of step $newest, before step $bad_step, the first that is not finite" \
+        test "$newest" -lt "$bad_step"
+    ok "one is before that: $(files l)" test "$(files l | wc -w)" -eq 2
+    for file in l/checkpoints/step-*.h5; do
+        ok "all of $file is finite" "$h5same" "$file"
+    done
+    before=$(find l/checkpoints -name 'step-*.h5' | sort | head -n 1)
+    newest=l/checkpoints/$(readlink l/checkpoints/latest)
+    ok "the message names both" says err "$newest, " "move it away, so that --resume takes $before"
+    rm "$newest" # as the message says
+    prints "which it does" "trying ${before##*/}" "$LOCKSTEP" train a.yaml $more \
+        --set directory=l --set train.precision=$precision --resume --set train.stop_after=$bad_step
+done
 finish

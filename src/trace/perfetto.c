@@ -24,8 +24,10 @@ static void put(writer *w, json_t *event)
     if (w->status == LK_OK) {
         fputs(w->first ? "\n" : ",\n", w->out);
         if (json_dumpf(event, w->out, JSON_COMPACT | JSON_REAL_PRECISION(12)) != 0)
-            w->status =
-                lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s", strerror(errno));
+            w->status = lk_fail(LK_E_SYSTEM,
+                                "cannot write the events of a trace: %s; make room on the "
+                                "disk",
+                                strerror(errno));
     }
     w->first = false;
     json_decref(event);
@@ -86,6 +88,9 @@ lk_status lk_trace_perfetto(const lk_trace *t, FILE *out)
     for (int64_t i = 0; i < t->spans && w.status == LK_OK; i++) put_span(&w, &t->span[i]);
     fputs("\n]}\n", out);
     if (w.status == LK_OK && (fflush(out) != 0 || ferror(out)))
-        w.status = lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s", strerror(errno));
+        w.status = lk_fail(LK_E_SYSTEM,
+                           "cannot write the events of a trace: %s; make room on the "
+                           "disk",
+                           strerror(errno));
     return w.status;
 }

@@ -28,10 +28,10 @@ const char *lk_rundir_checkpoints(const lk_rundir *d);
 /* Whether the run begins, there being no checkpoint to go on from. LK_E_INPUT: there ought to be
  * one, for LK_RESUME, or the directory is not a run's. Where *begins is false there may be one. */
 lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
-/* Before anything is changed: do the logs hold what they must for the run to go on from a checkpoint
- * of `step`, whose last validation was at *validated (io/checkpoint.h)? LK_E_INPUT: they do not. A
- * log that is gone is told to `report`, and *validated becomes 0, for the new one will not have that
- * step. By rank 0. */
+/* Before anything is changed: do the logs hold what they must for the run to go on from a
+ * checkpoint of `step`, whose last validation was at *validated (io/checkpoint.h)? LK_E_INPUT: they
+ * do not. A log that is gone is told to `report`, and *validated becomes 0, for the new one will
+ * not have that step. By rank 0. */
 lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
                                void (*report)(void *context, const char *text), void *context);
 /* All checks have passed: make and lock the directory (when another process has made it meanwhile,

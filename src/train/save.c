@@ -25,7 +25,7 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save)
     LK_TRY(lk_comm_agree(o->comm, s ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
     s->o = *o;
     lk_status status = lk_checkpoint_snapshot_open(o->io, o->comm->world, o->directory, keep,
-                                                o->store, &s->snapshot);
+                                                   o->store, &s->snapshot);
     status = lk_comm_agree(o->comm, status);
     if (status != LK_OK) {
         free(s);
@@ -77,8 +77,8 @@ static lk_status look(lk_save *s, double since, int32_t count[COUNTS])
 /* One rank failed inside a collective call, others are still in it. Nothing can be closed. */
 static lk_status give_up(lk_save *s)
 {
-    lk_status status = lk_checkpoint_snapshot_look(s->snapshot) == LK_CHECKPOINT_FAILING ? LK_E_SYSTEM
-                                                                                   : LK_OK;
+    lk_status status =
+        lk_checkpoint_snapshot_look(s->snapshot) == LK_CHECKPOINT_FAILING ? LK_E_SYSTEM : LK_OK;
     status = lk_comm_agree(s->o.comm, status);
     if (status != LK_OK) lk_comm_give_up(s->o.comm);
     return status; /* LK_OK: the others came out of it at the last moment */

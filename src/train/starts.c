@@ -43,7 +43,8 @@ static json_t *describe(const lk_comm *c, const lk_starts_entry *e, const place 
 
 static lk_status cannot(const char *what, const char *path, int error)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s", path, what, strerror(error));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; check the disk's free space and permissions",
+                   path, what, strerror(error));
 }
 
 /* One write: a line is there whole or, after a crash, cut, and then the next begins a new one. */
@@ -51,7 +52,8 @@ static lk_status append_to(int fd, const char *path, const char *line)
 {
     char last = '\n', *text = NULL;
     off_t end = lseek(fd, 0, SEEK_END);
-    if (end < 0 || (end > 0 && pread(fd, &last, 1, end - 1) < 0)) return cannot("read", path, errno);
+    if (end < 0 || (end > 0 && pread(fd, &last, 1, end - 1) < 0))
+        return cannot("read", path, errno);
     int n = asprintf(&text, "%s%s\n", last == '\n' ? "" : "\n", line);
     if (n < 0) return lk_fail(LK_E_SYSTEM, "out of memory for starts.jsonl");
     ssize_t written = write(fd, text, (size_t)n);

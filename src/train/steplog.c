@@ -11,7 +11,8 @@
 
 static lk_status cannot(const char *what, const char *path)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s", path, what, strerror(errno));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; check the disk's free space and permissions",
+                   path, what, strerror(errno));
 }
 
 /* A pipe of this name must not hold up the start: it is looked at before anything waits for it. */
@@ -54,11 +55,11 @@ static bool parse(const char *text, const lk_steplog_form *form, line *l)
 
 /* What is read of a log. */
 typedef struct reading {
-    long end;              /* of the last line that stays */
-    uint64_t lines, last;  /* that stay; step of the last one */
-    double lowest;         /* first number; INFINITY without lines */
-    bool bad;              /* then comes what is no line of the form, or not in order */
-    bool later;            /* then comes one after the step */
+    long end;             /* of the last line that stays */
+    uint64_t lines, last; /* that stay; step of the last one */
+    double lowest;        /* first number; INFINITY without lines */
+    bool bad;             /* then comes what is no line of the form, or not in order */
+    bool later;           /* then comes one after the step */
 } reading;
 
 static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
@@ -91,8 +92,8 @@ static lk_status too_short(const char *path, const lk_steplog_form *form, const 
                  form->columns);
     else
         snprintf(found, sizeof found, "its end after %llu lines", lines);
-    return lk_fail(LK_E_INPUT, "%s: expected the lines up to step %llu, for the checkpoint to go on "
-                   "from is of step %llu, found %s; put back a copy of the log; or move the "
+    return lk_fail(LK_E_INPUT, "%s: expected the lines up to step %llu, for the checkpoint to go "
+                   "on from is of step %llu, found %s; put back a copy of the log; or move the "
                    "checkpoints after step %llu away, to have the steps after it computed and "
                    "logged again; or move the log away, then a new one begins with step %llu", path,
                    last == LK_STEPLOG_ANY ? from : until, from, found, known, from + 1);
@@ -110,7 +111,11 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
     reading r = read_lines(f, form, step);
     bool failed = ferror(f) != 0;
     fclose(f);
-    if (failed) return lk_fail(LK_E_SYSTEM, "%s: cannot read the log of the run", path);
+    if (failed)
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot read the log of the run; check the disk "
+                       "it lies on",
+                       path);
     bool begins = r.lines == 0 && r.later; /* it was begun anew */
     bool short_of = last == LK_STEPLOG_ANY ? r.bad : r.last != last;
     if (short_of && !begins) return too_short(path, form, &r, step, last);
