@@ -498,7 +498,9 @@ static lk_status admit(lk_cuda *d, const lk_node *n, product *p, choice *c)
                                 &p->d.layout, &c->algo, &result);
     if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > WORKSPACE || !is_exact(&c->algo))
         return lk_fail(LK_E_INPUT,
-                       "%s: the recorded cuBLASLt algorithm of '%s' cannot be used on %s: %s",
+                       "%s: the recorded cuBLASLt algorithm of '%s' cannot be used on %s: %s; go on "
+                       "with the kind of GPU and the cuBLASLt that the run was started with, or "
+                       "start a new run",
                        n->scope, p->key, d->model,
                        status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
                                                        : "workspace or order of summation");
@@ -627,11 +629,12 @@ lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text)
             cublasLtMatmulAlgo_t algo;
             size_t version;
             at = read_line(at, key, &algo, &version);
-            if (!at) return lk_fail(LK_E_INPUT, "algorithm choices: line %d is damaged", number);
+            if (!at) return lk_fail(LK_E_INPUT, "algorithm choices: line %d is damaged; use "
+                                                "another checkpoint", number);
             if (version != cublasLtGetVersion())
                 return lk_fail(LK_E_INPUT,
                                "algorithm choices are of cuBLASLt version %zu, this is %zu: the "
-                               "same bits cannot be had",
+                               "same bits cannot be had; load that version, or start a new run",
                                version, cublasLtGetVersion());
             if (pass == 1) LK_TRY(keep(((lk_cuda *)d)->matmuls, key, &algo, false));
         }

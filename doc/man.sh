@@ -1,6 +1,6 @@
 #!/bin/sh
-# man.sh LOCKSTEP PAGE: a manual page on standard output, made from what the program LOCKSTEP says of
-# itself. PAGE: lockstep.1, lockstep-COMMAND.1 (by help2man, from --help), or lockstep-run-file.5
+# man.sh LOCKSTEP PAGE: a manual page on standard output, made from what the program LOCKSTEP says
+# of itself. PAGE: lockstep.1, lockstep-COMMAND.1 (by help2man, from --help), or lockstep-run-file.5
 # (the keys of a run file). Dated SOURCE_DATE_EPOCH, by default the day of the last commit.
 set -eu
 
@@ -9,7 +9,8 @@ page=${2%.[15]}
 command=${page#lockstep}
 command=${command#-}
 version=$("$program" --version | sed -n '1s/^lockstep \([^ ]*\).*/\1/p')
-seconds=${SOURCE_DATE_EPOCH:-$(git -C "$(dirname "$0")" log -1 --format=%ct 2>/dev/null || date +%s)}
+seconds=${SOURCE_DATE_EPOCH:-$(git -C "$(dirname "$0")" log -1 --format=%ct 2>/dev/null ||
+    date +%s)}
 day=$(date -u -d "@$seconds" +%Y-%m-%d)
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-man-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -105,4 +106,5 @@ help2man --no-info --section 1 --name "$(summary)" --version-string "$version" \
 # "lockstep COMMAND" is the name, the date one that sorts, and commands are not stretched
 sed -e '/^\.SH EXAMPLES$\|^\.SH "SEE ALSO"$/a .nh\n.ad l' \
     -e "s/^\(\.TH [A-Z-]* \"1\"\) \"[^\"]*\"/\1 \"$day\"/" \
-    -e "/^\.B lockstep\$/{N;s/\n\\\\fI\\\\,$command \\\\\/\\\\fR/ $command\n/;s/ \$//;}" "$work/page"
+    -e "/^\.B lockstep\$/{N;s/\n\\\\fI\\\\,$command \\\\\/\\\\fR/ $command\n/;s/ \$//;}" \
+    "$work/page"

@@ -115,25 +115,37 @@ static lk_status check_info(const char *where, const lk_checkpoint_info *info, u
 {
     const lk_step_state *s = &info->state;
     if (leaves < 1 || leaves > MAX_LEAVES || (leaves & (leaves - 1)))
-        return lk_fail(LK_E_INPUT, "%s: attribute 'leaves': expected a power of two, found %llu",
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute 'leaves': expected a power of two, found %llu; "
+                       "the file is damaged, use another checkpoint",
                        where, (unsigned long long)leaves);
     if (s->step != step)
-        return lk_fail(LK_E_INPUT, "%s: 'state': expected step %llu as the attribute says, found "
-                       "%llu", where, (unsigned long long)step, (unsigned long long)s->step);
+        return lk_fail(LK_E_INPUT,
+                       "%s: 'state': expected step %llu as the attribute says, found "
+                       "%llu; the file is damaged, use another checkpoint",
+                       where, (unsigned long long)step, (unsigned long long)s->step);
     if (s->updates > step || s->skipped > step || s->finite > 1)
-        return lk_fail(LK_E_INPUT, "%s: 'state': expected at most %llu updates, found %llu, %llu "
-                       "skipped", where, (unsigned long long)step, (unsigned long long)s->updates,
+        return lk_fail(LK_E_INPUT,
+                       "%s: 'state': expected at most %llu updates, found %llu, %llu "
+                       "skipped; the file is damaged, use another checkpoint",
+                       where, (unsigned long long)step, (unsigned long long)s->updates,
                        (unsigned long long)s->skipped);
     if (!(isfinite(s->loss_scale) && s->loss_scale > 0))
-        return lk_fail(LK_E_INPUT, "%s: 'state': expected a positive loss scale, found %g", where,
-                       (double)s->loss_scale);
+        return lk_fail(LK_E_INPUT,
+                       "%s: 'state': expected a positive loss scale, found %g; the "
+                       "file is damaged, use another checkpoint",
+                       where, (double)s->loss_scale);
     if (!(isfinite(s->lr) && s->lr >= 0))
-        return lk_fail(LK_E_INPUT, "%s: 'state': expected a learning rate, found %g", where,
-                       (double)s->lr);
+        return lk_fail(LK_E_INPUT,
+                       "%s: 'state': expected a learning rate, found %g; the file is "
+                       "damaged, use another checkpoint",
+                       where, (double)s->lr);
     if (strlen(info->dataset_digest) != LK_DIGEST_TEXT - 1 ||
         strspn(info->dataset_digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1)
-        return lk_fail(LK_E_INPUT, "%s: attribute 'dataset_digest': expected 32 hexadecimal "
-                       "digits, found '%.60s'", where, info->dataset_digest);
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute 'dataset_digest': expected 32 hexadecimal "
+                       "digits, found '%.60s'; the file is damaged, use another checkpoint",
+                       where, info->dataset_digest);
     return LK_OK;
 }
 
@@ -164,8 +176,10 @@ static lk_status read_image(hid_t file, const char *where, lk_image_format *f)
         uint64_t value = 0;
         LK_TRY(lk_h5_get_u64(file, where, name[i], &value));
         if (value < 1 || value > MAX_SIDE)
-            return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected 1 to %d, found %llu", where,
-                           name[i], MAX_SIDE, (unsigned long long)value);
+            return lk_fail(LK_E_INPUT,
+                           "%s: attribute '%s': expected 1 to %d, found %llu; the "
+                           "file is damaged, use another checkpoint",
+                           where, name[i], MAX_SIDE, (unsigned long long)value);
         *side[i] = (int64_t)value;
     }
     return lk_format_read_images(file, where, f);
@@ -214,8 +228,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
 lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
-    lk_status status =
-        lk_checkpoint_agree(j, lk_h5_open(path, LK_CHECKPOINT_SCHEMA, file));
+    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, LK_CHECKPOINT_SCHEMA, file));
     if (status == LK_OK || *file < 0) return status;
     H5Fclose(*file);
     *file = -1;
@@ -230,7 +243,8 @@ static lk_status find_file(job *j)
     char *path = NULL;
     lk_status status = j->rank == 0 ? lk_checkpoint_resolve(j->given, &path) : LK_OK;
     if (path && strlen(path) >= sizeof j->path)
-        status = lk_fail(LK_E_INPUT, "%.200s...: the path is too long", path);
+        status =
+            lk_fail(LK_E_INPUT, "%.200s...: the path is too long; work with shorter ones", path);
     else if (path)
         strcpy(j->path, path);
     free(path);

@@ -96,7 +96,10 @@ static lk_status add_all(choice *c, const lk_checkpoint_steps *steps, char *targ
     int n = snprintf(path, sizeof path, "%s/latest", c->job.given);
     lk_status status = LK_OK;
     if (target && (n < 0 || (size_t)n >= sizeof path || lstat(path, &link) != 0))
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot look at the link: %s", path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM,
+                         "%s: cannot look at the link: %s; check the directory's "
+                         "permissions",
+                         path, strerror(errno));
     for (int i = 0; i < steps->count && status == LK_OK; i++) {
         bool later = !named || steps->step[i] > latest;
         if (!target || (later && written_after(c->job.given, steps->step[i], &link)))
@@ -130,7 +133,8 @@ static lk_status next_candidate(choice *c)
 {
     const char *next = c->next < c->candidates ? c->candidate[c->next++] : "";
     if (strlen(next) >= sizeof c->job.path)
-        return lk_fail(LK_E_INPUT, "%s: the path is too long", c->job.given);
+        return lk_fail(LK_E_INPUT, "%s: the path is too long; work with a shorter one",
+                       c->job.given);
     strcpy(c->job.path, next);
     return LK_OK;
 }
@@ -185,7 +189,9 @@ static lk_status none_found(const choice *c)
 {
     if (c->first[0])
         return lk_fail(c->unreadable > 0 ? LK_E_SYSTEM : LK_E_INPUT,
-                       "%s; no checkpoint before it is whole", c->first);
+                       "%s; no checkpoint before it is whole; start again without --resume, in "
+                       "another directory",
+                       c->first);
     return lk_fail(LK_E_INPUT, "%s/latest: no checkpoint to resume from; remove the directory and "
                    "start again without --resume", c->job.given);
 }
@@ -247,13 +253,15 @@ static lk_status set_aside(const char *directory, uint64_t step, char *text, siz
     lk_checkpoint_dir_name(step, name);
     int n = snprintf(path, sizeof path, "%s/%s", directory, name);
     if (n < 0 || (size_t)n >= sizeof path)
-        return lk_fail(LK_E_INPUT, "%s: the path is too long", directory);
+        return lk_fail(LK_E_INPUT, "%s: the path is too long; work with a shorter one", directory);
     snprintf(aside, sizeof aside, "%s.damaged", path);
     for (int i = 2; lstat(aside, &s) == 0; i++)
         snprintf(aside, sizeof aside, "%s.damaged-%d", path, i);
     if (rename(path, aside) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot rename the damaged checkpoint to %s: %s", path,
-                       last_part(aside), strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot rename the damaged checkpoint to %s: %s; check "
+                       "the directory's permissions",
+                       path, last_part(aside), strerror(errno));
     snprintf(text, size, "the damaged checkpoint is kept as %.1000s; remove it when it is not "
              "wanted", aside);
     return LK_OK;

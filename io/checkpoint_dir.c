@@ -33,8 +33,8 @@ static lk_status open_directory(const char *directory, DIR **d)
 {
     *d = opendir(directory);
     return *d ? LK_OK
-              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s", directory,
-                        strerror(errno));
+              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s; check its permissions",
+                        directory, strerror(errno));
 }
 
 lk_status lk_checkpoint_steps_append(lk_checkpoint_steps *list, uint64_t step)
@@ -107,8 +107,10 @@ lk_status lk_checkpoint_dir_sweep(const char *directory)
     lk_status status = LK_OK;
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
         if (left_behind(e->d_name) && unlinkat(dirfd(d), e->d_name, 0) != 0 && errno != ENOENT)
-            status = lk_fail(LK_E_SYSTEM, "%s/%s: cannot remove the old file: %s", directory,
-                             e->d_name, strerror(errno));
+            status = lk_fail(LK_E_SYSTEM,
+                             "%s/%s: cannot remove the old file: %s; check the "
+                             "directory's permissions",
+                             directory, e->d_name, strerror(errno));
     closedir(d);
     return status;
 }
@@ -155,11 +157,17 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
     snprintf(fresh, sizeof fresh, "%s/latest.part", directory);
     unlink(fresh); /* of a killed run; if it cannot go, symlink() tells */
     if (symlink(name, fresh) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot make the link: %s", fresh, strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot make the link: %s; check that its file system has "
+                       "symbolic links",
+                       fresh, strerror(errno));
     if (rename(fresh, latest) != 0) {
         int error = errno;
         unlink(fresh);
-        return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s", latest, strerror(error));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot replace the link: %s; check the directory's "
+                       "permissions",
+                       latest, strerror(error));
     }
     return lk_replace_sync(directory);
 }

@@ -63,7 +63,8 @@ static lk_status name_files(job *j)
     int n = snprintf(j->path, sizeof j->path, "%s/step-%06llu.h5", j->given,
                      (unsigned long long)j->info.state.step);
     if (n < 0 || (size_t)n >= sizeof j->path)
-        return lk_fail(LK_E_INPUT, "%s: the path is too long", j->given);
+        return lk_fail(LK_E_INPUT, "%s: the path is too long; choose a shorter 'directory'",
+                       j->given);
     snprintf(j->part, sizeof j->part, "%s.part", j->path);
     return LK_OK;
 }
@@ -88,15 +89,19 @@ static lk_status make_room(const job *j)
     struct stat s;
     uint64_t needed = needed_bytes(j), margin = (8 << 20) + needed / 16;
     if (stat(j->given, &s) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: expected a directory for checkpoints, found: %s",
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: expected a directory for checkpoints, found: %s; see "
+                       "what has become of it",
                        j->given, strerror(errno));
     if (!S_ISDIR(s.st_mode))
-        return lk_fail(LK_E_SYSTEM, "%s: expected a directory for checkpoints, found a file",
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: expected a directory for checkpoints, found a file; move "
+                       "it away",
                        j->given);
     LK_TRY(lk_checkpoint_dir_sweep(j->given));
     if (statvfs(j->given, &disk) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s", j->given,
-                       strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s; check the file system",
+                       j->given, strerror(errno));
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
     if (room < needed + margin)
         return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f "
@@ -157,7 +162,8 @@ static lk_status trim(const job *j)
 {
     struct stat s;
     if (stat(j->part, &s) != 0 || truncate(j->part, s.st_size) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot trim the file: %s", j->part, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot trim the file: %s; check the file system", j->part,
+                       strerror(errno));
     return LK_OK;
 }
 
@@ -288,7 +294,10 @@ static lk_status write_item(job *j, const item *x)
 static lk_status open_part(job *j)
 {
     j->fd = open(j->part, O_WRONLY | O_CLOEXEC);
-    return j->fd < 0 ? lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", j->part, strerror(errno))
+    return j->fd < 0 ? lk_fail(LK_E_SYSTEM,
+                               "%s: cannot open: %s; check the directory's "
+                               "permissions",
+                               j->part, strerror(errno))
                      : LK_OK;
 }
 

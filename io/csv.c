@@ -13,7 +13,11 @@ lk_status lk_csv_open(lk_csv *c, const char *path)
 {
     *c = (lk_csv){.path = path, .line = 1, .next_line = 1};
     c->file = fopen(path, "rb");
-    if (!c->file) return lk_fail(LK_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (!c->file)
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot open: %s; check the path and its "
+                       "permissions",
+                       path, strerror(errno));
     setvbuf(c->file, NULL, _IOFBF, BUFFER);
     if (getc(c->file) == 0xEF && getc(c->file) == 0xBB && getc(c->file) == 0xBF)
         c->next = 3; /* a byte order mark */
@@ -31,7 +35,8 @@ void lk_csv_close(lk_csv *c)
 lk_status lk_csv_seek(lk_csv *c, int64_t at, int64_t line)
 {
     if (fseeko(c->file, (off_t)at, SEEK_SET) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s", c->path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; check the disk it lies on", c->path,
+                       strerror(errno));
     c->next = at;
     c->next_line = line;
     return LK_OK;
@@ -91,8 +96,11 @@ static lk_status quoted(lk_csv *c, int *stop)
     for (;;) {
         int x = take(c);
         if (x == EOF || x == '\0')
-            return lk_fail(LK_E_INPUT, "%s:%lld: expected a closing quote, found %s", c->path,
-                           (long long)c->line, x == EOF ? "the end of the file" : "a NUL byte");
+            return lk_fail(LK_E_INPUT,
+                           "%s:%lld: expected a closing quote, found %s; close it, or "
+                           "double a quote that is text",
+                           c->path, (long long)c->line,
+                           x == EOF ? "the end of the file" : "a NUL byte");
         if (x == '"' && peek(c) != '"') break;
         if (x == '"') take(c);
         LK_TRY(put(c, x));
@@ -100,8 +108,10 @@ static lk_status quoted(lk_csv *c, int *stop)
     int x = take(c);
     while (x == ' ' || x == '\t' || x == '\r') x = take(c);
     if (!ends(x))
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected a comma after a closing quote, found other "
-                       "text", c->path, (long long)c->line);
+        return lk_fail(LK_E_INPUT,
+                       "%s:%lld: expected a comma after a closing quote, found other "
+                       "text; double a quote that is text",
+                       c->path, (long long)c->line);
     *stop = x;
     return put(c, '\0');
 }
@@ -146,7 +156,8 @@ lk_status lk_csv_next(lk_csv *c, bool *end)
         empty = c->cells == 1 && c->cell[0][0] == '\0';
     }
     if (ferror(c->file))
-        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s", c->path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; check the disk it lies on", c->path,
+                       strerror(errno));
     *end = empty;
     return LK_OK;
 }

@@ -115,9 +115,11 @@ static lk_status open_images(lk_dataset *d)
     LK_TRY(check_inner(d));
     const hsize_t *dim = data_of(d, LK_TRAIN, 0)->dim;
     if (dim[1] > MAX_SIDE || dim[2] > MAX_SIDE || dim[3] > MAX_SIDE)
-        return lk_fail(LK_E_INPUT, "%s: expected images of at most %d pixels a side, found "
-                       "%llux%llux%llu", d->path, MAX_SIDE, (unsigned long long)dim[1],
-                       (unsigned long long)dim[2], (unsigned long long)dim[3]);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected images of at most %d pixels a side, found "
+                       "%llux%llux%llu; import them again with a smaller --size",
+                       d->path, MAX_SIDE, (unsigned long long)dim[1], (unsigned long long)dim[2],
+                       (unsigned long long)dim[3]);
     d->image.height = (int64_t)dim[1];
     d->image.width = (int64_t)dim[2];
     d->image.channels = (int64_t)dim[3];
@@ -165,8 +167,10 @@ static lk_status check(lk_dataset *d)
     lk_status status = lk_h5_get_text(h->file, d->path, "digest", &digest);
     LK_TRY(status);
     if (strspn(digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1 || digest[LK_DIGEST_TEXT - 1])
-        status = lk_fail(LK_E_INPUT, "%s: attribute 'digest': expected 32 hexadecimal digits, "
-                         "found '%.60s'", d->path, digest);
+        status = lk_fail(LK_E_INPUT,
+                         "%s: attribute 'digest': expected 32 hexadecimal digits, "
+                         "found '%.60s'; the file is damaged, import it again",
+                         d->path, digest);
     else
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);

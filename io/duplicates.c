@@ -318,8 +318,10 @@ static lk_status read_back(const lk_duplicates *d, const partition *p, record *o
         ssize_t n = pread(p->file, at, left, from);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
-            return lk_fail(LK_E_SYSTEM, "%s: cannot read a temporary file back: %s", d->directory,
-                           n < 0 ? strerror(errno) : "it is shorter");
+            return lk_fail(LK_E_SYSTEM,
+                           "%s: cannot read a temporary file back: %s; check the "
+                           "disk, or name another directory with --tmp",
+                           d->directory, n < 0 ? strerror(errno) : "it is shorter");
         at += n;
         left -= (size_t)n;
         from += n;

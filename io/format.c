@@ -57,7 +57,9 @@ static lk_status read_classes(hid_t file, const char *where, char ***name, int64
 {
     LK_TRY(lk_h5_get_texts(file, where, "classes", name, classes));
     if (*classes > LK_DATASET_CLASSES)
-        return lk_fail(LK_E_INPUT, "%s: attribute 'classes': expected at most %d, found %lld",
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute 'classes': expected at most %d, found %lld; the "
+                       "file is damaged, import it again",
                        where, LK_DATASET_CLASSES, (long long)*classes);
     return LK_OK;
 }
@@ -71,8 +73,10 @@ static lk_status read_figures(hid_t file, const char *where, lk_image_format *f,
         f->mean[c] = (float)figure[c];
         f->std[c] = (float)figure[n + c];
         if (!(isfinite(f->mean[c]) && isfinite(f->std[c]) && f->std[c] > 0))
-            return lk_fail(LK_E_INPUT, "%s: expected a mean and a positive std of channel %lld, "
-                           "found %g and %g", where, (long long)c, figure[c], figure[n + c]);
+            return lk_fail(LK_E_INPUT,
+                           "%s: expected a mean and a positive std of channel %lld, "
+                           "found %g and %g; the file is damaged, import it again",
+                           where, (long long)c, figure[c], figure[n + c]);
     }
     return LK_OK;
 }
@@ -111,7 +115,9 @@ lk_status lk_format_read_table(hid_t file, const char *where, int64_t columns, l
     LK_TRY(read_classes(file, where, &f->name, &f->classes));
     LK_TRY(lk_h5_get_texts(file, where, "columns", &f->column, &f->columns));
     if (f->columns != columns)
-        return lk_fail(LK_E_INPUT, "%s: attribute 'columns': expected %lld names, found %lld",
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute 'columns': expected %lld names, found %lld; the "
+                       "file is damaged, import it again",
                        where, (long long)columns, (long long)f->columns);
     return LK_OK;
 }
@@ -138,7 +144,7 @@ lk_status lk_format_read_vocabulary(hid_t file, const char *where, bool *charact
     lk_status status = LK_OK;
     if (!character && !byte)
         status = lk_fail(LK_E_INPUT, "%s: expected the vocabulary 'byte' or 'character', found "
-                         "'%.60s'", where, kind);
+                         "'%.60s'; use the lockstep that wrote it", where, kind);
     free(kind);
     LK_TRY(status);
     LK_TRY(lk_h5_dataset_open(file, where, "vocabulary", 0, &d));
@@ -146,8 +152,9 @@ lk_status lk_format_read_vocabulary(hid_t file, const char *where, bool *charact
     status = lk_h5_dataset_expect(&d, where, "vocabulary", LK_H5_U32, 1);
     if (status == LK_OK &&
         (d.dim[0] < 1 || d.dim[0] > LK_DATASET_VOCABULARY || (byte && d.dim[0] != 256)))
-        status = lk_fail(LK_E_INPUT, "%s: 'vocabulary': expected %s entries, found %llu", where,
-                         byte ? "256" : "1 to 65536", (unsigned long long)d.dim[0]);
+        status = lk_fail(LK_E_INPUT, "%s: 'vocabulary': expected %s entries, found %llu; the file "
+                         "is damaged", where, byte ? "256" : "1 to 65536",
+                         (unsigned long long)d.dim[0]);
     if (status == LK_OK && !(v = malloc(d.bytes))) status = lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK) status = lk_h5_dataset_read(&d, where, "vocabulary", v);
     if (status == LK_OK) status = check_vocabulary(where, character, v, (int64_t)d.dim[0]);

@@ -7,17 +7,18 @@
  *
  * In the order of use:
  *
- *   to read                                             to write
- *   lk_h5_open                      hdf5_file.c         lk_h5_create                      hdf5_write.c
- *   lk_h5_has, lk_h5_get_*          hdf5_attribute.c    lk_h5_set_*                       hdf5_attribute.c
- *   lk_h5_list_datasets             hdf5_dataset.c      lk_h5_chunked, H5Dcreate2         hdf5_write.c
- *   lk_h5_dataset_open, _expect     hdf5_dataset.c      H5Dwrite
- *   lk_h5_dataset_read, _verify     hdf5_read.c         lk_h5_close or lk_h5_abandon      hdf5_write.c
- *   H5Fclose                                            lk_replace_publish                base/replace.h
+ *   to read                      in               to write                     in
+ *   lk_h5_open                   hdf5_file        lk_replace_check             base/replace
+ *   lk_h5_has, lk_h5_get_*       hdf5_attribute   lk_h5_create                 hdf5_write
+ *   lk_h5_list_datasets          hdf5_dataset     lk_h5_set_*                  hdf5_attribute
+ *   lk_h5_dataset_open, _expect  hdf5_dataset     lk_h5_chunked, H5Dcreate2    hdf5_write
+ *   lk_h5_dataset_read, _verify  hdf5_read        H5Dwrite
+ *   H5Fclose                                      lk_h5_close, lk_h5_abandon   hdf5_write
+ *                                                 lk_replace_publish           base/replace
  *
- * and around every call of HDF5's own LK_H5(), hdf5_error.c. Files are read by hdf5_driver.c, which
- * is patient with a disk that refuses and tells it from a file that is damaged. Every rank reads by
- * itself; those who write together agree after each step, hdf5_agree.c. Rows of a dataset file are
+ * and around every call of HDF5's own LK_H5(), hdf5_error. Files are read by hdf5_driver, which is
+ * patient with a disk that refuses and tells it from a file that is damaged. Every rank reads by
+ * itself; those who write together agree after each step, hdf5_agree. Rows of a dataset file are
  * read through io/slabs.h, which compares their digests. */
 #ifndef LK_IO_HDF5_H
 #define LK_IO_HDF5_H
@@ -31,7 +32,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* ---- errors: io/hdf5_error.c ------------------------------------------------------------------ */
+/* ---- errors: io/hdf5_error.c ----------------------------------------------------------------- */
 
 /* An HDF5 call, or an assignment of one: LK_H5(LK_E_INPUT, id = H5Dopen2(...), "%s", path);
  * LK_E_INPUT is for what reads: if the system refuses, that is LK_E_SYSTEM all the same. */
@@ -54,7 +55,7 @@ static inline void lk_h5_release(hid_t *id)
 }
 #define LK_H5_AUTO __attribute__((cleanup(lk_h5_release)))
 
-/* ---- ranks: io/hdf5_agree.c ------------------------------------------------------------------- */
+/* ---- ranks: io/hdf5_agree.c ------------------------------------------------------------------ */
 
 /* Agree on failure over `comm`: all return the code and text of the first rank that failed. A rank
  * that waits long leaves its core to others. MPI_COMM_NULL: alone. Collective. */
@@ -64,7 +65,7 @@ lk_status lk_h5_agree_in(lk_io *io, MPI_Comm comm, lk_status mine);
 /* A private copy of `world`, made by the caller's thread. */
 lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
-/* ---- files to read: io/hdf5_file.c, hdf5_driver.c --------------------------------------------- */
+/* ---- files to read: io/hdf5_file.c, hdf5_driver.c -------------------------------------------- */
 
 /* Open for reading, this process alone, and check the root attributes schema and version. `schema`
  * NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...; what to do". LK_E_SYSTEM:
@@ -75,7 +76,7 @@ lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
  * file handle)"; "": nothing. */
 const char *lk_h5_note(void);
 
-/* ---- attributes: io/hdf5_attribute.c ---------------------------------------------------------- */
+/* ---- attributes: io/hdf5_attribute.c --------------------------------------------------------- */
 
 /* `where` names the file in messages, here and below. Those of 1 KiB and more have a digest,
  * NAME.digest, compared when they are read. */
@@ -97,7 +98,7 @@ lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, cha
                           int64_t *count);
 void lk_h5_free_texts(char **text, int64_t count);
 
-/* ---- datasets to read: io/hdf5_dataset.c ------------------------------------------------------ */
+/* ---- datasets to read: io/hdf5_dataset.c ----------------------------------------------------- */
 
 #define LK_H5_MAX_DIMS 4
 #define LK_H5_MAX_PATH 512
@@ -147,7 +148,7 @@ typedef struct lk_h5_list {
 lk_status lk_h5_list_datasets(hid_t file, const char *where, const char *group, lk_h5_list *list);
 void lk_h5_list_clear(lk_h5_list *list);
 
-/* ---- their content: io/hdf5_read.c ------------------------------------------------------------ */
+/* ---- their content: io/hdf5_read.c ----------------------------------------------------------- */
 
 #define LK_H5_PIECE ((size_t)1 << 30)  /* bytes of one transfer at most: MPI counts are ints */
 
@@ -163,7 +164,7 @@ lk_status lk_h5_dataset_verify(const lk_h5_dataset *d, const char *where, const 
 lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char *where,
                                   const char *path);
 
-/* ---- files to write: io/hdf5_write.c ---------------------------------------------------------- */
+/* ---- files to write: io/hdf5_write.c --------------------------------------------------------- */
 
 #define LK_H5_CHUNK ((size_t)1 << 20)  /* bytes of a chunk of a checkpoint, about */
 

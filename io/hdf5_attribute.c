@@ -193,8 +193,10 @@ lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char
     } else {
         size_t size = H5Tget_size(type);
         if (size > MAX_ATTRIBUTE)
-            return lk_fail(LK_E_INPUT, "%s: attribute '%s': %zu bytes are too many", where, name,
-                           size);
+            return lk_fail(LK_E_INPUT,
+                           "%s: attribute '%s': %zu bytes are too many; the file is "
+                           "damaged",
+                           where, name, size);
         copy = calloc(1, size + 1);
         lk_status status = copy ? read_attribute(a, type, where, name, copy) : LK_OK;
         if (copy && status == LK_OK) status = check_digest(object, where, name, size, copy);
@@ -215,8 +217,10 @@ lk_status lk_h5_get_f64s(hid_t object, const char *where, const char *name, doub
     int64_t found = 0;
     LK_TRY(open_attribute(object, where, name, H5T_FLOAT, &found, &a, &type));
     if (found != count)
-        return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected %lld numbers, found %lld", where,
-                       name, (long long)count, (long long)found);
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute '%s': expected %lld numbers, found %lld; the "
+                       "file is damaged",
+                       where, name, (long long)count, (long long)found);
     LK_TRY(read_attribute(a, H5T_NATIVE_DOUBLE, where, name, value));
     return check_digest(object, where, name, (size_t)count * sizeof *value, value);
 }
@@ -228,10 +232,10 @@ static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const c
     char **lent = calloc((size_t)count, sizeof *lent);
     if (!lent) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = read_attribute(a, type, where, name, lent);
-    for (int64_t i = 0; i < count && status == LK_OK; i++) {
-        text[i] = strdup(lent[i] ? lent[i] : "");
-        if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
-        H5free_memory(lent[i]);
+    for (int64_t i = 0; i < count; i++) {
+        if (status == LK_OK && !(text[i] = strdup(lent[i] ? lent[i] : "")))
+            status = lk_fail(LK_E_SYSTEM, "out of memory");
+        if (lent[i]) H5free_memory(lent[i]);
     }
     free(lent);
     return status;
@@ -242,7 +246,9 @@ static lk_status read_fixed_texts(hid_t object, hid_t a, hid_t type, const char 
 {
     size_t size = H5Tget_size(type);
     if (size > MAX_ATTRIBUTE / (size_t)count)
-        return lk_fail(LK_E_INPUT, "%s: attribute '%s': %lld texts of %zu bytes are too many",
+        return lk_fail(LK_E_INPUT,
+                       "%s: attribute '%s': %lld texts of %zu bytes are too many; the "
+                       "file is damaged",
                        where, name, (long long)count, size);
     char *all = calloc((size_t)count, size);
     lk_status status = all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");

@@ -47,7 +47,8 @@ static lk_status check_links(hid_t file, const char *where, const char *path)
 {
     char part[LK_H5_MAX_PATH];
     if (strlen(path) >= sizeof part)
-        return lk_fail(LK_E_INPUT, "%s: the name '%.80s...' is too long", where, path);
+        return lk_fail(LK_E_INPUT, "%s: the name '%.80s...' is too long; rename it in the file",
+                       where, path);
     const char *end = path;
     do {
         end = strchrnul(end, '/');
@@ -83,7 +84,7 @@ static lk_status find_type(hid_t id, const char *where, const char *path, lk_h5_
         if (H5Tequal(type, lk_h5_type_id(d->type)) > 0) return LK_OK;
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, f64, i32, u8, u16, u32, u64 or text, "
-                   "found another element type", where, path);
+                   "found another element type; convert it", where, path);
 }
 
 static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5_dataset *d)
@@ -93,7 +94,9 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
     H5S_class_t class = H5Sget_simple_extent_type(space);
     d->dims = H5Sget_simple_extent_ndims(space);
     if ((class != H5S_SIMPLE && class != H5S_SCALAR) || d->dims < 0 || d->dims > LK_H5_MAX_DIMS)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected at most %d dimensions, found another shape",
+        return lk_fail(LK_E_INPUT,
+                       "%s: '%s': expected at most %d dimensions, found another shape"
+                       "; reshape it",
                        where, path, LK_H5_MAX_DIMS);
     LK_H5(LK_E_INPUT, H5Sget_simple_extent_dims(space, d->dim, NULL), "%s: '%s'", where, path);
     size_t bytes = d->element;
@@ -101,7 +104,8 @@ static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5
     for (int i = d->dims; i-- > 0;) {
         if (d->dim[i] > INT64_MAX / 16 ||
             __builtin_mul_overflow(bytes, (size_t)d->dim[i], &bytes) || bytes > INT64_MAX / 2)
-            return lk_fail(LK_E_INPUT, "%s: '%s': its size overflows", where, path);
+            return lk_fail(LK_E_INPUT, "%s: '%s': its size overflows; the file is damaged", where,
+                           path);
         if (i == 1) d->row = bytes;
     }
     d->bytes = bytes;
@@ -159,8 +163,10 @@ static lk_status check_storage(hid_t file, hid_t id, const char *where, const ch
     if (layout == H5D_CHUNKED) {
         hsize_t chunk[LK_H5_MAX_DIMS];
         size_t bytes = d->element;
-        int dims = H5Pget_chunk(list, LK_H5_MAX_DIMS, chunk);
-        for (int i = 0; i < dims && i < LK_H5_MAX_DIMS && bytes <= MAX_CHUNK; i++)
+        if (H5Pget_chunk(list, LK_H5_MAX_DIMS, chunk) != d->dims)
+            return lk_fail(LK_E_INPUT, "%s: '%s': its chunks have another number of dimensions; "
+                           "the file is damaged", where, path);
+        for (int i = 0; i < d->dims && bytes <= MAX_CHUNK; i++)
             bytes = chunk[i] > MAX_CHUNK ? MAX_CHUNK + 1 : bytes * (size_t)chunk[i];
         if (bytes > MAX_CHUNK)
             return lk_fail(LK_E_INPUT, "%s: '%s': expected chunks of at most %zu MiB, found larger "
@@ -194,8 +200,10 @@ lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, si
     LK_TRY(check_links(file, where, path));
     LK_TRY(look_at(file, where, path, &object));
     if (object.type != H5O_TYPE_DATASET)
-        return lk_fail(LK_E_INPUT, "%s: expected '%s' to be a dataset, found something else", where,
-                       path);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected '%s' to be a dataset, found something else; the "
+                       "file is damaged or of another kind",
+                       where, path);
     LK_H5(LK_E_SYSTEM, access_list = H5Pcreate(H5P_DATASET_ACCESS), "%s: '%s'", where, path);
     if (cache > 0)
         LK_H5(LK_E_SYSTEM, H5Pset_chunk_cache(access_list, 12421, cache, 1.0), "%s: '%s'", where,
@@ -215,8 +223,10 @@ lk_status lk_h5_dataset_expect(const lk_h5_dataset *d, const char *where, const 
                                lk_h5_type type, int dims)
 {
     if (d->type != type || d->dims != dims)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s in %d dimensions, found %s in %d", where,
-                       path, lk_h5_type_name(type), dims, lk_h5_type_name(d->type), d->dims);
+        return lk_fail(LK_E_INPUT,
+                       "%s: '%s': expected %s in %d dimensions, found %s in %d; the "
+                       "file is damaged or of another kind",
+                       where, path, lk_h5_type_name(type), dims, lk_h5_type_name(d->type), d->dims);
     return LK_OK;
 }
 
@@ -267,10 +277,15 @@ static herr_t visit(hid_t group, const char *name, const H5L_info_t *info, void 
     H5O_info_t object = {.type = H5O_TYPE_UNKNOWN};
     int n = snprintf(path, sizeof path, "%s%s%s", w->group, w->group[0] ? "/" : "", name);
     if (--*w->left < 0)
-        w->status = lk_fail(LK_E_INPUT, "%s: expected at most %d objects, found more", w->where,
-                            MAX_DATASETS);
+        w->status = lk_fail(LK_E_INPUT,
+                            "%s: expected at most %d objects, found more; it was not "
+                            "written by lockstep",
+                            w->where, MAX_DATASETS);
     else if (n < 0 || (size_t)n >= sizeof path || w->depth >= MAX_DEPTH)
-        w->status = lk_fail(LK_E_INPUT, "%s: '%.80s...' lies too deep", w->where, w->group);
+        w->status = lk_fail(LK_E_INPUT,
+                            "%s: '%.80s...' lies too deep; it was not written by "
+                            "lockstep",
+                            w->where, w->group);
     else if (info->type != H5L_TYPE_HARD)
         w->status = lk_fail(LK_E_INPUT, "%s: '%s' is a soft or external link, which is not "
                             "followed; copy the data into the file", w->where, path);

@@ -1,4 +1,4 @@
-/* Files that are written: created, closed or abandoned, and brought to the disk under their name. */
+/* Files that are written: created, closed or abandoned; how their datasets are to be. */
 #include "io/hdf5.h"
 
 #include <string.h>

@@ -24,8 +24,8 @@ static lk_status check_size(int64_t height, int64_t width)
     if (height < 1 || width < 1)
         return lk_fail(LK_E_INPUT, "it has no pixels");
     if (width > MAX_PIXELS / height)
-        return lk_fail(LK_E_INPUT, "%lldx%lld pixels are more than %lld million", (long long)height,
-                       (long long)width, (long long)(MAX_PIXELS >> 20));
+        return lk_fail(LK_E_INPUT, "%lldx%lld pixels are more than %lld million; make it smaller",
+                       (long long)height, (long long)width, (long long)(MAX_PIXELS >> 20));
     return LK_OK;
 }
 
@@ -185,7 +185,8 @@ static lk_status read_whole(int fd, uint8_t **bytes, size_t *size)
     if (fstat(fd, &s) != 0) return lk_fail(LK_E_INPUT, "cannot read: %s", strerror(errno));
     if (!S_ISREG(s.st_mode)) return lk_fail(LK_E_INPUT, "not a file");
     if ((int64_t)s.st_size > MAX_FILE)
-        return lk_fail(LK_E_INPUT, "larger than %lld MiB", (long long)(MAX_FILE >> 20));
+        return lk_fail(LK_E_INPUT, "larger than %lld MiB; make it smaller",
+                       (long long)(MAX_FILE >> 20));
     uint8_t *all = malloc((size_t)s.st_size + 1);
     if (!all) return lk_fail(LK_E_SYSTEM, "out of memory for an image file");
     size_t at = 0;

@@ -46,7 +46,8 @@ static lk_status full_path(const finder *f, const char *name, char path[MAX_PATH
 {
     int n = snprintf(path, MAX_PATH, "%s%s%s", f->job->directory, name[0] ? "/" : "", name);
     if (n < 0 || n >= MAX_PATH)
-        return lk_fail(LK_E_INPUT, "%.200s...: the path is too long", f->job->directory);
+        return lk_fail(LK_E_INPUT, "%.200s...: the path is too long; move the folder up",
+                       f->job->directory);
     return LK_OK;
 }
 
@@ -110,7 +111,11 @@ static lk_status list_folder(const finder *f, const char *folder, names *result)
     lk_status status = LK_OK;
     LK_TRY(full_path(f, folder, path));
     DIR *d = opendir(path);
-    if (!d) return lk_fail(LK_E_INPUT, "%s: cannot open the folder: %s", path, strerror(errno));
+    if (!d)
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot open the folder: %s; check the path and its "
+                       "permissions",
+                       path, strerror(errno));
     for (struct dirent *e; status == LK_OK && (errno = 0, e = readdir(d));) {
         if (e->d_name[0] == '.') continue;
         if ((n.count & (n.count + 1)) == 0) { /* room for the next power of two */
@@ -123,7 +128,8 @@ static lk_status list_folder(const finder *f, const char *folder, names *result)
         if (status == LK_OK) n.count++;
     }
     if (status == LK_OK && errno != 0)
-        status = lk_fail(LK_E_SYSTEM, "%s: cannot read the folder: %s", path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot read the folder: %s; check the disk it lies on",
+                         path, strerror(errno));
     closedir(d);
     if (status != LK_OK) {
         names_clear(&n);
@@ -147,7 +153,7 @@ static lk_status join(const char *folder, const char *name, char path[MAX_PATH])
 {
     int n = snprintf(path, MAX_PATH, "%s%s%s", folder, folder[0] ? "/" : "", name);
     if (n < 0 || n >= MAX_PATH)
-        return lk_fail(LK_E_INPUT, "%.200s...: the path is too long", folder);
+        return lk_fail(LK_E_INPUT, "%.200s...: the path is too long; move the folder up", folder);
     return LK_OK;
 }
 
@@ -198,8 +204,10 @@ static lk_status find_class(finder *f, const char *folder, const char *class, in
     lk_status status = lk_label_set_add(&f->labels, class, &label);
     if (status != LK_OK) return lk_fail_prefix(status, "%s/%s", f->job->directory, path);
     if (split == LK_VALIDATION && f->labels.count > classes)
-        return lk_fail(LK_E_INPUT, "%s/%s: expected a class that is in %s/train too, found another "
-                       "one", f->job->directory, path, f->job->directory);
+        return lk_fail(LK_E_INPUT,
+                       "%s/%s: expected a class that is in %s/train too, found another "
+                       "one; rename the folder, or add one in train",
+                       f->job->directory, path, f->job->directory);
     LK_TRY(find_below(f, path, label, split, 0));
     if (f->count == before)
         return lk_fail(LK_E_INPUT, "%s/%s: expected images of the class '%s', found an empty "
@@ -239,9 +247,10 @@ static lk_status find_splits(finder *f)
         if (!f->held) f->held = held_name[i];
     }
     if (f->held && f->job->to.validation >= 0)
-        return lk_fail(LK_E_INPUT, "%s: expected either a folder or a fraction for validation, "
-                       "found both: '%s' and %g", f->job->directory, f->held,
-                       f->job->to.validation);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected either a folder or a fraction for validation, "
+                       "found both: '%s' and %g; leave out --validation, or move the folder away",
+                       f->job->directory, f->held, f->job->to.validation);
     return LK_OK;
 }
 
@@ -273,7 +282,9 @@ static lk_status split_of(const finder *f, const lk_csv *c, int *split)
     else if (strncmp(name, f->held, n) == 0 && name[n] == '/')
         *split = LK_VALIDATION;
     else
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected a file below train/ or %s/, found '%.200s'",
+        return lk_fail(LK_E_INPUT,
+                       "%s:%lld: expected a file below train/ or %s/, found '%.200s'; "
+                       "move it there, or leave the line out",
                        c->path, (long long)c->line, f->held, name);
     return LK_OK;
 }
@@ -293,8 +304,10 @@ static lk_status clean_path(const finder *f, const lk_csv *c)
         out += n;
     }
     if (!inside || out == path)
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected a path relative to %s, without '..', found "
-                       "another one", c->path, (long long)c->line, f->job->directory);
+        return lk_fail(LK_E_INPUT,
+                       "%s:%lld: expected a path relative to %s, without '..', found "
+                       "another one; write it so",
+                       c->path, (long long)c->line, f->job->directory);
     *out = '\0';
     return LK_OK;
 }
@@ -306,8 +319,10 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
     int split;
     int32_t label;
     if (c->cells != 2 || !c->cell[0][0] || !c->cell[1][0])
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found %s", c->path,
-                       (long long)c->line,
+        return lk_fail(LK_E_INPUT,
+                       "%s:%lld: expected 'file,label', found %s; write one file and "
+                       "one label a line",
+                       c->path, (long long)c->line,
                        c->cells == 2 ? "an empty cell" : "another number of cells");
     LK_TRY(clean_path(f, c));
     LK_TRY(full_path(f, c->cell[0], path));
@@ -381,7 +396,9 @@ static lk_status check_twice(const finder *f, const lk_image_list *l)
 {
     for (int64_t i = 1; i < l->count; i++)
         if (strcmp(l->paths + l->file[i - 1].path, l->paths + l->file[i].path) == 0)
-            return lk_fail(LK_E_INPUT, "%s: expected each file once, found '%.200s' twice",
+            return lk_fail(LK_E_INPUT,
+                           "%s: expected each file once, found '%.200s' twice; keep "
+                           "one",
                            f->job->labels ? f->job->labels : f->job->directory,
                            l->paths + l->file[i].path);
     return LK_OK;
@@ -435,18 +452,29 @@ static lk_status find(finder *f, lk_image_list *list)
     struct stat s;
     const char *where = f->job->directory;
     if (stat(where, &s) != 0)
-        return lk_fail(LK_E_INPUT, "%s: cannot open: %s", where, strerror(errno));
+        return lk_fail(LK_E_INPUT, "%s: cannot open: %s; check the path and its permissions", where,
+                       strerror(errno));
     if (!S_ISDIR(s.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected a folder of images, found a file", where);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a folder of images, found a file; name the "
+                       "folder it lies in",
+                       where);
     LK_TRY(find_splits(f));
     LK_TRY(f->job->labels ? find_in_labels(f) : find_in_folders(f));
     if (f->count == 0 && f->job->labels)
-        return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label', found none", f->job->labels);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected lines 'file,label', found none; is it the right "
+                       "file?",
+                       f->job->labels);
     if (f->missing == f->count && f->job->labels)
-        return lk_fail(LK_E_INPUT, "%s: expected lines 'file,label' with paths relative to %s, "
-                       "found none of the files there", f->job->labels, where);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected lines 'file,label' with paths relative to %s, "
+                       "found none of the files there; is it the right folder?",
+                       f->job->labels, where);
     if (f->count == 0)
-        return lk_fail(LK_E_INPUT, "%s: expected folders of images, one for each class, found none",
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected folders of images, one for each class, found none"
+                       "; is it the right folder? --labels takes a list instead",
                        where);
     LK_TRY(lk_import_check_classes(f->job->labels ? f->job->labels : where, f->labels.name,
                                    f->labels.count));

@@ -57,8 +57,8 @@ static lk_status name_columns(importer *m, const lk_csv *c)
         const char *name = m->headless ? number : c->cell[i];
         if (strcmp(name, m->job->label) == 0) {
             if (m->label >= 0)
-                return lk_fail(LK_E_INPUT, "%s:%lld: two columns are named '%.60s'", c->path,
-                               (long long)c->line, name);
+                return lk_fail(LK_E_INPUT, "%s:%lld: two columns are named '%.60s'; rename one",
+                               c->path, (long long)c->line, name);
             m->label = i;
             continue;
         }
@@ -70,8 +70,10 @@ static lk_status name_columns(importer *m, const lk_csv *c)
                        m->headless ? "a first line of numbers alone, whose columns are 1, 2, ..."
                                    : "others");
     if (m->columns < 1 || m->columns > MAX_COLUMNS)
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected 1 to %d columns of features beside the "
-                       "label, found %d", c->path, (long long)c->line, MAX_COLUMNS, m->columns);
+        return lk_fail(LK_E_INPUT,
+                       "%s:%lld: expected 1 to %d columns of features beside the "
+                       "label, found %d; is it the right file?",
+                       c->path, (long long)c->line, MAX_COLUMNS, m->columns);
     return LK_OK;
 }
 
@@ -82,8 +84,10 @@ static lk_status same_columns(const importer *m, const lk_csv *c)
     for (int i = 0, f = 0; i < c->cells && same && !m->headless; i++)
         same = strcmp(c->cell[i], i == m->label ? m->job->label : m->column[f++]) == 0;
     if (same) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s:%lld: expected the columns of %s, found others", c->path,
-                   (long long)c->line, m->job->file[0]);
+    return lk_fail(LK_E_INPUT,
+                   "%s:%lld: expected the columns of %s, found others; import files "
+                   "of the same columns together",
+                   c->path, (long long)c->line, m->job->file[0]);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -145,7 +149,11 @@ static lk_status check_file(importer *m, int file)
     char reason[200], where[300];
     LK_TRY(lk_csv_open(c, m->job->file[file]));
     LK_TRY(lk_csv_next(c, &end));
-    if (end) return lk_fail(LK_E_INPUT, "%s: expected a table, found nothing", c->path);
+    if (end)
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a table, found nothing; is it the right "
+                       "file?",
+                       c->path);
     LK_TRY(file == 0 ? name_columns(m, c) : same_columns(m, c));
     if (file == 0 && !(m->feature = malloc((size_t)m->columns * sizeof(float))))
         return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -230,7 +238,10 @@ static lk_status import(importer *m)
     for (int i = 0; i < job->files; i++) LK_TRY(check_file(m, i));
     LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows"));
     if (m->rows == 0)
-        return lk_fail(LK_E_INPUT, "%s: expected rows of numbers, found none", job->file[0]);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected rows of numbers, found none; is it the right "
+                       "file?",
+                       job->file[0]);
     LK_TRY(lk_import_check_classes(job->file[0], m->labels.name, m->labels.count));
     LK_TRY(lk_label_set_order(&m->labels, true, &class_of));
     lk_status status = write_all(m, class_of);

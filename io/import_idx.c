@@ -39,7 +39,11 @@ static lk_status open_idx(idx *x, const char *path, const char *what)
 {
     *x = (idx){.path = path, .what = what};
     x->file = gzopen(path, "rb");
-    if (!x->file) return lk_fail(LK_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (!x->file)
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot open: %s; check the path and its "
+                       "permissions",
+                       path, strerror(errno));
     gzbuffer(x->file, 1 << 17);
     return LK_OK;
 }
@@ -56,7 +60,8 @@ static lk_status damaged(const idx *x)
     int code = Z_OK;
     const char *text = gzerror(x->file, &code);
     if (code == Z_ERRNO)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s", x->path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; check the disk it lies on", x->path,
+                       strerror(errno));
     if (code == Z_BUF_ERROR)
         return lk_fail(LK_E_INPUT, "%s: expected a whole gzip file, found a truncated one; copy it "
                        "again", x->path);
@@ -108,16 +113,34 @@ static lk_status read_header(idx *x, int dims)
         x->dim[i] = (int64_t)b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3];
     }
     if (x->dim[0] < 1)
-        return lk_fail(LK_E_INPUT, "%s: expected idx %s, found none", x->path, x->what);
+        return lk_fail(LK_E_INPUT, "%s: expected idx %s, found none; is it the right file?",
+                       x->path, x->what);
     for (int i = 1; i < dims; i++)
         if (x->dim[i] < 1 || x->dim[i] > MAX_SIDE)
-            return lk_fail(LK_E_INPUT, "%s: expected images of 1 to %d pixels a side, found "
-                           "%lldx%lld", x->path, MAX_SIDE, (long long)x->dim[1],
-                           (long long)x->dim[2]);
+            return lk_fail(LK_E_INPUT,
+                           "%s: expected images of 1 to %d pixels a side, found "
+                           "%lldx%lld; is it the right file?",
+                           x->path, MAX_SIDE, (long long)x->dim[1], (long long)x->dim[2]);
     return LK_OK;
 }
 
 /* ---- labels ---------------------------------------------------------------------------------- */
+
+/* The header may lie: room is made as bytes come. The caller frees *label in any case. */
+static lk_status take_labels(idx *x, int64_t count, uint8_t **label)
+{
+    for (int64_t at = 0; at < count;) {
+        int64_t room = at > 0 ? 2 * at : 1 << 16;
+        if (room > count) room = count;
+        uint8_t *grown = realloc(*label, (size_t)room);
+        if (!grown)
+            return lk_fail(LK_E_SYSTEM, "out of memory for %lld labels", (long long)room);
+        *label = grown;
+        LK_TRY(take(x, grown + at, (size_t)(room - at), "all bytes"));
+        at = room;
+    }
+    return LK_OK;
+}
 
 static lk_status read_labels(importer *m, int split)
 {
@@ -126,12 +149,11 @@ static lk_status read_labels(importer *m, int split)
     LK_TRY(open_idx(&x, m->job->labels[split], "labels"));
     lk_status status = read_header(&x, 1);
     if (status == LK_OK && x.dim[0] != count)
-        status = lk_fail(LK_E_INPUT, "%s: expected %lld labels, as many as images in %s, found "
-                         "%lld", x.path, (long long)count, m->images[split].path,
-                         (long long)x.dim[0]);
-    if (status == LK_OK && !(m->label[split] = malloc((size_t)count)))
-        status = lk_fail(LK_E_SYSTEM, "out of memory for %lld labels", (long long)count);
-    if (status == LK_OK) status = take(&x, m->label[split], (size_t)count, "all bytes");
+        status = lk_fail(LK_E_INPUT,
+                         "%s: expected %lld labels, as many as images in %s, found "
+                         "%lld; do the files belong together?",
+                         x.path, (long long)count, m->images[split].path, (long long)x.dim[0]);
+    if (status == LK_OK) status = take_labels(&x, count, &m->label[split]);
     if (status == LK_OK) status = finish(&x);
     close_idx(&x);
     return status;
@@ -146,9 +168,10 @@ static lk_status find_classes(importer *m)
         for (int64_t i = 0; m->label[s] && i < m->images[s].dim[0]; i++) {
             int label = m->label[s][i];
             if (job->classes > 0 && label >= job->classes)
-                return lk_fail(LK_E_INPUT, "%s: expected labels below the %lld classes named, "
-                               "found %d at %lld", job->labels[s], (long long)job->classes, label,
-                               (long long)i);
+                return lk_fail(LK_E_INPUT,
+                               "%s: expected labels below the %lld classes named, "
+                               "found %d at %lld; name all classes with --classes",
+                               job->labels[s], (long long)job->classes, label, (long long)i);
             if (label > largest) largest = label;
         }
     m->result.classes = job->classes > 0 ? job->classes : largest + 1;
@@ -171,8 +194,10 @@ static lk_status check_names(const lk_import_idx *job)
         int32_t number;
         status = lk_label_set_add(&set, job->name[k], &number);
         if (status == LK_OK && set.count == k)
-            status = lk_fail(LK_E_INPUT, "names of classes: expected different ones, found '%.60s' "
-                             "twice", job->name[k]);
+            status = lk_fail(LK_E_INPUT,
+                             "names of classes: expected different ones, found '%.60s' "
+                             "twice; rename one in --classes",
+                             job->name[k]);
     }
     lk_label_set_clear(&set);
     return status;
@@ -253,8 +278,10 @@ static lk_status import(importer *m)
     const char *file[4] = {job->images[0], job->labels[0], job->images[1], job->labels[1]};
     bool pair = job->images[1] != NULL;
     if (pair && job->to.validation >= 0)
-        return lk_fail(LK_E_INPUT, "%s: expected either validation files or a fraction for "
-                       "validation, found both", job->images[1]);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected either validation files or a fraction for "
+                       "validation, found both; leave out --validation or the files",
+                       job->images[1]);
     LK_TRY(check_names(job));
     LK_TRY(lk_import_check(&job->to, pair ? 4 : 2, file, NULL));
     for (int s = 0; s < (pair ? 2 : 1); s++) {
@@ -264,7 +291,9 @@ static lk_status import(importer *m)
     }
     if (pair && (m->images[0].dim[1] != m->images[1].dim[1] ||
                  m->images[0].dim[2] != m->images[1].dim[2]))
-        return lk_fail(LK_E_INPUT, "%s: expected images of %lldx%lld as in %s, found %lldx%lld",
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected images of %lldx%lld as in %s, found %lldx%lld; "
+                       "do the files belong together?",
                        job->images[1], (long long)m->images[0].dim[1],
                        (long long)m->images[0].dim[2], job->images[0],
                        (long long)m->images[1].dim[1], (long long)m->images[1].dim[2]);

@@ -57,7 +57,8 @@ static lk_status check_options(const importer *m)
                        MAX_SIDE, (long long)o->height, (long long)o->width, (long long)o->channels,
                        o->channels == 1 ? "" : "s");
     if (o->channels != 1 && o->channels != 3)
-        return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld", (long long)o->channels);
+        return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld; choose one",
+                       (long long)o->channels);
     return lk_import_check(&o->to, o->labels ? 1 : 0, &o->labels, NULL);
 }
 
@@ -292,7 +293,10 @@ static lk_status write_dataset(importer *m)
     char *part = NULL;
     LK_TRY(lk_import_check_bad(&o->to, &m->result, "files"));
     if (m->result.rows[LK_TRAIN] == 0)
-        return lk_fail(LK_E_INPUT, "%s: expected images for training, found none", o->directory);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected images for training, found none; is it the right "
+                       "folder?",
+                       o->directory);
     LK_TRY(lk_import_name(o->to.output, ".part.h5", &part));
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
     LK_TRY(copy_blocks(m));

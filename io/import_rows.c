@@ -18,12 +18,13 @@ static lk_status check_input(const char *path, const char *output, const struct 
 {
     struct stat in;
     if (stat(path, &in) != 0)
-        return lk_fail(LK_E_INPUT, "%s: cannot open: %s", path, strerror(errno));
+        return lk_fail(LK_E_INPUT, "%s: cannot open: %s; check the path and its permissions", path,
+                       strerror(errno));
     if (!S_ISREG(in.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected a file, found %s", path,
+        return lk_fail(LK_E_INPUT, "%s: expected a file, found %s; name a file", path,
                        S_ISDIR(in.st_mode) ? "a directory" : "something that is not a file");
     if (out && in.st_dev == out->st_dev && in.st_ino == out->st_ino)
-        return lk_fail(LK_E_INPUT, "%s: is both input and output", output);
+        return lk_fail(LK_E_INPUT, "%s: is both input and output; name another output", output);
     if (bytes) *bytes += (int64_t)in.st_size;
     return LK_OK;
 }
@@ -34,7 +35,9 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     struct stat out;
     bool exists = stat(to->output, &out) == 0;
     if (!(to->validation < 1))
-        return lk_fail(LK_E_INPUT, "validation fraction: expected a number in [0, 1), found %g",
+        return lk_fail(LK_E_INPUT,
+                       "validation fraction: expected a number in [0, 1), found %g; "
+                       "choose one",
                        to->validation);
     for (int i = 0; i < files; i++)
         LK_TRY(check_input(file[i], to->output, exists ? &out : NULL, bytes));
@@ -309,7 +312,8 @@ lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number)
         return LK_OK;
     }
     if (!lk_utf8_valid(name))
-        return lk_fail(LK_E_INPUT, "expected a name of a class in UTF-8, found other bytes");
+        return lk_fail(LK_E_INPUT, "expected a name of a class in UTF-8, found other bytes; "
+                                   "convert it");
     if (s->count == LK_DATASET_CLASSES)
         return lk_fail(LK_E_INPUT, "expected at most %d classes, found more; is it a column of "
                        "labels?", LK_DATASET_CLASSES);

@@ -77,7 +77,8 @@ static lk_status read_open(importer *m, FILE *f, const char *name, consumer take
     for (;;) {
         size_t n = fread(m->input + left, 1, BUFFER, f);
         if (n == 0 && ferror(f))
-            return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s", name, strerror(errno));
+            return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; check the disk it lies on", name,
+                           strerror(errno));
         size_t held = left + n;
         LK_TRY(take_all(m, name, at, held, n == 0, take, &left));
         at += (int64_t)(held - left);
@@ -93,7 +94,11 @@ static lk_status read_all(importer *m, consumer take)
     for (int i = 0; i < m->job->files; i++) {
         const char *name = m->job->file[i];
         FILE *f = fopen(name, "rb");
-        if (!f) return lk_fail(LK_E_INPUT, "%s: cannot open: %s", name, strerror(errno));
+        if (!f)
+            return lk_fail(LK_E_INPUT,
+                           "%s: cannot open: %s; check the path and its "
+                           "permissions",
+                           name, strerror(errno));
         lk_status status = read_open(m, f, name, take);
         fclose(f);
         LK_TRY(status);
@@ -131,7 +136,8 @@ static lk_status choose_vocabulary(importer *m)
         m->vocabulary[n++] = code;
     }
     if (m->total == 0)
-        return lk_fail(LK_E_INPUT, "%s: expected text, found nothing", m->job->file[0]);
+        return lk_fail(LK_E_INPUT, "%s: expected text, found nothing; is it the right file?",
+                       m->job->file[0]);
     double fraction = lk_import_fraction(&m->job->to);
     m->wide = n > 256;
     m->result.classes = n;
@@ -139,8 +145,10 @@ static lk_status choose_vocabulary(importer *m)
     m->result.rows[0] = m->split[0].tokens = train;
     m->result.rows[1] = m->split[1].tokens = m->total - train;
     if (train == 0)
-        return lk_fail(LK_E_INPUT, "%s: %lld tokens are too few to keep a fraction %g for "
-                       "validation", m->job->file[0], (long long)m->total, fraction);
+        return lk_fail(LK_E_INPUT,
+                       "%s: %lld tokens are too few to keep a fraction %g for "
+                       "validation; import more text, or change --validation",
+                       m->job->file[0], (long long)m->total, fraction);
     return LK_OK;
 }
 

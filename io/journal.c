@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAGIC "lockstep import 1\n"
@@ -44,7 +45,19 @@ static lk_status digest_of(const lk_journal *j, const lk_journal_block *b, char 
 
 static lk_status unreadable(const lk_journal *j)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot read: %s", j->path, strerror(errno));
+    return lk_fail(LK_E_SYSTEM,
+                   "%s: cannot read: %s; check the disk, or remove the file to begin "
+                   "again",
+                   j->path, strerror(errno));
+}
+
+/* So many bytes follow in the file: a block that was cut off is not worth its memory. */
+static bool there(const lk_journal *j, size_t bytes)
+{
+    struct stat s;
+    off_t at = ftello(j->file);
+    return fstat(fileno(j->file), &s) == 0 && at >= 0 && s.st_size >= at &&
+           (size_t)(s.st_size - at) >= bytes;
 }
 
 /* Read a block at j->at; *whole: it is there and as it was written. */
@@ -58,6 +71,7 @@ static lk_status read_block(lk_journal *j, lk_journal_block *b, bool *whole)
     if (fread(&h, sizeof h, 1, j->file) != 1) return ferror(j->file) ? unreadable(j) : LK_OK;
     if (h.first != j->done || h.count < 1 || h.count > MAX_FILES || h.good < 0 || h.good > h.count)
         return LK_OK;
+    if (!there(j, (size_t)h.count * sizeof *b->reason + (size_t)h.good * j->row)) return LK_OK;
     *b = (lk_journal_block){h.first, h.count, h.good, calloc((size_t)h.count, sizeof *b->reason),
                             malloc((size_t)h.good * j->row + 1)};
     if (!b->reason || !b->pixels) return lk_fail(LK_E_SYSTEM, "out of memory for %lld images",
@@ -115,7 +129,10 @@ static lk_status start(lk_journal *j, const header *h)
     rewind(j->file);
     if (ftruncate(fileno(j->file), 0) != 0 || fwrite(h, sizeof *h, 1, j->file) != 1 ||
         fflush(j->file) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", j->path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot write: %s; make room on the disk, then the same "
+                       "command goes on from here",
+                       j->path, strerror(errno));
     lk_journal_rewind(j);
     return LK_OK;
 }
@@ -126,7 +143,11 @@ lk_status lk_journal_open(lk_journal *j, const char *path, const char *key, size
     *j = (lk_journal){.path = path, .row = row};
     strncpy(want.key, key, sizeof want.key - 1);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0) return lk_fail(LK_E_SYSTEM, "%s: cannot create: %s", path, strerror(errno));
+    if (fd < 0)
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot create: %s; check the directory of the "
+                       "output and its permissions",
+                       path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
         close(fd);
         return lk_fail(LK_E_INPUT, "%s: another import is writing it; wait for its end, or name "
@@ -146,7 +167,8 @@ lk_status lk_journal_cut(lk_journal *j)
 {
     fflush(j->file);
     if (ftruncate(fileno(j->file), (off_t)j->at) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot shorten: %s", j->path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot shorten: %s; check the file system", j->path,
+                       strerror(errno));
     return LK_OK;
 }
 

@@ -37,8 +37,10 @@ static lk_status read_open(hid_t file, lk_reference_source *s)
     bool other = !s->dataset && strcmp(schema, "lockstep checkpoint") != 0;
     free(schema);
     if (other)
-        return lk_fail(LK_E_INPUT, "%s: expected a dataset or a checkpoint to compare with, found "
-                       "another file of lockstep", s->path);
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a dataset or a checkpoint to compare with, found "
+                       "another file of lockstep; name one with --against",
+                       s->path);
     LK_TRY(read_kind(file, s));
     bool there = false;
     LK_TRY(lk_h5_has(file, s->path, "reference", &there));

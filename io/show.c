@@ -385,15 +385,20 @@ static lk_status show_tensors(const view *v)
     for (int i = 0; i < 3; i++) LK_TRY(put_attribute(v, v->file, text[i], text[i]));
     for (int i = 0; i < 3; i++) {
         uint64_t value = 0;
-        if (H5Aexists(v->file, number[i]) <= 0) continue; /* a node that belongs to no leaf */
+        bool there = false;
+        LK_TRY(lk_h5_has(v->file, v->path, number[i], &there));
+        if (!there) continue; /* a node that belongs to no leaf */
         LK_TRY(lk_h5_get_u64(v->file, v->path, number[i], &value));
         put_count(v, number[i], value, "");
     }
     for (int i = 0; i < v->list.count; i++) {
         const char *name = v->list.path[i];
-        LK_H5_AUTO hid_t dataset = H5Dopen2(v->file, name, H5P_DEFAULT);
-        if (dataset < 0 || H5Aexists(dataset, "meaning") <= 0) continue;
-        LK_TRY(put_attribute(v, dataset, name, "meaning"));
+        LK_H5_AUTO hid_t dataset = -1;
+        bool there = false;
+        LK_H5(LK_E_INPUT, dataset = H5Dopen2(v->file, name, H5P_DEFAULT), "%s: cannot open '%s'",
+              v->path, name);
+        LK_TRY(lk_h5_has(dataset, v->path, "meaning", &there));
+        if (there) LK_TRY(put_attribute(v, dataset, name, "meaning"));
     }
     return LK_OK;
 }
@@ -443,7 +448,8 @@ static lk_status show_to(view *v, FILE *out)
     if (fclose(v->out) != 0 || bad) status = lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK && (fwrite(text, 1, size, out) != size || fflush(out) != 0) &&
         errno != EPIPE) /* a reader such as head may have enough */
-        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s", v->path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM, "cannot print what %s holds: %s; see where the output goes",
+                         v->path, strerror(errno));
     free(text);
     return status;
 }

@@ -56,7 +56,9 @@ lk_status lk_text_decode(const uint32_t *vocabulary, int64_t size, bool characte
     for (int64_t i = 0; i < count; i++) {
         if (tokens[i] < 0 || tokens[i] >= size) {
             free(out);
-            return lk_fail(LK_E_INPUT, "token %d at %lld is not in the vocabulary of %lld",
+            return lk_fail(LK_E_INPUT,
+                           "token %d at %lld is not in the vocabulary of %lld; the "
+                           "file is damaged",
                            tokens[i], (long long)i, (long long)size);
         }
         uint32_t u = vocabulary[tokens[i]];
@@ -96,10 +98,13 @@ lk_status lk_text_encode(const uint32_t *vocabulary, int64_t size, bool characte
         int length = characters ? lk_utf8_decode(p + at, n - at, &code) : 1;
         int64_t token = length > 0 ? find(vocabulary, size, code) : -1;
         if (length <= 0)
-            status = lk_fail(LK_E_INPUT, "the text is not UTF-8 at byte %zu", at);
+            status = lk_fail(LK_E_INPUT, "the text is not UTF-8 at byte %zu; convert it", at);
         else if (token < 0)
-            status = lk_fail(LK_E_INPUT, "the character '%.*s' (U+%04X) at byte %zu of the text is "
-                             "not in the vocabulary", length, text + at, code, at);
+            status = lk_fail(LK_E_INPUT,
+                             "the character '%.*s' (U+%04X) at byte %zu of the text is "
+                             "not in the vocabulary; use those of the training text ('lockstep "
+                             "show' lists them)",
+                             length, text + at, code, at);
         else
             out[filled++] = (int32_t)token;
         if (status == LK_OK) at += (size_t)length;

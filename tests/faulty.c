@@ -1,7 +1,7 @@
 /* A disk that fails, for LD_PRELOAD: writes to some files, or reads of them, fail after some that
  * went well.
  *
- *   FAULT_FILE   part of the file's path
+ *   FAULT_FILE   how the file's path ends (MPI names files of its own after it)
  *   FAULT_AFTER  writes to such files (reads, openings) that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
@@ -41,9 +41,11 @@ static long number(const char *name, long otherwise)
 
 static bool meant_path(const char *path)
 {
-    const char *part = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
+    const char *end = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
     const char *mine = getenv("OMPI_COMM_WORLD_RANK");
-    return part && (!rank || (mine && strcmp(rank, mine) == 0)) && strstr(path, part);
+    if (!end || (rank && (!mine || strcmp(rank, mine) != 0))) return false;
+    size_t n = strlen(path), tail = strlen(end);
+    return n >= tail && strcmp(path + n - tail, end) == 0;
 }
 
 static bool meant(int fd)

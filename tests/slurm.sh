@@ -132,40 +132,35 @@ box_start() {
     box_i=0
     while [ $box_i -lt "$1" ]; do
         box_i=$((box_i + 1))
-        mkdir "$box/spool/n$box_i" "$box/tmp/n$box_i"
         box_node_on "n$box_i"
     done
     within 30 box_idle "$1"
 }
 
-# A name and shared memory of its own, as a node has: Open MPI takes both for the host's.
+# A name and shared memory of its own, as a node has: Open MPI takes both for the host's. Like a
+# diskless node it begins with empty directories: a socket of the job that died with it would keep
+# the next start of that job away.
 box_node_on() {
+    rm -rf "${box:?}/spool/$1" "${box:?}/tmp/$1"
+    mkdir "$box/spool/$1" "$box/tmp/$1"
     unshare --uts --mount --ipc sh -c "hostname $1 && mount -t tmpfs shm /dev/shm &&
         exec slurmd -D -N $1 -f '$SLURM_CONF'" >>"$box/log/slurmd.$1.out" 2>&1 &
     echo $! >"$box/run/$1"
 }
 
-# Processes on a node, known by the namespace of its name.
-box_node_processes() {
-    box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts")
-    [ -n "$box_space" ] || return
-    for box_process in /proc/[0-9]*; do
-        [ "$(readlink "$box_process/ns/uts" 2>/dev/null)" != "$box_space" ] ||
-            echo "${box_process#/proc/}"
-    done
-}
-
 # As if its plug were pulled: every process of the node is killed, and is gone when this returns.
+# They are known by the namespace of its name, which a dead one has no more.
 box_node_off() {
-    box_left=$(box_node_processes "$1")
-    # shellcheck disable=SC2086 # words
-    kill -KILL $box_left && within 60 box_all_gone $box_left
+    box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts") && within 60 box_emptied
 }
-box_all_gone() {
-    for box_process in "$@"; do
-        [ ! -d "/proc/$box_process" ] || [ "$(sed 's/.*) //; s/ .*//' "/proc/$box_process/stat")" = Z ] ||
-            return 1
+box_emptied() {
+    box_left=
+    for box_process in /proc/[0-9]*; do
+        [ "$(readlink "$box_process/ns/uts")" != "$box_space" ] ||
+            box_left="$box_left ${box_process#/proc/}"
     done
+    # shellcheck disable=SC2086 # words
+    [ -z "$box_left" ] || { kill -KILL $box_left && false; }
 }
 
 box_log() { tail -n "${1:-15}" "$box/log/slurmctld.log" | sed 's/^/#   /'; }

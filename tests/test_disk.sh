@@ -2,7 +2,9 @@
 # A disk that fails while a checkpoint is written (tests/faulty.c), and one that is full: the run
 # ends within a minute with code 3 and one message, the checkpoint before is untouched and `latest`,
 # nothing else is left but perhaps a .part, which goes with the next save, and the run continues
-# from there. Never is a checkpoint that is not whole called one. TRIALS of each kind;
+# from there. Never is a checkpoint that is not whole called one. And a disk that fails while a
+# dataset or a checkpoint is read: what passes changes no bit, what stays ends the run with code 3, so
+# that a job starts again, not with code 2 as if the data were bad. TRIALS of each kind;
 # test_disk_long.sh asks for 50.
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
@@ -20,11 +22,12 @@ ok "a run without faults" test "$rc" -eq 0
 run "$LOCKSTEP" train a.yaml --set directory=base --set train.stop_after=4
 ok "its first third" test "$rc" -eq 0
 
-# random N: below N, the same in every run of this test.
+# random N: sets drawn to a number below N, the same in every run of this test. (Not printed: what
+# $(...) runs cannot keep the state.)
 random_state=$SEED
 random() {
     random_state=$(((random_state * 1103515245 + 12345) & 0x7fffffff))
-    echo $((random_state / 65536 % $1))
+    drawn=$((random_state / 65536 % $1))
 }
 
 # trial KIND RANKS RANK AFTER: continue a copy of base with a fault. "" in $wrong: as it should be;
@@ -79,7 +82,10 @@ trials() {
     while [ $((good + bad)) -lt "$TRIALS" ] && [ $missed -lt $((20 * TRIALS)) ]; do
         n=1
         [ $(((good + bad) % 6)) -ne 5 ] || n=2
-        trial "$kind" $n "$(random 2)" "$(random 60)"
+        random 2
+        rank=$drawn
+        random 60
+        trial "$kind" $n $rank $drawn
         [ $struck = 1 ] || { missed=$((missed + 1)) && continue; }
         [ "$seconds" -le $most ] || most=$seconds
         [ -n "$wrong" ] || continues >"$work/ok" 2>&1 || wrong="; does not continue"
@@ -120,6 +126,88 @@ else
     skip "a full disk" "a tmpfs cannot be mounted here"
     skip "exit code 3, nothing written, latest stays" "a tmpfs cannot be mounted here"
 fi
+
+# Reading: a dataset of several slabs, streamed, so that the run reads it from first to last.
+rm -rf base whole
+awk 'BEGIN { while (i < 9000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
+run "$LOCKSTEP" import text a.txt -v character -o a.h5 --overwrite
+sed 's/file: a.h5/&\n  resident: no/' a.yaml >b.yaml && mv b.yaml a.yaml
+run "$LOCKSTEP" train a.yaml --set directory=whole
+run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+ok "a run to be read by" test "$rc" -eq 0
+
+# read_trial KIND TIMES RANKS RANK AFTER FILE ERRNO: the same while FILE is read.
+read_trial() {
+    rm -rf t "$work/struck"
+    cp -R base t
+    one=
+    [ "$3" = 1 ] || one="FAULT_RANK=$4"
+    faults="LD_PRELOAD=$faulty FAULT_FILE=$6 FAULT_KIND=$1 FAULT_TIMES=$2 FAULT_AFTER=$5"
+    faults="$faults FAULT_ERRNO=$7 $one"
+    if [ "$3" = 1 ]; then
+        run env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml --set directory=t --resume
+    else
+        ranks "$3" env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml \
+            --set directory=t --resume
+    fi
+    wrong=
+    struck=0
+    [ -f "$work/struck" ] || return 0
+    struck=1
+    [ "$seconds" -le 60 ] || wrong="$wrong; $seconds s"
+    if [ "$2" -le 5 ]; then
+        [ "$rc" -eq 0 ] || wrong="$wrong; exit code $rc, not 0"
+        return 0
+    fi
+    [ "$rc" -eq 3 ] || wrong="$wrong; exit code $rc, not 3"
+    [ "$(grep -c '^lockstep: ' "$work/err")" -eq 1 ] || wrong="$wrong; not one message"
+    grep -q "^lockstep: .*$6.*; tried 6 times in 3 s" "$work/err" ||
+        wrong="$wrong; the message does not name the file"
+}
+
+# read_trials DESCRIPTION KIND TIMES MOST: so many faults, on either file, after up to MOST reads.
+read_trials() {
+    good=0 bad=0 missed=0 most=0
+    while [ $((good + bad)) -lt "$TRIALS" ] && [ $missed -lt $((20 * TRIALS)) ]; do
+        n=1 file=a.h5 errno=5
+        [ $(((good + bad) % 6)) -ne 5 ] || n=2
+        random 2
+        [ $drawn = 0 ] || file=step-000004.h5
+        random 2
+        [ $drawn = 0 ] || errno=116 # ESTALE
+        random 2
+        rank=$drawn
+        random "$4"
+        read_trial "$2" "$3" $n $rank $drawn $file $errno
+        [ $struck = 1 ] || { missed=$((missed + 1)) && continue; }
+        [ "$seconds" -le $most ] || most=$seconds
+        [ -n "$wrong" ] || continues >"$work/ok" 2>&1 || wrong="; not the same in the end"
+        if [ -z "$wrong" ]; then
+            good=$((good + 1))
+        else
+            bad=$((bad + 1))
+            note "$1 on $n: wrong${wrong}"
+            note_run "$faults"
+        fi
+    done
+    ok "$1: $good of $TRIALS, $most s at most" test "$good" -ge "$TRIALS" -a $bad -eq 0
+}
+
+read_trials "a file that opens at the second try" open 1 6
+read_trials "a read that fails once" read 1 60
+if [ "$TRIALS" -gt 1 ]; then # they wait
+    read_trials "a file that opens at the sixth try" open 5 2
+    read_trials "a read that fails three times" read 3 60
+fi
+read_trials "a file that cannot be opened any more ends the run with code 3" open 1000000 3
+read_trials "reads that go on failing too" read 1000000 60
+read_trial read 1000000 1 0 30 a.h5 5
+ok "in the middle of a run: $(grep '^lockstep: ' "$work/err")" test $struck = 1 -a -z "$wrong"
+for command in "show a.h5" "show base" "check a.h5" "eval base a.h5"; do
+    [ "$TRIALS" -gt 1 ] || [ "$command" = "eval base a.h5" ] || continue
+    run env LD_PRELOAD="$faulty" FAULT_FILE=.h5 FAULT_KIND=read FAULT_AFTER=12 "$LOCKSTEP" $command
+    ok "lockstep $command: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3
+done
 
 # A checkpoint of 5 MiB, which two ranks write together: one of them fails inside a collective write
 # while the other waits in it.

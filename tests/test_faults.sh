@@ -78,7 +78,8 @@ ok "one signal to a rank that waits does not end it" kill -0 "$pid"
 hit USR1 0 0 sig
 finish_job
 ok "a second signal ends it at once ($took s)" below "$took" 5
-ok "as a signal does, status $rc" test "$rc" -ne 0 -a "$rc" -ne 75
+ok "as a signal does, with status 128 + 10" test "$rc" -eq 138
+ok "nothing is saved" test ! -e sig/checkpoints/latest
 kill -KILL "$stopped" 2>/dev/null
 
 rm -rf wall
@@ -95,12 +96,52 @@ ok "a run with time left is not stopped" test "$rc" -eq 0
 export SLURM_JOB_END_TIME=$(($(date +%s) + 5))
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=wall $long --resume --walltime 1h
 ok "the end of a Slurm job: exit status 75" test "$rc" -eq 75
+SLURM_JOB_END_TIME=$(($(date +%s) - 3600))
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=new --resume-or-start
+ok "an end that has passed: exit status 75, nothing is made" test "$rc" -eq 75 -a ! -e new
+ok "said once, with what to do" says_once 'the end of this Slurm job (SLURM_JOB_END_TIME) was 36' \
+    'nothing is started. Start it again in a new job, or unset SLURM_JOB_END_TIME'
 SLURM_JOB_END_TIME=soon
 bad "an end that is no time" "SLURM_JOB_END_TIME: expected seconds since 1970, found 'soon'" \
     "$LOCKSTEP" train r.yaml --set directory=new
 unset SLURM_JOB_END_TIME
 for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00; do
     misuse "--walltime $text" 'expected a duration' "$LOCKSTEP" train r.yaml --walltime=$text
+done
+
+# ---- another process works on the run ------------------------------------------------------------
+
+# lock DIRECTORY: held until $holder is killed.
+lock() {
+    flock "$1/lock" sh -c 'echo $$ >holder; exec sleep 1000' &
+    within 100 test -s holder
+    holder=$(cat holder)
+    rm holder
+}
+lock wall
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=wall $long --resume --wait 0s
+ok "a run that another process works on, --wait 0s: exit status 6" test "$rc" -eq 6
+ok "said once" says_once 'wall: another lockstep is working on this run' 'wait for it or end it'
+begin 2 --set directory=wall $long --resume --wait 500s \
+    --set train.stop_after=$(($(wc -l <wall/loss.log) + 5))
+ok "--wait: it is waited for" within 100 grep -q \
+    'wall: another lockstep is working on this run; waiting for its end, at most 500 s' "$work/out"
+kill "$holder"
+begun=$(now)
+finish_job
+ok "and then the run goes on" test "$rc" -eq 0
+ok "it is said once" test "$(grep -c 'waiting for its end' "$work/out")" -eq 1
+lock wall
+begin 2 --set directory=wall $long --resume --wait 500s --set train.timeout=1
+within 100 grep -q 'waiting for its end' "$work/out"
+sleep 12 # the watchdog's limit for a start is 10 s here
+ok "it may take longer than the watchdog lets anything else last" test ! -s "$work/err"
+hit USR1 0 0 wall
+finish_job
+ok "a signal ends the waiting: exit status 6" test "$rc" -eq 6
+kill "$holder"
+for text in 10 -3s x; do
+    misuse "--wait $text" 'expected a duration' "$LOCKSTEP" train r.yaml --wait=$text
 done
 
 # ---- a rank is stopped, stuck, or dies where its launcher does not notice ------------------------

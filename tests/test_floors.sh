@@ -8,8 +8,9 @@
 floors='
 function floor(path) {
     sub(/^src\//, "", path)
-    if (path ~ /^(cmd\/|main\.c)/) return 8
-    if (path ~ /^(train|doctor|check)\//) return 7
+    if (path ~ /^(cmd\/|main\.c)/) return 9
+    if (path ~ /^train\//) return 8
+    if (path ~ /^(doctor|check)\//) return 7
     if (path ~ /^model\//) return 6
     if (path ~ /^io\//) return 5
     if (path ~ /^(metric|trace)\//) return 4
@@ -18,6 +19,10 @@ function floor(path) {
     if (path ~ /^(graph|ops)\//) return 1
     if (path ~ /^(base\/|version\.h$)/) return 0
     return ""
+}
+function room(path) {
+    sub(/^src\//, "", path)
+    return substr(path, 1, index(path, "/"))
 }'
 
 cd "$srcdir" || exit 99
@@ -82,11 +87,14 @@ grep '"' "$work/includes" | awk "$floors"'
     split($0, quoted, "\"")
     from = floor(file)
     to = floor(quoted[2])
-    if (from == "") print file ": no floor is known for this folder: HOUSE.md, and floor() here"
+    if (from == "")
+        print file ": no floor is known for this folder: doc/architecture.md, and floor() here"
     else if (to == "") print file ": " quoted[2] ": not a path from src/ or the top"
     else if (to > from) print file " (floor " from ") includes " quoted[2] " (floor " to ")"
+    else if (to == from && (to == 7 || to == 4) && room(file) != room(quoted[2]))
+        print file " includes " quoted[2] " from another room"
 }' >"$work/up"
-nothing "no file includes from a higher floor" "$work/up"
+nothing "no file includes from a higher floor, or another room of 7 and 4" "$work/up"
 
 grep '"' "$work/includes" | sed 's/^\([^:]*\):.*"\(.*\)".*/\1 \2/' | while read -r file header; do
     [ "$header" = version.h ] || [ -f "src/$header" ] || [ -f "$header" ] ||
@@ -106,6 +114,21 @@ only '.*dnnl.*' 'src/cpu/' 'cpu'
 only 'yaml\.h' 'src/train/run\.c' 'train/run.c'
 only 'argp\.h' 'src/cmd/' 'cmd'
 only '(png|jpeglib|jerror|zlib)\.h' 'io/' 'io'
+
+# ---- messages --------------------------------------------------------------------------------
+
+# What is wrong with a user's input is said with what to do, after a semicolon or as a question.
+# Not so: what is a piece of another message, and the reasons for which an image is bad, listed as
+# "bad: FILE: REASON".
+# shellcheck disable=SC2046 # names without spaces
+for file in $(ls io/*.c src/train/*.c src/check/*.c src/cmd/*.c | grep -v io/image_decode.c); do
+    tr '\n' ' ' <"$file" | sed 's/"  *"//g' | grep -oE 'lk_fail\(LK_E_INPUT, *"([^"\\]|\\.)*"' |
+        sed "s|^lk_fail(LK_E_INPUT, *|$file: |"
+done >"$work/messages"
+ok "messages are found: $(grep -c '' "$work/messages")" test "$(grep -c '' "$work/messages")" -gt 150
+grep -v -e '[;?]' -e ': "%s"$' -e ': start ' -e ': give ' -e 'at least one [A-Za-z]* file' \
+    -e ": \"%s: '\"\$" "$work/messages" >"$work/found"
+nothing "every message about input says what to do" "$work/found"
 
 # ---- what the floors below the run do not do -------------------------------------------------
 

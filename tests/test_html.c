@@ -41,14 +41,15 @@ static void charts(lk_html *p)
         loss[1][i] = i > 1000 && i < 1500 ? NAN : loss[0][i] * 0.9 + 0.1;
     }
     loss[0][SPIKE] = 14;
-    lk_html_series lines[] = {{"run <a>", step, loss[0], POINTS, false},
-                              {"run b", step, loss[1], POINTS, false}};
+    lk_html_series lines[] = {{"run <a>", step, loss[0], POINTS, false, false},
+                              {"run b", step, loss[1], POINTS, false, false}};
     lk_html_lines(p, &(lk_html_chart){"Loss & more", "step", "nats", false, false, false}, lines,
                   2);
     lk_html_grid_begin(p);
     const double x[] = {0.1, 1, 10, 100, 1000}, roof[] = {0.2, 2, 20, 60, 60};
     const double px[] = {0.5, 12, 300}, py[] = {0.4, 9, 41};
-    lk_html_series rooflines[] = {{"ceiling", x, roof, 5, false}, {"ops", px, py, 3, true}};
+    lk_html_series rooflines[] = {{"ceiling", x, roof, 5, false, false},
+                                  {"ops", px, py, 3, true, false}};
     lk_html_lines(p, &(lk_html_chart){"Roofline", "FLOP/byte", "TFLOP/s", true, true, false},
                   rooflines, 2);
     const double bins[] = {0, 3, 12, 40, 55, 31, 9, 2, 0, 1};
@@ -59,12 +60,12 @@ static void charts(lk_html *p)
                           {"attention", 310, NULL, true},
                           {"a very long name of a kernel that must wrap", 0.2, NULL, false}};
     lk_html_bars(p, &(lk_html_chart){.title = "Time by kernel", .y_label = "µs a step"}, bars, 3);
-    lk_html_series none[] = {{"none", step, loss[0], 0, false}};
+    lk_html_series none[] = {{"none", step, loss[0], 0, false, false}};
     lk_html_lines(p, &(lk_html_chart){.title = "Nothing yet"}, none, 1);
-    lk_html_series one[] = {{"one", step, loss[0], 1, false}};
+    lk_html_series one[] = {{"one", step, loss[0], 1, false, false}};
     lk_html_lines(p, &(lk_html_chart){.title = "One point"}, one, 1);
     const double gaps[] = {1, NAN, 2, NAN, 3, 4, NAN, 5};
-    lk_html_series alone[] = {{"alone", step, gaps, 8, false}};
+    lk_html_series alone[] = {{"alone", step, gaps, 8, false, false}};
     lk_html_lines(p, &(lk_html_chart){.title = "Points between gaps"}, alone, 1);
 }
 

@@ -162,7 +162,7 @@ run env LOCKSTEP="$PWD/dies" MAX_STALLED=0 "$jobs/local.sh" r.yaml --set directo
     --set checkpoint.keep=0
 ok "the newest whole checkpoint is what is told" says out \
     "failed with exit code 9; the newest whole checkpoint is that of step 20"
-ok "not the damaged one after it" test "$rc" -eq 1 -a -f rots/checkpoints/step-000040.h5
+ok "not the damaged one after it" test "$rc" -eq 1 -a -f rots/checkpoints/step-000040.h5.damaged
 
 # ---- another at work, no time, no files ----------------------------------------------------------
 
@@ -191,7 +191,8 @@ ok "a job's end that has passed: nothing is started, and not again" \
     test "$rc" -eq 75 -a ! -e late -a "$(grep -c -- '--resume-or-start' "$work/out")" -eq 1
 ok "said so, with what to do" says err 'the end of this Slurm job (SLURM_JOB_END_TIME) was' \
     "To go on in another: $jobs/local.sh r.yaml --set directory=late"
-run env SLURM_JOB_END_TIME=$(($(date +%s) + 10)) "$jobs/local.sh" r.yaml --set directory=late
+run env SLURM_JOB_END_TIME=$(($(date +%s) + 6)) "$jobs/local.sh" r.yaml --set directory=late \
+    --set checkpoint.every=0
 ok "a job's end that is near: saved, and not started again" \
     test "$rc" -eq 75 -a "$(grep -c 'stopped by the time limit, saved' "$work/out")" -eq 1
 
@@ -258,6 +259,9 @@ misused "two runs of a sweep in one directory" 'runs 1 and 2 would both train in
 misused "array.sbatch with an empty sweep" 'no line with a run' "$jobs/array.sbatch" sweep
 misused "scaling.sbatch in no way known" 'expected strong or weak' \
     env SCALING=odd "$jobs/scaling.sbatch" r.yaml
+cp "$jobs/train.sbatch" bin/train.sbatch # as Slurm does
+misused "train.sbatch on a node that has no loop.sh" "no loop.sh in '$PWD'" \
+    env LOCKSTEP_JOBS="$PWD" bin/train.sbatch r.yaml
 rm bin/sbatch
 command -v sbatch >/dev/null || misused "train.sbatch without Slurm" 'no sbatch here' \
     "$jobs/train.sbatch" r.yaml

@@ -197,7 +197,8 @@ static void traced(void)
     lk_monitor_close(m, LK_OK, NULL);
     free(memory);
     json_t *s = last_event("traced/run.jsonl", "step");
-    double before = peak_of_step("traced/run.jsonl", 10), after = peak_of_step("traced/run.jsonl", 20);
+    double before = peak_of_step("traced/run.jsonl", 10);
+    double after = peak_of_step("traced/run.jsonl", 20);
     double later = number(s, "memory", "host_peak");
     tap_ok(before > 0 && after < before + 0.5 * MUCH && later > before + MUCH,
            "a trace's memory is in no peak: %.0f MiB, %.0f after it, later %.0f", before / 0x1p20,
@@ -318,6 +319,15 @@ static void unwritable(void)
     lk_monitor_close(m, LK_OK, NULL);
     tap_ok(said == 2, "a disk that takes no more is said once a file, %d: %s", said, last_said);
     tap_ok(lk_error_text()[0] == '\0', "and is no error of the run");
+    const struct rlimit least = {2000, 100000}; /* what lies in the file's buffer goes beyond it */
+    m = start("least", NULL, 0);
+    if (!m || setrlimit(RLIMIT_FSIZE, &least) != 0) return;
+    for (uint64_t i = 0; i < 6; i++) step(m, i, noise(i), 0);
+    lk_monitor_close(m, lk_fail(LK_E_DEVICE, "what ends the run"), NULL);
+    setrlimit(RLIMIT_FSIZE, &small);
+    tap_ok(said == 1 && strcmp(lk_error_text(), "what ends the run") == 0,
+           "the error that ends a run is kept: %s", lk_error_text());
+    lk_error_clear();
 }
 
 int main(void)

@@ -3,7 +3,8 @@
 # of planted faults and none on the clean twins; TensorBoard and Prometheus files read by others;
 # watch and report on runs that are done, go on, are broken or are none.
 #
-# TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: python3).
+# TENSORBOARD_PYTHON names a Python that has the tensorboard package (default: that which
+# 'quickstart test' makes in the build directory, or python3).
 # shellcheck disable=SC1010,SC2016,SC2086,SC2094,SC2317 # awk programs; words without blanks; called
 # by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
@@ -105,13 +106,21 @@ kill -9 $pid
 wait $pid 2>/dev/null
 printf '{"event":"step","time":12' >>parts/run.jsonl
 ok "a start was killed after step 250" test "$(wc -l <parts/loss.log)" -gt 250
-prints "watch of a killed run with half a line" "/400|loss " "$LOCKSTEP" watch parts --once
+for _ in $(seq 100); do # the logs are a moment old, and the kernel has dropped the lock
+    "$LOCKSTEP" watch parts --once | grep -q 'killed: no process' && break
+    sleep 0.2
+done
+prints "watch of a killed run with half a line" "/400|parts: silent for 0:|it was killed|loss |\
+start 3, from step 250: 1 rank on|checkpoint of step 250" "$LOCKSTEP" watch parts --once
+ok "which does not say when it will be done" sh -c '! grep -q ETA "$1"' sh "$work/out"
 prints "a report of it" "parts.html" "$LOCKSTEP" report parts -o parts.html
 train parts 4 --resume --set log.tensorboard=true --set train.stop_after=270
 ok "the next part, on four ranks" test "$rc" -eq 0
 tail -n 3 parts/run.jsonl >"$work/end"
 ok "has the work of each in its log" \
     grep -q '"work_ms":\[[0-9.]*,[0-9.]*,[0-9.]*,[0-9.]*\]' "$work/end"
+prints "watch of it" "parts: stopped: train.stop_after|start 4, from step 250: 4 ranks on|\
+step 270/400" "$LOCKSTEP" watch parts --once
 train parts 1 --resume --set log.tensorboard=true --set log.prometheus=true
 ok "the last part" test "$rc" -eq 0
 ok "every step is in the log once" every_step_once parts 400
@@ -204,6 +213,7 @@ fi
 
 # ---- TensorBoard, Prometheus -------------------------------------------------------------------
 
+[ -x "$builddir/readers/bin/python" ] && : "${TENSORBOARD_PYTHON:=$builddir/readers/bin/python}"
 : "${TENSORBOARD_PYTHON:=python3}"
 if "$TENSORBOARD_PYTHON" -c 'import tensorboard' 2>/dev/null; then
     cat >tb.py <<'END'
@@ -239,7 +249,7 @@ ok "metrics.prom is in Prometheus' format" awk '
     /^# TYPE lockstep_[a-z_]+ (gauge|counter|summary)$/ {
         if (!help[$3]) bad = 1
         type[$3] = $4; next }
-    /^lockstep_[a-z_]+{run="parts"(,[a-z]+="[^"]*")?} [-+0-9.e]+$/ {
+    /^lockstep_[a-z_]+{run="parts"(,[a-z]+="[^"]*")*} [-+0-9.e]+$/ {
         name = $1; sub(/{.*/, "", name); family = name
         if (!(family in type)) sub(/_(sum|count)$/, "", family)
         if (!(family in type) || type[family] == "counter" && name !~ /_total$/) bad = 1
@@ -274,6 +284,7 @@ ok "a report of a run that goes on" test "$rc" -eq 0
 prints "watch follows a run to its end" 'running|done|ETA' "$LOCKSTEP" watch live -n 0.2
 wait
 ok "and has looked several times" test "$(wc -l <"$work/out")" -ge 3
+ok "and took it for dead at none" sh -c '! grep -q -e killed -e silent "$1"' sh "$work/out"
 
 mkdir failed && cp r.yaml failed/run.yaml && echo '1 2.5 0.001 1 1 0' >failed/loss.log
 printf '%s\n' '{"event":"start","time":10,"step":0}' \
@@ -281,6 +292,26 @@ printf '%s\n' '{"event":"start","time":10,"step":0}' \
     >failed/run.jsonl
 prints "watch of a run that has failed ends" 'failed: step 2: what, and what to do' \
     timeout 20 "$LOCKSTEP" watch failed
+
+# Two starts: the first was killed after 50 s that count, the second took a minute; a third that
+# keeps no run log was begun since.
+mkdir three && cp r.yaml three/run.yaml && echo '1 2.5 0.001 1 1 0' >three/loss.log
+printf '%s\n' '{"event":"start","time":1000,"step":0,"ranks":1,"host":"elsewhere"}' \
+    '{"event":"step","time":1050,"step":1,"samples_per_second":3}' \
+    '{"event":"start","time":2000,"step":1,"ranks":2,"host":"elsewhere"}' \
+    '{"event":"end","time":2061,"step":1,"how":"stopped","why":"SIGTERM at rank 0","seconds":60}' \
+    >three/run.jsonl
+prints "watch of a run that was stopped" 'three: stopped: SIGTERM at rank 0|2 ranks on elsewhere' \
+    "$LOCKSTEP" watch three --once
+run "$LOCKSTEP" report three -o three.html
+ok "its time is that of its starts, one of them killed" grep -q '>1:50<' three.html
+echo '{"time":"1970-01-01T00:50:00Z","step":1}' >three/starts.jsonl
+prints "watch of it, started again without a run log" 'three: running' \
+    "$LOCKSTEP" watch three --once
+touch -d '10 minutes ago' three/*
+prints "and when nothing is heard of it" 'three: silent for 10:0' "$LOCKSTEP" watch three --once
+run "$LOCKSTEP" report three -o three.html
+ok "as the report says" grep -q 'the run is silent for 10:0' three.html
 
 mkdir empty && cp r.yaml empty/run.yaml && : >empty/loss.log
 prints "watch of a run before its first step" 'no steps yet' "$LOCKSTEP" watch empty --once

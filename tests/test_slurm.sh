@@ -187,9 +187,16 @@ job -w n3 "$jobs/train.sbatch" r.yaml --set directory=diverges --set optimizer.l
 diverges=$id
 job -w n3 "$jobs/train.sbatch" r.yaml --set directory=bad --set data.file=none.h5
 bad=$id
-# Slurm looks at limits twice a minute. The run is long; USR1 comes in the first minute.
+# Slurm looks at limits twice a minute; USR1 comes in the first minute. Until then the run stands
+# still after its first checkpoint, to leave the cores to others.
 job -w n4 --time=1 --signal=B:USR1@50 "$jobs/train.sbatch" r.yaml --set directory=limit
 limit=$id
+limited="^$LOCKSTEP train r.yaml --set directory=limit "
+{
+    within 300 beyond limit 0 && pkill -STOP -f "$limited"
+    within 300 grep -q 'SIGUSR1: the run' "$limit.log"
+    pkill -CONT -f "$limited"
+} &
 
 cat >sweep <<END
 # Two runs, one beside the other.
@@ -261,6 +268,21 @@ ok "its table: 1, 2, 4 nodes, the same bits" \
     test "$(awk '$NF == "same" { printf "%s-%s ", $1, $2 }' scaled-scaling-*/table.txt)" = \
     '1-1 2-2 4-4 '
 
+# ---- a file system that comes late (here, where one may be mounted) ------------------------------
+
+mkdir late
+echo "none $(pwd -P)/late tmpfs defaults 0 0" >fstab
+FSTAB=$PWD/fstab "$jobs/local.sh" r.yaml --set directory=late/run --set train.steps=40 \
+    >late.log 2>&1 &
+local=$!
+ok "a run directory on what /etc/fstab lists is waited for" \
+    within 100 grep -q 'late/run: .*/late is not mounted; waiting for it' late.log
+ok "and not made below the mount point" test -z "$(ls late)"
+mount -t tmpfs none late
+wait $local
+ok "until it is mounted" test $? -eq 0 -a -f late/run/DONE
+umount late
+
 # ---- the time limit, and scancel -----------------------------------------------------------------
 
 if within 300 restarted "$limit" 1 && within 300 beyond limit "$(newest limit)"; then
@@ -271,7 +293,7 @@ else
 fi
 scancel "$limit"
 ends "a cancelled job saves, and is not requeued" "$limit" CANCELLED 1+ \
-    'SIGUSR1|saved at step|Slurm is ending this job'
+    'SIGUSR1|stopped in time|Slurm is ending this job'
 steps=$(newest limit)
 ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited \
     --set train.stop_after="$steps" --set checkpoint.every=0

@@ -22,7 +22,7 @@ lk_status lk_replace_check(const char *path)
     struct stat s;
     lk_status status = LK_OK;
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: expected a file to write, found a directory; name a file",
+        return lk_fail(LK_E_INPUT, "%s: cannot write a file: it is a directory; name another place",
                        path);
     LK_TRY(directory_of(path, &directory));
     if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
@@ -48,10 +48,16 @@ lk_status lk_replace_part(const char *path, char **part)
 lk_status lk_replace_sync(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return lk_fail(LK_E_SYSTEM, "%s: cannot open: %s", path, strerror(errno));
+    if (fd < 0)
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot open: %s; check the path and its "
+                       "permissions",
+                       path, strerror(errno));
     int bad = fsync(fd) != 0 && errno != EINVAL, error = errno; /* EINVAL: not on this system */
     close(fd);
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s", path, strerror(error)) : LK_OK;
+    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s; check the disk's free space and quota", path,
+                         strerror(error))
+               : LK_OK;
 }
 
 lk_status lk_replace_publish(const char *part, const char *path)
@@ -59,7 +65,10 @@ lk_status lk_replace_publish(const char *part, const char *path)
     char *directory;
     LK_TRY(lk_replace_sync(part));
     if (rename(part, path) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s", part, path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot rename to %s: %s; check the directory's "
+                       "permissions",
+                       part, path, strerror(errno));
     LK_TRY(directory_of(path, &directory));
     lk_status status = lk_replace_sync(directory);
     free(directory);

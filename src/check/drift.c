@@ -101,7 +101,9 @@ lk_status lk_check_reference_open(lk_checker *c, const char *path, bool demanded
     LK_TRY(lk_comm_agree(c->comm, lk_reference_source_read(c->io, path, s)));
     lk_status status = LK_OK;
     if (s->kind != c->data->kind)
-        status = lk_fail(LK_E_INPUT, "%s: expected data of kind '%s' as in %s, found '%s'",
+        status = lk_fail(LK_E_INPUT,
+                         "%s: expected data of kind '%s' as in %s, found '%s'; "
+                         "compare data of one kind",
                          c->data->path, lk_dataset_kind_name(s->kind), s->path,
                          lk_dataset_kind_name(c->data->kind));
     else if (!s->text && !s->dataset && demanded)

@@ -113,8 +113,10 @@ static lk_status check_places(const options *o)
     if (!o->tmp_given) return LK_OK; /* the standard one is not always needed */
     if (stat(tmp, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
     else if (access(tmp, W_OK | X_OK) == 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "--tmp %s: expected a directory that can be written to: %s", tmp,
-                   strerror(errno));
+    return lk_fail(LK_E_INPUT,
+                   "--tmp %s: expected a directory that can be written to: %s; name "
+                   "another one",
+                   tmp, strerror(errno));
 }
 
 static lk_status write_drift(const options *o, const lk_check_report *r)

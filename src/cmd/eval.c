@@ -121,8 +121,10 @@ static lk_status write_drift(const options *o, const lk_evaluation *e)
 {
     if (!o->prometheus) return LK_OK;
     if (!e->compared)
-        return lk_fail(LK_E_INPUT, "%s: expected a checkpoint that knows its training data, found "
-                       "one of an earlier lockstep: there is no drift to write to %s",
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a checkpoint that knows its training data, found "
+                       "one of an earlier lockstep: there is no drift to write to %s; leave out "
+                       "--prometheus, or use 'lockstep check --against DATA'",
                        o->scoring.checkpoint, o->prometheus);
     lk_drift_part part = {"validation", &e->drift};
     return lk_drift_prometheus_write(&part, 1, o->scoring.data, o->prometheus);

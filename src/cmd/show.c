@@ -29,8 +29,8 @@ int lk_cmd_show(int argc, char **argv)
 {
     static const struct argp argp = {
         NULL, parse, "FILE",
-        "What a dataset, checkpoint, predictions, trace or anomaly file holds: attributes, then every "
-        "array with its shape, type and digest.\v"
+        "What a dataset, checkpoint, predictions, trace or anomaly file holds: attributes, then "
+        "every array with its shape, type and digest.\v"
         "Examples:\n"
         "  $ lockstep show photos.h5\n"
         "  $ lockstep show runs/photos",

@@ -27,7 +27,7 @@ static const struct argp_option table[] = {
     {"set", 's', "KEY=VALUE", 0, "Override a key of the run file (repeatable)", 0},
     {"resume", 'r', NULL, 0, "Continue the run from its newest checkpoint that is whole", 0},
     {"resume-or-start", RESUME_OR_START, NULL, 0,
-     "The same, or start it where there is no run directory or no checkpoint yet: for jobs that "
+     "As --resume, or start it where there is no run directory or no checkpoint yet: for jobs that "
      "are started again and again", 0},
     {"walltime", 'w', "DURATION", 0,
      "Save and stop in time for an end after DURATION: 90s, 30m, 12h, 2d, 1:30:00, 2-00:00:00. "

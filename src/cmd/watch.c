@@ -96,7 +96,8 @@ static lk_status watch(const options *o, lk_history *h)
             lk_watch_line(stdout, h, now());
         said = lk_history_done(h);
         if (fflush(stdout) != 0)
-            return lk_fail(LK_E_SYSTEM, "standard output: %s", strerror(errno));
+            return lk_fail(LK_E_SYSTEM, "standard output: %s; see where the output goes",
+                           strerror(errno));
         if (o->once || h->done || h->failed) return LK_OK;
         double whole = floor(o->interval);
         nanosleep(&(struct timespec){(time_t)whole, (long)(1e9 * (o->interval - whole))}, NULL);

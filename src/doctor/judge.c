@@ -317,12 +317,16 @@ lk_status lk_doctor_judge(const json_t *facts, lk_profile profile, lk_diagnosis 
     const json_t *ranks = json_object_get(facts, "ranks");
     lk_diagnosis r = {.profile = profile, .ranks = (int)json_array_size(ranks)};
     if (lk_part_number(facts, "lockstep.facts") != 1 || r.ranks < 1)
-        return lk_fail(LK_E_INPUT, "expected facts of 'lockstep doctor --json', version 1, found "
-                       "%s", r.ranks < 1 ? "no ranks in it" : "another version");
+        return lk_fail(LK_E_INPUT,
+                       "expected facts of 'lockstep doctor --json', version 1, found "
+                       "%s; make them anew with this lockstep",
+                       r.ranks < 1 ? "no ranks in it" : "another version");
     for (size_t i = 0; i < (size_t)r.ranks; i++)
         if (!json_is_object(json_array_get(ranks, i)))
-            return lk_fail(LK_E_INPUT, "expected facts of 'lockstep doctor --json', found that "
-                           "rank %zu is no object", i);
+            return lk_fail(LK_E_INPUT,
+                           "expected facts of 'lockstep doctor --json', found that "
+                           "rank %zu is no object; make them anew",
+                           i);
     lk_exam e = {.ranks = ranks, .report = &r};
     lk_status status = judge(&e);
     free(e.host);

@@ -80,7 +80,8 @@ typedef struct lk_html_series {
     const char *name;
     const double *x, *y; /* x ascending; y not finite: a gap */
     int64_t count;
-    bool dots; /* points instead of a line */
+    bool dots;  /* points instead of a line */
+    bool faint; /* behind the others: values of which another series is the mean */
 } lk_html_series;
 
 /* Lines and points over common axes, with a legend if there is more than one. A line of many points

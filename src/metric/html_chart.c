@@ -136,11 +136,11 @@ static void plot_end(lk_html *p, const lk_html_chart *c, const axis *x, const ax
 /* ---- lines and points ------------------------------------------------------------------------ */
 
 /* Colour, then dashes once the colours repeat. */
-static void series_class(lk_html *p, int i, bool dots)
+static void series_class(lk_html *p, int i, bool dots, bool faint)
 {
     fprintf(p->file, "class=\"%c s%d", dots ? 'd' : 'l', i % 8);
     if (i >= 8 && !dots) fprintf(p->file, " k%d", 1 + (i / 8 - 1) % 3);
-    lk_html_raw(p, "\"");
+    lk_html_raw(p, faint ? " f\"" : "\"");
 }
 
 static void legend(lk_html *p, const lk_html_series *s, int count)
@@ -148,7 +148,7 @@ static void legend(lk_html *p, const lk_html_series *s, int count)
     lk_html_raw(p, "<ul class=\"legend\">");
     for (int i = 0; i < count; i++) {
         lk_html_raw(p, "<li><svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path ");
-        series_class(p, i, s[i].dots);
+        series_class(p, i, s[i].dots, s[i].faint);
         lk_html_raw(p, s[i].dots ? " d=\"M12 4h0\"/></svg>" : " d=\"M0 4H24\"/></svg>");
         lk_html_escaped(p, s[i].name);
         lk_html_raw(p, "</li>");
@@ -254,7 +254,7 @@ static void draw_marks(pen *w, int i)
 {
     pen again = {.p = w->p, .x = w->x, .y = w->y, .s = w->s, .drawn = -1, .marks = true};
     lk_html_raw(w->p, "<path ");
-    series_class(w->p, i, true);
+    series_class(w->p, i, true, false);
     lk_html_raw(w->p, " d=\"");
     draw_series(&again);
     lk_html_raw(w->p, "\"/>\n");
@@ -286,7 +286,7 @@ void lk_html_lines(lk_html *p, const lk_html_chart *c, const lk_html_series *ser
     for (int i = 0; i < count; i++) {
         pen w = {.p = p, .x = &x, .y = &y, .s = &series[i], .drawn = -1};
         lk_html_raw(p, "<path ");
-        series_class(p, i, series[i].dots);
+        series_class(p, i, series[i].dots, series[i].faint);
         lk_html_raw(p, " d=\"");
         draw_series(&w);
         lk_html_raw(p, "\"/>\n");

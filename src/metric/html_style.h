@@ -60,6 +60,7 @@
     ".g{stroke:var(--line)}.a{stroke:var(--axis)}"                                                 \
     "path{fill:none;vector-effect:non-scaling-stroke;stroke-linejoin:round}"                       \
     ".l{stroke-width:1.75;stroke-linecap:round}.d{stroke-width:6;stroke-linecap:round}"            \
+    ".f{stroke-opacity:.45}"                                                                       \
     ".h{fill:var(--s0);stroke:var(--card);stroke-width:.5}"                                        \
     ".s0{stroke:var(--s0)}.s1{stroke:var(--s1)}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}"         \
     ".s4{stroke:var(--s4)}.s5{stroke:var(--s5)}.s6{stroke:var(--s6)}.s7{stroke:var(--s7)}"         \

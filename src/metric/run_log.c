@@ -15,7 +15,10 @@ struct lk_run_log {
 
 static lk_status cannot(const lk_run_log *log)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot write the run log: %s", log->path, strerror(errno));
+    return lk_fail(LK_E_SYSTEM,
+                   "%s: cannot write the run log: %s; check the disk's free space, "
+                   "or log.run_log: false",
+                   log->path, strerror(errno));
 }
 
 /* Whether a line belongs to what is kept. */

@@ -101,7 +101,10 @@ static lk_status write_record(lk_tensorboard *tb, const message *m)
         fwrite(m->byte, 1, m->count, tb->file) == m->count &&
         fwrite(tail.byte, 1, tail.count, tb->file) == tail.count)
         return LK_OK;
-    return lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", tb->path, strerror(errno));
+    return lk_fail(LK_E_SYSTEM,
+                   "%s: cannot write: %s; check the disk's free space, or "
+                   "log.tensorboard: false",
+                   tb->path, strerror(errno));
 }
 
 /* ---- public ---------------------------------------------------------------------------------- */
@@ -112,15 +115,21 @@ static lk_status make_file(lk_tensorboard *tb, const char *directory, const stru
     char host[65] = "";
     if (gethostname(host, sizeof host - 1) != 0 || !host[0]) strcpy(host, "localhost");
     if (mkdir(directory, 0777) != 0 && errno != EEXIST)
-        return lk_fail(LK_E_INPUT, "%s: cannot make the directory: %s", directory,
-                       strerror(errno));
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot make the directory: %s; check the permissions, or "
+                       "log.tensorboard: false",
+                       directory, strerror(errno));
     if (asprintf(&tb->path, "%s/events.out.tfevents.%010lld.%09ld.%s", directory,
                  (long long)now->tv_sec, now->tv_nsec, host) < 0) {
         tb->path = NULL;
         return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     tb->file = fopen(tb->path, "wbx");
-    if (!tb->file) return lk_fail(LK_E_INPUT, "%s: cannot write: %s", tb->path, strerror(errno));
+    if (!tb->file)
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot write: %s; check the disk's free space, "
+                       "or log.tensorboard: false",
+                       tb->path, strerror(errno));
     return LK_OK;
 }
 
@@ -180,7 +189,10 @@ lk_status lk_tensorboard_write(lk_tensorboard *tb, uint64_t step, double time,
 lk_status lk_tensorboard_flush(lk_tensorboard *tb)
 {
     if (fflush(tb->file) == 0) return LK_OK;
-    return lk_fail(LK_E_SYSTEM, "%s: cannot write: %s", tb->path, strerror(errno));
+    return lk_fail(LK_E_SYSTEM,
+                   "%s: cannot write: %s; check the disk's free space, or "
+                   "log.tensorboard: false",
+                   tb->path, strerror(errno));
 }
 
 void lk_tensorboard_close(lk_tensorboard *tb)

@@ -24,8 +24,10 @@ static void put(writer *w, json_t *event)
     if (w->status == LK_OK) {
         fputs(w->first ? "\n" : ",\n", w->out);
         if (json_dumpf(event, w->out, JSON_COMPACT | JSON_REAL_PRECISION(12)) != 0)
-            w->status =
-                lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s", strerror(errno));
+            w->status = lk_fail(LK_E_SYSTEM,
+                                "cannot write the events of a trace: %s; make room on the "
+                                "disk",
+                                strerror(errno));
     }
     w->first = false;
     json_decref(event);
@@ -54,7 +56,7 @@ static void put_rank(writer *w, int rank)
         put_name(w, "thread_name", rank, LANES + i, name);
     }
     for (int i = 0; i < t->steps; i++) {
-        const lk_trace_step *s = &t->step[rank * t->steps + i];
+        const lk_trace_step *s = &t->step[(int64_t)rank * t->steps + i];
         /* by a device's events a step may end a little after the next one's first kernel begins */
         double seconds = s->seconds;
         if (i + 1 < t->steps && s->begin + seconds > s[1].begin) seconds = s[1].begin - s->begin;
@@ -86,6 +88,9 @@ lk_status lk_trace_perfetto(const lk_trace *t, FILE *out)
     for (int64_t i = 0; i < t->spans && w.status == LK_OK; i++) put_span(&w, &t->span[i]);
     fputs("\n]}\n", out);
     if (w.status == LK_OK && (fflush(out) != 0 || ferror(out)))
-        w.status = lk_fail(LK_E_SYSTEM, "cannot write the events of a trace: %s", strerror(errno));
+        w.status = lk_fail(LK_E_SYSTEM,
+                           "cannot write the events of a trace: %s; make room on the "
+                           "disk",
+                           strerror(errno));
     return w.status;
 }

@@ -38,7 +38,8 @@ static lk_status weights_of(const char *name, lk_weights *weights)
         *weights = (lk_weights)i;
         return LK_OK;
     }
-    return lk_fail(LK_E_INPUT, "weights: expected auto, raw or ema, found '%.60s'", name);
+    return lk_fail(LK_E_INPUT, "weights: expected auto, raw or ema, found '%.60s'; choose one",
+                   name);
 }
 
 static lk_status score(lk_evaluator *e, lk_evaluation *result)

@@ -68,7 +68,10 @@ static lk_status prepare(lk_evaluator *e, images *s)
     s->count = e->data->rows[LK_VALIDATION];
     s->classes = e->model.info.image.classes;
     if (s->count < 1)
-        return lk_fail(LK_E_INPUT, "%s: holds no validation images", e->data->path);
+        return lk_fail(LK_E_INPUT,
+                       "%s: holds no validation images; import data with a part for "
+                       "validation (--validation)",
+                       e->data->path);
     LK_TRY(check_format(e));
     size_t n = (size_t)s->count;
     s->loss = calloc(n, sizeof *s->loss);

@@ -67,9 +67,11 @@ static lk_status prepare(lk_evaluator *e, windows *s)
     int64_t tokens = e->data->rows[LK_VALIDATION];
     s->count = tokens > 0 ? (tokens - 1) / s->context : 0;
     if (s->count < 1)
-        return lk_fail(LK_E_INPUT, "%s: validation/tokens holds %lld tokens, one window of this "
-                       "model needs %lld", e->data->path, (long long)tokens,
-                       (long long)s->context + 1);
+        return lk_fail(LK_E_INPUT,
+                       "%s: validation/tokens holds %lld tokens, one window of this "
+                       "model needs %lld; import more text, or a larger part for validation "
+                       "(--validation)",
+                       e->data->path, (long long)tokens, (long long)s->context + 1);
     LK_TRY(check_vocabulary(e));
     size_t n = (size_t)(s->count * s->context);
     bool predictions = e->job->predictions != NULL;

@@ -38,11 +38,6 @@ static void table_clear(lk_table *t)
     *t = (lk_table){.columns = 0};
 }
 
-static double last_of(const lk_table *t, int column)
-{
-    return t->rows ? t->column[column][t->rows - 1] : NAN;
-}
-
 /* ---- lines ----------------------------------------------------------------------------------- */
 
 static lk_status loss_line(lk_history *h, const char *line)
@@ -74,26 +69,20 @@ static lk_status validation_line(lk_history *h, const char *line)
     return table_add(&h->validation, LK_VALID_COLUMNS, v);
 }
 
-static double number(const json_t *o, const char *name)
-{
-    const json_t *v = json_object_get(o, name);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 static lk_status record_line(lk_history *h, const json_t *o)
 {
     const json_t *times = json_object_get(o, "step_ms"), *memory = json_object_get(o, "memory");
     double v[LK_RECORD_COLUMNS] = {
-        [LK_RECORD_STEP] = number(o, "step"),
-        [LK_RECORD_TIME] = number(o, "time"),
-        [LK_RECORD_RATE] = number(o, "samples_per_second"),
-        [LK_RECORD_MEAN] = number(times, "mean"),
-        [LK_RECORD_P50] = number(times, "p50"),
-        [LK_RECORD_P95] = number(times, "p95"),
-        [LK_RECORD_P99] = number(times, "p99"),
-        [LK_RECORD_WAIT] = number(o, "data_wait_ms"),
-        [LK_RECORD_HOST] = number(memory, "host_peak"),
-        [LK_RECORD_DEVICE] = number(memory, "device"),
+        [LK_RECORD_STEP] = lk_history_number(o, "step"),
+        [LK_RECORD_TIME] = lk_history_number(o, "time"),
+        [LK_RECORD_RATE] = lk_history_number(o, "samples_per_second"),
+        [LK_RECORD_MEAN] = lk_history_number(times, "mean"),
+        [LK_RECORD_P50] = lk_history_number(times, "p50"),
+        [LK_RECORD_P95] = lk_history_number(times, "p95"),
+        [LK_RECORD_P99] = lk_history_number(times, "p99"),
+        [LK_RECORD_WAIT] = lk_history_number(o, "data_wait_ms"),
+        [LK_RECORD_HOST] = lk_history_number(memory, "host_peak"),
+        [LK_RECORD_DEVICE] = lk_history_number(memory, "device"),
     };
     return table_add(&h->record, LK_RECORD_COLUMNS, v);
 }
@@ -111,7 +100,7 @@ static lk_status event_line(lk_history *h, const char *line)
                 {"warning", h->warnings},
                 {"end", h->ends},
                 {"ranks", h->ranks}};
-    if (!event || isnan(number(o, "step"))) h->unreadable++;
+    if (!event || isnan(lk_history_number(o, "step"))) h->unreadable++;
     else if (strcmp(event, "step") == 0) status = record_line(h, o);
     for (size_t i = 0; i < sizeof kept / sizeof *kept && event; i++)
         if (strcmp(event, kept[i].name) == 0 && json_array_append(kept[i].list, o) != 0)
@@ -238,19 +227,6 @@ static lk_status read_run_file(lk_history *h)
     return h->run_problem ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
-static void find_end(lk_history *h)
-{
-    size_t n = json_array_size(h->ends);
-    const json_t *end = n ? json_array_get(h->ends, n - 1) : NULL;
-    const json_t *start = json_array_get(h->starts, json_array_size(h->starts) - 1);
-    const char *how = json_string_value(json_object_get(end, "how"));
-    FILE *f = open_in(h, "DONE");
-    bool last = how && !(number(start, "time") > number(end, "time")); /* not started again */
-    h->done = f != NULL || (last && strcmp(how, "done") == 0);
-    h->failed = last && !h->done && strcmp(how, "failed") == 0;
-    if (f) fclose(f);
-}
-
 lk_status lk_history_follow(lk_history *h)
 {
     bool again = false;
@@ -262,7 +238,7 @@ lk_status lk_history_follow(lk_history *h)
         if (!again) break;
         forget(h);
     }
-    find_end(h);
+    lk_history_find_end(h);
     return LK_OK;
 }
 
@@ -271,7 +247,9 @@ static lk_status expect_run(const char *directory)
     static const char *const sign[] = {"run.yaml", "loss.log", "run.jsonl", "lock"};
     struct stat st;
     if (stat(directory, &st) != 0)
-        return lk_fail(LK_E_INPUT, "%s: expected a run directory of 'lockstep train': %s",
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected a run directory of 'lockstep train': %s; check "
+                       "the path and its permissions",
                        directory, strerror(errno));
     lk_history h = {.directory = (char *)directory};
     for (size_t i = 0; i < sizeof sign / sizeof *sign && S_ISDIR(st.st_mode); i++) {
@@ -321,59 +299,4 @@ void lk_history_close(lk_history *h)
     free(h->directory);
     free(h->file);
     free(h);
-}
-
-/* ---- what it says ---------------------------------------------------------------------------- */
-
-int64_t lk_history_total(const lk_history *h)
-{
-    const json_t *start = json_array_get(h->starts, json_array_size(h->starts) - 1);
-    double steps = number(start, "steps");
-    if (!isnan(steps)) return (int64_t)steps;
-    return h->has_run ? h->run.train.steps : 0;
-}
-
-int64_t lk_history_done(const lk_history *h)
-{
-    double step = last_of(&h->loss, LK_LOSS_STEP);
-    return isnan(step) ? 0 : (int64_t)step;
-}
-
-void lk_history_duration(double seconds, char text[32])
-{
-    long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
-    if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
-}
-
-const char *lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT])
-{
-    const json_t *end = json_array_get(h->ends, json_array_size(h->ends) - 1);
-    const json_t *start = json_array_get(h->starts, json_array_size(h->starts) - 1);
-    const char *how = json_string_value(json_object_get(end, "how"));
-    const char *why = json_string_value(json_object_get(end, "why"));
-    double age = now - h->changed, pace = 1e-3 * last_of(&h->record, LK_RECORD_P99);
-    char duration[32];
-    if (h->done) return "done";
-    if (how && !(number(start, "time") > number(end, "time"))) {
-        snprintf(text, LK_HISTORY_TEXT, "%.20s%s%.1100s", how, why ? ": " : "", why ? why : "");
-    } else if (age > 30 && !(age < 20 * pace)) {
-        lk_history_duration(age, duration);
-        snprintf(text, LK_HISTORY_TEXT, "silent for %s", duration);
-    } else {
-        snprintf(text, LK_HISTORY_TEXT, "running");
-    }
-    return text;
-}
-
-double lk_history_best(const lk_history *h, int64_t *step)
-{
-    double best = NAN;
-    for (int64_t i = 0; i < h->validation.rows; i++) {
-        double loss = h->validation.column[LK_VALID_LOSS][i];
-        if (!(isnan(best) || loss < best)) continue;
-        best = loss;
-        if (step) *step = (int64_t)h->validation.column[LK_VALID_STEP][i];
-    }
-    return best;
 }

@@ -49,12 +49,28 @@ lk_status lk_history_open(const char *directory, lk_history **h);
 lk_status lk_history_follow(lk_history *h);
 void lk_history_close(lk_history *h); /* takes NULL */
 
+/* ---- history_state.c ------------------------------------------------------------------------- */
+
+typedef enum lk_run_state {
+    LK_RUN_DONE,
+    LK_RUN_RUNNING,
+    LK_RUN_STOPPED,
+    LK_RUN_FAILED,
+    LK_RUN_SILENT /* no end was written, but nothing else either for long; or it was killed */
+} lk_run_state;
+
+/* And in words: "done", "running", "stopped: ...", "failed: ...", "silent for 2:10". `now`: seconds
+ * since 1970. */
+lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT]);
+void lk_history_find_end(lk_history *h);       /* for history.c: done, failed */
 int64_t lk_history_total(const lk_history *h); /* steps of the whole run; 0: not known */
 int64_t lk_history_done(const lk_history *h);  /* steps done */
-/* How the run stands, in words: "done", "running", "stopped: ...", "failed: ...", "silent for
- * 2:10". `now`: seconds since 1970. */
-const char *lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT]);
+/* Seconds in which the run was at work, over its starts; what was done again counts once. */
+double lk_history_worked(const lk_history *h);
 double lk_history_best(const lk_history *h, int64_t *step); /* lowest validation loss, NAN: none */
 void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */
+const json_t *lk_history_start(const lk_history *h); /* the last in the run log, NULL: none */
+double lk_history_number(const json_t *o, const char *name);  /* a member; NAN: there is none */
+double lk_history_last(const lk_table *t, int column);        /* of the last row; NAN: none */
 
 #endif

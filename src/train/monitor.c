@@ -67,7 +67,8 @@ static lk_status open_prometheus(lk_monitor *m)
     lk_status status = lk_monitor_export(m);
     return status == LK_OK ? LK_OK
                            : lk_fail_prefix(LK_E_INPUT, "'log.prometheus': expected a file that "
-                                                        "can be written, or true or false");
+                                                        "can be written, or true or false; check "
+                                                        "its directory");
 }
 
 static lk_status allocate(lk_monitor *m)
@@ -252,29 +253,36 @@ void lk_monitor_trace_ended(lk_monitor *m, const lk_traced *t)
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+static void log_end(lk_monitor *m, lk_status status, const char *failure, const char *stopped)
+{
+    bool done = m->last.step == (uint64_t)m->o.run->train.steps;
+    bool planned = m->last.step == (uint64_t)m->o.run->train.stop_after;
+    double mean = m->all.count ? m->all.sum / (double)m->all.count : NAN;
+    const char *how = status != LK_OK ? "failed" : done ? "done" : "stopped", *why = NULL;
+    if (status != LK_OK) why = failure;
+    else if (!done && stopped && stopped[0]) why = stopped;
+    else if (!done && planned) why = "train.stop_after";
+    lk_monitor_event(m, "end", m->last.step,
+                     json_pack("{s:s, s:s*, s:I, s:o, s:o, s:o, s:I, s:o}", "how", how, "why", why,
+                               "steps", (json_int_t)(m->last.step - m->o.start), "seconds",
+                               lk_run_log_real(lk_clock_seconds() - m->opened), "step_ms",
+                               lk_monitor_times(&m->all, mean), "data_wait_seconds",
+                               lk_run_log_real(m->data_wait), "skipped",
+                               (json_int_t)m->last.skipped, "best", lk_run_log_real(m->best)));
+}
+
+/* The error that the run ends by outlives a log that can no longer be written. */
 void lk_monitor_close(lk_monitor *m, lk_status status, const char *stopped)
 {
     if (!m) return;
     if (m->writes) {
-        bool done = m->last.step == (uint64_t)m->o.run->train.steps;
-        double mean = m->all.count ? m->all.sum / (double)m->all.count : NAN;
-        const char *how = status != LK_OK ? "failed" : done ? "done" : "stopped";
-        const char *why = status != LK_OK ? lk_error_text() : done ? "" : stopped ? stopped : "";
-        char *text = strdup(why[0] ? why : "");
+        char failure[2048];
+        snprintf(failure, sizeof failure, "%s", lk_error_text());
+        lk_error_clear();
         if (m->span_steps > 0) lk_monitor_log_step(m);
-        lk_monitor_event(m, "end", m->last.step,
-                         json_pack("{s:s, s:s*, s:I, s:o, s:o, s:o, s:I, s:o}", "how", how, "why",
-                                   text && text[0] ? text : NULL, "steps",
-                                   (json_int_t)(m->last.step - m->o.start), "seconds",
-                                   lk_run_log_real(lk_clock_seconds() - m->opened), "step_ms",
-                                   lk_monitor_times(&m->all, mean), "data_wait_seconds",
-                                   lk_run_log_real(m->data_wait), "skipped",
-                                   (json_int_t)m->last.skipped, "best", lk_run_log_real(m->best)));
-        if (m->prometheus) {
-            lk_status last = lk_monitor_export(m);
-            if (status == LK_OK) lk_monitor_give_up(m, last);
-        }
-        free(text);
+        log_end(m, status, failure, stopped);
+        if (m->prometheus) lk_monitor_give_up(m, lk_monitor_export(m));
+        if (status != LK_OK) lk_fail(status, "%s", failure);
     }
     destroy(m);
 }

@@ -1,5 +1,5 @@
-/* What stands out in the steps themselves. All of it is a function of what loss.log says, so after a
- * resume the warnings are those of an uninterrupted run. */
+/* What stands out in the steps themselves. All of it is a function of what loss.log says, so after
+ * a resume the warnings are those of an uninterrupted run. */
 #include "train/monitor_state.h"
 
 #include <errno.h>
@@ -79,8 +79,8 @@ static void warn_skipped(lk_monitor *m, const lk_step_state *s, int skipped, con
 {
     char text[300];
     snprintf(text, sizeof text,
-             "%d steps %s were skipped for gradients that are not finite, the loss scale is now %g; "
-             "if it goes on, see where it begins with --detect-anomaly, or lower optimizer.lr",
+             "%d steps %s were skipped for gradients that are not finite, the loss scale is now "
+             "%g; if it goes on, see where it begins with --detect-anomaly, or lower optimizer.lr",
              skipped, which, (double)s->loss_scale);
     lk_monitor_warn(m, LK_WARN_SKIPPED, s->step, text,
                     json_pack("{s:i, s:o}", "skipped", skipped, "loss_scale",
@@ -132,8 +132,11 @@ lk_status lk_monitor_replay(lk_monitor *m)
     if (m->o.start == 0) return LK_OK;
     LK_TRY(lk_monitor_path(m, "loss.log", &path));
     FILE *f = fopen(path, "r");
-    lk_status status =
-        f ? LK_OK : lk_fail(LK_E_SYSTEM, "%s: cannot read the loss log: %s", path, strerror(errno));
+    lk_status status = f ? LK_OK
+                         : lk_fail(LK_E_SYSTEM,
+                                   "%s: cannot read the loss log: %s; check the disk it "
+                                   "lies on",
+                                   path, strerror(errno));
     while (f && fgets(line, sizeof line, f) && read_step(line, s.skipped, &s)) judge(m, &s, true);
     if (f) fclose(f);
     free(path);

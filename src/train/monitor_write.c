@@ -215,7 +215,8 @@ lk_status lk_monitor_export(lk_monitor *m)
     }
     for (int i = 0; i < LK_WARNINGS; i++) {
         memcpy(warned[i], run, sizeof run);
-        lk_prometheus_label(warned[i], sizeof warned[i], "kind", lk_monitor_warning_name((lk_warning)i));
+        lk_prometheus_label(warned[i], sizeof warned[i], "kind",
+                            lk_monitor_warning_name((lk_warning)i));
     }
 #define WARNED(i)                                                                                  \
     {                                                                                              \

@@ -101,6 +101,7 @@ static lk_status loss_of_one(lk_html *p, lk_history *h)
     snprintf(name, sizeof name, "mean of the last %lld steps", (long long)span);
     lk_html_series s[4];
     s[count++] = series("training, each step", &h->loss, LK_LOSS_STEP, LK_LOSS);
+    s[0].faint = span > 1;
     if (span > 1) {
         s[count] = series(name, &h->loss, LK_LOSS_STEP, LK_LOSS);
         s[count++].y = mean;

@@ -6,26 +6,10 @@
 #include <string.h>
 #include <time.h>
 
-static double last_of(const lk_table *t, int column)
-{
-    return t->rows ? t->column[column][t->rows - 1] : NAN;
-}
-
-static double number(const json_t *o, const char *name)
-{
-    const json_t *v = json_object_get(o, name);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 static const char *text(const json_t *o, const char *name)
 {
     const char *s = json_string_value(json_object_get(o, name));
     return s ? s : "";
-}
-
-static const json_t *last_start(const lk_history *h)
-{
-    return json_array_get(h->starts, json_array_size(h->starts) - 1);
 }
 
 /* A cell or "-": not measured. */
@@ -47,21 +31,6 @@ static void date(double seconds, char text[32])
     if (isfinite(seconds) && gmtime_r(&t, &parts)) strftime(text, 32, "%Y-%m-%d %H:%M:%S", &parts);
 }
 
-/* Seconds in which the run was at work, over all its starts. */
-static double worked(const lk_history *h)
-{
-    double sum = 0, begun = NAN, last = NAN;
-    for (size_t i = 0; i < json_array_size(h->starts); i++) {
-        const json_t *end = json_array_get(h->ends, i);
-        double seconds = number(end, "seconds");
-        begun = number(json_array_get(h->starts, i), "time");
-        if (!isnan(seconds)) sum += seconds;
-        else if (i + 1 == json_array_size(h->starts)) last = last_of(&h->record, LK_RECORD_TIME);
-    }
-    if (last > begun) sum += last - begun;
-    return sum;
-}
-
 /* ---- summary --------------------------------------------------------------------------------- */
 
 static void tiles(lk_html *p, const lk_history *h)
@@ -73,20 +42,21 @@ static void tiles(lk_html *p, const lk_history *h)
     char name[64];
     snprintf(name, sizeof name, "steps of %lld", (long long)lk_history_total(h));
     lk_html_tile(p, name, "%lld", (long long)lk_history_done(h));
-    if (h->loss.rows) lk_html_tile(p, "training loss", "%.4f", last_of(&h->loss, LK_LOSS));
+    if (h->loss.rows) lk_html_tile(p, "training loss", "%.4f", lk_history_last(&h->loss, LK_LOSS));
     snprintf(name, sizeof name, "best validation, at %lld", (long long)at);
     if (!isnan(best)) lk_html_tile(p, name, "%.4f", best);
-    double accuracy = last_of(&h->validation, LK_VALID_ACCURACY);
+    double accuracy = lk_history_last(&h->validation, LK_VALID_ACCURACY);
     if (!isnan(accuracy)) lk_html_tile(p, "accuracy", "%.2f %%", 100 * accuracy);
     if (h->record.rows) {
-        lk_history_duration(worked(h), duration);
+        lk_history_duration(lk_history_worked(h), duration);
         lk_html_tile(p, "time", "%s", duration);
-        lk_html_tile(p, "samples a second", "%.4g", last_of(&h->record, LK_RECORD_RATE));
-        lk_html_tile(p, "step p50", "%.4g ms", last_of(&h->record, LK_RECORD_P50));
-        lk_html_tile(p, "step p99", "%.4g ms", last_of(&h->record, LK_RECORD_P99));
-        lk_html_tile(p, "host memory", "%.1f MiB", last_of(&h->record, LK_RECORD_HOST) / 0x1p20);
+        lk_html_tile(p, "samples a second", "%.4g", lk_history_last(&h->record, LK_RECORD_RATE));
+        lk_html_tile(p, "step p50", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P50));
+        lk_html_tile(p, "step p99", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P99));
+        lk_html_tile(p, "host memory", "%.1f MiB",
+                     lk_history_last(&h->record, LK_RECORD_HOST) / 0x1p20);
         lk_html_tile(p, "device memory", "%.1f MiB",
-                     last_of(&h->record, LK_RECORD_DEVICE) / 0x1p20);
+                     lk_history_last(&h->record, LK_RECORD_DEVICE) / 0x1p20);
     }
     lk_html_tiles_end(p);
 }
@@ -100,18 +70,18 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
     for (int r = 0; r < runs; r++) {
         const lk_table *t = &h[r]->record;
         char duration[32];
-        lk_history_duration(worked(h[r]), duration);
+        lk_history_duration(lk_history_worked(h[r]), duration);
         lk_html_cell(p, "%s", h[r]->directory);
         lk_html_cell(p, "%lld", (long long)lk_history_done(h[r]));
-        figure(p, "%.4f", last_of(&h[r]->loss, LK_LOSS));
+        figure(p, "%.4f", lk_history_last(&h[r]->loss, LK_LOSS));
         figure(p, "%.4f", lk_history_best(h[r], NULL));
-        figure(p, "%.4f", last_of(&h[r]->validation, LK_VALID_ACCURACY));
-        figure(p, "%.4g", last_of(t, LK_RECORD_RATE));
-        figure(p, "%.4g", last_of(t, LK_RECORD_P50));
-        figure(p, "%.4g", last_of(t, LK_RECORD_P95));
-        figure(p, "%.4g", last_of(t, LK_RECORD_P99));
+        figure(p, "%.4f", lk_history_last(&h[r]->validation, LK_VALID_ACCURACY));
+        figure(p, "%.4g", lk_history_last(t, LK_RECORD_RATE));
+        figure(p, "%.4g", lk_history_last(t, LK_RECORD_P50));
+        figure(p, "%.4g", lk_history_last(t, LK_RECORD_P95));
+        figure(p, "%.4g", lk_history_last(t, LK_RECORD_P99));
         lk_html_cell(p, "%s", t->rows ? duration : "-");
-        figure(p, "%.1f", last_of(t, LK_RECORD_HOST) / 0x1p20);
+        figure(p, "%.1f", lk_history_last(t, LK_RECORD_HOST) / 0x1p20);
     }
     lk_html_table_end(p);
 }
@@ -119,15 +89,15 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
 static void state_note(lk_html *p, const lk_history *h, int runs, double now)
 {
     char state[LK_HISTORY_TEXT];
-    const char *prefix = runs > 1 ? h->directory : "the run",
-               *says = lk_history_state(h, now, state);
-    lk_html_level level = h->done || strcmp(says, "running") == 0 ? LK_HTML_OK
-                          : strncmp(says, "failed", 6) == 0       ? LK_HTML_ERROR
-                                                                  : LK_HTML_WARNING;
+    const char *prefix = runs > 1 ? h->directory : "the run";
+    lk_run_state stands = lk_history_state(h, now, state);
+    bool ended = stands == LK_RUN_STOPPED || stands == LK_RUN_FAILED;
+    lk_html_level level = stands == LK_RUN_DONE || stands == LK_RUN_RUNNING ? LK_HTML_OK
+                          : stands == LK_RUN_FAILED                         ? LK_HTML_ERROR
+                                                                            : LK_HTML_WARNING;
     if (runs == 1 || !h->done)
-        lk_html_note(p, level, "%s %s %s (step %lld of %lld)", prefix,
-                     strchr(says, ':') ? "ended:" : "is", says, (long long)lk_history_done(h),
-                     (long long)lk_history_total(h));
+        lk_html_note(p, level, "%s %s %s (step %lld of %lld)", prefix, ended ? "ended:" : "is",
+                     state, (long long)lk_history_done(h), (long long)lk_history_total(h));
     if (h->unreadable)
         lk_html_note(p, LK_HTML_WARNING,
                      "%s: %lld lines of its logs make no sense and are left out", h->directory,
@@ -140,11 +110,12 @@ void lk_report_summary(lk_html *p, int runs, lk_history *const *h, double now)
 {
     char made[32];
     date(now, made);
-    const json_t *s = last_start(h[0]);
+    const json_t *s = lk_history_start(h[0]);
+    double ranks = lk_history_number(s, "ranks");
     if (runs == 1 && s)
-        lk_html_paragraph(p, "%s, %s, %.0f parameters, on %s%.0f rank%s of %s.", text(s, "model"),
-                          text(s, "precision"), number(s, "parameters"), "", number(s, "ranks"),
-                          number(s, "ranks") == 1 ? "" : "s", text(s, "device"));
+        lk_html_paragraph(p, "%s, %s, %.0f parameters, on %.0f rank%s of %s.", text(s, "model"),
+                          text(s, "precision"), lk_history_number(s, "parameters"), ranks,
+                          ranks == 1 ? "" : "s", text(s, "device"));
     lk_html_section(p, "Summary");
     for (int r = 0; r < runs; r++) state_note(p, h[r], runs, now);
     if (runs == 1) tiles(p, h[0]);
@@ -179,7 +150,7 @@ void lk_report_warnings(lk_html *p, int runs, lk_history *const *h)
         for (size_t i = 0; i < json_array_size(h[r]->warnings) && shown < SHOWN; i++, shown++) {
             const json_t *w = json_array_get(h[r]->warnings, i);
             lk_html_cell(p, "%s", h[r]->directory);
-            lk_html_cell(p, "%.0f", number(w, "step"));
+            lk_html_cell(p, "%.0f", lk_history_number(w, "step"));
             lk_html_cell(p, "%s", text(w, "text"));
             samples(p, json_object_get(w, "samples"));
         }
@@ -205,9 +176,9 @@ void lk_report_ranks(lk_html *p, int runs, lk_history *const *h)
         const json_t *o = json_array_get(h[r]->ranks, json_array_size(h[r]->ranks) - 1);
         size_t n = json_array_size(json_object_get(o, "data_wait_ms"));
         char caption[300];
-        if (!o || n != (size_t)number(last_start(h[r]), "ranks")) continue;
+        if (!o || n != (size_t)lk_history_number(lk_history_start(h[r]), "ranks")) continue;
         snprintf(caption, sizeof caption, "Ranks of %.200s at step %.0f", h[r]->directory,
-                 number(o, "step"));
+                 lk_history_number(o, "step"));
         lk_html_table_begin(p, caption, 5, heading, "lr");
         for (size_t i = 0; i < n && i < SHOWN; i++) {
             lk_html_cell(p, "%zu", i);
@@ -260,11 +231,11 @@ void lk_report_starts(lk_html *p, int runs, lk_history *const *h)
         for (size_t i = 0; i < json_array_size(h[r]->starts); i++) {
             const json_t *s = json_array_get(h[r]->starts, i);
             char when[32];
-            date(number(s, "time"), when);
+            date(lk_history_number(s, "time"), when);
             lk_html_cell(p, "%s", h[r]->directory);
             lk_html_cell(p, "%s", when);
-            lk_html_cell(p, "%.0f", number(s, "step"));
-            lk_html_cell(p, "%.0f", number(s, "ranks"));
+            lk_html_cell(p, "%.0f", lk_history_number(s, "step"));
+            lk_html_cell(p, "%.0f", lk_history_number(s, "ranks"));
             lk_html_cell(p, "%s", text(s, "host"));
             lk_html_cell(p, "%s", text(s, "device"));
             lk_html_cell(p, "%s", text(s, "code"));
@@ -272,15 +243,16 @@ void lk_report_starts(lk_html *p, int runs, lk_history *const *h)
         }
     if (count > 0) lk_html_table_end(p);
     for (int r = 0; r < runs; r++) {
-        const json_t *s = last_start(h[r]), *data = json_object_get(s, "data");
+        const json_t *s = lk_history_start(h[r]), *data = json_object_get(s, "data");
         if (data) {
             lk_html_pairs_begin(p, runs > 1 ? h[r]->directory : "Data and model");
             lk_html_pair(p, "dataset", "%s", text(data, "file"));
             lk_html_pair(p, "digest of the dataset", "%s", text(data, "digest"));
             lk_html_pair(p, "model", "%s, %.0f parameters, %s", text(s, "model"),
-                         number(s, "parameters"), text(s, "precision"));
-            lk_html_pair(p, "batch", "%.0f samples in %.0f lea%s", number(s, "batch"),
-                         number(s, "leaves"), number(s, "leaves") == 1 ? "f" : "ves");
+                         lk_history_number(s, "parameters"), text(s, "precision"));
+            double leaves = lk_history_number(s, "leaves");
+            lk_html_pair(p, "batch", "%.0f samples in %.0f lea%s", lk_history_number(s, "batch"),
+                         leaves, leaves == 1 ? "f" : "ves");
             lk_html_pairs_end(p);
         }
         environment(p, h[r], runs);

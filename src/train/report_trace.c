@@ -47,7 +47,7 @@ static void roofline(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
         y[at] = 1e-9 * l->flops / l->seconds;
         low = fmin(low, x[at]);
         high = fmax(high, x[at]);
-        series[count++] = (lk_html_series){l->name, &x[at], &y[at], 1, true};
+        series[count++] = (lk_html_series){l->name, &x[at], &y[at], 1, true, false};
     }
     if (count == 1) return;
     double ridge = t->ceiling.rate / t->ceiling.bandwidth;
@@ -56,7 +56,7 @@ static void roofline(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
     const double edge[3] = {low, ridge, high};
     const double top[3] = {1e-9 * t->ceiling.bandwidth * low, 1e-9 * t->ceiling.rate,
                            1e-9 * t->ceiling.rate};
-    series[0] = (lk_html_series){"ceiling measured on the device", edge, top, 3, false};
+    series[0] = (lk_html_series){"ceiling measured on the device", edge, top, 3, false, false};
     lk_html_lines(p,
                   &(lk_html_chart){.title = "Roofline",
                                    .x_label = "FLOP for each byte moved",

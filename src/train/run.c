@@ -168,7 +168,8 @@ static lk_status set_steps(lk_run *run, source *s, const char *value, int line)
     if (n != 2) n = sscanf(value, " %20[0-9] , %20[0-9] %c", first, last, &rest);
     if (n != 2 || strspn(first, "0") == strlen(first)) /* steps are numbered from 1 */
         return lk_fail(LK_E_INPUT, "%s: '" STEPS "': expected the first and the last step to "
-                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place), value);
+                       "trace, from 1, such as [100, 105], found '%.100s'", where(&here, 0, place),
+                       value);
     LK_TRY(set(run, s, "trace.from", first, line));
     return set(run, s, "trace.to", last, line);
 }
@@ -189,8 +190,8 @@ static lk_status set(lk_run *run, source *s, const char *name, const char *value
                        name, s->line[k]);
     lk_status status = assign(run, k, value);
     if (status == LK_E_INPUT)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'", place, name,
-                       expected(&keys[k], what), value);
+        return lk_fail(LK_E_INPUT, "%s: '%s': expected %s, found '%.100s'; see 'lockstep help "
+                       "run-file'", place, name, expected(&keys[k], what), value);
     s->line[k] = line;
     return status;
 }
@@ -221,29 +222,37 @@ static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, cons
         yaml_node_t *value = yaml_document_get_node(doc, p->value);
         int line = (int)name->start_mark.line + 1;
         if (name->type != YAML_SCALAR_NODE)
-            return lk_fail(LK_E_INPUT, "%s:%d: expected a key, found a list or mapping", s->name,
-                           line);
+            return lk_fail(LK_E_INPUT,
+                           "%s:%d: expected a key, found a list or mapping; write "
+                           "'section:' and indented 'key: value' lines",
+                           s->name, line);
         char full[160];
         int n = snprintf(full, sizeof full, "%s%s%s", prefix, prefix[0] ? "." : "",
                          (char *)name->data.scalar.value);
         if (n < 0 || (size_t)n >= sizeof full || !name->data.scalar.value[0])
-            return lk_fail(LK_E_INPUT, "%s:%d: expected a key, found '%.60s...'", s->name, line,
-                           (char *)name->data.scalar.value);
+            return lk_fail(LK_E_INPUT,
+                           "%s:%d: expected a key, found '%.60s...'; no key is so "
+                           "long: is it a run file?",
+                           s->name, line, (char *)name->data.scalar.value);
         bool group = false;
         for (int i = 0; i < KEYS; i++)
             group |= strncmp(keys[i].name, full, (size_t)n) == 0 && keys[i].name[n] == '.';
         if (group && value->type == YAML_MAPPING_NODE) {
             LK_TRY(read_mapping(doc, value, full, run, s));
         } else if (group) {
-            return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected keys below it, indented, found a "
-                           "value", s->name, line, full);
+            return lk_fail(LK_E_INPUT,
+                           "%s:%d: '%s': expected keys below it, indented, found a "
+                           "value; write the value behind one of its keys",
+                           s->name, line, full);
         } else if (strcmp(full, STEPS) == 0 && value->type == YAML_SEQUENCE_NODE) {
             char list[128];
             join(doc, value, list, sizeof list);
             LK_TRY(set_steps(run, s, list, line));
         } else if (value->type != YAML_SCALAR_NODE) {
             if (find(full) < 0) return set(run, s, full, "", line);
-            return lk_fail(LK_E_INPUT, "%s:%d: '%s': expected one value, found a list or mapping",
+            return lk_fail(LK_E_INPUT,
+                           "%s:%d: '%s': expected one value, found a list or mapping; "
+                           "write 'key: value'",
                            s->name, line, full);
         } else {
             LK_TRY(set(run, s, full, (char *)value->data.scalar.value, line));
@@ -254,7 +263,10 @@ static lk_status read_mapping(yaml_document_t *doc, const yaml_node_t *map, cons
 
 static lk_status not_yaml(const yaml_parser_t *parser, const source *s)
 {
-    return lk_fail(LK_E_INPUT, "%s:%d: not YAML: %s", s->name, (int)parser->problem_mark.line + 1,
+    return lk_fail(LK_E_INPUT,
+                   "%s:%d: not YAML: %s; blanks, not tabs, indent, and a text with ': "
+                   "' or '#' needs quotes",
+                   s->name, (int)parser->problem_mark.line + 1,
                    parser->problem ? parser->problem : "cannot be read");
 }
 
@@ -265,7 +277,10 @@ static lk_status read_end(yaml_parser_t *parser, const source *s)
     if (!yaml_parser_load(parser, &doc)) return not_yaml(parser, s);
     int line = yaml_document_get_root_node(&doc) ? (int)doc.start_mark.line + 1 : 0;
     yaml_document_delete(&doc);
-    return line ? lk_fail(LK_E_INPUT, "%s:%d: expected one document, found a second", s->name, line)
+    return line ? lk_fail(LK_E_INPUT,
+                          "%s:%d: expected one document, found a second; remove the "
+                          "line '---' and what follows",
+                          s->name, line)
                 : LK_OK;
 }
 
@@ -278,8 +293,10 @@ static lk_status read_document(yaml_parser_t *parser, lk_run *run, source *s)
     if (root && root->type == YAML_MAPPING_NODE)
         status = read_mapping(&doc, root, "", run, s);
     else if (root)
-        status = lk_fail(LK_E_INPUT, "%s:%d: expected keys and values, found a %s", s->name,
-                         (int)root->start_mark.line + 1,
+        status = lk_fail(LK_E_INPUT,
+                         "%s:%d: expected keys and values, found a %s; is it a run "
+                         "file? 'lockstep help run-file' lists the keys",
+                         s->name, (int)root->start_mark.line + 1,
                          root->type == YAML_SCALAR_NODE ? "value" : "list");
     yaml_document_delete(&doc);
     return status == LK_OK && root ? read_end(parser, s) : status;
@@ -290,7 +307,10 @@ static lk_status apply_set(lk_run *run, source *s, const char *text)
     const char *equals = strchr(text, '=');
     char name[160];
     if (!equals || equals == text || (size_t)(equals - text) >= sizeof name)
-        return lk_fail(LK_E_INPUT, "--set: expected KEY=VALUE, found '%.100s'", text);
+        return lk_fail(LK_E_INPUT,
+                       "--set: expected KEY=VALUE, found '%.100s'; e.g. --set "
+                       "train.steps=100",
+                       text);
     memcpy(name, text, (size_t)(equals - text));
     name[equals - text] = '\0';
     return set(run, s, name, equals + 1, -1);
@@ -328,15 +348,17 @@ static lk_status check(const lk_run *r, const source *s)
     char at[512];
     for (int k = 0; k < KEYS; k++)
         if (!keys[k].standard && !*(char **)member(r, k))
-            return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing: %s", s->name, keys[k].name,
-                           keys[k].help);
+            return lk_fail(LK_E_INPUT, "%s: the key '%s' is missing; add it: %s", s->name,
+                           keys[k].name, keys[k].help);
     for (int k = 0; k < KEYS; k++)
         if (s->line[k] && !has_meaning(r, k))
             return lk_fail(LK_E_INPUT, "%s: '%s' has no meaning for model.kind %s; remove it",
                            where(s, k, at), keys[k].name, r->model.kind);
     if (!lk_run_vision(r) && strcmp(r->model.norm, "batchnorm") == 0)
-        return lk_fail(LK_E_INPUT, "%s: 'model.norm': expected layernorm or rmsnorm for a "
-                       "transformer, found batchnorm", where(s, find("model.norm"), at));
+        return lk_fail(LK_E_INPUT,
+                       "%s: 'model.norm': expected layernorm or rmsnorm for a "
+                       "transformer, found batchnorm; choose one",
+                       where(s, find("model.norm"), at));
     int64_t kv = r->model.kv_heads ? r->model.kv_heads : r->model.heads;
     if (r->model.width % r->model.heads)
         return lk_fail(LK_E_INPUT, "%s: model.heads %lld does not divide model.width %lld; choose "
@@ -347,26 +369,32 @@ static lk_status check(const lk_run *r, const source *s)
                        "choose a divisor", where(s, find("model.kv_heads"), at), (long long)kv,
                        (long long)r->model.heads);
     if (strcmp(r->model.position, "rope") == 0 && r->model.width / r->model.heads % 2)
-        return lk_fail(LK_E_INPUT, "%s: position rope needs an even head size, found %lld",
+        return lk_fail(LK_E_INPUT,
+                       "%s: position rope needs an even head size, found %lld; change "
+                       "model.width or model.heads",
                        where(s, find("model.position"), at),
                        (long long)(r->model.width / r->model.heads));
     if (r->train.leaves & (r->train.leaves - 1))
-        return lk_fail(LK_E_INPUT, "%s: train.leaves %lld is not a power of two",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.leaves %lld is not a power of two; choose 1, 2, 4, "
+                       "8 ...",
                        where(s, find("train.leaves"), at), (long long)r->train.leaves);
     if (r->train.leaves && r->train.batch % r->train.leaves)
-        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %lld leaves",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.batch %lld is not a multiple of the %lld leaves; "
+                       "change one of them",
                        where(s, find("train.batch"), at), (long long)r->train.batch,
                        (long long)r->train.leaves);
     if (r->optimizer.min_lr > r->optimizer.lr)
-        return lk_fail(LK_E_INPUT, "%s: optimizer.min_lr %g is above optimizer.lr %g",
+        return lk_fail(LK_E_INPUT, "%s: optimizer.min_lr %g is above optimizer.lr %g; lower it",
                        where(s, find("optimizer.min_lr"), at), r->optimizer.min_lr,
                        r->optimizer.lr);
     if (r->loss_scale.initial > r->loss_scale.max)
-        return lk_fail(LK_E_INPUT, "%s: loss_scale.initial %g is above loss_scale.max %g",
+        return lk_fail(LK_E_INPUT, "%s: loss_scale.initial %g is above loss_scale.max %g; lower it",
                        where(s, find("loss_scale.initial"), at), r->loss_scale.initial,
                        r->loss_scale.max);
     if (r->trace.to && r->trace.to < r->trace.from)
-        return lk_fail(LK_E_INPUT, "%s: trace.to %lld is before trace.from %lld",
+        return lk_fail(LK_E_INPUT, "%s: trace.to %lld is before trace.from %lld; raise it",
                        where(s, find("trace.to"), at), (long long)r->trace.to,
                        (long long)r->trace.from);
     return LK_OK;
@@ -405,7 +433,10 @@ lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_ru
     yaml_parser_t parser;
     FILE *f = fopen(path, "rb");
     if (!f)
-        return lk_fail(LK_E_INPUT, "%s: cannot read the run file: %s", path, strerror(errno));
+        return lk_fail(LK_E_INPUT,
+                       "%s: cannot read the run file: %s; check the path and its "
+                       "permissions",
+                       path, strerror(errno));
     if (!yaml_parser_initialize(&parser)) {
         fclose(f);
         return lk_fail(LK_E_SYSTEM, "out of memory");

@@ -73,7 +73,10 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
     struct stat st;
     bool exists = stat(directory, &st) == 0;
     if (exists && !S_ISDIR(st.st_mode))
-        return lk_fail(LK_E_INPUT, "%s: the run directory's name is taken by a file", directory);
+        return lk_fail(LK_E_INPUT,
+                       "%s: the run directory's name is taken by a file; choose "
+                       "another 'directory', or move the file away",
+                       directory);
     if (exists && how == LK_START_NEW) return exists_already(directory, how);
     if (!exists && how == LK_RESUME)
         return lk_fail(LK_E_INPUT, "%s: no run directory to resume here; 'directory' is taken from "
@@ -269,7 +272,10 @@ lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double
 static lk_status written(FILE *f, int result)
 {
     if (result < 0 || ferror(f))
-        return lk_fail(LK_E_SYSTEM, "cannot write the loss log: %s", strerror(errno));
+        return lk_fail(LK_E_SYSTEM,
+                       "cannot write the loss log: %s; make room on the disk, then "
+                       "go on with --resume",
+                       strerror(errno));
     return LK_OK;
 }
 
@@ -298,6 +304,9 @@ lk_status lk_rundir_sync(lk_rundir *d)
     FILE *files[] = {d->loss, d->validation};
     for (int i = 0; i < 2; i++)
         if (files[i] && (fflush(files[i]) != 0 || fsync(fileno(files[i])) != 0))
-            return lk_fail(LK_E_SYSTEM, "%s: cannot write the logs: %s", d->path, strerror(errno));
+            return lk_fail(LK_E_SYSTEM,
+                           "%s: cannot write the logs: %s; make room on the disk, "
+                           "then go on with --resume",
+                           d->path, strerror(errno));
     return LK_OK;
 }

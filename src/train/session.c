@@ -13,7 +13,8 @@ lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision 
 {
     const lk_backend *backend = &lk_backend_cpu;
     if (strcmp(name, "auto") != 0 && strcmp(name, "cpu") != 0 && strcmp(name, "cuda") != 0)
-        return lk_fail(LK_E_INPUT, "device: expected auto, cpu or cuda, found '%.60s'", name);
+        return lk_fail(LK_E_INPUT, "device: expected auto, cpu or cuda, found '%.60s'; choose one",
+                       name);
     int index = comm->local_size;
 #ifdef LK_HAVE_CUDA
     int gpus = strcmp(name, "cpu") == 0 ? 0 : lk_cuda_device_count();
@@ -237,7 +238,9 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
     int size = comm->size;
     int leaves = saved ? saved : run->train.leaves ? (int)run->train.leaves : size;
     if (saved && run->train.leaves && run->train.leaves != saved)
-        return lk_fail(LK_E_INPUT, "%s: train.leaves is %lld, the run was started with %d leaves",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.leaves is %lld, the run was started with %d leaves; "
+                       "set it back",
                        run->path, (long long)run->train.leaves, saved);
     if (leaves & (leaves - 1))
         return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
@@ -246,7 +249,9 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
         return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start a power of two of at "
                        "most %d, or set train.leaves", size, leaves, leaves);
     if (run->train.batch % leaves)
-        return lk_fail(LK_E_INPUT, "%s: train.batch %lld is not a multiple of the %d leaves",
+        return lk_fail(LK_E_INPUT,
+                       "%s: train.batch %lld is not a multiple of the %d leaves; "
+                       "change train.batch, or the number of ranks if train.leaves is 0",
                        run->path, (long long)run->train.batch, leaves);
     *out = leaves;
     return LK_OK;

@@ -11,7 +11,8 @@
 
 static lk_status cannot(const char *what, const char *path)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s", path, what, strerror(errno));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; check the disk's free space and permissions",
+                   path, what, strerror(errno));
 }
 
 /* A pipe of this name must not hold up the start: it is looked at before anything waits for it. */
@@ -110,7 +111,11 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
     reading r = read_lines(f, form, step);
     bool failed = ferror(f) != 0;
     fclose(f);
-    if (failed) return lk_fail(LK_E_SYSTEM, "%s: cannot read the log of the run", path);
+    if (failed)
+        return lk_fail(LK_E_SYSTEM,
+                       "%s: cannot read the log of the run; check the disk "
+                       "it lies on",
+                       path);
     bool begins = r.lines == 0 && r.later; /* it was begun anew */
     bool short_of = last == LK_STEPLOG_ANY ? r.bad : r.last != last;
     if (short_of && !begins) return too_short(path, form, &r, step, last);

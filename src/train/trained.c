@@ -106,8 +106,10 @@ void lk_trained_close(lk_trained *t)
 lk_status lk_trained_expect(const lk_trained *t, lk_dataset_kind kind)
 {
     if (t->info.kind == kind) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: expected a model of %s, found %s, a model of %s", t->info.path,
-                   lk_dataset_kind_name(kind), t->run.model.kind,
+    return lk_fail(LK_E_INPUT,
+                   "%s: expected a model of %s, found %s, a model of %s; use "
+                   "'lockstep eval', which takes both",
+                   t->info.path, lk_dataset_kind_name(kind), t->run.model.kind,
                    lk_dataset_kind_name(t->info.kind));
 }
 

@@ -33,16 +33,12 @@ __attribute__((format(printf, 2, 3))) static void line(page *p, const char *form
     p->lines++;
 }
 
-static double last_of(const lk_table *t, int column)
+/* Time left by the median time of a step; NAN when it is not known or the run does not go on. */
+static double seconds_left(const lk_history *h, lk_run_state state)
 {
-    return t->rows ? t->column[column][t->rows - 1] : NAN;
-}
-
-/* Time left by the median time of a step; NAN when it is not known. */
-static double seconds_left(const lk_history *h)
-{
-    int64_t total = lk_history_total(h), done = lk_history_done(h);
-    return total > 0 ? 1e-3 * last_of(&h->record, LK_RECORD_P50) * (double)(total - done) : NAN;
+    int64_t left = lk_history_total(h) - lk_history_done(h);
+    double pace = 1e-3 * lk_history_last(&h->record, LK_RECORD_P50);
+    return state == LK_RUN_RUNNING && left > 0 ? pace * (double)left : NAN;
 }
 
 /* ---- the curve ------------------------------------------------------------------------------- */
@@ -59,7 +55,7 @@ static void scan(const lk_table *t, curve *c)
     c->low = INFINITY;
     c->high = -INFINITY;
     c->first = t->column[LK_LOSS_STEP][0];
-    c->last = last_of(t, LK_LOSS_STEP);
+    c->last = lk_history_last(t, LK_LOSS_STEP);
     for (int64_t i = 0; i < t->rows; i++) {
         double y = t->column[LK_LOSS][i];
         if (!isfinite(y)) continue;
@@ -111,6 +107,19 @@ static void braille(const curve *c, int row, int column, char text[4])
     text[3] = '\0';
 }
 
+/* The steps at both ends, between them what is drawn. */
+static void draw_axis(page *p, const curve *c, int width)
+{
+    const char *what = c->log ? "loss by step, logarithmic" : "loss by step";
+    char first[24], last[24];
+    int a = snprintf(first, sizeof first, "%.0f", c->first);
+    int b = snprintf(last, sizeof last, "%.0f", c->last), n = (int)strlen(what);
+    int left = (width + 1 - n) / 2 - a, right = width + 1 - a - left - n - b;
+    if (left > 0 && right > 0)
+        line(p, "%7s %s%*s%s%*s%s", "", first, left, "", what, right, "", last);
+    else line(p, "%7s %-*s%s", "", width + 1 - b, first, last);
+}
+
 static void draw_curve(page *p, const lk_history *h, bool unicode)
 {
     enum { LABEL = 9 };
@@ -131,8 +140,7 @@ static void draw_curve(page *p, const lk_history *h, bool unicode)
         if (!isnan(mark)) snprintf(label, sizeof label, "%.4g", mark);
         line(p, "%7s %s%s", label, unicode ? "│" : "|", text);
     }
-    if (c->low <= c->high)
-        line(p, "%7s %-*.0f%*.0f", "", width / 2 + 1, c->first, width - width / 2, c->last);
+    if (c->low <= c->high) draw_axis(p, c, width);
     free(c);
 }
 
@@ -140,7 +148,8 @@ static void draw_curve(page *p, const lk_history *h, bool unicode)
 
 static void draw_progress(page *p, const lk_history *h, double now)
 {
-    char state[LK_HISTORY_TEXT], left[32], bar[64] = "";
+    char words[LK_HISTORY_TEXT], left[32], bar[64] = "";
+    lk_run_state state = lk_history_state(h, now, words);
     int64_t total = lk_history_total(h), done = lk_history_done(h);
     int size = p->columns >= 80 ? 40 : 20, filled = total > 0 ? (int)(done * size / total) : 0;
     if (filled > size) filled = size;
@@ -148,38 +157,70 @@ static void draw_progress(page *p, const lk_history *h, double now)
     memset(bar, '=', (size_t)filled);
     if (filled < size) bar[filled] = '>';
     bar[size] = '\0';
-    line(p, "%s: %s", h->directory, lk_history_state(h, now, state));
-    double rest = seconds_left(h);
+    line(p, "%s: %s", h->directory, words);
+    double rest = seconds_left(h, state);
     lk_history_duration(rest, left);
     line(p, "[%s] %3lld%%  step %lld/%lld%s%s", bar,
          total > 0 ? (long long)(100 * done / total) : 0, (long long)done, (long long)total,
-         isnan(rest) || done >= total ? "" : "  ETA ", isnan(rest) || done >= total ? "" : left);
+         isnan(rest) ? "" : "  ETA ", isnan(rest) ? "" : left);
+}
+
+/* "start 3, from step 250: 4 ranks on host-a, AMD EPYC, ..." */
+static void draw_start(page *p, const lk_history *h)
+{
+    const json_t *s = lk_history_start(h);
+    const char *host = json_string_value(json_object_get(s, "host"));
+    const char *device = json_string_value(json_object_get(s, "device"));
+    double ranks = lk_history_number(s, "ranks");
+    if (!s || isnan(ranks)) return;
+    line(p, "start %zu, from step %.0f: %.0f rank%s on %s, %s", json_array_size(h->starts),
+         lk_history_number(s, "step"), ranks, ranks == 1 ? "" : "s", host ? host : "?",
+         device ? device : "?");
+}
+
+static void draw_losses(page *p, const lk_history *h)
+{
+    const lk_table *l = &h->loss, *v = &h->validation;
+    char text[400];
+    int64_t at = 0;
+    double best = lk_history_best(h, &at), accuracy = lk_history_last(v, LK_VALID_ACCURACY);
+    int n = snprintf(text, sizeof text, "loss %.4f nats", lk_history_last(l, LK_LOSS));
+    if (v->rows) {
+        n += snprintf(text + n, sizeof text - (size_t)n, "  validation %.4f at step %.0f",
+                      lk_history_last(v, LK_VALID_LOSS), lk_history_last(v, LK_VALID_STEP));
+        if (!isnan(accuracy))
+            n += snprintf(text + n, sizeof text - (size_t)n, ", accuracy %.2f %%", 100 * accuracy);
+        snprintf(text + n, sizeof text - (size_t)n, "  best %.4f at step %lld", best,
+                 (long long)at);
+    }
+    line(p, "%s", text);
+    double scale = lk_history_last(l, LK_LOSS_SCALE), skipped = lk_history_last(l, LK_LOSS_SKIPPED);
+    n = snprintf(text, sizeof text, "learning rate %.3g  gradient norm %.3g",
+                 lk_history_last(l, LK_LOSS_LR), lk_history_last(l, LK_LOSS_NORM));
+    if (scale != 1) n += snprintf(text + n, sizeof text - (size_t)n, "  loss scale %.0f", scale);
+    if (skipped > 0)
+        snprintf(text + n, sizeof text - (size_t)n, "  %.0f step%s skipped", skipped,
+                 skipped == 1 ? "" : "s");
+    line(p, "%s", text);
+}
+
+/* A save may be told of after steps that a killed start has lost: then the start that went on from
+ * it tells of it. */
+static void draw_checkpoint(page *p, const lk_history *h)
+{
+    const json_t *save = json_array_get(h->saves, json_array_size(h->saves) - 1);
+    double saved = lk_history_number(save, "of_step");
+    double from = lk_history_number(lk_history_start(h), "step");
+    if (from > 0 && !(saved >= from)) line(p, "checkpoint of step %.0f", from);
+    else if (!isnan(saved))
+        line(p, "checkpoint of step %.0f, %.1f MiB", saved,
+             lk_history_number(save, "bytes") / 0x1p20);
 }
 
 static void draw_figures(page *p, const lk_history *h)
 {
-    const lk_table *l = &h->loss, *v = &h->validation, *r = &h->record;
-    char text[400];
-    int64_t at = 0;
-    double best = lk_history_best(h, &at);
-    int n = snprintf(text, sizeof text, "loss %.4f", last_of(l, LK_LOSS));
-    if (v->rows) {
-        n += snprintf(text + n, sizeof text - (size_t)n, "  validation %.4f at %.0f",
-                      last_of(v, LK_VALID_LOSS), last_of(v, LK_VALID_STEP));
-        if (!isnan(last_of(v, LK_VALID_ACCURACY)))
-            n += snprintf(text + n, sizeof text - (size_t)n, ", accuracy %.4f",
-                          last_of(v, LK_VALID_ACCURACY));
-        snprintf(text + n, sizeof text - (size_t)n, "  best %.4f at %lld", best, (long long)at);
-    }
-    line(p, "%s", text);
-    n = snprintf(text, sizeof text, "learning rate %.3g  gradient norm %.3g",
-                 last_of(l, LK_LOSS_LR), last_of(l, LK_LOSS_NORM));
-    if (last_of(l, LK_LOSS_SCALE) != 1)
-        n += snprintf(text + n, sizeof text - (size_t)n, "  loss scale %.0f",
-                      last_of(l, LK_LOSS_SCALE));
-    if (last_of(l, LK_LOSS_SKIPPED) > 0)
-        snprintf(text + n, sizeof text - (size_t)n, "  skipped %.0f", last_of(l, LK_LOSS_SKIPPED));
-    line(p, "%s", text);
+    const lk_table *r = &h->record;
+    draw_losses(p, h);
     if (r->rows == 0) {
         line(p, "%s",
              h->log_exists ? "no record of a step yet"
@@ -188,15 +229,13 @@ static void draw_figures(page *p, const lk_history *h)
         return;
     }
     line(p, "%.4g samples/s  step p50 %.4g  p95 %.4g  p99 %.4g ms  data wait %.2g ms",
-         last_of(r, LK_RECORD_RATE), last_of(r, LK_RECORD_P50), last_of(r, LK_RECORD_P95),
-         last_of(r, LK_RECORD_P99), last_of(r, LK_RECORD_WAIT));
-    line(p, "memory: host peak %.1f MiB  device %.1f MiB", last_of(r, LK_RECORD_HOST) / 0x1p20,
-         last_of(r, LK_RECORD_DEVICE) / 0x1p20);
-    const json_t *save = json_array_get(h->saves, json_array_size(h->saves) - 1);
-    if (save)
-        line(p, "checkpoint of step %lld, %.1f MiB",
-             (long long)json_integer_value(json_object_get(save, "of_step")),
-             json_number_value(json_object_get(save, "bytes")) / 0x1p20);
+         lk_history_last(r, LK_RECORD_RATE), lk_history_last(r, LK_RECORD_P50),
+         lk_history_last(r, LK_RECORD_P95), lk_history_last(r, LK_RECORD_P99),
+         lk_history_last(r, LK_RECORD_WAIT));
+    line(p, "memory of rank 0: host peak %.1f MiB  on the device %.1f MiB",
+         lk_history_last(r, LK_RECORD_HOST) / 0x1p20,
+         lk_history_last(r, LK_RECORD_DEVICE) / 0x1p20);
+    draw_checkpoint(p, h);
 }
 
 static void draw_warnings(page *p, const lk_history *h)
@@ -215,6 +254,7 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
 {
     page p = {.out = out, .columns = columns < 40 ? 40 : columns};
     draw_progress(&p, h, now);
+    draw_start(&p, h);
     if (h->loss.rows == 0) {
         line(&p, "no steps yet");
     } else {
@@ -227,16 +267,17 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
 
 void lk_watch_line(FILE *out, const lk_history *h, double now)
 {
-    char state[LK_HISTORY_TEXT], left[32];
-    double rest = seconds_left(h);
+    char words[LK_HISTORY_TEXT], left[32];
+    double rest = seconds_left(h, lk_history_state(h, now, words));
     lk_history_duration(rest, left);
     fprintf(out, "step %lld/%lld  %s", (long long)lk_history_done(h),
-            (long long)lk_history_total(h), lk_history_state(h, now, state));
-    if (h->loss.rows) fprintf(out, "  loss %.4f", last_of(&h->loss, LK_LOSS));
+            (long long)lk_history_total(h), words);
+    if (h->loss.rows) fprintf(out, "  loss %.4f", lk_history_last(&h->loss, LK_LOSS));
     if (h->validation.rows)
-        fprintf(out, "  validation %.4f", last_of(&h->validation, LK_VALID_LOSS));
-    if (h->record.rows) fprintf(out, "  %.4g samples/s", last_of(&h->record, LK_RECORD_RATE));
-    if (!isnan(rest) && rest > 0) fprintf(out, "  ETA %s", left);
+        fprintf(out, "  validation %.4f", lk_history_last(&h->validation, LK_VALID_LOSS));
+    if (h->record.rows)
+        fprintf(out, "  %.4g samples/s", lk_history_last(&h->record, LK_RECORD_RATE));
+    if (!isnan(rest)) fprintf(out, "  ETA %s", left);
     if (json_array_size(h->warnings)) fprintf(out, "  warnings %zu", json_array_size(h->warnings));
     fputc('\n', out);
 }
