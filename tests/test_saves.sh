@@ -91,7 +91,8 @@ ok "it keeps its name, and the run goes on without it" test -f m/checkpoints/ste
 prints "also when it can be read again" 'from step 19' "$LOCKSTEP" train a.yaml \
     --set directory=m --resume
 ok "to the same bits" same m a
-prints "what fails once is told, and read" 'warning: m/checkpoints/|read only at try 2|from step 20' \
+prints "what fails once is told, and read" \
+    'warning: m/checkpoints/|read only at try 2|from step 20' \
     $faults FAULT_FILE=step-000020.h5 FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=m \
     --resume
 snapshot >"$work/before"
@@ -113,7 +114,8 @@ mv i/checkpoints/step-000022.h5 i/checkpoints/latest.part
 bad "or of the next link" "$before" "$LOCKSTEP" train a.yaml --set directory=i --resume
 rmdir i/checkpoints/latest.part
 mkfifo i/checkpoints/step-000021.h5 pipe
-bad "a pipe is not waited for" 'step-000021.h5: |found something that is not a file; move it away' \
+bad "a pipe is not waited for" \
+    'step-000021.h5: |found something that is not a file; move it away' \
     "$LOCKSTEP" train a.yaml --set directory=i --resume
 rm i/checkpoints/step-000021.h5
 bad "nor as data" 'pipe: |found something that is not a file' \
