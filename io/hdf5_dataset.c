@@ -163,8 +163,10 @@ static lk_status check_storage(hid_t file, hid_t id, const char *where, const ch
     if (layout == H5D_CHUNKED) {
         hsize_t chunk[LK_H5_MAX_DIMS];
         size_t bytes = d->element;
-        int dims = H5Pget_chunk(list, LK_H5_MAX_DIMS, chunk);
-        for (int i = 0; i < dims && i < LK_H5_MAX_DIMS && bytes <= MAX_CHUNK; i++)
+        if (H5Pget_chunk(list, LK_H5_MAX_DIMS, chunk) != d->dims)
+            return lk_fail(LK_E_INPUT, "%s: '%s': its chunks have another number of dimensions; "
+                           "the file is damaged", where, path);
+        for (int i = 0; i < d->dims && bytes <= MAX_CHUNK; i++)
             bytes = chunk[i] > MAX_CHUNK ? MAX_CHUNK + 1 : bytes * (size_t)chunk[i];
         if (bytes > MAX_CHUNK)
             return lk_fail(LK_E_INPUT, "%s: '%s': expected chunks of at most %zu MiB, found larger "
