@@ -7,7 +7,7 @@
 #include "comm/watchdog.h"
 #include "cpu/machine.h"
 #include "doctor/doctor.h"
-#include "metric/drift.h"
+#include "metric/drift_prometheus.h"
 #include "program/program.h"
 #include "tests/tap.h"
 #include "trace/anomaly.h"
@@ -460,6 +460,7 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
 {
     lk_reference r = {.samples = rows}, back = {.samples = 0};
     lk_drift_report drift = {.worst = -1};
+    lk_drift_prometheus metrics = {.count = 0};
     lk_drift d;
     char *text = NULL;
     int64_t *bin = calloc((size_t)p->columns * LK_SKETCH_BINS, sizeof *bin);
@@ -473,6 +474,9 @@ static lk_status compare(const lk_columns_plan *p, lk_columns_counts *n, const f
     if (status == LK_OK) status = lk_drift_of(&back.feature[0], rows, r.feature[0].count, 9, &d);
     if (status == LK_OK) status = lk_drift_report_add(&drift, "a", &d);
     if (status == LK_OK) status = lk_drift_report_add(&drift, "b", &d);
+    if (status == LK_OK)
+        status = lk_drift_prometheus_create(&(lk_drift_part){"train", &drift}, 1, "", &metrics);
+    lk_drift_prometheus_clear(&metrics);
     lk_drift_report_clear(&drift);
     lk_reference_clear(&r);
     lk_reference_clear(&back);

@@ -253,12 +253,12 @@ static bool refused(const key *q, int kind, const char *value, const char *words
     return good && option;
 }
 
-/* The message of a bad value: place, key, expected, found. */
+/* The message of a bad value: place, key, expected, found, what to do. */
 static bool refuses(const key *q, int kind, const char *bad)
 {
     char words[600];
-    snprintf(words, sizeof words, "'%s': expected %s, found '%s'", q->name, q->expected,
-             strcmp(bad, "''") == 0 ? "" : bad);
+    snprintf(words, sizeof words, "'%s': expected %s, found '%s'; see 'lockstep help run-file'",
+             q->name, q->expected, strcmp(bad, "''") == 0 ? "" : bad);
     return refused(q, kind, bad, words);
 }
 
