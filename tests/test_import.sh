@@ -74,7 +74,7 @@ prints "a pair for validation, names" '1000 training and 100 validation samples,
     "$LOCKSTEP" import idx i.gz l vi vl -o pair.h5 --classes "a b,b,c,d,e,f,g,h,i,last"
 shape='9 x 9 pixels (height x width), 1 channel|mean  |std  '
 classes='0  a b  |9  last|          100            10'
-prints "show" "holds           images|$shape|$classes|train/images       u8    [1000, 9, 9, 1]" \
+prints "show" "holds           images|$shape|$classes|train/images  |u8    [1000, 9, 9, 1]" \
     "$LOCKSTEP" show pair.h5
 bad "an existing output" 'idx.h5: exists already; give --overwrite' \
     "$LOCKSTEP" import idx i l -o idx.h5
@@ -108,6 +108,9 @@ bad "input as output" 'l: is both input and output' "$LOCKSTEP" import idx i l -
 bad "on two ranks" 'works alone, found 2 ranks' 2 "$LOCKSTEP" import idx i l -o x.h5
 cp pair.h5 wrong.h5
 "$h5edit" wrong.h5 token train/labels 7 1 10
+bad "show of a label that was changed" "'train/labels': rows 0 to 999 are not those that were imported" \
+    "$LOCKSTEP" show wrong.h5
+"$h5edit" wrong.h5 sign train/labels
 bad "show of a label out of range" "'train/labels': label 10 at 7 is not below the number of" \
     "$LOCKSTEP" show wrong.h5
 
@@ -146,7 +149,7 @@ awk 'BEGIN {
 prints "import csv" 't.h5: 160 training and 40 validation samples, of 3 classes, digest' \
     "$LOCKSTEP" import csv t.csv -o t.h5 --label kind -f 0.2
 prints "show of a table" \
-    'holds           table|features        2|b, c|2  k2|train/features       f32   [160, 2]' \
+    'holds           table|features        2|b, c|2  k2|train/features  |f32   [160, 2]' \
     "$LOCKSTEP" show t.h5
 prints "again" "$(digest t.h5)" "$LOCKSTEP" import csv t.csv -o t2.h5 --label kind -f 0.2
 ok "it is the same" "$h5same" t.h5 t2.h5
