@@ -232,10 +232,10 @@ static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const c
     char **lent = calloc((size_t)count, sizeof *lent);
     if (!lent) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_status status = read_attribute(a, type, where, name, lent);
-    for (int64_t i = 0; i < count && status == LK_OK; i++) {
-        text[i] = strdup(lent[i] ? lent[i] : "");
-        if (!text[i]) status = lk_fail(LK_E_SYSTEM, "out of memory");
-        H5free_memory(lent[i]);
+    for (int64_t i = 0; i < count; i++) {
+        if (status == LK_OK && !(text[i] = strdup(lent[i] ? lent[i] : "")))
+            status = lk_fail(LK_E_SYSTEM, "out of memory");
+        if (lent[i]) H5free_memory(lent[i]);
     }
     free(lent);
     return status;

@@ -126,6 +126,22 @@ static lk_status read_header(idx *x, int dims)
 
 /* ---- labels ---------------------------------------------------------------------------------- */
 
+/* The header may lie: room is made as bytes come. The caller frees *label in any case. */
+static lk_status take_labels(idx *x, int64_t count, uint8_t **label)
+{
+    for (int64_t at = 0; at < count;) {
+        int64_t room = at > 0 ? 2 * at : 1 << 16;
+        if (room > count) room = count;
+        uint8_t *grown = realloc(*label, (size_t)room);
+        if (!grown)
+            return lk_fail(LK_E_SYSTEM, "out of memory for %lld labels", (long long)room);
+        *label = grown;
+        LK_TRY(take(x, grown + at, (size_t)(room - at), "all bytes"));
+        at = room;
+    }
+    return LK_OK;
+}
+
 static lk_status read_labels(importer *m, int split)
 {
     idx x;
@@ -137,9 +153,7 @@ static lk_status read_labels(importer *m, int split)
                          "%s: expected %lld labels, as many as images in %s, found "
                          "%lld; do the files belong together?",
                          x.path, (long long)count, m->images[split].path, (long long)x.dim[0]);
-    if (status == LK_OK && !(m->label[split] = malloc((size_t)count)))
-        status = lk_fail(LK_E_SYSTEM, "out of memory for %lld labels", (long long)count);
-    if (status == LK_OK) status = take(&x, m->label[split], (size_t)count, "all bytes");
+    if (status == LK_OK) status = take_labels(&x, count, &m->label[split]);
     if (status == LK_OK) status = finish(&x);
     close_idx(&x);
     return status;

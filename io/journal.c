@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAGIC "lockstep import 1\n"
@@ -50,6 +51,15 @@ static lk_status unreadable(const lk_journal *j)
                    j->path, strerror(errno));
 }
 
+/* So many bytes follow in the file: a block that was cut off is not worth its memory. */
+static bool there(const lk_journal *j, size_t bytes)
+{
+    struct stat s;
+    off_t at = ftello(j->file);
+    return fstat(fileno(j->file), &s) == 0 && at >= 0 && s.st_size >= at &&
+           (size_t)(s.st_size - at) >= bytes;
+}
+
 /* Read a block at j->at; *whole: it is there and as it was written. */
 static lk_status read_block(lk_journal *j, lk_journal_block *b, bool *whole)
 {
@@ -61,6 +71,7 @@ static lk_status read_block(lk_journal *j, lk_journal_block *b, bool *whole)
     if (fread(&h, sizeof h, 1, j->file) != 1) return ferror(j->file) ? unreadable(j) : LK_OK;
     if (h.first != j->done || h.count < 1 || h.count > MAX_FILES || h.good < 0 || h.good > h.count)
         return LK_OK;
+    if (!there(j, (size_t)h.count * sizeof *b->reason + (size_t)h.good * j->row)) return LK_OK;
     *b = (lk_journal_block){h.first, h.count, h.good, calloc((size_t)h.count, sizeof *b->reason),
                             malloc((size_t)h.good * j->row + 1)};
     if (!b->reason || !b->pixels) return lk_fail(LK_E_SYSTEM, "out of memory for %lld images",

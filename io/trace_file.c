@@ -2,7 +2,9 @@
 #include "io/trace_file.h"
 #include "base/replace.h"
 #include "io/hdf5.h"
+#include "io/utf8.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +12,8 @@
 #include <unistd.h>
 
 #define SCHEMA "lockstep trace"
-enum { HOST = 64, MOST_RANKS = 1 << 16, MOST_STEPS = 1 << 20 };
+enum { HOST = 64, MOST_RANKS = 1 << 16, MOST_STEPS = 1 << 20, MOST_LEAVES = 1 << 20 };
+#define MOST_NUMBER ((uint64_t)1 << 62) /* of what is counted */
 
 /* A column: a member of every element of an array of structs. */
 typedef struct column {
@@ -356,9 +359,33 @@ static lk_status read_numbers(loading *l)
     double ceiling[2];
     LK_TRY(lk_h5_get_f64s(l->file, l->path, "ceiling", ceiling, 2));
     t->ceiling = (lk_roofline){ceiling[0], ceiling[1]};
+    if (leaves < 1 || leaves > MOST_LEAVES || first > MOST_NUMBER || lost > MOST_NUMBER)
+        return damaged(l, "the number of leaves, the first step or what was lost makes no sense");
     t->leaves = (int)leaves;
     t->first_step = (int64_t)first;
     t->lost = (int64_t)lost;
+    return LK_OK;
+}
+
+static bool amount(double x) { return isfinite(x) && x >= 0; }
+
+/* What is only shown: numbers and names that every format can hold. */
+static lk_status check_nodes(const loading *l)
+{
+    const lk_trace *t = &l->t;
+    for (int i = 0; i < t->nodes; i++) {
+        const lk_trace_node *n = &t->node[i];
+        if (!amount(n->flops) || !amount(n->bytes) || !amount(n->live) || !amount(n->scratch))
+            return damaged(l, "the cost of a node makes no sense");
+        if (!lk_utf8_valid(n->scope) || !lk_utf8_valid(n->op))
+            return damaged(l, "the name of a node is not UTF-8");
+    }
+    for (int i = 0; i < t->ranks; i++)
+        if (!lk_utf8_valid(t->host[i])) return damaged(l, "the name of a host is not UTF-8");
+    for (int i = 0; i < t->memories; i++)
+        if (!amount(t->memory[i].bytes)) return damaged(l, "a kind of memory makes no sense");
+    if (!amount(t->ceiling.rate) || !amount(t->ceiling.bandwidth))
+        return damaged(l, "the ceilings make no sense");
     return LK_OK;
 }
 
@@ -377,9 +404,10 @@ static lk_status check_values(const loading *l)
                            l->path, (long long)i);
     }
     for (int64_t i = 0; i < (int64_t)t->ranks * t->steps; i++)
-        if (!(t->step[i].seconds >= 0 && t->step[i].seconds < 1e9))
+        if (!(t->step[i].seconds >= 0 && t->step[i].seconds < 1e9) ||
+            !(t->step[i].begin > -1e9 && t->step[i].begin < 1e9))
             return damaged(l, "the time of a step makes no sense");
-    return LK_OK;
+    return check_nodes(l);
 }
 
 static lk_status read_all(loading *l)

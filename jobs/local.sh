@@ -7,7 +7,7 @@
 # RANKS (default 1) is a power of two; they share the cores unless OMP_NUM_THREADS is set. After a
 # failure (a rank killed, a machine that was restarted) the run goes on from its newest checkpoint,
 # PAUSE seconds (default 10) later, until it is done: RUNDIR/DONE. Not on bad input, nor after three
-# restarts without a newer checkpoint. Started at boot, it waits for its file systems (doc/jobs.md).
+# restarts without progress. Started at boot, it waits for its file systems (doc/jobs.md).
 #
 # SIGUSR1 to this script: save and go on in a new process, for example a newly installed one.
 # SIGTERM, SIGINT (Ctrl-C), SIGHUP: save and stop, exit code 75; the same command goes on later.

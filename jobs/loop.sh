@@ -4,8 +4,8 @@
 #
 # lockstep says by its exit code what should follow: 0 nothing, 75 (stopped by a signal or the time
 # limit, saved) another start, 2 (bad input) nothing, for it would be the same again; after anything
-# else (a rank killed, a node gone, 6: another lockstep works on the run) another start, which goes on
-# from the newest checkpoint.
+# else (a rank killed, a node gone, 6: another lockstep works on the run) another start, which goes
+# on from the newest checkpoint.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=jobs/site.sh
@@ -53,8 +53,8 @@ find_run()
 }
 
 # The step to go on from, 0 without one. `latest` leads to what was read back when it was written;
-# it may have been damaged since, and then lockstep takes one before it: where nothing was saved after
-# the last start, the step which that start has found counts.
+# it may have been damaged since, and then lockstep takes one before it: where nothing was saved
+# after the last start, the step which that start has found counts.
 newest_step()
 {
     local latest=$directory/checkpoints/latest starts=$directory/starts.jsonl step=
@@ -69,9 +69,9 @@ newest_step()
 
 # ---- files that are not there yet ----------------------------------------------------------------
 
-# After a boot this script may be faster than the mounts. What a missing file means can be seen: in a
-# directory that is not there or is empty, or below a mount point of $FSTAB that is not mounted, it
-# may still come; beside other files it will not, and lockstep says so.
+# After a boot this script may be faster than the mounts. What a missing file means can be seen: in
+# a directory that is not there or is empty, or below a mount point of $FSTAB that is not mounted,
+# it may still come; beside other files it will not, and lockstep says so.
 #
 # unmounted PATH: the mount point at or above it that is not mounted, if any.
 unmounted()
@@ -175,8 +175,8 @@ count_stalled()
     }' "$1" "$restarts"
 }
 
-# Ends this script when MAX_STALLED restarts brought nothing: the last start, too, has saved nothing,
-# or what it saved proved damaged.
+# Ends this script when MAX_STALLED restarts brought nothing: the last start, too, has saved
+# nothing, or what those before it saved proved damaged.
 check_progress()
 {
     local starts=$directory/starts.jsonl stalled last

@@ -27,8 +27,8 @@ site_setup()
 : "${SRUN=srun --mpi=pmix --kill-on-bad-exit=0 --wait=30}"
 : "${MPIRUN=mpirun --bind-to none}"
 
-# Where to look which file systems ought to be mounted, and how many seconds to wait for the files of
-# a run whose file system is not there (yet). 0: not at all.
+# Where to look which file systems ought to be mounted, and how many seconds to wait for the files
+# of a run whose file system is not there (yet). 0: not at all.
 : "${FSTAB=/etc/fstab}"
 : "${FILES_WAIT=300}"
 

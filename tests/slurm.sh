@@ -138,7 +138,8 @@ box_start() {
 }
 
 # A name and shared memory of its own, as a node has: Open MPI takes both for the host's. Like a
-# diskless node it begins with empty directories.
+# diskless node it begins with empty directories: a socket of the job that died with it would keep
+# the next start of that job away.
 box_node_on() {
     rm -rf "${box:?}/spool/$1" "${box:?}/tmp/$1"
     mkdir "$box/spool/$1" "$box/tmp/$1"
@@ -147,8 +148,8 @@ box_node_on() {
     echo $! >"$box/run/$1"
 }
 
-# As if its plug were pulled: every process of the node is killed, and is gone when this returns. They
-# are known by the namespace of its name, which a dead one has no more.
+# As if its plug were pulled: every process of the node is killed, and is gone when this returns.
+# They are known by the namespace of its name, which a dead one has no more.
 box_node_off() {
     box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts") && within 60 box_emptied
 }

@@ -123,7 +123,7 @@ cp clean.h5 damaged.h5
 check "labels that were changed" 2 'train: labels are not those that were imported' damaged.h5
 cp clean.h5 damaged.h5
 printf 'XXXXXXXX' | dd of=damaged.h5 bs=1 seek=100000 conv=notrunc 2>/dev/null
-check "a chunk that was" 2 "unfit    rows |cannot read 'train/features'" damaged.h5
+check "a chunk that was" 2 "unfit    train: features are not those that were imported" damaged.h5
 bad "no dataset" 'clean.h4: expected a lockstep dataset, found no such file' \
     "$LOCKSTEP" check clean.h4
 bad "something else" 'found a file that is not HDF5' "$LOCKSTEP" check "$make"
@@ -285,11 +285,18 @@ prints "again without another look" 'warning: data: validation: ' "$LOCKSTEP" tr
 ok "the note is the same" cmp seen.json d.h5.check.json
 "$h5edit" d.h5 token train/tokens 5 3 1
 misused=2
-bad "a file that was changed since is looked at, and stops the run" \
-    'd.h5: expected data fit for training, found 1 fault: train: tokens are not those|data.check' \
+bad "a file that was changed since is not what was noted" \
+    "d.h5: 'train/tokens': rows 0 to |are not those that were imported" \
     "$LOCKSTEP" train r.yaml --set directory=run4 --set data.file=d.h5
-prints "unless it is told not to" 'step 3/3' "$LOCKSTEP" train r.yaml --set directory=run5 \
-    --set data.file=d.h5 --set data.check=off
+awk 'BEGIN { while (i++ < 3000) printf "a" }' >one.txt
+prints "a text of one token" 'vocabulary of ' \
+    "$LOCKSTEP" import text one.txt -o one.h5 -v character
+bad "unfit data stop a run" \
+    "one.h5: expected data fit for training, found 1 fault: train: every token is 'a'|data.check" \
+    "$LOCKSTEP" train r.yaml --set directory=run5 --set data.file=one.h5
+prints "unless it is told not to look" 'step 3/3' "$LOCKSTEP" train r.yaml --set directory=run5 \
+    --set data.file=one.h5 --set data.check=off
+ok "then there is no drift to tell" sh -c "! grep -q drift run5/run.jsonl"
 cp c.h5 e.h5
 mkdir e.h5.check.json
 prints "where the note cannot be beside the file" 'warning: data: validation: ' \

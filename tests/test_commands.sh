@@ -66,7 +66,7 @@ tr '[:lower:]' '[:upper:]' <a.txt >other.txt
 
 prints "import text, bytes" 'a.h5: |training and |vocabulary of 256, digest ' \
     "$LOCKSTEP" import text a.txt -o a.h5
-prints "show of a dataset" 'a.h5|lockstep dataset, version 1|256 bytes|a.txt|train/tokens|u8' \
+prints "show of a dataset" 'a.h5|lockstep dataset, version 2|256 bytes|a.txt|train/tokens|u8' \
     "$LOCKSTEP" show a.h5
 run sh -c '"$1" show a.h5 | head -n 1' sh "$LOCKSTEP"
 ok "a reader that has enough is no failure" sh -c 'test "$1" = 1 -a ! -s "$2"' sh \

@@ -259,6 +259,9 @@ misused "two runs of a sweep in one directory" 'runs 1 and 2 would both train in
 misused "array.sbatch with an empty sweep" 'no line with a run' "$jobs/array.sbatch" sweep
 misused "scaling.sbatch in no way known" 'expected strong or weak' \
     env SCALING=odd "$jobs/scaling.sbatch" r.yaml
+cp "$jobs/train.sbatch" bin/train.sbatch # as Slurm does
+misused "train.sbatch on a node that has no loop.sh" "no loop.sh in '$PWD'" \
+    env LOCKSTEP_JOBS="$PWD" bin/train.sbatch r.yaml
 rm bin/sbatch
 command -v sbatch >/dev/null || misused "train.sbatch without Slurm" 'no sbatch here' \
     "$jobs/train.sbatch" r.yaml

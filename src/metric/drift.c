@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 enum { VERSION = 1, MOST_FEATURES = 1 << 16, MOST_BINS = 1 << 17 };
+#define MOST_SAMPLES ((int64_t)1 << 56)
 #define NOISE_DEVIATIONS 3.72 /* a normal is above with probability 1e-4 */
 
 /* ---- references ------------------------------------------------------------------------------ */
@@ -136,13 +137,17 @@ lk_status lk_reference_format(const lk_reference *r, char **text)
     return LK_OK;
 }
 
-static bool parse_counts(const json_t *list, int64_t bins, int64_t limit, int64_t *count)
+/* Whole numbers from 0 to `limit`; *sum: of all. */
+static bool parse_counts(const json_t *list, int64_t bins, int64_t limit, int64_t *count,
+                         int64_t *sum)
 {
+    *sum = 0;
     for (int64_t i = 0; i < bins; i++) {
         const json_t *x = json_array_get(list, (size_t)i);
         if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) > limit)
             return false;
         count[i] = json_integer_value(x);
+        if (__builtin_add_overflow(*sum, count[i], sum)) return false;
     }
     return true;
 }
@@ -162,7 +167,7 @@ static bool parse_feature(const json_t *o, lk_reference *r, lk_status *status)
 {
     const json_t *counts = json_object_get(o, "count"), *last = json_object_get(o, "last_bin");
     const char *name = json_string_value(json_object_get(o, "name"));
-    int64_t bins = (int64_t)json_array_size(counts);
+    int64_t bins = (int64_t)json_array_size(counts), sum;
     if (!name || bins < 1 || bins > MOST_BINS) return false;
     int64_t *value = malloc((size_t)bins * sizeof *value);
     uint16_t *end = malloc((size_t)bins * sizeof *end);
@@ -172,10 +177,10 @@ static bool parse_feature(const json_t *o, lk_reference *r, lk_status *status)
     double inverse = json_number_value(json_object_get(o, "inverse_scale"));
     lk_sketch_scale scale = {(float)center, (float)inverse};
     if (good && last)
-        good = parse_counts(last, bins, LK_SKETCH_BINS - 1, value) &&
+        good = parse_counts(last, bins, LK_SKETCH_BINS - 1, value, &sum) &&
                parse_last(last, bins, value, end) && isfinite(scale.center) &&
                isfinite(scale.inverse) && scale.inverse > 0;
-    if (good) good = parse_counts(counts, bins, (int64_t)1 << 56, value);
+    if (good) good = parse_counts(counts, bins, MOST_SAMPLES, value, &sum) && sum <= MOST_SAMPLES;
     if (good)
         *status = last ? add_groups(r, name, scale, bins, value, end)
                        : lk_reference_add(r, name, bins, value,

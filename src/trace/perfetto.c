@@ -56,7 +56,7 @@ static void put_rank(writer *w, int rank)
         put_name(w, "thread_name", rank, LANES + i, name);
     }
     for (int i = 0; i < t->steps; i++) {
-        const lk_trace_step *s = &t->step[rank * t->steps + i];
+        const lk_trace_step *s = &t->step[(int64_t)rank * t->steps + i];
         /* by a device's events a step may end a little after the next one's first kernel begins */
         double seconds = s->seconds;
         if (i + 1 < t->steps && s->begin + seconds > s[1].begin) seconds = s[1].begin - s->begin;

@@ -123,7 +123,8 @@ static void measure_ranks(const lk_trace *t, lk_trace_summary *s)
 {
     for (int r = 0; r < t->ranks; r++) {
         double mean = 0;
-        for (int i = 0; i < t->steps; i++) mean += t->step[r * t->steps + i].seconds / t->steps;
+        const lk_trace_step *of = &t->step[(int64_t)r * t->steps];
+        for (int i = 0; i < t->steps; i++) mean += of[i].seconds / t->steps;
         if (r == 0 || mean > s->slowest_step) {
             s->slowest = r;
             s->slowest_step = mean;
