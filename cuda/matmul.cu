@@ -498,8 +498,8 @@ static lk_status admit(lk_cuda *d, const lk_node *n, product *p, choice *c)
                                 &p->d.layout, &c->algo, &result);
     if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > WORKSPACE || !is_exact(&c->algo))
         return lk_fail(LK_E_INPUT,
-                       "%s: the recorded cuBLASLt algorithm of '%s' cannot be used on %s: %s; go on "
-                       "with the kind of GPU and the cuBLASLt that the run was started with, or "
+                       "%s: the recorded cuBLASLt algorithm of '%s' cannot be used on %s: %s; go "
+                       "on with the kind of GPU and the cuBLASLt that the run was started with, or "
                        "start a new run",
                        n->scope, p->key, d->model,
                        status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
