@@ -31,7 +31,8 @@ LC_ALL=C
 export OMP_NUM_THREADS OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_rmaps_base_oversubscribe OMPI_MCA_hwloc_base_binding_policy
 export OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle
-export OMPI_MCA_sharedfp OMPI_MCA_ess_singleton_isolated PRTE_MCA_rmaps_default_mapping_policy LC_ALL
+export OMPI_MCA_sharedfp OMPI_MCA_ess_singleton_isolated
+export PRTE_MCA_rmaps_default_mapping_policy LC_ALL
 
 # $work/d is where a test works; what run() catches lies beside it.
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-test-XXXXXX") || exit 99

@@ -207,7 +207,7 @@ for rank in 1 0; do
     note "$(grep '^lockstep: ' "$work/err")"
 done
 
-# ---- a semaphore of Open MPI, left by a process that was killed as it opened a file ---------------
+# ---- a semaphore of Open MPI, left by a process that was killed as it opened a file ------------
 
 if [ -d /dev/shm ]; then
     stale=/dev/shm/sem.OMPIO_step-000083.h5.part
