@@ -24,13 +24,15 @@ OMPI_MCA_rmaps_base_oversubscribe=1
 OMPI_MCA_hwloc_base_binding_policy=none
 OMPI_MCA_btl_vader_single_copy_mechanism=none
 OMPI_MCA_mpi_yield_when_idle=1
-OMPI_MCA_ess_singleton_isolated=1 # one process alone starts no daemon: a quarter of a second less
+OMPI_MCA_sharedfp=^sm # as lockstep does (src/cmd/cmd.c), for the test programs
+OMPI_MCA_ess_singleton_isolated=1 # one process alone starts no daemon: quarter of a second less
 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 LC_ALL=C
 export OMP_NUM_THREADS OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_rmaps_base_oversubscribe OMPI_MCA_hwloc_base_binding_policy
 export OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle
-export OMPI_MCA_ess_singleton_isolated PRTE_MCA_rmaps_default_mapping_policy LC_ALL
+export OMPI_MCA_sharedfp OMPI_MCA_ess_singleton_isolated
+export PRTE_MCA_rmaps_default_mapping_policy LC_ALL
 
 # $work/d is where a test works; what run() catches lies beside it.
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-test-XXXXXX") || exit 99

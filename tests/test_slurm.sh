@@ -219,7 +219,7 @@ cycle happened '--nodes=2 -w n1,n2' preempted killed node_lost
 
 ends "bad input: not started again" "$bad" FAILED 0 'none.h5|bad input (exit code 2)'
 ends "a run that always dies: 3 restarts without progress" "$diverges" FAILED 3 \
-    'is not finite|3 restarts without progress'
+    'not finite|3 restarts without progress'
 ends "a job after the array starts when both runs are done" "$after" COMPLETED 0 'accuracy'
 for i in 1 2; do
     ok "run $i of the sweep is done" test -f sweep-$i/DONE

@@ -139,6 +139,10 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
                  void *options)
 {
     lk_world w = {NULL, NULL};
+    /* Open MPI 4.1 makes a semaphore for each open file, named by the last part of its path alone:
+     * one left by a process that was killed, or of another run on this host at the same step, stops
+     * this one for ever. Nothing here uses the shared file pointers that it guards. */
+    setenv("OMPI_MCA_sharedfp", "^sm", 0);
     const char *fatal = lk_doctor_fatal_setting(environ);
     /* Open MPI's sharedfp/sm takes a semaphore of the file's name, without its directory, when it
      * opens one: a process that was killed there, or another run's file of the same name, would
