@@ -133,7 +133,7 @@ awk 'BEGIN { while (i < 9000) print "in step " i++ " a quick fox jumps over dog 
 run "$LOCKSTEP" import text a.txt -v character -o a.h5 --overwrite
 sed 's/file: a.h5/&\n  resident: no/' a.yaml >b.yaml && mv b.yaml a.yaml
 run "$LOCKSTEP" train a.yaml --set directory=whole
-run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+run "$LOCKSTEP" train a.yaml --set directory=base --set train.stop_after=4
 ok "a run to be read by" test "$rc" -eq 0
 
 # read_trial KIND TIMES RANKS RANK AFTER FILE ERRNO: the same while FILE is read.
