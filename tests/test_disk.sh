@@ -3,8 +3,8 @@
 # ends within a minute with code 3 and one message, the checkpoint before is untouched and `latest`,
 # nothing else is left but perhaps a .part, which goes with the next save, and the run continues
 # from there. Never is a checkpoint that is not whole called one. And a disk that fails while a
-# dataset or a checkpoint is read: what passes changes no bit, what stays ends the run with code 3, so
-# that a job starts again, not with code 2 as if the data were bad. TRIALS of each kind;
+# dataset or a checkpoint is read: what passes changes no bit, what stays ends the run with code 3,
+# so that a job starts again, not with code 2 as if the data were bad. TRIALS of each kind;
 # test_disk_long.sh asks for 50.
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
