@@ -11,13 +11,13 @@
 #include <string.h>
 
 enum { MAX_ATTRIBUTE = 1 << 24, MAX_LIST = 1 << 16 }; /* bytes, elements */
-enum { LARGE = 1024, NAME = 80 };                     /* bytes from which on there is a digest */
+enum { LARGE = 1024, NAME = 80 }; /* bytes from which on there is a digest */
 
 lk_status lk_h5_has(hid_t object, const char *where, const char *name, bool *there)
 {
     htri_t found = 0;
-    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Aexists(object, name)), "%s: cannot look for the attribute '%s'",
-          where, name);
+    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Aexists(object, name)),
+          "%s: cannot look for the attribute '%s'", where, name);
     *there = found > 0;
     return LK_OK;
 }

@@ -36,8 +36,8 @@ hid_t lk_h5_type_id(lk_h5_type t)
 lk_status lk_h5_link(hid_t file, const char *where, const char *path, bool *there)
 {
     htri_t found = 0;
-    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Lexists(file, path, H5P_DEFAULT)), "%s: cannot look for '%s'", where,
-          path);
+    LK_H5(LK_E_INPUT, found = lk_h5_sure(H5Lexists(file, path, H5P_DEFAULT)),
+          "%s: cannot look for '%s'", where, path);
     *there = found > 0;
     return LK_OK;
 }

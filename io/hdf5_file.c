@@ -1,4 +1,4 @@
-/* Opening files for reading, with every check that can be made before their content is looked at. */
+/* Opening files for reading, with every check that can be made before their content is used. */
 #include "io/hdf5_driver.h"
 
 #include <errno.h>
@@ -28,7 +28,7 @@ static const char *noun(const char *schema)
     return strcmp(schema, "lockstep predictions") == 0 ? "file of lockstep predictions" : schema;
 }
 
-/* HDF5's signature lies at the front, or where twice 512 bytes come again behind what is not its. */
+/* HDF5's signature lies at the front, or at 512 bytes, or at twice that, and so on. */
 static bool is_hdf5(int fd, const char *path, uint64_t size)
 {
     char bytes[8] = "";

@@ -79,7 +79,7 @@ void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
     H5Eclear2(H5E_DEFAULT);
 }
 
-/* ---- datasets ---------------------------------------------------------------------------------- */
+/* ---- datasets -------------------------------------------------------------------------------- */
 
 lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
 {

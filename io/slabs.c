@@ -56,8 +56,8 @@ static lk_status read_list(lk_slabs *s, hid_t file, const char *path)
 static bool is_chunked(const lk_slabs *s)
 {
     const lk_h5_dataset *d = &s->data;
-    if (d->packed || d->dims < 1 || d->chunk[0] != (hsize_t)(s->rows < s->total ? s->rows : s->total))
-        return false;
+    hsize_t rows = (hsize_t)(s->rows < s->total ? s->rows : s->total);
+    if (d->packed || d->dims < 1 || d->chunk[0] != rows) return false;
     for (int i = 1; i < d->dims; i++)
         if (d->chunk[i] != d->dim[i]) return false;
     return true;
@@ -143,11 +143,12 @@ static lk_status read_chunk(const lk_slabs *s, int64_t k, void *to)
     hsize_t at[LK_H5_MAX_DIMS] = {(hsize_t)(k * s->rows)}, stored = 0;
     size_t bytes = s->room - CHECKSUM;
     uint32_t skipped = 0;
-    LK_H5(LK_E_INPUT, H5Dget_chunk_storage_size(s->data.id, at, &stored), "%s: cannot find rows %lld "
-          "to %lld of '%s'", s->where, (long long)at[0], (long long)at[0] + rows_of(s, k) - 1, s->path);
+    LK_H5(LK_E_INPUT, H5Dget_chunk_storage_size(s->data.id, at, &stored),
+          "%s: cannot find rows %lld to %lld of '%s'", s->where, (long long)at[0], (long long)at[0] + rows_of(s, k) - 1,
+          s->path);
     if (stored != bytes && stored != bytes + CHECKSUM)
-        return lk_fail(LK_E_INPUT, "%s: '%s': expected %zu bytes of the rows from %lld, found %llu; "
-                       "the file is damaged, import it again", s->where, s->path, bytes,
+        return lk_fail(LK_E_INPUT, "%s: '%s': expected %zu bytes of the rows from %lld, found "
+                       "%llu; the file is damaged, import it again", s->where, s->path, bytes,
                        (long long)at[0], (unsigned long long)stored);
     LK_H5(LK_E_INPUT, H5Dread_chunk(s->data.id, H5P_DEFAULT, at, &skipped, to),
           "%s: cannot read rows %lld to %lld of '%s'", s->where, (long long)at[0],
@@ -155,7 +156,8 @@ static lk_status read_chunk(const lk_slabs *s, int64_t k, void *to)
     return LK_OK;
 }
 
-/* Read slab k into memory of `room` bytes; *good: its digest is right. Without `right` it must be. */
+/* Read slab k into memory of `room` bytes; *good: its digest is right. Else *right is false, or
+ * without `right` it is an error. */
 static lk_status load(const lk_slabs *s, int64_t k, void *to, bool *right, bool *good)
 {
     int64_t first = k * s->rows, rows = rows_of(s, k);
@@ -273,8 +275,9 @@ static lk_status write_list(const lk_slab_maker *m, hid_t file, const char *wher
     LK_H5(LK_E_SYSTEM, space = H5Screate_simple(1, &count, NULL), "%s: '%s'", where, path);
     LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", where, path);
     LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", where, path);
-    LK_H5(LK_E_SYSTEM, dataset = H5Dcreate2(file, path, lk_h5_type_id(LK_H5_U64), space, links, dcpl,
-                                            H5P_DEFAULT), "%s: cannot create '%s'", where, path);
+    LK_H5(LK_E_SYSTEM, dataset = H5Dcreate2(file, path, lk_h5_type_id(LK_H5_U64), space, links,
+                                            dcpl, H5P_DEFAULT),
+          "%s: cannot create '%s'", where, path);
     LK_H5(LK_E_SYSTEM, H5Dwrite(dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, m->list),
           "%s: cannot write '%s'", where, path);
     lk_digest_bytes(m->list, (size_t)m->count * sizeof *m->list, digest);

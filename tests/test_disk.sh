@@ -3,8 +3,8 @@
 # ends within a minute with code 3 and one message, the checkpoint before is untouched and `latest`,
 # nothing else is left but perhaps a .part, which goes with the next save, and the run continues
 # from there. Never is a checkpoint that is not whole called one. And a disk that fails while a
-# dataset or a checkpoint is read: what passes changes no bit, what stays ends the run with code 3, so
-# that a job starts again, not with code 2 as if the data were bad. TRIALS of each kind;
+# dataset or a checkpoint is read: what passes changes no bit, what stays ends the run with code 3,
+# so that a job starts again, not with code 2 as if the data were bad. TRIALS of each kind;
 # test_disk_long.sh asks for 50.
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
@@ -133,7 +133,7 @@ awk 'BEGIN { while (i < 9000) print "in step " i++ " a quick fox jumps over dog 
 run "$LOCKSTEP" import text a.txt -v character -o a.h5 --overwrite
 sed 's/file: a.h5/&\n  resident: no/' a.yaml >b.yaml && mv b.yaml a.yaml
 run "$LOCKSTEP" train a.yaml --set directory=whole
-run "$LOCKSTEP" train a.yaml --set train.stop_after=4
+run "$LOCKSTEP" train a.yaml --set directory=base --set train.stop_after=4
 ok "a run to be read by" test "$rc" -eq 0
 
 # read_trial KIND TIMES RANKS RANK AFTER FILE ERRNO: the same while FILE is read.
