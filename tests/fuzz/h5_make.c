@@ -305,7 +305,8 @@ static void text_split(maker *m, const char *path)
 static void put_labels(maker *m, const char *path)
 {
     uint16_t label[SAMPLES];
-    for (int i = 0; i < SAMPLES; i++) label[i] = odd(m) ? (uint16_t)odd_number(m) : (uint16_t)(i % 2);
+    for (int i = 0; i < SAMPLES; i++)
+        label[i] = odd(m) ? (uint16_t)odd_number(m) : (uint16_t)(i % 2);
     put_dataset(m, path, H5T_STD_U16LE, 1, (hsize_t[]){SAMPLES}, label);
 }
 
@@ -499,7 +500,7 @@ static hid_t access_list(maker *m)
     return list;
 }
 
-/* No sizes of addresses, pages or shared messages of its own: HDF5 1.10.8 crashes in writing them. */
+/* No sizes of addresses, pages or shared messages: HDF5 1.10.8 crashes in writing some. */
 static hid_t file_list(maker *m)
 {
     hid_t list = H5Pcreate(H5P_FILE_CREATE);
