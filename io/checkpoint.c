@@ -191,11 +191,10 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
     LK_TRY(lk_h5_get_u64(file, where, "step", &step));
     LK_TRY(lk_h5_get_u64(file, where, "seed", &info->seed));
     LK_TRY(lk_h5_get_u64(file, where, "leaves", &leaves));
+    bool told = false;
     info->validated = LK_CHECKPOINT_NONE;
-    bool validated = false;
-    LK_TRY(lk_h5_has(file, where, "validated", &validated));
-    if (validated)
-        LK_TRY(lk_h5_get_u64(file, where, "validated", &info->validated));
+    LK_TRY(lk_h5_has(file, where, "validated", &told));
+    if (told) LK_TRY(lk_h5_get_u64(file, where, "validated", &info->validated));
     for (int i = 0; i < TEXTS; i++) {
         const char *name = lk_checkpoint_text_name[i];
         bool there = true;

@@ -34,7 +34,9 @@ look_at_checkpoints() {
             note_file "$work/same"
         fi
     done
-    latest=$(readlink killed/checkpoints/latest 2>/dev/null)
+    # also one whose link a kill has prevented
+    latest=$(find killed/checkpoints -name 'step-*.h5' 2>/dev/null | sort | tail -n 1)
+    latest=${latest##*/}
 }
 # A start goes on from the newest checkpoint that was there before it.
 check_start() {

@@ -72,10 +72,36 @@ ok "nothing is lost" test -f g/checkpoints/step-000020.h5.damaged -a \
 # A run that was killed after a file was renamed and before the link was: a whole step is not lost.
 cp -R a h
 ln -sf step-000018.h5 h/checkpoints/latest
-touch h/checkpoints/step-000020.h5
+touch -h -d '1 minute ago' h/checkpoints/latest
 prints "a file that is newer than the link is taken" 'from step 20' \
     "$LOCKSTEP" train a.yaml --set directory=h --resume
 ok "and the link leads to it" test "$(readlink h/checkpoints/latest)" = step-000020.h5
+
+# A disk that does not give a file, though its content may be good.
+faulty=$builddir/tests/faulty.so
+[ -f "$faulty" ] || echo "Bail out! make tests/faulty.so"
+faults="env LD_PRELOAD=$faulty FAULT_KIND=read"
+cp -R a m
+prints "a file that cannot be read is passed over, after some tries" \
+    'm/checkpoints/step-000020.h5: |Input/output error; tried |trying step-000018.h5|from step 18' \
+    $faults FAULT_FILE=step-000020.h5 "$LOCKSTEP" train a.yaml --set directory=m --resume \
+    --set train.stop_after=19
+ok "it keeps its name, and the run goes on without it" test -f m/checkpoints/step-000020.h5 -a \
+    "$(readlink m/checkpoints/latest)" = step-000019.h5
+prints "also when it can be read again" 'from step 19' "$LOCKSTEP" train a.yaml \
+    --set directory=m --resume
+ok "to the same bits" same m a
+prints "what fails once is told, and read" \
+    'warning: m/checkpoints/|read only at try 2|from step 20' \
+    $faults FAULT_FILE=step-000020.h5 FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=m \
+    --resume
+snapshot >"$work/before"
+run $faults FAULT_FILE=checkpoints/step- "$LOCKSTEP" train a.yaml --set directory=m --resume
+ok "where none can be read it is the disk's fault: $(cat "$work/err")" test "$rc" -eq 3
+ok "so says the message" says err 'm/checkpoints/step-000020.h5: ' \
+    '3 checkpoints cannot be read: check the disk, then start again'
+snapshot >"$work/after"
+ok "and nothing is changed" diff "$work/before" "$work/after"
 
 # ---- what is in the way ------------------------------------------------------------------------
 
@@ -88,7 +114,8 @@ mv i/checkpoints/step-000022.h5 i/checkpoints/latest.part
 bad "or of the next link" "$before" "$LOCKSTEP" train a.yaml --set directory=i --resume
 rmdir i/checkpoints/latest.part
 mkfifo i/checkpoints/step-000021.h5 pipe
-bad "a pipe is not waited for" 'step-000021.h5: |found something that is not a file; move it away' \
+bad "a pipe is not waited for" \
+    'step-000021.h5: |found something that is not a file; move it away' \
     "$LOCKSTEP" train a.yaml --set directory=i --resume
 rm i/checkpoints/step-000021.h5
 bad "nor as data" 'pipe: |found something that is not a file' \

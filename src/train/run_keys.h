@@ -164,7 +164,7 @@ static const key keys[] = {
     {"checkpoint.initial", BOOLEAN, AT(checkpoint.initial), "false", 0, 0, 0, 0, NULL,
      "also write the initial values, and keep them"},
     {"checkpoint.keep", INTEGER, AT(checkpoint.keep), "3", 0, MANY, 0, 0, NULL,
-     "newest checkpoints that stay; older ones are removed after the next is safe; 0: all stay"},
+     "newest checkpoints that stay, and the newest that a finite step came after; 0: all"},
     {"checkpoint.keep_every", INTEGER, AT(checkpoint.keep_every), "0", 0, MANY, 0, 0, NULL,
      "checkpoints of steps that are a multiple of this stay too; 0: none"},
     {"log.every", INTEGER, AT(log.every), "50", 1, MANY, 0, 0, NULL,

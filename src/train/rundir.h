@@ -35,8 +35,8 @@ lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
 lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
                                void (*report)(void *context, const char *text), void *context);
 /* All checks have passed: make and lock the directory (when another process has made it meanwhile,
- * LK_E_INPUT for LK_START_NEW, else LK_E_BUSY) and open the logs, cut back to `step`; a run that goes
- * on is not DONE.
+ * LK_E_INPUT for LK_START_NEW, else LK_E_BUSY) and open the logs, cut back to `step`; a run that
+ * goes on is not DONE.
  * *best: the lowest validation loss logged up to `step` (unchanged when none). */
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best);
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);

@@ -27,9 +27,9 @@ static lk_status diverged(lk_trainer *t, uint64_t step, const char *what)
                        "--set optimizer.lr=%.3g", n, what, lr);
     if (t->good == t->saved)
         return lk_fail(LK_E_INTERNAL, "step %llu: %s; the last checkpoint, %s, is from before: "
-                       "find where it begins with the same command and --resume --detect-anomaly, or "
-                       "go on from it with a lower rate: --resume --set optimizer.lr=%.3g", n, what,
-                       path, lr);
+                       "find where it begins with the same command and --resume "
+                       "--detect-anomaly, or go on from it with a lower rate: --resume "
+                       "--set optimizer.lr=%.3g", n, what, path, lr);
     if (lk_checkpoint_before(path, before, sizeof before))
         snprintf(way, sizeof way, "move it away, so that --resume takes %s", before);
     else
