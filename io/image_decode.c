@@ -64,7 +64,6 @@ typedef struct jpeg {
     struct jpeg_decompress_struct d;
     struct jpeg_error_mgr errors;
     jmp_buf back;
-    bool damaged; /* a warning that means lost pixels; text: the first */
     char text[JMSG_LENGTH_MAX];
 } jpeg;
 
@@ -81,9 +80,9 @@ static void on_message(j_common_ptr d, int level)
     int code = d->err->msg_code;
     bool harmless = code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM ||
                     code == JWRN_BOGUS_PROGRESSION || code == JWRN_JFIF_MAJOR;
-    if (level >= 0 || harmless || j->damaged) return;
+    if (level >= 0 || harmless) return;
     d->err->format_message(d, j->text);
-    j->damaged = true;
+    longjmp(j->back, 1); /* at once: to paint over what is missing may take minutes */
 }
 
 static void on_output(j_common_ptr d) { (void)d; } /* nothing is printed */
@@ -146,8 +145,6 @@ static lk_status decode_jpeg(const uint8_t *bytes, size_t size, int64_t height, 
     volatile lk_status status;
     if (setjmp(j->back) == 0) {
         status = read_jpeg(j, bytes, size, height, width, p);
-        if (status == LK_OK && j->damaged)
-            status = lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
     } else {
         status = lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
     }

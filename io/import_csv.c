@@ -62,6 +62,9 @@ static lk_status name_columns(importer *m, const lk_csv *c)
             m->label = i;
             continue;
         }
+        if (!lk_utf8_valid(name))
+            return lk_fail(LK_E_INPUT, "%s:%lld: the name of column %d is not UTF-8; convert the "
+                           "file, with iconv for example", c->path, (long long)c->line, i + 1);
         if (!(m->column[m->columns++] = strdup(name))) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
     if (m->label < 0)

@@ -19,7 +19,7 @@ static int __lsan_do_recoverable_leak_check(void) { return 0; }
 #endif
 
 enum { MOST_FILE = 1 << 24 };
-#define MOST_MEMORY ((rlim_t)3 << 30) /* of addresses: sizes that a file declares are not believed */
+#define MOST_MEMORY ((rlim_t)3 << 30) /* of addresses: declared sizes are not believed */
 
 lk_comm *fuzz_comm;
 lk_io *fuzz_io;
@@ -51,7 +51,7 @@ void fuzz_start(void)
     fuzz_demand(mkdtemp(home), "a directory for the files");
     signal(SIGXFSZ, SIG_IGN); /* no file grows into the memory that is the disk here */
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){MOST_FILE, MOST_FILE});
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* ASan has its own limit, and terabytes */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__clang__) /* ASan has a limit of its own */
     setrlimit(RLIMIT_AS, &(struct rlimit){MOST_MEMORY, MOST_MEMORY});
 #endif
     atexit(remove_home);

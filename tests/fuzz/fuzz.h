@@ -27,9 +27,10 @@ extern lk_io *fuzz_io;
 /* Starts MPI and the I/O thread at the first call, which makes a directory for the files (in
  * $TMPDIR, or /dev/shm where there is one); it goes at exit. */
 void fuzz_start(void);
-/* The bytes as a file of that directory; the path stays valid until the next call for this name. */
+/* The bytes as a file of that directory. */
 const char *fuzz_file(const char *name, const uint8_t *data, size_t size);
-const char *fuzz_path(const char *name); /* the same without writing; one buffer for each call of 4 */
+/* The same without writing. The last 4 stay valid. */
+const char *fuzz_path(const char *name);
 /* True: it was read. False: refused as it should be. Anything else ends the process. */
 bool fuzz_read(lk_status status, const char *what);
 /* Whether memory was lost since the start; false without LeakSanitizer. */
@@ -37,7 +38,7 @@ bool fuzz_lost(void);
 /* Ends the process with a message unless `good`. */
 void fuzz_demand(bool good, const char *what);
 
-/* ---- HDF5 files. tests/fuzz/h5_make.c, h5_mutate.c -------------------------------------------- */
+/* ---- HDF5 files. tests/fuzz/h5_make.c, h5_mutate.c ------------------------------------------- */
 
 typedef enum fuzz_kind {
     FUZZ_TEXT, FUZZ_IMAGES, FUZZ_TABLE,             /* datasets */

@@ -23,7 +23,8 @@ for target in $TARGETS; do
         -artifact_prefix="$found/" "$@" >"$builddir/fuzz_$target.log" 2>&1
     rc=$?
     runs=$(awk '/stat::number_of_executed_units/ { print $2 }' "$builddir/fuzz_$target.log")
-    covered=$(awk '{ for (i = 1; i < NF; i++) if ($i == "cov:") n = $(i + 1) } END { print n + 0 }' \
+    covered=$(awk '{ for (i = 1; i < NF; i++) if ($i == "cov:") n = $(i + 1) }
+        END { print n + 0 }' \
         "$builddir/fuzz_$target.log")
     if [ "$rc" -eq 0 ] && [ "${runs:-0}" -gt 0 ]; then
         pass "$target: $runs inputs in $SECONDS_EACH s, $covered edges"
