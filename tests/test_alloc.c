@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- the allocator -------------------------------------------------------------------------- */
@@ -299,10 +300,10 @@ static lk_status run_files(void)
     return status;
 }
 
-/* A run directory of few lines, and the page about it. */
-static char watched[] = "/tmp/lockstep-alloc-XXXXXX";
+/* Two run directories of few lines, and the page about both. */
+static char watched[] = "/tmp/lockstep-alloc-XXXXXX", run[2][64];
 
-static bool make_run_directory(void)
+static bool make_run_directory(const char *directory)
 {
     static const char *const file[][2] = {
         {"run.yaml", "directory: d\ndata:\n  file: f\n"},
@@ -311,21 +312,31 @@ static bool make_run_directory(void)
         {"run.jsonl", "{\"event\":\"start\",\"time\":1,\"step\":0,\"steps\":2,\"ranks\":1}\n"
                       "{\"event\":\"step\",\"time\":2,\"step\":1,\"samples_per_second\":3}\n"
                       "{\"event\":\"warning\",\"time\":2,\"step\":1,\"text\":\"x\"}\n"}};
-    if (!mkdtemp(watched)) return false;
+    if (mkdir(directory, 0700) != 0) return false;
     for (int i = 0; i < 4; i++) {
-        char path[80];
-        snprintf(path, sizeof path, "%s/%s", watched, file[i][0]);
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s", directory, file[i][0]);
         FILE *f = fopen(path, "w");
         if (!f || fputs(file[i][1], f) == EOF || fclose(f) != 0) return false;
     }
     return true;
 }
 
+static bool make_run_directories(void)
+{
+    bool good = mkdtemp(watched) != NULL;
+    for (int i = 0; i < 2 && good; i++) {
+        snprintf(run[i], sizeof run[i], "%s/%d", watched, i);
+        good = make_run_directory(run[i]);
+    }
+    return good;
+}
+
 static lk_status reports(void)
 {
     char page[80];
     snprintf(page, sizeof page, "%s/report.html", watched);
-    return lk_report_write(NULL, 2, (const char *const[]){watched, watched}, page, 3);
+    return lk_report_write(NULL, 2, (const char *const[]){run[0], run[1]}, page, 3);
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
@@ -517,7 +528,7 @@ int main(void)
     exhaust("distributions of data", distributions);
     exhaust("traces", traces);
     exhaust("run files", run_files);
-    if (!make_run_directory()) return 99;
+    if (!make_run_directories()) return 99;
     exhaust("reports", reports);
     nftw(watched, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     exhaust("the watchdog and what stops a run", guards);

@@ -6,7 +6,8 @@
 
 CHANGED=${CHANGED:-20} # copies of each file
 TMPDIR=$work
-export TMPDIR
+MALLOC_PERTURB_=165 # glibc: memory that nobody filled is not zero
+export TMPDIR MALLOC_PERTURB_
 
 for target in run dataset checkpoint trace import; do
     mkdir -p "$target"

@@ -10,6 +10,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#else
+static void __lsan_disable(void) {}
+static void __lsan_enable(void) {}
+static int __lsan_do_recoverable_leak_check(void) { return 0; }
+#endif
+
 enum { MOST_FILE = 1 << 24 };
 #define MOST_MEMORY ((rlim_t)3 << 30) /* of addresses: sizes that a file declares are not believed */
 
@@ -47,9 +55,13 @@ void fuzz_start(void)
     setrlimit(RLIMIT_AS, &(struct rlimit){MOST_MEMORY, MOST_MEMORY});
 #endif
     atexit(remove_home);
+    __lsan_disable(); /* what MPI loses while it starts is not looked at */
     fuzz_demand(lk_comm_open(&fuzz_comm) == LK_OK, "MPI");
     fuzz_demand(lk_io_open(&fuzz_io) == LK_OK, "the I/O thread");
+    __lsan_enable();
 }
+
+bool fuzz_lost(void) { return __lsan_do_recoverable_leak_check() != 0; }
 
 const char *fuzz_path(const char *name)
 {

@@ -32,6 +32,8 @@ const char *fuzz_file(const char *name, const uint8_t *data, size_t size);
 const char *fuzz_path(const char *name); /* the same without writing; one buffer for each call of 4 */
 /* True: it was read. False: refused as it should be. Anything else ends the process. */
 bool fuzz_read(lk_status status, const char *what);
+/* Whether memory was lost since the start; false without LeakSanitizer. */
+bool fuzz_lost(void);
 /* Ends the process with a message unless `good`. */
 void fuzz_demand(bool good, const char *what);
 

@@ -154,7 +154,7 @@ static void put_texts(maker *m, hid_t object, const char *name, hsize_t n, const
     char all[16][8];
     const char *lent[16];
     for (int i = 0; i < 16; i++) {
-        snprintf(all[i], 8, "%s%d", odd(m) ? "" : word, odd(m) ? 0 : i);
+        snprintf(all[i], 8, "%.5s%d", odd(m) ? "" : word, odd(m) ? 0 : i % 16);
         lent[i] = all[i];
     }
     if (odd(m)) n = 1 + draw(m, 16);

@@ -14,12 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/lsan_interface.h>
-#else
-static int __lsan_do_recoverable_leak_check(void) { return 0; }
-#endif
-
 enum { ROOM = 1 << 16 };
 
 static uint32_t turn;
@@ -109,8 +103,7 @@ int main(int argc, char **argv)
         at = 3;
     }
     for (; at < argc; at++) give_all(argv[at], changed);
-    /* now, before MPI ends: it unloads what could still be named */
-    fuzz_demand(!__lsan_do_recoverable_leak_check(), "memory was lost");
+    fuzz_demand(!fuzz_lost(), "memory was lost");
     printf("%ld inputs\n", inputs);
     return inputs == 0;
 }
