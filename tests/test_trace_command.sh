@@ -73,7 +73,8 @@ written() {
 train plain 1
 for n in 1 2 4; do
     train traced-$n $n --set trace.from=4 --set trace.to=9
-    ok "$n ranks: the trace is announced" says out "steps 4 to 9 traced, " "; lockstep trace traced-$n/"
+    ok "$n ranks: the trace is announced" says out 'steps 4 to 9 traced, ' \
+        "; lockstep trace traced-$n/"
     ok "$n ranks: traced, the run has the bits of one that is not" same plain traced-$n
     prints "$n ranks: the trace is printed" \
         "$n rank|8 leaves, steps 4 to 9|attention_grad|blocks.3|activations|in which none ran" \
@@ -157,7 +158,8 @@ prints "profile prints where the time goes" \
     "$LOCKSTEP" profile run.yaml --steps 3
 ok "and leaves nothing behind" sh -c '! ls | grep -q profile'
 prints "profile takes trace's depth and lines" 'all others' \
-    "$LOCKSTEP" profile run.yaml --steps 2 --depth 4 --lines 9 --directory deep --perfetto deep/p.json
+    "$LOCKSTEP" profile run.yaml --steps 2 --depth 4 --lines 9 --directory deep \
+    --perfetto deep/p.json
 ok "9 lines of scopes, the others together" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
     grep -c "^  " | grep -qx 11' sh "$work/out"
 ok "and scopes of four parts" sh -c 'sed -n "/^scopes /,/^nodes /p" "$1" |
