@@ -3,7 +3,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* HDF5 shuts itself down in MPI_Finalize() if MPI was started first, and at exit if not. Either
@@ -14,11 +13,6 @@ __attribute__((constructor)) static void start_without_shutdown(void)
     H5dont_atexit();
     H5open();
     H5PLset_loading_state(0); /* no file makes this process load a filter that it names */
-    /* Open MPI's shared file pointers, which HDF5 makes no use of, take a semaphore of the whole
-     * host, named after the file, whenever one is opened to be written. A process that is killed
-     * there leaves it locked, and every later run on that host hangs in the save of the same step.
-     * A choice of the user's stays. */
-    setenv("OMPI_MCA_sharedfp", "^sm", 0);
 }
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *text)

@@ -1,8 +1,6 @@
 /* Files that are written: created, closed or abandoned; how their datasets are to be. */
 #include "io/hdf5.h"
 
-#include <semaphore.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,26 +25,11 @@ static lk_status write_access(const char *path, MPI_Comm comm, hid_t *list)
     return LK_OK;
 }
 
-/* Open MPI guards the shared pointer of every file, used or not, by a semaphore that it finds by the
- * last part of the file's name (ompi/mca/sharedfp/sm). A process killed while it holds one leaves it
- * taken, and whoever then opens a file of that name on this host waits for ever. So each opens a
- * new one: who holds the old one keeps it. Collective. */
-static lk_status forget_semaphore(const char *path, MPI_Comm comm)
-{
-    const char *slash = strrchr(path, '/');
-    char name[300];
-    if (comm == MPI_COMM_NULL) return LK_OK;
-    snprintf(name, sizeof name, "/OMPIO_%.250s", slash ? slash + 1 : path);
-    sem_unlink(name); /* mostly there is none */
-    return lk_h5_agree(comm, LK_OK); /* no rank opens it before all have */
-}
-
 lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     LK_H5_AUTO hid_t fapl = -1, id = -1;
     LK_TRY(write_access(path, comm, &fapl));
-    LK_TRY(forget_semaphore(path, comm));
     LK_H5(LK_E_SYSTEM, id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl),
           "%s: cannot create the file", path);
     LK_TRY(lk_h5_set_text(id, path, "schema", schema));

@@ -144,8 +144,8 @@ static lk_status read_chunk(const lk_slabs *s, int64_t k, void *to)
     size_t bytes = s->room - CHECKSUM;
     uint32_t skipped = 0;
     LK_H5(LK_E_INPUT, H5Dget_chunk_storage_size(s->data.id, at, &stored),
-          "%s: cannot find rows %lld to %lld of '%s'", s->where, (long long)at[0], (long long)at[0] + rows_of(s, k) - 1,
-          s->path);
+          "%s: cannot find rows %lld to %lld of '%s'", s->where, (long long)at[0],
+          (long long)at[0] + rows_of(s, k) - 1, s->path);
     if (stored != bytes && stored != bytes + CHECKSUM)
         return lk_fail(LK_E_INPUT, "%s: '%s': expected %zu bytes of the rows from %lld, found "
                        "%llu; the file is damaged, import it again", s->where, s->path, bytes,

@@ -7,19 +7,20 @@
  * a dataset perhaps fewer. Each rank compares the slabs that it reads, whenever it reads them; no
  * start has to read the file first, and a disk that goes bad in the middle of a run is noticed.
  *
- * In the file beside the dataset PATH: `digests/PATH`, u64 [slabs], the XXH3-64 of each slab's bytes
- * as a number (`xxhash.xxh3_64_intdigest(file[PATH][k * rows:(k + 1) * rows])`), with the attributes
- * `rows`, of a slab, and `digest`, XXH3-128 of the list. They are of the content: `h5repack` may
- * change chunks and filters. As imported a slab is a chunk, and then the chunk is read as it lies in
- * the file, past HDF5's cache and its checksum.
+ * In the file beside the dataset PATH: `digests/PATH`, u64 [slabs], the XXH3-64 of each slab's
+ * bytes as a number (`xxhash.xxh3_64_intdigest(file[PATH][k * rows:(k + 1) * rows])`), with the
+ * attributes `rows`, of a slab, and `digest`, XXH3-128 of the list. They are of the content:
+ * `h5repack` may change chunks and filters. As imported a slab is a chunk, and then the chunk is
+ * read as it lies in the file, past HDF5's cache and its checksum.
  *
  * A file of version 1, from an older lockstep or from elsewhere, has no such list. There the digest
  * of a whole dataset is compared before its first row is given out, by each rank that reads; and if
  * it has none of that either, nothing can be compared.
  *
- * Cost, one core of an AMD EPYC with a file of 1 GiB in memory: all rows in order at 3.2 GB/s, where
- * HDF5's read and Fletcher-32 alone take 1.5 GB/s; a row at random (64 KiB read and compared) 70 us
- * where it was 140 (images) and 220 (windows of text, whose chunks were 1 MiB); opening 4 ms. */
+ * Cost, one core of an AMD EPYC with a file of 1 GiB in memory: all rows in order at 3.2 GB/s,
+ * where HDF5's read and Fletcher-32 alone do 1.5 GB/s; a row at random (64 KiB read and compared)
+ * 70 us where it was 140 (images) and 220 (windows of text, whose chunks were 1 MiB); opening 4 ms.
+ */
 #ifndef LK_IO_SLABS_H
 #define LK_IO_SLABS_H
 

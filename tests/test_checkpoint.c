@@ -375,26 +375,6 @@ static void check_good_one_stays(void)
     close_beside(&b);
 }
 
-/* Open MPI has left a locked semaphore of this name on the host: a process was killed as it opened
- * its file. A save of the same step must not wait for it. */
-static void check_stale_semaphore(void)
-{
-    enum { STEP = 770123457 }; /* that no other test on this host saves */
-    const char *stale = "/dev/shm/sem.OMPIO_step-770123457.h5.part", none[32] = "";
-    lk_params *p = model(small);
-    lk_flat d = buffers(p, true);
-    lk_checkpoint_info info = some_info(STEP);
-    make_directory(in_home("stale"));
-    if (rank == 0 && exists("/dev/shm")) write_file(stale, none, sizeof none);
-    all(true);
-    fill(p, &d, STEP);
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, in_home("stale"), p, &info, &d),
-           "a save where a killed one has left a semaphore");
-    if (rank == 0) unlink(stale);
-    release(&d);
-    lk_params_destroy(p);
-}
-
 static void check_beside(void)
 {
     beside b;
@@ -631,7 +611,6 @@ int main(int argc, char **argv)
     }
     check_beside();
     check_good_one_stays();
-    check_stale_semaphore();
     check_round_trips();
     check_images();
     check_refusals();

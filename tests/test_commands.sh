@@ -135,16 +135,6 @@ log:
 checkpoint:
   every: 4
 END
-# A semaphore that a process killed while it opened a file of this name has left to this host.
-if [ -w /dev/shm ]; then
-    head -c 32 /dev/zero >/dev/shm/sem.OMPIO_step-000007.h5.part
-    run "$LOCKSTEP" train r.yaml --set checkpoint.every=7 --set directory=semaphore
-    rm -f /dev/shm/sem.OMPIO_step-000007.h5.part
-    ok "a semaphore left by a killed process does not hang a save" test "$rc" -eq 0 -a \
-        -f semaphore/checkpoints/step-000007.h5
-    rm -rf semaphore c.h5.check.json
-fi
-
 prints "train" 'parameters, 1 rank, 4 leaves, fp32|step 1/8 |step 3/8 |step 8/8 |ETA' \
     "$LOCKSTEP" train r.yaml
 last=$(tail -n 1 "$work/out")

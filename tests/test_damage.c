@@ -482,8 +482,8 @@ static void check_dataset(const char *kind, void (*make)(const char *path),
             free_content(&c);
             heal(&p);
         }
-        tap_ok(n.good == trials[how], "dataset of %s, %zu bytes, %d %s: %d refused, %d harmless, %d "
-               "silent", kind, p.size, trials[how], injury_name[how], n.refused, n.harmless,
+        tap_ok(n.good == trials[how], "dataset of %s, %zu bytes, %d %s: %d refused, %d harmless, "
+               "%d silent", kind, p.size, trials[how], injury_name[how], n.refused, n.harmless,
                trials[how] - n.good);
         /* harmless: the room that HDF5 keeps between its metadata, near the front; what is behind
          * the last rows in their chunk; the checksums of chunks, which nobody asks */

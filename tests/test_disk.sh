@@ -129,7 +129,8 @@ fi
 
 # Reading: a dataset of several slabs, streamed, so that the run reads it from first to last.
 rm -rf base whole
-awk 'BEGIN { while (i < 9000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
+awk 'BEGIN { while (i < 9000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' \
+    >a.txt
 run "$LOCKSTEP" import text a.txt -v character -o a.h5 --overwrite
 sed 's/file: a.h5/&\n  resident: no/' a.yaml >b.yaml && mv b.yaml a.yaml
 run "$LOCKSTEP" train a.yaml --set directory=whole

@@ -125,7 +125,8 @@ for file in $(ls io/*.c src/train/*.c src/check/*.c src/cmd/*.c | grep -v io/ima
     tr '\n' ' ' <"$file" | sed 's/"  *"//g' | grep -oE 'lk_fail\(LK_E_INPUT, *"([^"\\]|\\.)*"' |
         sed "s|^lk_fail(LK_E_INPUT, *|$file: |"
 done >"$work/messages"
-ok "messages are found: $(grep -c '' "$work/messages")" test "$(grep -c '' "$work/messages")" -gt 150
+ok "messages are found: $(grep -c '' "$work/messages")" \
+    test "$(grep -c '' "$work/messages")" -gt 150
 grep -v -e '[;?]' -e ': "%s"$' -e ': start ' -e ': give ' -e 'at least one [A-Za-z]* file' \
     -e ": \"%s: '\"\$" "$work/messages" >"$work/found"
 nothing "every message about input says what to do" "$work/found"

@@ -108,7 +108,8 @@ bad "input as output" 'l: is both input and output' "$LOCKSTEP" import idx i l -
 bad "on two ranks" 'works alone, found 2 ranks' 2 "$LOCKSTEP" import idx i l -o x.h5
 cp pair.h5 wrong.h5
 "$h5edit" wrong.h5 token train/labels 7 1 10
-bad "show of a label that was changed" "'train/labels': rows 0 to 999 are not those that were imported" \
+bad "show of a label that was changed" \
+    "'train/labels': rows 0 to 999 are not those that were imported" \
     "$LOCKSTEP" show wrong.h5
 "$h5edit" wrong.h5 sign train/labels
 bad "show of a label out of range" "'train/labels': label 10 at 7 is not below the number of" \

@@ -572,7 +572,8 @@ static void check_show(void)
     check_shown(in_home("whole.h5"),
                 (const char *[]){"lockstep dataset, version 2", "train           2,700 tokens",
                                  "validation      300 tokens", " characters", "in.txt",
-                                 "train/tokens               u8    [2700]", "vocabulary                 u32", NULL},
+                                 "train/tokens               u8    [2700]",
+                                 "vocabulary                 u32", NULL},
                 "show a dataset");
     craft plain = {.path = in_home("plain.h5"), .elsewhere = "", .how = CRAFT_CONTROL};
     lk_io_call(io, craft_dataset, &plain);

@@ -26,16 +26,6 @@ for run in b c; do
     ok "nor the log: $run" cmp a/loss.log $run/loss.log
 done
 
-# Open MPI's semaphore for the file of a save, as a process leaves it that is killed at the moment.
-if [ -w /dev/shm ]; then
-    head -c 32 /dev/zero >/dev/shm/sem.OMPIO_step-000003.h5.part
-    prints "a semaphore that a killed run has left" 'step-000003.h5' 2 "$LOCKSTEP" train a.yaml \
-        --set directory=held --set checkpoint.every=0 --set train.stop_after=3
-    rm -f /dev/shm/sem.OMPIO_step-000003.h5.part
-else
-    skip "a semaphore that a killed run has left" "no /dev/shm"
-fi
-
 # damage FILE: in the middle.
 damage() { printf 'damage' | dd of="$1" bs=1 seek=60000 conv=notrunc 2>/dev/null; }
 

@@ -1,9 +1,9 @@
 /* Signals that ask a run to save and end: SIGUSR1, SIGUSR2, SIGTERM.
  *
- * The first one only sets a flag, which the work looks at where it can stop. Another
- * one, a second or more after the first, ends the process at once, as if nothing caught it: no save,
- * status 128 + its number in a shell. Sooner it is the same request, for a batch system and an MPI
- * launcher may both deliver it. */
+ * The first one only sets a flag, which the work looks at where it can stop. Another one, a second
+ * or more after the first, ends the process at once, as if nothing caught it: no save, status 128 +
+ * its number in a shell. Sooner it is the same request, for a batch system and an MPI launcher may
+ * both deliver it. */
 #ifndef LK_BASE_SIGNALS_H
 #define LK_BASE_SIGNALS_H
 

@@ -144,10 +144,6 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
      * this one for ever. Nothing here uses the shared file pointers that it guards. */
     setenv("OMPI_MCA_sharedfp", "^sm", 0);
     const char *fatal = lk_doctor_fatal_setting(environ);
-    /* Open MPI's sharedfp/sm takes a semaphore of the file's name, without its directory, when it
-     * opens one: a process that was killed there, or another run's file of the same name, would
-     * hang this one. Nothing here uses shared file pointers. */
-    setenv("OMPI_MCA_sharedfp", "^sm", 0);
     if (fatal) {
         fprintf(stderr, "lockstep: MPI does not start: %s; add it, or unset the variable\n", fatal);
         return LK_E_COMM;

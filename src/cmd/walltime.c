@@ -57,8 +57,8 @@ lk_status lk_cmd_deadline(double walltime, double *deadline)
                            "'%.40s'; unset it", slurm);
         double left = then - (double)time(NULL);
         if (left <= 0)
-            return lk_fail(LK_E_REQUEUE, "the end of this Slurm job (SLURM_JOB_END_TIME) was %.0f s "
-                           "ago: nothing is started. Start it again in a new job, or unset "
+            return lk_fail(LK_E_REQUEUE, "the end of this Slurm job (SLURM_JOB_END_TIME) was %.0f "
+                           "s ago: nothing is started. Start it again in a new job, or unset "
                            "SLURM_JOB_END_TIME if that was another job's", -left);
         if (end <= 0 || now + left < end) end = now + left;
     }
