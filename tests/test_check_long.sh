@@ -1,5 +1,6 @@
 #!/bin/sh
 # A table of 1.2 GB: memory, time, and the same report on several ranks.
+# shellcheck disable=SC2016 # an awk program
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

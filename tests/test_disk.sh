@@ -173,7 +173,7 @@ read_trials() {
         n=1 file=a.h5 errno=5
         [ $(((good + bad) % 6)) -ne 5 ] || n=2
         random 2
-        [ $drawn = 0 ] || file=step-000004.h5
+        [ $drawn = 0 ] || file='step-000004.h5'
         random 2
         [ $drawn = 0 ] || errno=116 # ESTALE
         random 2

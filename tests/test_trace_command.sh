@@ -106,9 +106,9 @@ for n in 1 2 4; do
 done
 
 # Each step is kept from running at times by what else the machine does, but hardly in all runs.
-for n in 1 2 4; do written traced-$n | paste -s -d ' '; done >times
+for n in 1 2 4; do written traced-$n | paste -s -d ' '; done >times.txt
 ok "the run log has the traces, whose writing is in no step's time" \
-    awk 'NF == 2 && $2 < 1e3 * $1 { n++ } NF != 2 { exit 1 } END { exit !n }' times
+    awk 'NF == 2 && $2 < 1e3 * $1 { n++ } NF != 2 { exit 1 } END { exit !n }' times.txt
 
 train part 1 --set trace.from=6 --set trace.to=20 --set train.stop_after=8
 ok "a run that stops within the window traces what it did" says out 'steps 6 to 8 traced'
