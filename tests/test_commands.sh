@@ -362,6 +362,7 @@ wrong() { # DESCRIPTION TEXTS ACTION...: a copy of the data made wrong
     shift 2
     cp c.h5 wrong.h5
     "$h5edit" wrong.h5 "$@" || fail "h5edit works"
+    case $1 in token) "$h5edit" wrong.h5 sign "$2" || fail "h5edit works" ;; esac
     new "$what" "$texts" data.file=wrong.h5
 }
 wrong "tokens of a wrong type" "wrong.h5: 'train/tokens': expected u8|found f32" float train/tokens
@@ -463,6 +464,7 @@ bad "resume without a checkpoint" 'mixed|no checkpoint' \
 tokens=$("$LOCKSTEP" show c.h5 | sed -n 's/^ *train  *\([0-9,]*\) tokens$/\1/p' | tr -d ,)
 cp c.h5 half.h5
 "$h5edit" half.h5 token train/tokens $((tokens * 3 / 4)) 60 200
+"$h5edit" half.h5 sign train/tokens
 new "damage in the shard of rank 1, resident" \
     "half.h5: 'train/tokens': token 200 at $((tokens * 3 / 4)) is not below" \
     2 data.file=half.h5 data.resident=yes train.leaves=2

@@ -332,6 +332,7 @@ wrong() { # DESCRIPTION TEXTS ACTION...: a copy of the data made wrong
     shift 2
     cp s.h5 wrong.h5
     "$h5edit" wrong.h5 "$@" || fail "h5edit works"
+    case $1 in token) "$h5edit" wrong.h5 sign "$2" || fail "h5edit works" ;; esac
     new "$what" "$texts" data.file=wrong.h5
 }
 wrong "a label that is no class" \
@@ -345,7 +346,7 @@ bad "eval on it" "wrong.h5: 'validation/labels': label 65535 at 100" "$LOCKSTEP"
 bad "eval on it, on four ranks" "wrong.h5: 'validation/labels': label 65535 at 100" \
     4 "$LOCKSTEP" eval run wrong.h5
 wrong "images of a wrong type" "wrong.h5: 'train/images': expected u8|found f32" float train/images
-wrong "images of a wrong rank" "wrong.h5: 'train/images': expected u8 in 4 dimensions" \
+wrong "images of a wrong rank" "wrong.h5: 'digests/train/images': expected | digests, found " \
     flat train/images
 wrong "no labels" 'wrong.h5: |train/labels' remove train/labels
 wrong "no mean" 'wrong.h5: |mean' forget mean
@@ -386,6 +387,7 @@ fi
 # A label of the second half, the shard of rank 1, is met in the middle of the run.
 cp s.h5 half.h5
 "$h5edit" half.h5 token train/labels 400 1 9
+"$h5edit" half.h5 sign train/labels
 # shellcheck disable=SC2034 # run() reads it
 LIMIT=30
 ranks 2 "$LOCKSTEP" train v.yaml --set directory=broken --set data.file=half.h5 \
