@@ -1,7 +1,8 @@
 /* A disk that fails, for LD_PRELOAD: writes to some files, or reads of them, fail after some that
  * went well.
  *
- *   FAULT_FILE   how the file's path ends (MPI names files of its own after it)
+ *   FAULT_FILE   how the file's path ends (MPI names files of its own after it): a pattern as of the
+ *                shell, whose * matches slashes too
  *   FAULT_AFTER  writes to such files (reads, openings) that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
@@ -14,6 +15,7 @@
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -41,11 +43,12 @@ static long number(const char *name, long otherwise)
 
 static bool meant_path(const char *path)
 {
+    char pattern[4096];
     const char *end = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
     const char *mine = getenv("OMPI_COMM_WORLD_RANK");
     if (!end || (rank && (!mine || strcmp(rank, mine) != 0))) return false;
-    size_t n = strlen(path), tail = strlen(end);
-    return n >= tail && strcmp(path + n - tail, end) == 0;
+    snprintf(pattern, sizeof pattern, "*%s", end);
+    return fnmatch(pattern, path, 0) == 0;
 }
 
 static bool meant(int fd)

@@ -96,7 +96,7 @@ prints "what fails once is told, and read" \
     $faults FAULT_FILE=step-000020.h5 FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=m \
     --resume
 snapshot >"$work/before"
-run $faults FAULT_FILE=checkpoints/step- "$LOCKSTEP" train a.yaml --set directory=m --resume
+run $faults FAULT_FILE='checkpoints/step-*.h5' "$LOCKSTEP" train a.yaml --set directory=m --resume
 ok "where none can be read it is the disk's fault: $(cat "$work/err")" test "$rc" -eq 3
 ok "so says the message" says err 'm/checkpoints/step-000020.h5: ' \
     '3 checkpoints cannot be read: check the disk, then start again'
