@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,13 +91,26 @@ void lk_checkpoint_steps_clear(lk_checkpoint_steps *list)
 
 /* ---- what stays ------------------------------------------------------------------------------ */
 
+/* Whether a name that goes on with `rest` is of a file that Open MPI keeps beside one that is open:
+ * NAME-JOB-PROCESS.lock, NAME.locktest.0 and, where nothing can be locked, NAME.data.0 and
+ * NAME.metadata.0 (ompi/mca/sharedfp). */
+static bool is_of_mpi(const char *rest)
+{
+    size_t n = strlen(rest);
+    return (rest[0] == '-' && n > 5 && strcmp(rest + n - 5, ".lock") == 0) ||
+           strncmp(rest, ".locktest.", 10) == 0 || strncmp(rest, ".data.", 6) == 0 ||
+           strncmp(rest, ".metadata.", 10) == 0;
+}
+
+/* By a process that was killed. */
 static bool left_behind(const char *name)
 {
     char whole[64];
     uint64_t step;
-    size_t n = strlen(name);
-    if (n < 5 || n - 5 >= sizeof whole || strcmp(name + n - 5, ".part") != 0) return false;
-    snprintf(whole, sizeof whole, "%.*s", (int)(n - 5), name);
+    const char *part = strstr(name, ".part");
+    if (!part || part - name >= (ptrdiff_t)sizeof whole || (part[5] && !is_of_mpi(part + 5)))
+        return false;
+    snprintf(whole, sizeof whole, "%.*s", (int)(part - name), name);
     return strcmp(whole, "latest") == 0 || lk_checkpoint_dir_step(whole, &step);
 }
 

@@ -1,8 +1,8 @@
 /* A disk that fails, for LD_PRELOAD: writes to some files, or reads of them, fail after some that
  * went well.
  *
- *   FAULT_FILE   how the file's path ends (MPI names files of its own after it): a pattern as of the
- *                shell, whose * matches slashes too
+ *   FAULT_FILE   how the file's path ends (MPI names files of its own after it): a pattern as of
+ *                the shell, whose * matches slashes too
  *   FAULT_AFTER  writes to such files (reads, openings) that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all

@@ -103,7 +103,7 @@ while [ "$kills" -lt "$KILLS" ] || [ "$saves" -lt "$SAVES" ]; do
         note_run "the last start of run $runs"
         note_file "$work/same"
     fi
-    [ -z "$(find killed -name '*.part')" ] || wrong=$((wrong + 1))
+    [ -z "$(find killed -name '*.part*')" ] || wrong=$((wrong + 1))
     [ "$KILLS" -lt 50 ] || note "$kills kills, $saves inside a save, $runs runs"
 done
 ok "$kills kills -9 of a random rank, $saves inside a save: $lost committed checkpoints lost" \

@@ -103,6 +103,18 @@ ok "so says the message" says err 'm/checkpoints/step-000020.h5: ' \
 snapshot >"$work/after"
 ok "and nothing is changed" diff "$work/before" "$work/after"
 
+# ---- what a killed process has left ------------------------------------------------------------
+
+cp -R a k
+for name in step-000022.h5.part latest.part step-000022.h5.part-119537665-27606.lock \
+    step-000022.h5.part.locktest.0 step-000022.h5.part.data.1 step-000022.h5.partial; do
+    touch k/checkpoints/$name
+done
+prints "the next save" 'step-000022.h5' "$LOCKSTEP" train a.yaml --set directory=k --resume \
+    --set train.steps=22
+ok "removes it, and only it: $(find k/checkpoints -name '*part*')" \
+    test "$(find k/checkpoints -name '*part*')" = k/checkpoints/step-000022.h5.partial
+
 # ---- what is in the way ------------------------------------------------------------------------
 
 before='lockstep: i/checkpoints/|found a directory; move it away'
