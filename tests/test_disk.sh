@@ -30,24 +30,26 @@ random() {
     drawn=$((random_state / 65536 % $1))
 }
 
+# go_on RANKS RANK NAME=VALUE...: continue a copy of base with a fault at one rank, which
+# $faults says. Fails, with $struck 0, if the fault did not come to pass.
+go_on() {
+    n=$1
+    [ "$1" = 1 ] || set -- "$@" "FAULT_RANK=$2"
+    shift 2
+    faults=$*
+    rm -rf t "$work/struck"
+    cp -R base t
+    set -- env LD_PRELOAD="$faulty" FAULT_LOG="$work/struck" "$@" \
+        "$LOCKSTEP" train a.yaml --set directory=t --resume
+    if [ "$n" = 1 ]; then run "$@"; else ranks "$n" "$@"; fi
+    wrong='' struck=0
+    [ -f "$work/struck" ] && struck=1
+}
+
 # trial KIND RANKS RANK AFTER: continue a copy of base with a fault. "" in $wrong: as it should be;
 # $struck: whether the fault came to pass.
 trial() {
-    rm -rf t "$work/struck"
-    cp -R base t
-    one=
-    [ "$2" = 1 ] || one="FAULT_RANK=$3"
-    faults="LD_PRELOAD=$faulty FAULT_FILE=.h5.part FAULT_KIND=$1 FAULT_AFTER=$4 $one"
-    if [ "$2" = 1 ]; then
-        run env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml --set directory=t --resume
-    else
-        ranks "$2" env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml \
-            --set directory=t --resume
-    fi
-    wrong=
-    struck=0
-    [ -f "$work/struck" ] || return 0
-    struck=1
+    go_on "$2" "$3" FAULT_FILE=.h5.part FAULT_KIND="$1" FAULT_AFTER="$4" || return 0
     if [ "$1" = torn ] && [ "$rc" -eq 0 ]; then # what was torn was written again later
         for step in 04 08 12; do
             "$h5same" t/checkpoints/step-0000$step.h5 whole/checkpoints/step-0000$step.h5 \
@@ -139,22 +141,8 @@ ok "a run to be read by" test "$rc" -eq 0
 
 # read_trial KIND TIMES RANKS RANK AFTER FILE ERRNO: the same while FILE is read.
 read_trial() {
-    rm -rf t "$work/struck"
-    cp -R base t
-    one=
-    [ "$3" = 1 ] || one="FAULT_RANK=$4"
-    faults="LD_PRELOAD=$faulty FAULT_FILE=$6 FAULT_KIND=$1 FAULT_TIMES=$2 FAULT_AFTER=$5"
-    faults="$faults FAULT_ERRNO=$7 $one"
-    if [ "$3" = 1 ]; then
-        run env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml --set directory=t --resume
-    else
-        ranks "$3" env $faults FAULT_LOG="$work/struck" "$LOCKSTEP" train a.yaml \
-            --set directory=t --resume
-    fi
-    wrong=
-    struck=0
-    [ -f "$work/struck" ] || return 0
-    struck=1
+    go_on "$3" "$4" FAULT_FILE="$6" FAULT_KIND="$1" FAULT_TIMES="$2" FAULT_AFTER="$5" \
+        FAULT_ERRNO="$7" || return 0
     [ "$seconds" -le 60 ] || wrong="$wrong; $seconds s"
     if [ "$2" -le 5 ]; then
         [ "$rc" -eq 0 ] || wrong="$wrong; exit code $rc, not 0"
