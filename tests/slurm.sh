@@ -127,14 +127,14 @@ box_start() {
     munged --foreground --force --key-file="$box/run/key" --socket="$MUNGE_SOCKET" \
         --pid-file="$box/run/munged.pid" --seed-file="$box/run/seed" \
         --log-file="$box/log/munged.log" >"$box/log/munged.out" 2>&1 &
-    within 10 test -S "$MUNGE_SOCKET" || return
+    within 60 test -S "$MUNGE_SOCKET" || return
     slurmctld -D -f "$SLURM_CONF" >"$box/log/slurmctld.out" 2>&1 &
     box_i=0
     while [ $box_i -lt "$1" ]; do
         box_i=$((box_i + 1))
         box_node_on "n$box_i"
     done
-    within 30 box_idle "$1"
+    within 100 box_idle "$1"
 }
 
 # A name and shared memory of its own, as a node has: Open MPI takes both for the host's. Like a
@@ -151,7 +151,7 @@ box_node_on() {
 # As if its plug were pulled: every process of the node is killed, and is gone when this returns.
 # They are known by the namespace of its name, which a dead one has no more.
 box_node_off() {
-    box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts") && within 60 box_emptied
+    box_space=$(readlink "/proc/$(cat "$box/run/$1")/ns/uts") && within 100 box_emptied
 }
 box_emptied() {
     box_left=

@@ -25,13 +25,12 @@ OMPI_MCA_hwloc_base_binding_policy=none
 OMPI_MCA_btl_vader_single_copy_mechanism=none
 OMPI_MCA_mpi_yield_when_idle=1
 OMPI_MCA_sharedfp=^sm # as lockstep does (src/cmd/cmd.c), for the test programs
-OMPI_MCA_ess_singleton_isolated=1 # one process alone starts no daemon: quarter of a second less
 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 LC_ALL=C
 export OMP_NUM_THREADS OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_rmaps_base_oversubscribe OMPI_MCA_hwloc_base_binding_policy
 export OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle
-export OMPI_MCA_sharedfp OMPI_MCA_ess_singleton_isolated
+export OMPI_MCA_sharedfp
 export PRTE_MCA_rmaps_default_mapping_policy LC_ALL
 
 # $work/d is where a test works; what run() catches lies beside it.
@@ -93,7 +92,7 @@ finish() {
 }
 
 # run COMMAND...: with a time limit. Sets rc and seconds; fills $work/out and $work/err.
-: "${LIMIT:=120}"
+: "${LIMIT:=300}"
 run() {
     tap_start=$(date +%s)
     timeout -k 5 "$LIMIT" "$@" </dev/null >"$work/out" 2>"$work/err"
@@ -215,7 +214,7 @@ bad() {
     [ "$tap_lines" -eq 1 ] || tap_wrong="$tap_wrong; $tap_lines lines of error, not 1"
     [ "$(grep -c '^lockstep' "$work/err")" -eq 1 ] || tap_wrong="$tap_wrong; not by lockstep"
     [ ! -s "$work/out" ] || tap_wrong="$tap_wrong; output"
-    [ "$seconds" -lt 10 ] || tap_wrong="$tap_wrong; $seconds s"
+    [ "$seconds" -lt 30 ] || tap_wrong="$tap_wrong; $seconds s"
     cmp -s "$work/before" "$work/after" || tap_wrong="$tap_wrong; files changed"
     tap_ifs=$IFS
     IFS='|'

@@ -100,7 +100,7 @@ doctor() { start "$LOCKSTEP" doctor "$@"; }
 
 snapshot >"$work/before"
 doctor
-ok "a report in seconds" test "$rc" -le 2 -a "$seconds" -lt 30
+ok "a report in seconds" test "$rc" -le 2 -a "$seconds" -lt 60
 for name in lockstep Linux cores binding 'OpenMP threads' memory 'locked memory' 'RDMA network' \
     ranks 'Open MPI' 'MPI threads' HDF5 'HDF5 filters' oneDNN driver directory 'file bandwidth'; do
     names ok | grep -qxF "$name" || echo "$name"

@@ -10,7 +10,6 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-LIMIT=120 # a machine that others use makes steps on several ranks slow
 
 # A text that repeats itself, and its twin with a stretch of nonsense in the middle.
 awk 'BEGIN { while (i < 2000) print "in step " i++ % 9 " a quick fox jumps over dog " i % 7 "." }' \

@@ -24,7 +24,7 @@ unset LOCKSTEP_BOX
 sh nested.sh &
 nested=$!
 export LOCKSTEP_BOX=inside
-ok "a Slurm starts in a Slurm's box" within 30 test -s "$work/nested"
+ok "a Slurm starts in a Slurm's box" within 100 test -s "$work/nested"
 nested_box=$(cat "$work/nested")
 # shellcheck disable=SC2317 # called by ok
 daemons() { pgrep -f "slurmd.*$1/|slurmctld.*$1/|munged.*$1/" >/dev/null; }
@@ -32,7 +32,7 @@ ok "its daemons run" daemons "$nested_box"
 kill -KILL $nested
 # shellcheck disable=SC2317 # called by ok
 no_daemons() { ! daemons "$1"; }
-ok "kill -9 of its shell ends them all" within 10 no_daemons "$nested_box"
+ok "kill -9 of its shell ends them all" within 60 no_daemons "$nested_box"
 rm -rf "$nested_box"
 
 if ! box_start 4 4 2; then

@@ -5,7 +5,6 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-LIMIT=300
 page=${1:-$srcdir/doc/tutorial.md}
 
 # A reader's directory: the source, and lockstep in the PATH.

@@ -133,16 +133,27 @@ int lk_cmd_verdict_code(lk_status status)
                                      : (int)status;
 }
 
+/* What Open MPI 4.1 does by itself and is not wanted here; the user's own setting goes before. */
+static void set_open_mpi(void)
+{
+    /* A semaphore for each open file, named by the last part of its path alone: one left by a
+     * process that was killed, or of another run on this host at the same step, stops this one for
+     * ever. Nothing here uses the shared file pointers that it guards. */
+    setenv("OMPI_MCA_sharedfp", "^sm", 0);
+    if (getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("SLURM_PROCID")) return;
+    /* For a process that no launcher started: a daemon beside it, and directories in /tmp that stay
+     * when it is killed. */
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
+}
+
 enum { ALONE = 1, ANY_MPI = 2, VERDICT = 4 };
 
 static int start(const char *name, int how, lk_status (*job)(const lk_world *w, void *options),
                  void *options)
 {
     lk_world w = {NULL, NULL};
-    /* Open MPI 4.1 makes a semaphore for each open file, named by the last part of its path alone:
-     * one left by a process that was killed, or of another run on this host at the same step, stops
-     * this one for ever. Nothing here uses the shared file pointers that it guards. */
-    setenv("OMPI_MCA_sharedfp", "^sm", 0);
+    set_open_mpi();
     const char *fatal = lk_doctor_fatal_setting(environ);
     if (fatal) {
         fprintf(stderr, "lockstep: MPI does not start: %s; add it, or unset the variable\n", fatal);
