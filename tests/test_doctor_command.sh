@@ -361,6 +361,7 @@ sed 's/"version": "4[.0-9]*"/"version": "4.0.1"/' facts.json >old.json
 base "$LOCKSTEP" doctor --from old.json
 named "prod asks for recommended versions" warning 'Open MPI' '4.1.4 or newer is recommended' \
     "$LOCKSTEP" doctor --from old.json --profile prod
+misused=64
 bad "no facts" 'none.json: No such file or directory; expected' "$LOCKSTEP" doctor --from none.json
 echo '{"ranks": [}' >broken.json
 bad "broken facts" 'broken.json: line 1' "$LOCKSTEP" doctor --from broken.json

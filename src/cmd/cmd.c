@@ -189,7 +189,7 @@ int lk_cmd_run(const char *name, bool alone, lk_status (*job)(const lk_world *w,
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options)
 {
-    return start(name, ANY_MPI, job, options);
+    return start(name, ANY_MPI | VERDICT, job, options);
 }
 
 int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),

@@ -79,7 +79,7 @@ enum { LK_CMD_MISUSED = 64, LK_CMD_BROKEN = 70 };
 int lk_cmd_verdict_code(lk_status status);
 int lk_cmd_run_verdict(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);
-/* The same for a job that says itself what an MPI lacks: any thread level will do. */
+/* Such a verdict too, of a job that says itself what an MPI lacks: any thread level will do. */
 int lk_cmd_run_any_mpi(const char *name, lk_status (*job)(const lk_world *w, void *options),
                        void *options);
 

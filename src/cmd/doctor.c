@@ -214,7 +214,7 @@ static int from_file(options *o)
 {
     lk_status status = judge_file(o);
     if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    return status == LK_OK ? (int)o->verdict : (int)status;
+    return status == LK_OK ? (int)o->verdict : lk_cmd_verdict_code(status);
 }
 
 static int with_mpi(void *context)
@@ -247,7 +247,7 @@ static int without_mpi(options *o, const char *why)
     if (status == LK_OK) status = judge(o, facts);
     json_decref(facts);
     if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    return status == LK_OK ? (int)o->verdict : (int)status;
+    return status == LK_OK ? (int)o->verdict : lk_cmd_verdict_code(status);
 }
 
 static int examine_and_judge(options *o)
@@ -270,8 +270,9 @@ int lk_cmd_doctor(int argc, char **argv)
         "Is this machine fit to train on? Software, cores, memory, GPUs, their links, network, "
         "files and settings, each with what to do. Start it as training would be started, by "
         "mpirun or srun: one table shows all ranks, and where hosts differ.\v"
-        "Exit status: 0 fit, 1 warnings, 2 errors: not fit (or a wrong command line); 3 and more: "
-        "the examination itself failed. doc/doctor.md says what is looked at.\n\n"
+        "Exit status: 0 fit, 1 warnings, 2 errors: not fit; 64 a wrong command line or file of "
+        "facts, 70 an internal failure; 3, 4 and 5 as of every command. doc/doctor.md says what "
+        "is looked at.\n\n"
         "Examples:\n"
         "  $ mpirun -np 8 lockstep doctor\n"
         "  $ lockstep doctor --json > facts.json\n"
@@ -285,6 +286,7 @@ int lk_cmd_doctor(int argc, char **argv)
                                  .measure = true,
                                  .root = ""},
                  .timeout = 120};
+    argp_err_exit_status = LK_CMD_MISUSED;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     o.terminal = lk_cmd_terminal(); /* before there is a child, whose parent is not mpirun */
     return o.from ? from_file(&o) : examine_and_judge(&o);
