@@ -14,10 +14,7 @@ lk_status lk_csv_open(lk_csv *c, const char *path)
     *c = (lk_csv){.path = path, .line = 1, .next_line = 1};
     c->file = fopen(path, "rb");
     if (!c->file)
-        return lk_fail(LK_E_INPUT,
-                       "%s: cannot open: %s; check the path and its "
-                       "permissions",
-                       path, strerror(errno));
+        return lk_fail_open(path);
     setvbuf(c->file, NULL, _IOFBF, BUFFER);
     if (getc(c->file) == 0xEF && getc(c->file) == 0xBB && getc(c->file) == 0xBF)
         c->next = 3; /* a byte order mark */

@@ -193,8 +193,8 @@ static lk_status read_whole(int fd, uint8_t **bytes, size_t *size)
         if (got <= 0) {
             int error = got < 0 ? errno : 0;
             free(all);
-            return lk_fail(LK_E_INPUT, "cannot read: %s",
-                           error ? strerror(error) : "it became shorter");
+            return error ? lk_fail(lk_status_of_errno(error), "cannot read: %s", strerror(error))
+                         : lk_fail(LK_E_INPUT, "cannot read: it became shorter");
         }
         at += (size_t)got;
     }
@@ -210,7 +210,8 @@ lk_status lk_image_load(const char *path, lk_resize how, int64_t height, int64_t
     size_t size = 0;
     lk_pixels p = {.data = NULL};
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a fifo must not hold us up */
-    if (fd < 0) return lk_fail(LK_E_INPUT, "cannot open: %s", strerror(errno));
+    if (fd < 0)
+        return lk_fail(lk_status_of_errno(errno), "cannot open: %s", strerror(errno));
     lk_status status = read_whole(fd, &bytes, &size);
     close(fd);
     if (status == LK_OK) status = lk_image_decode(bytes, size, height, width, &p);

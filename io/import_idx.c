@@ -40,10 +40,7 @@ static lk_status open_idx(idx *x, const char *path, const char *what)
     *x = (idx){.path = path, .what = what};
     x->file = gzopen(path, "rb");
     if (!x->file)
-        return lk_fail(LK_E_INPUT,
-                       "%s: cannot open: %s; check the path and its "
-                       "permissions",
-                       path, strerror(errno));
+        return lk_fail_open(path);
     gzbuffer(x->file, 1 << 17);
     return LK_OK;
 }

@@ -171,7 +171,8 @@ static lk_status decode(const importer *m, int64_t file, int64_t at)
     snprintf(path, sizeof path, "%s/%s", o->directory, path_of(m, file));
     lk_status status = lk_image_load(path, o->resize, o->height, o->width, o->channels, out);
     m->reason[at][0] = '\0';
-    if (status != LK_E_INPUT) return status;
+    if (status == LK_OK) return LK_OK;
+    if (status != LK_E_INPUT) return lk_fail_prefix(status, "%s", path);
     memset(out, 0, m->row);
     snprintf(m->reason[at], LK_JOURNAL_REASON, "%s", lk_error_text());
     lk_error_clear();

@@ -95,10 +95,7 @@ static lk_status read_all(importer *m, consumer take)
         const char *name = m->job->file[i];
         FILE *f = fopen(name, "rb");
         if (!f)
-            return lk_fail(LK_E_INPUT,
-                           "%s: cannot open: %s; check the path and its "
-                           "permissions",
-                           name, strerror(errno));
+            return lk_fail_open(name);
         lk_status status = read_open(m, f, name, take);
         fclose(f);
         LK_TRY(status);

@@ -64,9 +64,18 @@ lk_status lk_status_of_errno(int error)
     case EACCES:
     case EPERM:
     case ELOOP:
-    case ENAMETOOLONG: return LK_E_INPUT;
+    case ENAMETOOLONG:
+    case ENXIO: return LK_E_INPUT; /* the last: a socket */
     default: return LK_E_SYSTEM;
     }
+}
+
+lk_status lk_fail_open(const char *path)
+{
+    int error = errno;
+    lk_status code = lk_status_of_errno(error);
+    return lk_fail(code, "%s: cannot open: %s; check %s", path, strerror(error),
+                   code == LK_E_INPUT ? "the path and its permissions" : "the disk it lies on");
 }
 
 const char *lk_error_text(void) { return text; }

@@ -34,6 +34,8 @@ lk_status lk_fail_suffix(lk_status code, const char *format, ...)
 /* What an errno means to a file that the user named: LK_E_INPUT if it is the name's fault (no such
  * file, no permission, a directory), else LK_E_SYSTEM. */
 lk_status lk_status_of_errno(int error);
+/* After an open() or fopen() of it that set errno: the error of one or the other kind. */
+lk_status lk_fail_open(const char *path);
 
 const char *lk_error_text(void); /* "" when none; valid until the next lk_ call of this thread */
 void lk_error_clear(void);
