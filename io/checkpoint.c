@@ -1,4 +1,5 @@
 /* Reading checkpoints, and what saving shares with it. */
+#include "base/heart.h"
 #include "io/checkpoint_job.h"
 #include "io/format.h"
 
@@ -33,6 +34,7 @@ lk_status lk_checkpoint_agree(job *j, lk_status mine)
         snprintf(j->failure, sizeof j->failure, "%.*s", (int)sizeof j->failure - 1,
                  lk_error_text());
         j->failed = true;
+        lk_heart_fail(j->failure);
     }
     return lk_h5_agree_in(j->io, j->comm, mine);
 }

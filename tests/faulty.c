@@ -9,6 +9,7 @@
  *                and stored half; sync: no write fails, but every fsync does, with EIO;
  *                full: there are no blocks to reserve; unknown: the file system cannot reserve
  *                any, after which writes fail with ENOSPC; hang: writes never return;
+ *                stuck: as eio, and then the main thread does not wake from a short sleep;
  *                open, read: openings for reading fail, or reads, with FAULT_ERRNO (a number, EIO
  *                if there is none), FAULT_TIMES of them, or all that follow
  *   FAULT_RANK   of Open MPI's ranks only this one
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -97,8 +99,19 @@ static int fate(int fd)
     if (is("FAULT_KIND", "hang")) hang();
     if (is("FAULT_KIND", "torn")) return turn == 0 ? TORN : GOOD;
     if (is("FAULT_KIND", "short") && turn == 0) return HALF;
-    errno = is("FAULT_KIND", "eio") ? EIO : ENOSPC;
+    errno = is("FAULT_KIND", "eio") || is("FAULT_KIND", "stuck") ? EIO : ENOSPC;
     return FAIL;
+}
+
+int nanosleep(const struct timespec *t, struct timespec *left)
+{
+    pthread_mutex_lock(&lock);
+    bool stuck = is("FAULT_KIND", "stuck") && writes > number("FAULT_AFTER", 0);
+    pthread_mutex_unlock(&lock);
+    while (stuck && getpid() == syscall(SYS_gettid)) pause();
+    int error = clock_nanosleep(CLOCK_REALTIME, 0, t, left);
+    if (error) errno = error;
+    return error ? -1 : 0;
 }
 
 /* at < 0: where the file stands. */

@@ -210,4 +210,12 @@ ok "a rank that fails and one that hangs: $(grep '^lockstep: ' "$work/err")" tes
     -a $struck = 1
 [ -z "$wrong" ] || note "wrong${wrong}"
 ok "the run continues" continues
+
+# The same, and the main threads do not get to ending it: the watchdog does.
+trial stuck 2 1 3
+ok "a run that hangs after that ends with code 5 in $seconds s" \
+    test $struck = 1 -a "$rc" -eq 5 -a "$seconds" -le 60
+ok "with both reasons: $(grep '^lockstep: ' "$work/err")" \
+    says err 'step-000008.h5.part: cannot write' 'this has not ended the run in 3'
+ok "the run continues" continues
 finish

@@ -17,8 +17,8 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 # begin NAME RANKS: local.sh in the background. Sets local.
 begin() {
     run_file "$1"
-    # a shell's background jobs ignore SIGINT
-    env --default-signal=INT "$jobs/local.sh" -n "$2" "$PWD/$1.yaml" >"$1.log" 2>&1 </dev/null &
+    # what the caller ignores, or a shell for what it starts in the background
+    env --default-signal=INT,HUP "$jobs/local.sh" -n "$2" "$PWD/$1.yaml" >"$1.log" 2>&1 </dev/null &
     local=$!
 }
 

@@ -34,9 +34,20 @@ void lk_heart_begin(lk_activity activity, uint64_t step)
     h->activity = activity;
     h->step = step;
     h->since = now;
+    h->why = NULL;
     atomic_store(&h->what, NULL); /* under the lock: nobody reads the old texts any more */
     atomic_store(&h->where, NULL);
     atomic_store(&h->position, atomic_load(&h->position) + 1);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void lk_heart_fail(const char *why)
+{
+    lk_heart *h = lk_heart_mine;
+    if (!h) return;
+    lk_heart_begin(LK_FAILING, h->step);
+    pthread_mutex_lock(&h->lock);
+    h->why = why;
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -87,7 +98,9 @@ void lk_heart_watch(lk_heart *h, lk_heart_look *look)
     look->longest = h->longest[h->activity];
     look->activity = (int32_t)h->activity;
     look->count = (int32_t)h->count[h->activity];
-    if (what && where && *where)
+    if (h->why)
+        snprintf(look->place, sizeof look->place, "%s", h->why);
+    else if (what && where && *where)
         snprintf(look->place, sizeof look->place, "%s (%s)", where, what);
     else if (what)
         snprintf(look->place, sizeof look->place, "%s", what);

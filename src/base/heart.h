@@ -19,6 +19,7 @@ typedef enum lk_activity {
     LK_AWAITING, /* the device, to finish a step */
     LK_VALIDATING,
     LK_SAVING,
+    LK_FAILING, /* of a save: it has failed on this rank, and the others may hang in it */
     LK_ENDING,
     LK_ACTIVITIES
 } lk_activity;
@@ -33,6 +34,7 @@ typedef struct lk_heart {
     _Atomic int thread; /* of the system */
     _Atomic uint64_t position;
     _Atomic(const char *) what, where;
+    const char *why; /* LK_FAILING; under the lock */
 } lk_heart;
 
 extern _Thread_local lk_heart *lk_heart_mine;
@@ -41,6 +43,9 @@ void lk_heart_init(lk_heart *h);
 void lk_heart_attach(lk_heart *h); /* to this thread; NULL: from now on none */
 /* This thread begins something, for or after `step`; what it did before has ended. */
 void lk_heart_begin(lk_activity activity, uint64_t step);
+/* What this thread does has failed: LK_FAILING, for the same step. `why` stands for every place from
+ * now on, and must stay until the next lk_heart_begin(). */
+void lk_heart_fail(const char *why);
 /* What this thread does and for which step; LK_RESTING without a heart. */
 lk_activity lk_heart_now(uint64_t *step);
 
@@ -65,7 +70,7 @@ typedef struct lk_heart_look {
     double age;     /* of the activity, seconds */
     double longest; /* such an activity so far, seconds */
     int32_t activity, count;
-    char place[104]; /* "blocks.0.ffn.up (linear)", or "" */
+    char place[256]; /* "blocks.0.ffn.up (linear)", or "" */
     char call[16];   /* of the system, on a file, that it is in for over a second perhaps; or "" */
 } lk_heart_look;
 void lk_heart_watch(lk_heart *h, lk_heart_look *look); /* from any thread */

@@ -19,6 +19,7 @@ enum { FIRST_TIMES = 6 };  /* more than the steps in flight on a device */
 #define LEAST 300.0        /* seconds: limits without a timeout */
 #define LEAST_FIRST 1800.0
 #define LONGEST_FACTOR 10.0
+#define FAILED_SAVE 30.0   /* seconds for the main thread to end the run by itself */
 #define SILENCE 1.5        /* seconds without a sign, at least, to be called silent */
 #define PATIENCE 3.0       /* seconds rank 1 has to speak when rank 0 cannot */
 #define LAST_RESORT 20.0   /* seconds after which a rank speaks for itself */
@@ -64,6 +65,7 @@ static const char *const words[LK_ACTIVITIES] = {
     [LK_AWAITING] = "waiting for the device, step",
     [LK_VALIDATING] = "the validation after step",
     [LK_SAVING] = "the save after step",
+    [LK_FAILING] = "the failed save after step",
     [LK_ENDING] = "the end",
 };
 
@@ -103,6 +105,7 @@ static double limit_of(const lk_watchdog *w, const lk_heart_look *h)
     bool first = h->activity == LK_STARTING || (compiles && h->count < FIRST_TIMES) ||
                  (w->o.timeout < 0 && h->count == 0);
     if (h->activity == LK_RESTING) return INFINITY;
+    if (h->activity == LK_FAILING) return FAILED_SAVE;
     if (w->o.timeout > 0) return first ? FIRST_FACTOR * w->o.timeout : w->o.timeout;
     if (first) return LEAST_FIRST;
     return fmax(LEAST, LONGEST_FACTOR * h->longest);
@@ -251,7 +254,34 @@ static void end(lk_watchdog *w, const char *text)
     w->o.end(w->o.context, text != NULL);
 }
 
-/* End with a text made by explain() or about a death. */
+static void add_death(const lk_watchdog *w, FILE *f, int dead)
+{
+    const peer *p = &w->peer[dead];
+    fprintf(f, "rank %d on %s (process %d) has died, in ", dead, p->host, (int)p->last.pid);
+    add(f, &p->last.heart[MAIN]);
+    if (p->last.heart[IO].activity != LK_RESTING &&
+        p->last.heart[IO].activity != p->last.heart[MAIN].activity) {
+        fputs(", its I/O thread in ", f);
+        add(f, &p->last.heart[IO]);
+    }
+}
+
+static void add_overdue(const lk_watchdog *w, FILE *f, int rank, int heart, double now)
+{
+    const lk_heart_look *h = &w->peer[rank].last.heart[heart];
+    bool failing = h->activity == LK_FAILING;
+    if (failing || (!w->star && w->comm->size > 1))
+        fprintf(f, "rank %d on %s: ", rank, w->star ? w->peer[rank].host : w->comm->host);
+    if (failing) {
+        fprintf(f, "%s; this has not ended the run in %.3g s, something hangs", h->place,
+                age(&w->peer[rank], heart, now));
+        return;
+    }
+    add_limit(w, f, rank, heart, now);
+    explain(w, f, rank, heart, now);
+}
+
+/* End with a text about what takes too long, or about a death. */
 static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
 {
     char *text = NULL;
@@ -261,20 +291,8 @@ static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
         end(w, "the watchdog ends the run, and there is no memory to say why");
         return;
     }
-    if (dead >= 0) {
-        const peer *p = &w->peer[dead];
-        fprintf(f, "rank %d on %s (process %d) has died, in ", dead, p->host, (int)p->last.pid);
-        add(f, &p->last.heart[MAIN]);
-        if (p->last.heart[IO].activity != LK_RESTING &&
-            p->last.heart[IO].activity != p->last.heart[MAIN].activity) {
-            fputs(", its I/O thread in ", f);
-            add(f, &p->last.heart[IO]);
-        }
-    } else {
-        if (!w->star && w->comm->size > 1) fprintf(f, "rank %d on %s: ", rank, w->comm->host);
-        add_limit(w, f, rank, heart, now);
-        explain(w, f, rank, heart, now);
-    }
+    if (dead >= 0) add_death(w, f, dead);
+    else add_overdue(w, f, rank, heart, now);
     fputs(advice, f);
     fclose(f);
     end(w, text ? text : "the watchdog ends the run, and there is no memory to say why");
