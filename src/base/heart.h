@@ -43,8 +43,8 @@ void lk_heart_init(lk_heart *h);
 void lk_heart_attach(lk_heart *h); /* to this thread; NULL: from now on none */
 /* This thread begins something, for or after `step`; what it did before has ended. */
 void lk_heart_begin(lk_activity activity, uint64_t step);
-/* What this thread does has failed: LK_FAILING, for the same step. `why` stands for every place from
- * now on, and must stay until the next lk_heart_begin(). */
+/* What this thread does has failed: LK_FAILING, for the same step. `why` stands for every place
+ * from now on, and must stay until the next lk_heart_begin(). */
 void lk_heart_fail(const char *why);
 /* What this thread does and for which step; LK_RESTING without a heart. */
 lk_activity lk_heart_now(uint64_t *step);

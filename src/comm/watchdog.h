@@ -9,8 +9,8 @@
  *
  * Limits: `timeout` seconds, ten times that for what is done for the first times (compiling,
  * choosing algorithms). Without one (timeout < 0) ten times the longest so far of its kind, at
- * least 300 s; 1800 s for the first times. A save that has failed on a rank is to end the run within
- * 30 s, whatever the timeout. */
+ * least 300 s; 1800 s for the first times. A save that has failed on a rank is to end the run
+ * within 30 s, whatever the timeout. */
 #ifndef LK_COMM_WATCHDOG_H
 #define LK_COMM_WATCHDOG_H
 
