@@ -6,10 +6,12 @@ parity: start from the weights of a lockstep checkpoint, form the same batches (
         loss.log. Exit status 1 when a relative difference exceeds the limit.
 time:   median milliseconds per training step at a benchmark shape, fp16 autocast with loss
         scaling and fused AdamW, eager and compiled.
+cpu:    the same on the CPU in fp32.
 """
 
 import argparse
 import math
+import resource
 import statistics
 import sys
 import time
@@ -387,6 +389,7 @@ def parity(a):
 SHAPES = {
     "gpt2": (32, Shape(12, 768, 12, 1024, 50304, 50304, position="learned")),
     "alibi10m": (64, Shape(6, 384, 6, 256, 65, 65, position="alibi")),
+    "shakespeare_cpu": (12, Shape(4, 128, 4, 64, 65, 65, position="alibi", bias=False)),
 }
 
 
@@ -428,6 +431,16 @@ def time_steps(model, batch, dtype, warmup, steps):
     return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
 
 
+def initialised(shape):
+    torch.manual_seed(0)
+    model = Transformer(shape)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() > 1:
+                p.normal_(0, 0.02)
+    return model
+
+
 def measure(a):
     batch, shape = SHAPES[a.shape]
     batch = a.batch or batch
@@ -442,12 +455,7 @@ def measure(a):
     for name, compiled, flex, mode in modes:
         if a.only and a.only not in name:
             continue
-        torch.manual_seed(0)
-        model = Transformer(shape).cuda()
-        with torch.no_grad():
-            for p in model.parameters():
-                if p.dim() > 1:
-                    p.normal_(0, 0.02)
+        model = initialised(shape).cuda()
         if flex:
             use_flex(model)
         if compiled:
@@ -470,6 +478,39 @@ def measure(a):
     return 0
 
 
+def measure_cpu(a):
+    batch, shape = SHAPES[a.shape]
+    batch = a.batch or batch
+    shape.position = a.position or shape.position
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
+          f"{shape.position}, batch {batch}, fp32")
+    data = torch.randint(0, shape.vocabulary, (batch, shape.context + 1))
+    x, y = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+    for name, compiled in (("eager", False), ("compile", True)):
+        if a.only and a.only not in name:
+            continue
+        model = initialised(shape)
+        optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
+        loss_of = torch.compile(model.loss) if compiled else model.loss
+        ms = []
+        for _ in range(a.warmup + a.steps):
+            start = time.perf_counter()
+            loss_of(x, y).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ms.append(1e3 * (time.perf_counter() - start))
+        ms = ms[a.warmup:]
+        median = statistics.median(ms)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
+              f"  {batch * shape.context / median * 1e-3:.3f} Mtokens/s"
+              f"  peak {peak:.2f} GiB resident", flush=True)
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     modes = parser.add_subparsers(dest="mode", required=True)
@@ -489,8 +530,16 @@ def main():
     p.add_argument("--warmup", type=int, default=10)
     p.add_argument("--steps", type=int, default=40)
     p.add_argument("--only", help="run only the modes whose name contains this")
+    p = modes.add_parser("cpu", help="milliseconds per training step on the CPU")
+    p.add_argument("--shape", choices=SHAPES, required=True)
+    p.add_argument("--position", choices=["alibi", "learned"], help="instead of the shape's")
+    p.add_argument("--batch", type=int, default=0)
+    p.add_argument("--threads", type=int, default=0, help="0: as PyTorch chooses")
+    p.add_argument("--warmup", type=int, default=10)
+    p.add_argument("--steps", type=int, default=100)
+    p.add_argument("--only", help="run only the modes whose name contains this")
     a = parser.parse_args()
-    return parity(a) if a.mode == "parity" else measure(a)
+    return {"parity": parity, "time": measure, "cpu": measure_cpu}[a.mode](a)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ fp32: no further away than that, and not at all where it errs by more than 0.1.
 import argparse
 import json
 import os
+import resource
 import statistics
 import sys
 import time
@@ -140,8 +141,9 @@ def measure_cpu(a):
             ms.append(1e3 * (time.perf_counter() - start))
         ms = ms[a.warmup:]
         median = statistics.median(ms)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{str(layout)[6:]:20s} {median:8.2f} ms per step (fastest {min(ms):.2f})  "
-              f"{1e3 * batch / median:.0f} images/s")
+              f"{1e3 * batch / median:.0f} images/s  peak {peak:.2f} GiB resident")
     return 0
 
 

@@ -1,0 +1,290 @@
+#!/bin/sh
+# Shows on a GPU host what only a GPU can show, part by part:
+#
+#   make && make check TESTS= && sh ../bench/gpu.sh [--data TEXT] [PART...]   (in the build folder)
+#
+#   ops       the tests of ops, optimizer steps, recomputation, fusion and augmentation
+#   exact     tests/test_exact.sh: the same bits on 1, 2, 4 and 8 ranks, which share the GPU
+#   learn     jobs/shakespeare_gpu.yaml on TEXT (tiny Shakespeare): nanoGPT's loss, and how soon
+#   step      whole steps beside PyTorch's (python3 with torch and torchvision) and beside fp32
+#             without fusion and capture; the exact reduction beside the fast one
+#   trace     bench/trace_gpu.sh
+#   doctor    lockstep doctor, and tests/test_doctor_command.sh
+#   stall     three minutes of GPT-2 with a save each minute; saving and loading beside the disk
+#   sanitize  compute-sanitizer on the ops whose kernels share memory between threads
+#
+# Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
+# is told in notes, what must hold in TAP. RANKS, MODELS and PRECISIONS go to test_exact.sh; STEPS
+# lists the steps. DEVICE=cpu tries this script where there is no GPU, at small sizes: most figures
+# miss what they are held against.
+# shellcheck disable=SC2086,SC2317 # words without blanks; called by name
+# shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
+: "${DEVICE:=cuda}" "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
+. "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
+export srcdir builddir LOCKSTEP MPIRUN DEVICE RANKS MODELS PRECISIONS
+
+target_loss=1.4697 # nanoGPT's best validation loss on tiny Shakespeare
+stall_limit=3.5    # percent of a run's time
+if [ "$DEVICE" = cuda ]; then
+    : "${STEPS:=gpt2 alibi10m mnv3l mnv3s32}"
+    peer_mode=time peer_small='' minute=60
+else
+    : "${STEPS:=alibi10m mnv3s32}"
+    peer_mode=cpu peer_small='--batch 4 --warmup 1 --steps 3' minute=4
+fi
+
+limit_of() {
+    case $1 in
+    learn) echo 120 ;;
+    ops) echo 240 ;;
+    stall) echo 330 ;;
+    doctor | trace) echo 400 ;;
+    exact | step | sanitize) echo 560 ;;
+    esac
+}
+
+data=
+if [ "${1:-}" = --data ] && [ $# -ge 2 ]; then
+    data=$2
+    shift 2
+    case $data in /*) ;; *) data=$OLDPWD/$data ;; esac
+    [ -f "$data" ] || { echo "gpu.sh: --data: expected a file, found none at $data" >&2; exit 2; }
+fi
+[ $# -gt 0 ] || set -- ops exact learn step trace doctor stall sanitize
+for part; do
+    [ -n "$(limit_of "$part")" ] && continue
+    echo "gpu.sh: expected ops, exact, learn, step, trace, doctor, stall or sanitize, found" \
+        "'$part'" >&2
+    exit 2
+done
+
+# ---- what the parts share ------------------------------------------------------------------------
+
+# left COMMAND...: run or ranks, within what is left of the part's time.
+left() {
+    LIMIT=$((end - $(date +%s)))
+    [ $LIMIT -gt 0 ] || LIMIT=1
+    "$@"
+}
+
+# holds EXPRESSION: arithmetic; one that lacks a figure does not hold.
+holds() { awk "BEGIN { exit !($1) }"; }
+
+# counted DESCRIPTION COMMAND...: a test in TAP, of which every check is good.
+counted() {
+    counted_what=$1
+    shift
+    left run env LIMIT=120 "$@"
+    grep -e '^not ok' -e '^Bail' -e '# SKIP' "$work/out" | sed 's/^/#   /' | head -n 20
+    good=$(grep -c '^ok' "$work/out") plan=$(sed -n 's/^1\.\.//p' "$work/out")
+    ok "$counted_what: $good of ${plan:-unknown} checks, $seconds s" \
+        test "$rc" -eq 0 -a "$good" = "$plan"
+    case $rc in
+    0) ;;
+    124 | 137) note "stopped at the limit; what it had started may go on for a while" ;;
+    *) note_file "$work/err" ;;
+    esac
+}
+
+# yaml FILE: the run file, or where there is no GPU a small copy of it.
+yaml() {
+    [ "$DEVICE" = cpu ] || { echo "$srcdir/$1"; return; }
+    small=$work/${1##*/}
+    sed -e 's/^  layers: .*/  layers: 4/' -e 's/^  width: .*/  width: 64/' \
+        -e 's/^  heads: .*/  heads: 4/' -e 's/^  context: .*/  context: 32/' \
+        -e 's/^  batch: .*/  batch: 4/' -e 's/^  steps: .*/  steps: 60/' \
+        -e 's/^  every: .*/  every: 20/' -e 's/^  device: .*/  device: cpu/' \
+        "$srcdir/$1" >"$small"
+    echo "$small"
+}
+
+# The options of a training on some text, without validation.
+text_options() {
+    if [ ! -f a.h5 ]; then
+        awk 'BEGIN { while (i < 40000) print "step " i++ " a quick fox jumps over dog " i % 7 }' \
+            >a.txt
+        "$LOCKSTEP" import text a.txt -v character -o a.h5 >/dev/null
+    fi
+    echo "--set data.file=a.h5 --set train.device=$DEVICE --set eval.batches=0"
+}
+
+# The median step of a run, ms.
+median() {
+    sed -n 's/^{"event":"end",.*"p50":\([0-9.e-]*\),.*/\1/p' "$1/run.jsonl" |
+        awk '{ printf "%.2f", $1 }'
+}
+
+# ---- the parts -----------------------------------------------------------------------------------
+
+part_ops() {
+    for name in ops steps recompute augment fuse; do
+        counted "tests/test_$name" "$builddir/tests/test_$name"
+        [ $name = fuse ] || # which looks at the graph, and computes on the CPU
+            ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
+    done
+}
+
+part_exact() {
+    counted "tests/test_exact.sh, $MODELS in $PRECISIONS on 1 $RANKS ranks" \
+        sh "$srcdir/tests/test_exact.sh"
+}
+
+part_learn() {
+    if [ -z "$data" ]; then
+        skip "the loss of $target_loss" "its text is needed: --data input.txt"
+        return
+    fi
+    left run "$LOCKSTEP" import text "$data" -v character -o shakespeare.h5
+    ok "the text is imported" test "$rc" -eq 0
+    launched=$(date +%s.%N)
+    left run "$LOCKSTEP" train "$(yaml jobs/shakespeare_gpu.yaml)" --set directory=learn \
+        --set data.file=shakespeare.h5
+    [ "$rc" -eq 0 ] || note_run "jobs/shakespeare_gpu.yaml"
+    note "$(tail -n 2 "$work/out" | head -n 1); $seconds s from launch to end"
+    best=$(awk 'NR == 1 || $2 < best { best = $2 } END { printf "%.4f", best }' \
+        learn/validation.log)
+    ok "best validation loss $best, at most $target_loss" holds "$best <= $target_loss"
+    of_time='s/^{"event":"validation","time":\([0-9.e+]*\),.*"loss":\([0-9.e-]*\),.*/\1 \2/p'
+    soon=$(sed -n "$of_time" learn/run.jsonl | awk -v from="$launched" -v loss="$target_loss" '
+        $2 <= loss { printf "%.1f", $1 - from; exit }')
+    ok "it was there ${soon:-?} s after launch, at most 20" holds "$soon <= 20"
+}
+
+# beside NAME TARGET SCRIPT ARGUMENT...: the step bench/NAME.yaml, and the shape NAME in PyTorch;
+# TARGET in ms, of one H200.
+beside() {
+    name=$1 target=$2 script=$3
+    shift 3
+    left run "$builddir/bench/step" "$(yaml "bench/$name.yaml")" --baseline "$@"
+    [ "$rc" -eq 0 ] || note_run "bench/step bench/$name.yaml"
+    ms=$(sed -n '1s/.*: median \([0-9.]*\) ms.*/\1/p' "$work/out")
+    mib=$(sed -n '2s/.*all on the device \([0-9.]*\)$/\1/p' "$work/out")
+    times=$(sed -n 's/^graph optimisation and mixed precision: \([0-9.]*\)x.*/\1/p' "$work/out")
+    note "$(printf '%-9s lockstep  %9s ms  %8s MiB  %sx fp32 without fusion and capture' \
+        "$name" "$ms" "$mib" "$times")"
+    ok "$name: the step takes $ms ms, at most $target" holds "$ms <= $target"
+    ok "$name: $times times the speed of the baseline, at least 1.3" holds "$times >= 1.3"
+    if ! python3 -c 'import torch, torchvision' 2>/dev/null; then
+        skip "$name: PyTorch takes longer, and no less memory" "no python3 with torch, torchvision"
+        return
+    fi
+    left run python3 "$srcdir/bench/peer/$script" $peer_mode --shape "$name" $peer_small
+    [ "$rc" -eq 0 ] || note_run "bench/peer/$script"
+    awk 'at = match($0, / +[0-9.]+ ms per step/) {
+        ms = substr($0, at) + 0
+        if (!best || ms < best) {
+            best = ms
+            how = substr($0, 1, at - 1)
+            peak = match($0, /peak [0-9.]+/) ? 1024 * substr($0, RSTART + 5, RLENGTH - 5) : "?"
+        }
+    }
+    END { print best, peak, how }' "$work/out" >"$work/best"
+    read -r peer_ms peer_mib how <"$work/best"
+    ratio=$(awk "BEGIN { printf \"%.2f\", ${peer_ms:-0} / ${ms:-1} }")
+    note "$(printf '%-9s PyTorch   %9s ms  %8s MiB  %sx lockstep (%s)' \
+        "$name" "$peer_ms" "$peer_mib" "$ratio" "$how")"
+    ok "$name: PyTorch takes $ratio times as long" holds "$ratio > 1"
+    ok "$name: $mib MiB, in PyTorch $peer_mib" holds "$mib <= $peer_mib"
+}
+
+# A rank for each GPU; where there is one, two that share it, which only shows that both work.
+together() {
+    if [ "$gpus" -ge 2 ]; then run "$MPIRUN" -np $n "$@"; else ranks $n "$@"; fi
+}
+reductions() {
+    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') n=2
+    while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
+    for how in exact fast; do
+        # shellcheck disable=SC2046 # options
+        left together "$LOCKSTEP" train "$(yaml bench/gpt2.yaml)" $(text_options) \
+            --set directory=reduce-$how --set train.reduce=$how --set train.steps=1000 \
+            --set train.stop_after=60 --set checkpoint.every=0
+        [ "$rc" -eq 0 ] || note_run "train.reduce=$how"
+    done
+    exact=$(median reduce-exact) fast=$(median reduce-fast)
+    rm -rf reduce-exact reduce-fast
+    ok "gpt2 on $n ranks, $gpus GPUs: $exact ms a step with exact reduction, $fast with fast" \
+        holds "$exact > 0 && $fast > 0"
+}
+
+part_step() {
+    for step in $STEPS; do
+        case $step in
+        gpt2) beside gpt2 55 transformer.py --vocabulary 50304 ;;
+        alibi10m) beside alibi10m 3.9 transformer.py --vocabulary 65 ;;
+        mnv3l) beside mnv3l 11 vision.py --image-size 224 --classes 1000 ;;
+        mnv3s32) beside mnv3s32 6 vision.py --image-size 32 --classes 10 ;;
+        *) fail "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found $step" ;;
+        esac
+    done
+    reductions
+}
+
+part_trace() {
+    counted "bench/trace_gpu.sh" env GPT2="$(yaml bench/gpt2.yaml)" sh "$srcdir/bench/trace_gpu.sh"
+    sed -n -e 's/^ok [0-9]* - \(kernels take .*\)/# \1/p' -e '/^# plain /p' "$work/out"
+}
+
+part_doctor() {
+    left run "$LOCKSTEP" doctor
+    grep -e '^  warning ' -e '^  error ' -e '^  ok  *GPU' "$work/out" | sed 's/^/#   /'
+    ok "lockstep doctor finds no error" test "$rc" -le 1
+    counted "tests/test_doctor_command.sh" sh "$srcdir/tests/test_doctor_command.sh"
+}
+
+part_stall() {
+    # shellcheck disable=SC2046 # options
+    set -- "$LOCKSTEP" train "$(yaml bench/gpt2.yaml)" $(text_options)
+    left run "$@" --set directory=pace --set train.steps=1000 --set train.stop_after=40 \
+        --set checkpoint.every=0
+    ms=$(median pace)
+    every=$(awk "BEGIN { print int(1e3 * $minute / ${ms:-1}) }")
+    note "a step takes $ms ms: a save each $every steps"
+    left run "$@" --set directory=long --set train.steps=$((3 * every)) \
+        --set checkpoint.every="$every" --set checkpoint.keep=1
+    [ "$rc" -eq 0 ] || note_run "three saves"
+    line=$(grep '; training waited' "$work/out")
+    share=${line##*(} share=${share%% *}
+    note "$line"
+    ok "three saves were made" test "${line%% *}" = 3
+    ok "training waited $share % of its time for saves, at most $stall_limit" \
+        holds "$share <= $stall_limit"
+    mib=$(echo "$line" | sed -n 's/^3 checkpoints, \([0-9]*\).*/\1/p')
+    rm -rf pace long
+    left run "$builddir/bench/io" . $((${mib:-3} / 3)) 3
+    note_file "$work/out"
+    ok "saving and loading beside the disk is measured" test "$rc" -eq 0
+}
+
+part_sanitize() {
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    if [ ! -x "$sanitizer" ]; then
+        skip "no kernel reaches beyond its memory, none races" "no compute-sanitizer here"
+        return
+    fi
+    for tool in memcheck racecheck; do
+        for op in attention xent norm dwconv; do # the ops whose names contain it
+            left run "$sanitizer" --tool $tool --error-exitcode 9 "$builddir/tests/test_ops" $op
+            ok "$tool of $op: $(grep -c '^ok' "$work/out") checks, $seconds s,$(
+                sed -n 's/^=* \([A-Z]* SUMMARY: .*\)/ \1/p' "$work/out")" test "$rc" -eq 0
+            [ "$rc" -eq 0 ] || grep -v '^ok' "$work/out" | sed 's/^/#   /' | head -n 20
+        done
+    done
+}
+
+# ---- all of it -----------------------------------------------------------------------------------
+
+if [ ! -x "$builddir/bench/step" ] || [ ! -x "$builddir/tests/test_ops" ]; then
+    echo "Bail out! make && make check TESTS="
+    exit 1
+fi
+note "$("$LOCKSTEP" --version | head -n 1), $(nvidia-smi -L 2>/dev/null | head -n 1)"
+for part; do
+    begun=$(date +%s)
+    end=$((begun + $(limit_of "$part")))
+    note "---- $part, at most $(limit_of "$part") s"
+    "part_$part"
+    note "$part took $(($(date +%s) - begun)) s"
+done
+note "$tap_failures of $tap_count checks failed"
+finish
