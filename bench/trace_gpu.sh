@@ -15,7 +15,7 @@
 LIMIT=300
 export DEVICE
 : "${GPT2:=$srcdir/bench/gpt2.yaml}"
-h5edit=$builddir/tests/h5edit h5same=$builddir/tests/h5same
+h5edit=$builddir/tests/h5edit
 [ -x "$h5edit" ] && [ -x "$h5same" ] || echo "Bail out! make tests/h5edit tests/h5same"
 
 awk 'BEGIN { while (i < 40000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' \

@@ -2,7 +2,6 @@
 # shellcheck disable=SC2034,SC2154,SC2317 # variables of the tests and of tap.sh; called by ok
 # What the tests of jobs/ share: a run that goes on until it is given its end; read by them after
 # tap.sh, in an empty directory.
-h5same=$builddir/tests/h5same
 jobs=$srcdir/jobs
 export LOCKSTEP MPIRUN
 LIMIT=600 # of a machine with better things to do
@@ -54,20 +53,9 @@ progress() { # DIRECTORY: a newer checkpoint than now
     within 400 beyond "$1" "${at:-0}"
 }
 
-# same DESCRIPTION A B: two runs, to the last bit.
-same() {
-    if "$h5same" "$2/checkpoints/latest" "$3/checkpoints/latest" >"$work/ok" 2>&1 &&
-        cmp "$2/loss.log" "$3/loss.log" >>"$work/ok" 2>&1 &&
-        cmp "$2/validation.log" "$3/validation.log" >>"$work/ok" 2>&1; then
-        pass "$1"
-    else
-        fail "$1"
-        note_file "$work/ok"
-    fi
-}
 # same_alone NAME: the finished run is that of one start on one rank.
 same_alone() {
     ok "$1: RUNDIR/DONE is there, RUNDIR.restarts is gone" test -f "$1/DONE" -a ! -e "$1.restarts"
     ranks 1 "$LOCKSTEP" train "$1.yaml" --set directory="$1-alone" --set checkpoint.every=0
-    same "$1: the bits of a run that nothing happens to, step $(newest "$1")" "$1-alone" "$1"
+    ok "$1: the bits of a run that nothing happens to, step $(newest "$1")" same "$1-alone" "$1"
 }

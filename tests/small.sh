@@ -3,7 +3,6 @@
 # What the tests of runs share; read by them after tap.sh, in an empty directory: a text, a.h5, and
 # a.yaml, a run of $STEPS steps of a small model that saves every $EVERY steps.
 : "${STEPS:=12}" "${EVERY:=4}"
-h5same=$builddir/tests/h5same
 [ -x "$h5same" ] || echo "Bail out! make tests/h5same"
 
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
@@ -29,11 +28,6 @@ checkpoint:
   every: $EVERY
 END
 
-# same A B: two finished runs, to the last bit.
-same() {
-    "$h5same" "$1/checkpoints/latest" "$2/checkpoints/latest" &&
-        cmp "$1/loss.log" "$2/loss.log" && cmp "$1/validation.log" "$2/validation.log"
-}
 # files DIRECTORY: the steps of its checkpoints, on a line.
 files() {
     find "$1/checkpoints" -name 'step-*.h5' | sort | sed 's|.*-0*\([0-9]\)|\1|; s|\.h5||' |

@@ -91,6 +91,13 @@ finish() {
     exit
 }
 
+# same A B: two finished runs, to the last bit.
+h5same=$builddir/tests/h5same
+same() {
+    "$h5same" "$1/checkpoints/latest" "$2/checkpoints/latest" &&
+        cmp "$1/loss.log" "$2/loss.log" && cmp "$1/validation.log" "$2/validation.log"
+}
+
 # run COMMAND...: with a time limit. Sets rc and seconds; fills $work/out and $work/err.
 : "${LIMIT:=300}"
 run() {

@@ -8,7 +8,6 @@
 differ() { ! cmp -s "$1" "$2"; }
 
 h5edit=$builddir/tests/h5edit
-h5same=$builddir/tests/h5same
 
 # ---- help ------------------------------------------------------------
 

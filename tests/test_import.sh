@@ -5,7 +5,6 @@
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
 make=$builddir/tests/makeimage
-h5same=$builddir/tests/h5same
 h5edit=$builddir/tests/h5edit
 [ -x "$make" ] && [ -x "$h5same" ] || echo "Bail out! tests/makeimage or tests/h5same is missing"
 

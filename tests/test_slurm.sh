@@ -297,6 +297,6 @@ ends "a cancelled job saves, and is not requeued" "$limit" CANCELLED 1+ \
 steps=$(newest limit)
 ranks 1 "$LOCKSTEP" train r.yaml --set directory=unlimited \
     --set train.stop_after="$steps" --set checkpoint.every=0
-same "its $steps steps are those of a run without limit" unlimited limit
+ok "its $steps steps are those of a run without limit" same unlimited limit
 
 finish

@@ -8,7 +8,7 @@
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-h5edit=$builddir/tests/h5edit h5same=$builddir/tests/h5same
+h5edit=$builddir/tests/h5edit
 [ -x "$h5edit" ] && [ -x "$h5same" ] || echo "Bail out! make tests/h5edit tests/h5same"
 
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
@@ -43,10 +43,6 @@ train() {
         fail "$name trains"
         note_run "$n ranks, $*"
     fi
-}
-same() { # A B
-    "$h5same" "$1/checkpoints/latest" "$2/checkpoints/latest" && cmp "$1/loss.log" "$2/loss.log" &&
-        cmp "$1/validation.log" "$2/validation.log"
 }
 # figure LABEL: the number after a label that a line of the last run begins with.
 figure() { awk -v label="  $1 " 'index($0, label) == 1 {

@@ -6,7 +6,6 @@
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
 make=$builddir/tests/makeimage
-h5same=$builddir/tests/h5same
 h5edit=$builddir/tests/h5edit
 [ -x "$make" ] && [ -x "$h5same" ] && [ -x "$h5edit" ] ||
     echo "Bail out! make tests/makeimage tests/h5same tests/h5edit"
