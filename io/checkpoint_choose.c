@@ -216,7 +216,8 @@ static lk_status choose(void *argument)
         if (status != LK_E_INPUT && status != LK_E_SYSTEM) return status;
         LK_TRY(lk_checkpoint_agree(j, pass_over(c, status, wrong)));
     }
-    if (lk_h5_note()[0] && j->rank == 0 && c->report) c->report(c->context, lk_h5_note());
+    const char *note = lk_h5_note(j->path);
+    if (note[0] && j->rank == 0 && c->report) c->report(c->context, note);
     return LK_OK;
 }
 

@@ -403,6 +403,8 @@ lk_status lk_checkpoint_write(job *j)
     LK_TRY(lk_checkpoint_agree(j, check_limit(j)));
     LK_TRY(share_digests(j));
     LK_TRY(write_verified(j));
+    if (!j->figures.warning[0])
+        snprintf(j->figures.warning, sizeof j->figures.warning, "%s", lk_h5_note(j->part));
     snprintf(j->figures.path, sizeof j->figures.path, "%s", j->path);
     j->figures.seconds = lk_clock_seconds() - begun;
     return lk_checkpoint_broadcast(j, &j->figures, sizeof j->figures, 0);

@@ -4,6 +4,7 @@
 #include "io/format.h"
 #include "io/slabs.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,10 @@ struct lk_dataset_handles {
     hid_t file;
     uint64_t version;
     lk_slabs *slabs[2][LK_DATASET_FIELDS];
+    char retried[400];
+    _Atomic int retries; /* what follows; the I/O thread sets it after `retried` */
 };
+enum { NO_RETRIES, RETRIES_NOTED, RETRIES_TOLD };
 
 static const lk_h5_dataset *data_of(const lk_dataset *d, int split, int field)
 {
@@ -181,14 +185,32 @@ static lk_status check(lk_dataset *d)
     return open_kind[d->kind](d);
 }
 
+/* On the I/O thread, after it read of the file. */
+static void note_retries(lk_dataset *d)
+{
+    struct lk_dataset_handles *h = d->handles;
+    const char *note = lk_h5_note(d->path);
+    if (!note[0] || atomic_load(&h->retries) != NO_RETRIES) return;
+    snprintf(h->retried, sizeof h->retried, "%s", note);
+    atomic_store(&h->retries, RETRIES_NOTED);
+}
+
+bool lk_dataset_retried(lk_dataset *d, char *text, size_t size)
+{
+    struct lk_dataset_handles *h = d->handles;
+    if (atomic_load(&h->retries) != RETRIES_NOTED) return false;
+    snprintf(text, size, "%s", h->retried);
+    atomic_store(&h->retries, RETRIES_TOLD);
+    return true;
+}
+
 static lk_status open_job(void *argument)
 {
     lk_dataset *d = argument;
     struct lk_dataset_handles *h = d->handles;
     lk_status status = lk_h5_open(d->path, "lockstep dataset", &h->file);
     if (status == LK_OK) status = check(d);
-    if (!d->warning[0] && lk_h5_note()[0])
-        snprintf(d->warning, sizeof d->warning, "%s", lk_h5_note());
+    note_retries(d);
     return lk_h5_agree(h->comm, status);
 }
 
@@ -313,6 +335,7 @@ static lk_status read_job(void *argument)
     const reading *r = argument;
     LK_TRY(lk_slabs_read(r->d->handles->slabs[r->split][r->field], r->first, r->count, r->out,
                          r->right));
+    note_retries(r->d);
     return r->checked ? check_values(r) : LK_OK;
 }
 

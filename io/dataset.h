@@ -80,6 +80,9 @@ typedef struct lk_dataset {
  * found. */
 lk_status lk_dataset_open(lk_io *io, MPI_Comm world, const char *path, lk_dataset **dataset);
 void lk_dataset_close(lk_dataset *d); /* collective; takes NULL */
+/* Whether reading the file failed and worked when it was tried again: true once for an open
+ * dataset, with a line for the user (io/hdf5.h); 400 bytes hold any. */
+bool lk_dataset_retried(lk_dataset *d, char *text, size_t size);
 /* LK_E_INPUT unless the data is of this kind. */
 lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind);
 const char *lk_dataset_kind_name(lk_dataset_kind kind); /* "text", "images", "table" */

@@ -72,9 +72,9 @@ lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
  * the system refuses; here and in all reading of the file later this is so only after it was tried
  * again, six times in 3 s, where it may pass. Close with H5Fclose(): there is nothing to lose. */
 lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
-/* What was tried again since the last lk_h5_open() of this thread, "FILE: read only at try 3 (Stale
- * file handle)"; "": nothing. */
-const char *lk_h5_note(void);
+/* What was tried again of this file since the last lk_h5_open() of this thread, "FILE: read failed
+ * (Input/output error), tried again 2 times in 0.3 s, then it worked"; "": nothing. */
+const char *lk_h5_note(const char *path);
 
 /* ---- attributes: io/hdf5_attribute.c --------------------------------------------------------- */
 

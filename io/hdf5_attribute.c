@@ -113,7 +113,8 @@ static const char *class_name(H5T_class_t class, bool list)
 }
 
 /* Open attribute `name`, which must be of class `class`: one element, or a list if `count` is
- * given, which gets its length. */
+ * given, which gets its length. No text of variable length: it lies in a heap that has no checksum,
+ * and where that is damaged HDF5 1.10.8 reads and writes beyond its buffers (H5HG_read). */
 static lk_status open_attribute(hid_t object, const char *where, const char *name,
                                 H5T_class_t class, int64_t *count, hid_t *attribute, hid_t *type)
 {
@@ -132,6 +133,10 @@ static lk_status open_attribute(hid_t object, const char *where, const char *nam
         return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected %s, found another type; the "
                        "file was not written by lockstep", where, name,
                        class_name(class, count != NULL));
+    if (class == H5T_STRING && H5Tis_variable_str(t) != 0)
+        return lk_fail(LK_E_INPUT, "%s: attribute '%s': expected text of a fixed length, found one "
+                       "of variable length, which has no checksum; write it with a fixed length "
+                       "(h5py: numpy.bytes_)", where, name);
     if (count) *count = n;
     *attribute = a;
     *type = t;
@@ -184,28 +189,18 @@ lk_status lk_h5_get_text(hid_t object, const char *where, const char *name, char
 {
     LK_H5_AUTO hid_t a = -1, type = -1;
     LK_TRY(open_attribute(object, where, name, H5T_STRING, NULL, &a, &type));
-    char *copy = NULL;
-    if (H5Tis_variable_str(type) > 0) { /* as h5py writes them */
-        char *lent = NULL;
-        LK_TRY(read_attribute(a, type, where, name, &lent));
-        copy = strdup(lent ? lent : "");
-        H5free_memory(lent);
-    } else {
-        size_t size = H5Tget_size(type);
-        if (size > MAX_ATTRIBUTE)
-            return lk_fail(LK_E_INPUT,
-                           "%s: attribute '%s': %zu bytes are too many; the file is "
-                           "damaged",
-                           where, name, size);
-        copy = calloc(1, size + 1);
-        lk_status status = copy ? read_attribute(a, type, where, name, copy) : LK_OK;
-        if (copy && status == LK_OK) status = check_digest(object, where, name, size, copy);
-        if (status != LK_OK) {
-            free(copy);
-            return status;
-        }
-    }
+    size_t size = H5Tget_size(type);
+    if (size > MAX_ATTRIBUTE)
+        return lk_fail(LK_E_INPUT, "%s: attribute '%s': %zu bytes are too many; the file is "
+                       "damaged", where, name, size);
+    char *copy = calloc(1, size + 1);
     if (!copy) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = read_attribute(a, type, where, name, copy);
+    if (status == LK_OK) status = check_digest(object, where, name, size, copy);
+    if (status != LK_OK) {
+        free(copy);
+        return status;
+    }
     *text = copy;
     return LK_OK;
 }
@@ -226,23 +221,8 @@ lk_status lk_h5_get_f64s(hid_t object, const char *where, const char *name, doub
 }
 
 /* Fill text[0..count), each its own allocation; on failure some may be filled. */
-static lk_status read_lent_texts(hid_t a, hid_t type, const char *where, const char *name,
-                                 char **text, int64_t count)
-{
-    char **lent = calloc((size_t)count, sizeof *lent);
-    if (!lent) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = read_attribute(a, type, where, name, lent);
-    for (int64_t i = 0; i < count; i++) {
-        if (status == LK_OK && !(text[i] = strdup(lent[i] ? lent[i] : "")))
-            status = lk_fail(LK_E_SYSTEM, "out of memory");
-        if (lent[i]) H5free_memory(lent[i]);
-    }
-    free(lent);
-    return status;
-}
-
-static lk_status read_fixed_texts(hid_t object, hid_t a, hid_t type, const char *where,
-                                  const char *name, char **text, int64_t count)
+static lk_status read_texts(hid_t object, hid_t a, hid_t type, const char *where,
+                            const char *name, char **text, int64_t count)
 {
     size_t size = H5Tget_size(type);
     if (size > MAX_ATTRIBUTE / (size_t)count)
@@ -270,9 +250,7 @@ lk_status lk_h5_get_texts(hid_t object, const char *where, const char *name, cha
     LK_TRY(open_attribute(object, where, name, H5T_STRING, &n, &a, &type));
     char **all = calloc((size_t)n, sizeof *all);
     if (!all) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = H5Tis_variable_str(type) > 0 /* as h5py writes them */
-                           ? read_lent_texts(a, type, where, name, all, n)
-                           : read_fixed_texts(object, a, type, where, name, all, n);
+    lk_status status = read_texts(object, a, type, where, name, all, n);
     if (status != LK_OK) {
         lk_h5_free_texts(all, n);
         return status;

@@ -1,5 +1,6 @@
 /* A driver for HDF5 that only reads, and is patient with the disk. */
 #include "io/hdf5_driver.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,11 +14,17 @@
 /* ---- patience -------------------------------------------------------------------------------- */
 
 enum { TRIES = 6, FIRST_PAUSE = 100 }; /* ms, then twice as long each time: 3.1 s in all */
+enum { SHOWN = 199 };                  /* of a path in a note */
 
 static _Thread_local char note[400];
 static _Thread_local int refused; /* errno */
 
-const char *lk_h5_note(void) { return note; }
+const char *lk_h5_note(const char *path)
+{
+    size_t n = strnlen(path, SHOWN);
+    return strncmp(note, path, n) == 0 && note[n] == ':' ? note : "";
+}
+
 int lk_h5_driver_error(void) { return refused; }
 
 void lk_h5_driver_reset(void)
@@ -37,28 +44,47 @@ static bool may_pass(int error)
     return false;
 }
 
-/* After a failed system call, the `try`th: whether to make it again, after a pause. */
-static bool again(int error, const char *path, int try)
+/* What one opening, or one read, met with. */
+typedef struct trouble {
+    int failures, error; /* the last one's errno */
+    double begun;        /* the first */
+} trouble;
+
+/* After a failed system call: whether to make it again, after a pause. */
+static bool again(trouble *t, int error)
 {
-    if (!may_pass(error) || try == TRIES) {
+    if (t->failures++ == 0) t->begun = lk_clock_seconds();
+    t->error = error;
+    if (!may_pass(error) || t->failures == TRIES) {
         refused = error;
         return false;
     }
-    int pause = FIRST_PAUSE << (try - 1);
+    int pause = FIRST_PAUSE << (t->failures - 1);
     nanosleep(&(struct timespec){pause / 1000, pause % 1000 * 1000000L}, NULL);
-    snprintf(note, sizeof note, "%.200s: read only at try %d (%.80s)", path, try + 1,
-             strerror(error));
     return true;
+}
+
+/* After one that worked: note what it took. */
+static void worked(const trouble *t, const char *path, const char *what)
+{
+    if (t->failures == 0) return;
+    snprintf(note, sizeof note, "%.*s: %s failed (%.80s), tried again %d time%s in %.1f s, then it "
+             "worked", SHOWN, path, what, strerror(t->error), t->failures,
+             t->failures == 1 ? "" : "s", lk_clock_seconds() - t->begun);
 }
 
 int lk_h5_driver_file(const char *path, struct stat *s)
 {
-    for (int try = 1;; try++) {
+    trouble t = {0};
+    for (;;) {
         int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (fd >= 0 && fstat(fd, s) == 0) return fd;
+        if (fd >= 0 && fstat(fd, s) == 0) {
+            worked(&t, path, "open");
+            return fd;
+        }
         int error = errno;
         if (fd >= 0) close(fd);
-        if (!again(error, path, try)) return -1;
+        if (!again(&t, error)) return -1;
     }
 }
 
@@ -66,12 +92,14 @@ bool lk_h5_driver_read(int fd, const char *path, void *bytes, size_t size, uint6
                        size_t *count)
 {
     size_t done = 0;
-    for (int try = 1; done < size;) {
+    trouble t = {0};
+    while (done < size) {
         ssize_t n = pread(fd, (char *)bytes + done, size - done, (off_t)(at + done));
         if (n == 0) break;
         if (n > 0) done += (size_t)n;
-        else if (!again(errno, path, try++)) return false;
+        else if (!again(&t, errno)) return false;
     }
+    worked(&t, path, "read");
     *count = done;
     return true;
 }
@@ -97,7 +125,7 @@ typedef struct file {
     haddr_t eoa, eof; /* what HDF5 thinks to be the end, and what is */
     dev_t device;
     ino_t inode;
-    char path[200]; /* for messages */
+    char path[SHOWN + 1]; /* for notes */
 } file;
 
 static H5FD_t *open_file(const char *name, unsigned flags, hid_t fapl, haddr_t most)

@@ -233,6 +233,7 @@ static void put_columns(const view *v, const lk_table_format *f)
 static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
 {
     const char *unit = d->kind == LK_TEXT_DATA ? "tokens" : "samples";
+    char retried[400];
     put_line(v, "holds", lk_dataset_kind_name(d->kind));
     put_count(v, "train", (uint64_t)d->rows[LK_TRAIN], unit);
     put_count(v, "validation", (uint64_t)d->rows[LK_VALIDATION], unit);
@@ -242,6 +243,7 @@ static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
     put_line(v, "source", source);
     put_line(v, "digest", d->digest);
     if (d->warning[0]) put_line(v, "warning", d->warning);
+    if (lk_dataset_retried(d, retried, sizeof retried)) put_line(v, "warning", retried);
     if (d->kind == LK_IMAGE_DATA) return put_classes(v, d, d->image.name, d->image.classes);
     if (d->kind == LK_TABLE_DATA) return put_classes(v, d, d->table.name, d->table.classes);
     return LK_OK;

@@ -15,6 +15,7 @@ typedef enum craft_how {
     CRAFT_NO_SCHEMA,
     CRAFT_SCHEMA,
     CRAFT_SCHEMA_NUMBER,
+    CRAFT_SCHEMA_VARIABLE,
     CRAFT_VERSION,
     CRAFT_KIND,
     CRAFT_DIGEST,
@@ -60,6 +61,7 @@ static const craft_case craft_cases[] = {
     {CRAFT_NO_SCHEMA, "without the attribute 'schema'", "no schema"},
     {CRAFT_SCHEMA, "found schema 'lockstep checkpoint'", "another schema"},
     {CRAFT_SCHEMA_NUMBER, "expected one text", "a number for a schema"},
+    {CRAFT_SCHEMA_VARIABLE, "found one of variable length", "text of variable length"},
     {CRAFT_VERSION, "found version 3", "another version"},
     {CRAFT_KIND, "found 'image'", "another kind"},
     {CRAFT_DIGEST, "32 hexadecimal digits", "a digest that is none"},
@@ -191,6 +193,15 @@ static inline void craft_attributes(const craft *c, hid_t file)
 {
     if (c->how == CRAFT_SCHEMA_NUMBER) {
         lk_h5_set_u64(file, c->path, "schema", 1);
+    } else if (c->how == CRAFT_SCHEMA_VARIABLE) { /* as h5py writes it */
+        const char *text = "lockstep dataset";
+        hid_t space = H5Screate(H5S_SCALAR), type = H5Tcopy(H5T_C_S1);
+        H5Tset_size(type, H5T_VARIABLE);
+        hid_t a = H5Acreate2(file, "schema", type, space, H5P_DEFAULT, H5P_DEFAULT);
+        H5Awrite(a, type, &text);
+        H5Aclose(a);
+        H5Tclose(type);
+        H5Sclose(space);
     } else if (c->how == CRAFT_REFERENCE_ATTRIBUTE) {
         hid_t space = H5Screate(H5S_SCALAR);
         hid_t a = H5Acreate2(file, "schema", H5T_STD_REF_OBJ, space, H5P_DEFAULT, H5P_DEFAULT);

@@ -184,6 +184,12 @@ read_trials() {
 
 read_trials "a file that opens at the second try" open 1 6
 read_trials "a read that fails once" read 1 60
+for n in 1 2; do # the loader's reads on the last rank, in the middle of a run
+    read_trial read 2 $n $((n - 1)) 24 a.h5 5
+    told=$(grep 'a.h5: read failed (Input/output error), tried again 2 times in ' "$work/out")
+    ok "it is told, once, on $n: $told" test "$(echo "$told" | grep -c '^warning: ')" -eq 1
+done
+ok "with the rank whose reads they were" says out 'warning: rank 1 on '
 if [ "$TRIALS" -gt 1 ]; then # they wait
     read_trials "a file that opens at the sixth try" open 5 2
     read_trials "a read that fails three times" read 3 60

@@ -32,4 +32,7 @@ run env FUZZ_PLANT=yes "$builddir/tests/fuzz/replay_trace" trace
 ok "a planted finding ends the target" test "$rc" -ne 0
 ok "and is named" grep -q '^fuzz: planted' "$work/err"
 
+run make -C "$builddir" fuzz CLANG=
+ok "make fuzz says what it lacks where there is no clang" says err \
+    'make fuzz: expected clang with libFuzzer, found none; install it'
 finish

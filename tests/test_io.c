@@ -479,6 +479,8 @@ static void check_yield(void)
 static void check_retries(void)
 {
     lk_dataset *d = NULL;
+    char text[400] = "";
+    uint8_t token;
     const char *path = in_home("crafted.h5");
     craft good = {.path = path, .elsewhere = in_home("elsewhere.h5"), .how = CRAFT_GOOD};
     worked(lk_io_call(io, craft_dataset, &good), "craft a good file");
@@ -486,7 +488,11 @@ static void check_retries(void)
     opens_left = 2;
     opens_error = ESTALE;
     worked(lk_dataset_open(io, MPI_COMM_SELF, path, &d), "a stale handle, twice");
-    tap_ok(strstr(d->warning, "only at try 3 (Stale file handle)"), "it is told: %s", d->warning);
+    tap_ok(lk_dataset_retried(d, text, sizeof text), "it is told: %s", text);
+    tap_ok(strstr(text, "crafted.h5: open failed (Stale file handle), tried again 2 times in "),
+           "what, why and how often");
+    worked(lk_dataset_read(d, LK_TRAIN, 0, 0, 1, &token), "read a token");
+    tap_ok(!lk_dataset_retried(d, text, sizeof text), "once");
     lk_dataset_close(d);
     opens_left = 1000;
     opens_error = EIO;

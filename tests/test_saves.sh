@@ -92,9 +92,14 @@ prints "also when it can be read again" 'from step 19' "$LOCKSTEP" train a.yaml 
     --set directory=m --resume
 ok "to the same bits" same m a
 prints "what fails once is told, and read" \
-    'warning: m/checkpoints/|read only at try 2|from step 20' \
+    'warning: m/checkpoints/|read failed (Input/output error), tried again 1 time|from step 20' \
     $faults FAULT_FILE=step-000020.h5 FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=m \
     --resume
+cp -R a n
+prints "also where a new one is read back" \
+    'step-000022.h5.part: read failed (Input/output error), tried again 1 time|warning: n/' \
+    $faults FAULT_FILE=.h5.part FAULT_TIMES=1 "$LOCKSTEP" train a.yaml --set directory=n --resume \
+    --set train.steps=22
 snapshot >"$work/before"
 run $faults FAULT_FILE='checkpoints/step-*.h5' "$LOCKSTEP" train a.yaml --set directory=m --resume
 ok "where none can be read it is the disk's fault: $(cat "$work/err")" test "$rc" -eq 3

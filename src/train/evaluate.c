@@ -67,7 +67,8 @@ lk_status lk_evaluate(lk_comm *comm, lk_io *io, const lk_scoring *job, lk_evalua
     status = score(&e, &found);
     found.kind = e.model.info.kind;
     found.ema = e.model.ema;
-    if (e.data) snprintf(found.warning, sizeof found.warning, "%s", e.data->warning);
+    if (e.data && !lk_dataset_retried(e.data, found.warning, sizeof found.warning))
+        snprintf(found.warning, sizeof found.warning, "%s", e.data->warning);
     lk_forward_close(&e.model, &e.forward);
     lk_dataset_close(e.data);
     lk_trained_close(&e.model);

@@ -45,6 +45,16 @@ static void warn(void *context, const char *text)
     lk_trainer_say(context, line);
 }
 
+void lk_trainer_tell_retries(const lk_trainer *t)
+{
+    const lk_comm *c = t->comm;
+    char text[400], line[600], who[100] = "";
+    if (!lk_dataset_retried(t->data, text, sizeof text) || !t->reporter->line) return;
+    if (c->size > 1) snprintf(who, sizeof who, "rank %d on %s: ", c->rank, c->host);
+    snprintf(line, sizeof line, "warning: %s%s", who, text);
+    t->reporter->line(t->reporter->context, line);
+}
+
 static void saved(void *context, const lk_checkpoint_figures *f)
 {
     lk_trainer *t = context;
@@ -141,6 +151,7 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
     if (t->data->warning[0]) lk_trainer_say(t, t->data->warning);
+    lk_trainer_tell_retries(t);
     if (saved) LK_TRY(lk_comm_agree(c, check_resumed(t, saved)));
     return lk_trainer_build(t, saved ? saved->choices : NULL);
 }

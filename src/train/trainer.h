@@ -58,6 +58,8 @@ typedef struct lk_trainer {
 
 /* A line for the user; rank 0 has it printed. */
 void lk_trainer_say(const lk_trainer *t, const char *text);
+/* A line where reading the dataset failed and worked when tried again, once; by the rank it was. */
+void lk_trainer_tell_retries(const lk_trainer *t);
 /* Loaders, graphs, buffers and programs; t has device, data and leaves. `choices`: library
  * algorithms of the checkpoint to resume from, or NULL. Collective. */
 lk_status lk_trainer_build(lk_trainer *t, const char *choices);

@@ -59,6 +59,7 @@ static lk_status evaluate_batch(lk_trainer *t, lk_program *program, int64_t batc
     lk_heart_begin(LK_VALIDATING, t->drained);
     LK_TRY(b->upload(t->device, t->eval_state, &state, sizeof state));
     LK_TRY(lk_loader_feed(t->held_loader, (uint64_t)batch));
+    lk_trainer_tell_retries(t);
     LK_TRY(lk_program_run(program));
     LK_TRY(b->download(t->device, sum, (float *)t->store->gradient[0] + t->params->total,
                        LK_METRICS * sizeof *sum));
@@ -194,6 +195,7 @@ static lk_status one_step(lk_trainer *t, uint64_t step)
     if (lk_tracing_begins(t->tracing, step + 1)) LK_TRY(pause_for_trace(t, step, true));
     lk_monitor_begin(t->monitor, step);
     LK_TRY(lk_loader_feed(t->loader, step));
+    lk_trainer_tell_retries(t);
     lk_heart_begin(LK_STEPPING, step + 1);
     lk_monitor_fed(t->monitor, step);
     LK_TRY(lk_program_run(t->train));
