@@ -286,6 +286,7 @@ static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
 {
     char *text = NULL;
     size_t bytes = 0;
+    alarm(20); /* what hangs may hold the allocator's lock */
     FILE *f = open_memstream(&text, &bytes);
     if (!f) {
         end(w, "the watchdog ends the run, and there is no memory to say why");
