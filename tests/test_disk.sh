@@ -216,7 +216,7 @@ ok "a larger model" test "$rc" -eq 0
 trial eio 2 1 3
 ok "a rank that fails and one that hangs: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" \
     -a $struck = 1
-[ -z "$wrong" ] || note "wrong${wrong}"
+[ -z "$wrong" ] || { note "wrong${wrong}" && note_run "$faults"; }
 ok "the run continues" continues
 
 # The same, and the main threads do not get to ending it: the watchdog does.
