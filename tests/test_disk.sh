@@ -206,6 +206,16 @@ for command in "show a.h5" "show base" "check a.h5" "eval base a.h5"; do
     ok "lockstep $command: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3
 done
 
+# Nor is it a bad image, which --max-bad would let pass.
+mkdir -p images/cat images/dog
+"$builddir/tests/makeimage" gray 8 8 1 images/cat/1.png images/cat/2.png images/dog/1.png
+for kind in open read; do
+    run env LD_PRELOAD="$faulty" FAULT_FILE=dog/1.png FAULT_KIND=$kind \
+        "$LOCKSTEP" import images images -o x.h5 --size 8x8 --max-bad 1
+    ok "import images: $(cat "$work/err")" test "$rc" -eq 3 -a ! -e x.h5
+    ok "it names the image" says err "images/dog/1.png: cannot $kind: Input/output error"
+done
+
 # A checkpoint of 5 MiB, which two ranks write together: one of them fails inside a collective write
 # while the other waits in it.
 rm -rf base whole
