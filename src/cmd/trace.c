@@ -43,6 +43,12 @@ static void print_share(const char *what, double seconds, double of)
     printf("  %-36s %18.3f %7.1f\n", what, 1e3 * seconds, of > 0 ? 100 * seconds / of : 0);
 }
 
+static void print_rank(const char *what, const lk_trace *t, const lk_trace_rank *r)
+{
+    printf("  %-36s %18.3f %7.1f  rank %d on %s, of a step of %.3f ms\n", what, 1e3 * r->own,
+           r->step > 0 ? 100 * r->own / r->step : 0, r->rank, t->host[r->rank], 1e3 * r->step);
+}
+
 static void print_time(const lk_trace *t, const lk_trace_summary *s)
 {
     printf("\n%-38s %18s %7s\n", "time of a step, mean", "ms", "%");
@@ -53,9 +59,8 @@ static void print_time(const lk_trace *t, const lk_trace_summary *s)
     print_share("reduction over ranks", s->reduction, s->step);
     print_share("  beside other nodes", s->overlap, s->step);
     if (t->ranks > 1) {
-        printf("  %-36s %18.3f %7.1f  rank %d on %s\n", "slowest rank", 1e3 * s->slowest_step,
-               100 * s->slowest_step / s->step, s->slowest, t->host[s->slowest]);
-        print_share("fastest rank", s->fastest_step, s->step);
+        print_rank("slowest rank, own work", t, &s->slowest);
+        print_rank("fastest rank, own work", t, &s->fastest);
     }
     if (t->lost)
         printf("  %lld kernels or copies belong to no node and are not counted\n",

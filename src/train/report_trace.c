@@ -66,6 +66,13 @@ static void roofline(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
                   series, count);
 }
 
+static void rank_tile(lk_html *p, const char *which, const lk_trace_rank *r)
+{
+    char name[48];
+    snprintf(name, sizeof name, "own work, %s rank: %d", which, r->rank);
+    lk_html_tile(p, name, "%.3f ms", 1e3 * r->own);
+}
+
 static void figures(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
 {
     double of = s->step > 0 ? 100 / s->step : 0;
@@ -78,9 +85,8 @@ static void figures(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
     if (t->ranks > 1) {
         lk_html_tile(p, "reduction", "%.1f %%", of * s->reduction);
         lk_html_tile(p, "beside other nodes", "%.1f %%", of * s->overlap);
-        char name[40];
-        snprintf(name, sizeof name, "slowest rank, %d", s->slowest);
-        lk_html_tile(p, name, "%.3f ms", 1e3 * s->slowest_step);
+        rank_tile(p, "slowest", &s->slowest);
+        rank_tile(p, "fastest", &s->fastest);
     }
     lk_html_tiles_end(p);
 }
