@@ -271,7 +271,8 @@ static const char *value_of(const lk_history *h, const char *section, const char
         int n = (int)strcspn(s, "\n"), colon = (int)strcspn(s, ":\n"), in = s[0] == ' ' ? 2 : 0;
         if (!in && colon + 1 == n) snprintf(here, sizeof here, "%.*s", colon, s);
         if (!in && colon + 1 != n) here[0] = '\0';
-        if (strcmp(here, section) != 0 || colon - in != length || colon + 1 >= n) continue;
+        if (strcmp(here, section) != 0 || colon - in != length || colon + 1 >= n)
+            continue;
         if (strncmp(s + in, name, (size_t)length) == 0)
             snprintf(out, 256, "%.*s", n - colon - 2, s + colon + 2);
     }
@@ -291,7 +292,7 @@ static void differences(lk_html *p, int runs, lk_history *const *h)
         int n = (int)strcspn(s, "\n"), colon = (int)strcspn(s, ":\n"), in = s[0] == ' ' ? 2 : 0;
         next = s[n] ? s + n + 1 : NULL;
         if (!in) snprintf(section, sizeof section, "%.*s", colon + 1 == n ? colon : 0, s);
-        if (colon + 1 >= n) continue;
+        if (colon < in || colon + 1 >= n) continue; /* no key, or no value */
         bool differs = false;
         value_of(h[0], section, s + in, colon - in, first);
         for (int r = 1; r < shown; r++)
