@@ -391,6 +391,13 @@ static void test_summary(void)
     tap_ok(s.node_lines == 3 && strcmp(s.node[0].name, "blocks.0.attn.qkv linear") == 0 &&
                near(s.node[0].seconds, 6),
            "nodes with scope and op: %s", s.node[0].name);
+    lk_trace other = by_hand;
+    const char *small, *large;
+    other.ceiling.rate = 8e14;
+    double unit = lk_trace_unit(&by_hand, &small), above = lk_trace_unit(&other, &large);
+    tap_ok(unit == 1e9 && strcmp(small, "GFLOP/s") == 0 && above == 1e12 &&
+               strcmp(large, "TFLOP/s") == 0,
+           "rates of a small device are told in %s, of a large one in %s", small, large);
     lk_trace_summary_clear(&s);
 }
 

@@ -192,3 +192,10 @@ void lk_trace_summary_clear(lk_trace_summary *s)
     free_lines(s->node, s->node_lines);
     *s = (lk_trace_summary){.op = NULL};
 }
+
+double lk_trace_unit(const lk_trace *t, const char **name)
+{
+    bool large = t->ceiling.rate >= 1e12;
+    *name = large ? "TFLOP/s" : "GFLOP/s";
+    return large ? 1e12 : 1e9;
+}

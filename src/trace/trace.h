@@ -108,6 +108,9 @@ typedef struct lk_trace_summary {
 /* depth: parts of a scope that count ("blocks.3.attn.qkv" at 3 is "blocks.3.attn"). */
 lk_status lk_trace_summarise(const lk_trace *t, int depth, lk_trace_summary *s);
 void lk_trace_summary_clear(lk_trace_summary *s);
+/* The unit in which rates of the traced device are told, and its name: 1e12, "TFLOP/s"; of a device
+ * whose ceiling is below one of these, or not known, 1e9, "GFLOP/s". */
+double lk_trace_unit(const lk_trace *t, const char **name);
 
 /* ---- perfetto.c ------------------------------------------------------------------------------ */
 
