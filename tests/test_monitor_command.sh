@@ -137,7 +137,7 @@ ok "log.run_log=false: there is none" test "$rc" -eq 0 -a ! -e none/run.jsonl
 # The rate on the screen is that of the log, of every step but the first, however short the run.
 for steps in 1 2 3 5; do
     train short-$steps 1 --set train.steps=$steps --set eval.batches=0
-    shown=$(grep -o "step $steps/$steps .* samples/s" "$work/out" | sed 's/.*  \([^ ]*\) samples.*/\1/')
+    shown=$(sed -n "s|.*step $steps/$steps .* \([^ ]*\) samples/s.*|\1|p" "$work/out")
     logged=$(field short-$steps/run.jsonl step mean |
         awk 'NR == 1 { first = $1 } NR > 1 { sum += $1 } END {
             printf "%.6g\n", 16e3 / (NR > 1 ? sum / (NR - 1) : first) }')

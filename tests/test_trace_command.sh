@@ -140,7 +140,8 @@ ok "and has the same bits" same plain part
 train late 2 --set trace.from=40 --set trace.to=50
 ok "a trace that this start does not reach is not left out without a word" \
     says out 'steps 40 to 50 are not in this start (1 to 12): nothing is traced'
-ok "which is said once" test "$(grep -c 'nothing is traced' "$work/out")" -eq 1 -a ! -e late/trace.h5
+ok "which is said once" \
+    test "$(grep -c 'nothing is traced' "$work/out")" -eq 1 -a ! -e late/trace.h5
 train early 1 --set train.stop_after=4
 train early 1 --resume --set trace.from=2
 ok "nor one of an earlier start" \

@@ -207,7 +207,8 @@ static void find_changed(lk_history *h)
     char path[PATH_MAX + 64];
     struct stat st;
     for (int i = 0; i < LOGS + 2; i++) {
-        snprintf(path, sizeof path, "%s/%s", h->directory, i < LOGS ? logs[i].name : other[i - LOGS]);
+        const char *name = i < LOGS ? logs[i].name : other[i - LOGS];
+        snprintf(path, sizeof path, "%s/%s", h->directory, name);
         if (stat(path, &st) == 0) h->changed = fmax(h->changed, (double)st.st_mtime);
     }
 }
@@ -243,8 +244,8 @@ lk_status lk_history_follow(lk_history *h)
     bool again = false;
     struct stat st;
     if (stat(h->directory, &st) != 0 && errno == ENOENT)
-        return lk_fail(LK_E_INPUT, "%s: the directory is no longer there; if the run was moved, give "
-                       "its new place", h->directory);
+        return lk_fail(LK_E_INPUT, "%s: the directory is no longer there; if the run was moved, "
+                       "give its new place", h->directory);
     LK_TRY(read_run_file(h));
     for (int pass = 0; pass < 2; pass++) {
         bool cut = false;

@@ -17,7 +17,7 @@ typedef struct lk_tracing_options {
     lk_memory_parts parts;
     int leaves;
     uint64_t start, last; /* steps done before this start, and at its end */
-    bool profile; /* what is traced is printed next, and the file perhaps removed: it is not named */
+    bool profile; /* the trace is printed next and the file perhaps removed: it is not named */
 } lk_tracing_options;
 
 /* Whether the run's steps can be traced on the device, as is asked for: LK_E_INPUT if not.
