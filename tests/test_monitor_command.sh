@@ -389,14 +389,14 @@ ok "and that the run file is of another version" grep -q "unknown key .*unknown_
 
 # A run file with a line that is no key, a step that took for ever.
 cp -R whole odd
-printf ' :x\nlast: 1\n' >>odd/run.yaml
+printf ' : x\nlast: 1\n' >>odd/run.yaml
 sed '$!b
     h
     s/.*/{"event":"step","time":9e9,"step":400,"step_ms":{"mean":1e300,"p50":1,"p95":1,"p99":1}}/
     G' whole/run.jsonl >odd/run.jsonl
 prints "a report of odd files" 'odd.html' "$LOCKSTEP" report odd whole -o odd.html
 ok "a line without a key is none of the differences" sh -c \
-    '! grep -q "<th scope=\"row\">x" odd.html && grep -q "<th scope=\"row\">last</th>" odd.html'
+    '! grep -q "<th scope=\"row\">[^<]*$" odd.html && grep -q "\"row\">last</th>" odd.html'
 prints "of one of them" 'odd.html' "$LOCKSTEP" report odd -o odd.html
 ok "the step that took for ever is left out of the distribution" \
     grep -q 'Distribution of step times, 99 % of them' odd.html

@@ -271,8 +271,7 @@ static const char *value_of(const lk_history *h, const char *section, const char
         int n = (int)strcspn(s, "\n"), colon = (int)strcspn(s, ":\n"), in = s[0] == ' ' ? 2 : 0;
         if (!in && colon + 1 == n) snprintf(here, sizeof here, "%.*s", colon, s);
         if (!in && colon + 1 != n) here[0] = '\0';
-        if (strcmp(here, section) != 0 || colon - in != length || colon + 1 >= n)
-            continue;
+        if (strcmp(here, section) != 0 || colon - in != length || colon + 1 >= n) continue;
         if (strncmp(s + in, name, (size_t)length) == 0)
             snprintf(out, 256, "%.*s", n - colon - 2, s + colon + 2);
     }
