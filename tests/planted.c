@@ -1,15 +1,17 @@
-/* Faults planted in the libraries below, for tests of lockstep doctor: put before them with
- * LD_PRELOAD. Each is a variable; PLANT_RANK: on this rank alone.
+/* Faults planted in the libraries below, for tests of lockstep doctor and trace: put before them
+ * with LD_PRELOAD. Each is a variable; PLANT_RANK: on this rank alone.
  *
  *   PLANT_HDF5=1.14.3     the HDF5 library is another one than lockstep was compiled with
  *   PLANT_FILTERS=1       and has no filters
  *   PLANT_THREADS=1       MPI gives a lower thread level
  *   PLANT_HOSTS=1         every rank is on a host of its own, "node0", "node1" ...
  *   PLANT_UNSHARED=1      files of other hosts are not seen
- *   PLANT_HANG=1          fsync() does not come back */
+ *   PLANT_HANG=1          fsync() does not come back
+ *   PLANT_SLOW=2000       a matrix product on the CPU takes so many microseconds longer */
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,4 +80,17 @@ int fsync(int file)
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
     while (planted("PLANT_HANG")) pause();
     return real(file);
+}
+
+typedef int sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                  int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+int dnnl_sgemm(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+               int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+{
+    static sgemm *real;
+    const char *longer = planted("PLANT_SLOW");
+    if (!real) real = (sgemm *)dlsym(RTLD_NEXT, "dnnl_sgemm");
+    if (longer) usleep((useconds_t)atoi(longer));
+    return real(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }

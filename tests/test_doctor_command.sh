@@ -139,6 +139,11 @@ base "$LOCKSTEP" doctor --quick
 many=$((cores * 32))
 named "far too many threads" warning 'OpenMP threads' "OMP_NUM_THREADS=$cores|wait for" \
     env OMP_NUM_THREADS=$many "$LOCKSTEP" doctor --quick
+for word in abc 0 -3; do
+    named "OMP_NUM_THREADS=$word" warning 'OpenMP threads' \
+        "OpenMP cannot use '$word'|OMP_NUM_THREADS=$cores" \
+        env OMP_NUM_THREADS=$word "$LOCKSTEP" doctor --quick
+done
 clean "threads as recommended" env OMP_NUM_THREADS="$cores" "$LOCKSTEP" doctor --quick
 clean "no setting of threads" env -u OMP_NUM_THREADS "$LOCKSTEP" doctor --quick
 clean "bound threads of one rank" env OMP_PROC_BIND=true "$LOCKSTEP" doctor --quick

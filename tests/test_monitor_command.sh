@@ -120,6 +120,8 @@ ok "has the work of each in its log" \
     grep -q '"work_ms":\[[0-9.]*,[0-9.]*,[0-9.]*,[0-9.]*\]' "$work/end"
 prints "watch of it" "parts: stopped: train.stop_after|start 4, from step 250: 4 ranks on|\
 step 270/400" "$LOCKSTEP" watch parts --once
+ok "and its memory, in whole bytes" \
+    grep -q '"host_peak":\[[0-9]*,[0-9]*,[0-9]*,[0-9]*\]' "$work/end"
 train parts 1 --resume --set log.tensorboard=true --set log.prometheus=true
 ok "the last part" test "$rc" -eq 0
 ok "every step is in the log once" every_step_once parts 400
@@ -131,6 +133,17 @@ ok "log.steps thins the log: the first, then each hundredth" test \
     "$(field rare/run.jsonl step step | tr '\n' ' ')" = '1 100 200 300 400 '
 train none 1 --set log.run_log=false --set train.steps=20
 ok "log.run_log=false: there is none" test "$rc" -eq 0 -a ! -e none/run.jsonl
+
+# The rate on the screen is that of the log, of every step but the first, however short the run.
+for steps in 1 2 3 5; do
+    train short-$steps 1 --set train.steps=$steps --set eval.batches=0
+    shown=$(sed -n "s|.*step $steps/$steps .* \([^ ]*\) samples/s.*|\1|p" "$work/out")
+    logged=$(field short-$steps/run.jsonl step mean |
+        awk 'NR == 1 { first = $1 } NR > 1 { sum += $1 } END {
+            printf "%.6g\n", 16e3 / (NR > 1 ? sum / (NR - 1) : first) }')
+    ok "$steps steps: $shown samples/s on the screen, $logged in the log" \
+        awk "BEGIN { r = ${shown:-0} / $logged; exit !(r > 0.99 && r < 1.01) }"
+done
 
 # ---- planted faults ----------------------------------------------------------------------------
 
@@ -316,6 +329,43 @@ mkdir empty && cp r.yaml empty/run.yaml && : >empty/loss.log
 prints "watch of a run before its first step" 'no steps yet' "$LOCKSTEP" watch empty --once
 prints "report of it" 'empty.html' "$LOCKSTEP" report empty -o empty.html
 ok "says so" grep -q 'has no steps yet' empty.html
+
+# Nothing but what a run leaves before its first log.
+for sign in lock run.yaml; do
+    mkdir only && cp r.yaml only/$sign
+    prints "watch of $sign alone" 'only: starting, no log yet|no steps yet' \
+        "$LOCKSTEP" watch only --once
+    touch -d '10 minutes ago' only/$sign
+    prints "and when it is old" 'only: silent for 10:0|no log yet' "$LOCKSTEP" watch only --once
+    run "$LOCKSTEP" report only -o only.html
+    ok "as the report says" grep -q 'the run is silent for 10:0[0-9], no log yet' only.html
+    rm -r only
+done
+
+# Logs of another kind.
+mkdir noise
+head -c 5000 "$LOCKSTEP" >noise/run.yaml
+for name in loss.log validation.log run.jsonl starts.jsonl; do
+    { head -c 5000 /dev/urandom && echo; } >noise/$name
+done
+prints "watch of noise" 'noise: unreadable: no line of its logs makes sense|\
+lines of its logs make no sense and are left out|noise/run.yaml:|no steps yet' \
+    "$LOCKSTEP" watch noise --once
+run "$LOCKSTEP" report noise -o noise.html
+ok "the report says so" grep -q 'the run is unreadable: no line of its logs makes sense' noise.html
+ok "and not that there is no run.jsonl" sh -c '! grep -q "No run.jsonl" noise.html &&
+    grep -q "No record of a step in run.jsonl" noise.html'
+
+# A directory that is removed meanwhile.
+cp -R three gone
+timeout 60 "$LOCKSTEP" watch gone -n 0.2 >"$work/out" 2>"$work/err" &
+within 30 test -s "$work/out"
+rm -r gone
+wait $!
+rc=$?
+ok "watch of a directory that is removed ends: $(cat "$work/err")" test "$rc" -eq 2 \
+    -a "$(grep -c 'gone: the directory is no longer there' "$work/err")" -eq 1
+
 mkdir hollow
 bad "watch of no run" 'hollow: expected a run directory' "$LOCKSTEP" watch hollow
 bad "watch of a file" 'r.yaml: expected a run directory|found a file' "$LOCKSTEP" watch r.yaml
@@ -336,6 +386,20 @@ echo 'unknown_key: 1' >>broken/run.yaml
 prints "report of a broken log" 'x.html' "$LOCKSTEP" report broken -o x.html
 ok "says how many lines make no sense" grep -q '1 lines of its logs make no sense' x.html
 ok "and that the run file is of another version" grep -q "unknown key .*unknown_key" x.html
+
+# A run file with a line that is no key, a step that took for ever.
+cp -R whole odd
+printf ' : x\nlast: 1\n' >>odd/run.yaml
+sed '$!b
+    h
+    s/.*/{"event":"step","time":9e9,"step":400,"step_ms":{"mean":1e300,"p50":1,"p95":1,"p99":1}}/
+    G' whole/run.jsonl >odd/run.jsonl
+prints "a report of odd files" 'odd.html' "$LOCKSTEP" report odd whole -o odd.html
+ok "a line without a key is none of the differences" sh -c \
+    '! grep -q "<th scope=\"row\">[^<]*$" odd.html && grep -q "\"row\">last</th>" odd.html'
+prints "of one of them" 'odd.html' "$LOCKSTEP" report odd -o odd.html
+ok "the step that took for ever is left out of the distribution" \
+    grep -q 'Distribution of step times, 99 % of them' odd.html
 
 prints "a report of four runs" 'four.html' "$LOCKSTEP" report whole parts spiked none -o four.html
 ok "has each in its legend" test "$(grep -c '</svg>spiked</li>' four.html)" -gt 3

@@ -323,8 +323,8 @@ static void test_live(void)
 
 /* ---- a trace made by hand -------------------------------------------------------------------- */
 
-/* Two ranks, two steps. Rank 0: a step of 10 s, in which nodes run for 4 s and 3 s, a reduction for
- * 4 s of which 2 s lie beside the second; rank 1: 12 s, 8 s of the first node alone. */
+/* Two ranks, two steps. Rank 0: a step of 11 s, in which nodes run for 4 s and 3 s, a reduction for
+ * 4 s of which 2 s lie beside the second; rank 1: 10 s, 8 s of the first node alone. */
 static lk_trace_node hand_nodes[] = {
     {.scope = (char *)"blocks.0.attn.qkv",
      .op = (char *)"linear",
@@ -344,7 +344,7 @@ static lk_trace_span hand_spans[] = {
     {0, 0, 0, 0, 0, 1, 4},  {0, 0, 1, 0, 0, 6, 3},  {0, 0, 2, 0, 1, 7, 4}, {0, 1, 0, 0, 0, 21, 4},
     {0, 1, 1, 0, 0, 26, 3}, {0, 1, 2, 0, 1, 27, 4}, {1, 0, 0, 1, 0, 1, 8}, {1, 1, 0, 1, 0, 21, 8},
 };
-static lk_trace_step hand_steps[] = {{0, 10}, {20, 10}, {0, 12}, {20, 12}};
+static lk_trace_step hand_steps[] = {{0, 11}, {20, 11}, {0, 10}, {20, 10}};
 static lk_trace_memory hand_memory[] = {{(char *)"activations", 4e6}};
 static char *hand_hosts[] = {(char *)"one", (char *)"two \"quoted\""};
 static const lk_trace by_hand = {.device = (char *)"a device",
@@ -372,13 +372,15 @@ static void test_summary(void)
     tap_ok(status == LK_OK, "a trace is summed up %s", lk_error_text());
     if (status != LK_OK) return;
     /* means over two ranks and two steps: of rank 0 once and of rank 1 once a step */
-    tap_ok(near(s.step, 11) && near(s.total.seconds, (11 + 8) / 2.0) &&
-               near(s.covered, (9 + 8) / 2.0) && near(s.uncovered, 11 - 8.5),
+    tap_ok(near(s.step, 10.5) && near(s.total.seconds, (11 + 8) / 2.0) &&
+               near(s.covered, (9 + 8) / 2.0) && near(s.uncovered, 10.5 - 8.5),
            "step %g, nodes %g, covered %g", s.step, s.total.seconds, s.covered);
     tap_ok(near(s.reduction, 2) && near(s.overlap, 1),
            "reduction %g, of which %g beside other work", s.reduction, s.overlap);
-    tap_ok(s.slowest == 1 && near(s.slowest_step, 12) && near(s.fastest_step, 10),
-           "the slowest rank is %d", s.slowest);
+    tap_ok(s.slowest.rank == 1 && near(s.slowest.own, 10) && near(s.slowest.step, 10) &&
+               s.fastest.rank == 0 && near(s.fastest.own, 11 - 2) && near(s.fastest.step, 11),
+           "the slowest rank is %d, by its own work: %g s of a step of %g, the other's %g of %g",
+           s.slowest.rank, s.slowest.own, s.slowest.step, s.fastest.own, s.fastest.step);
     tap_ok(s.live == 1 && s.scratch == 1, "memory peaks at node %d and %d", s.live, s.scratch);
     tap_ok(s.ops == 2 && strcmp(s.op[0].name, "linear") == 0 && s.op[0].nodes == 2 &&
                near(s.op[0].seconds, 7.5) && near(s.op[0].flops, 150) && near(s.op[0].least, 2 + 4),
@@ -389,6 +391,13 @@ static void test_summary(void)
     tap_ok(s.node_lines == 3 && strcmp(s.node[0].name, "blocks.0.attn.qkv linear") == 0 &&
                near(s.node[0].seconds, 6),
            "nodes with scope and op: %s", s.node[0].name);
+    lk_trace other = by_hand;
+    const char *small, *large;
+    other.ceiling.rate = 8e14;
+    double unit = lk_trace_unit(&by_hand, &small), above = lk_trace_unit(&other, &large);
+    tap_ok(unit == 1e9 && strcmp(small, "GFLOP/s") == 0 && above == 1e12 &&
+               strcmp(large, "TFLOP/s") == 0,
+           "rates of a small device are told in %s, of a large one in %s", small, large);
     lk_trace_summary_clear(&s);
 }
 

@@ -78,6 +78,10 @@ for n in 1 2 4; do
     for table in 'kinds of node' scopes nodes; do
         ok "$n ranks: the table of $table adds up" table_adds_up "$table"
     done
+    [ "$DEVICE" = cuda ] || ok "$n ranks: rates of a CPU can be read" awk '
+        /^ceilings/ { if ($4 <= 0 || $5 != "GFLOP/s,") exit 1; seen++ }
+        $1 == "linear" { if ($(NF - 2) <= 0.01) exit 1; seen++ }
+        END { exit seen != 2 }' "$work/out"
     step=$(figure 'a step') nodes=$(figure 'nodes, added up')
     # a busy machine keeps a rank waiting between nodes too; test_trace.c holds the 2 %
     ok "$n ranks: nodes take $nodes ms of a step's $step" awk -v device="$DEVICE" \
@@ -88,7 +92,7 @@ for n in 1 2 4; do
         ok "1 rank: nothing is reduced" test "$reduced" = 0
     else
         ok "$n ranks: the reduction takes $reduced ms" awk "BEGIN { exit !($reduced > 0) }"
-        ok "$n ranks: the slowest is named" grep -q 'slowest rank .* rank [0-3] on ' "$work/out"
+        ok "$n ranks: the slowest is named" grep -q 'slowest rank.* rank [0-3] on ' "$work/out"
     fi
     ok "$n ranks: nothing is lost" sh -c "! grep -q 'belong to no node' '$work/out'"
     # every leaf runs every leaf node in each of six steps, whoever has it
@@ -106,11 +110,42 @@ for n in 1 2 4; do written traced-$n | paste -s -d ' '; done >times.txt
 ok "the run log has the traces, whose writing is in no step's time" \
     awk 'NF == 2 && $2 < 1e3 * $1 { n++ } NF != 2 { exit 1 } END { exit !n }' times.txt
 
+# Rank 1 takes 0.3 ms longer for each product. Rank 0 waits for it in the reduction, so that
+# the steps of both take as long: their own work tells.
+if [ "$DEVICE" = cpu ]; then
+    ranks 2 env LD_PRELOAD="$builddir/tests/plant/planted.so" PLANT_RANK=1 PLANT_SLOW=300 \
+        "$LOCKSTEP" train run.yaml --set directory=slow --set trace.from=3 --set trace.to=6 \
+        --set train.stop_after=6
+    [ "$rc" -eq 0 ] || note_run "a run with a slow rank"
+    run "$LOCKSTEP" trace slow/trace.h5
+    own=$(figure 'slowest rank, own work') other=$(figure 'fastest rank, own work')
+    ok "a slow rank is named, $own ms beside $other" \
+        grep -q 'slowest rank, own work .* rank 1 on .*, of a step of ' "$work/out"
+    ok "and the fast one" grep -q 'fastest rank, own work .* rank 0 on ' "$work/out"
+    ok "whose own work is less" awk "BEGIN { exit !($own > 2 * $other && $other > 0) }"
+    ok "though its steps are not" awk '/ rank, own work / { step[n++] = $(NF - 1) }
+        END { exit !(n == 2 && step[1] > 0.5 * step[0]) }' "$work/out"
+    grep ' rank, own work ' "$work/out" | sed 's/^/#/'
+    run "$LOCKSTEP" report slow -o slow.html
+    ok "the report names it" grep -q 'own work, slowest rank: 1<' slow.html
+else
+    skip "a slow rank is named" "planted in the products of the CPU"
+fi
+
 train part 1 --set trace.from=6 --set trace.to=20 --set train.stop_after=8
 ok "a run that stops within the window traces what it did" says out 'steps 6 to 8 traced'
 train part 1 --set trace.from=6 --set trace.to=20 --resume
 ok "resumed, it traces the rest" says out 'steps 9 to 12 traced'
 ok "and has the same bits" same plain part
+train late 2 --set trace.from=40 --set trace.to=50
+ok "a trace that this start does not reach is not left out without a word" \
+    says out 'steps 40 to 50 are not in this start (1 to 12): nothing is traced'
+ok "which is said once" \
+    test "$(grep -c 'nothing is traced' "$work/out")" -eq 1 -a ! -e late/trace.h5
+train early 1 --set train.stop_after=4
+train early 1 --resume --set trace.from=2
+ok "nor one of an earlier start" \
+    says out 'step 2 is not in this start (5 to 12): nothing is traced'
 prints "show knows a trace" 'lockstep trace, version 1|span/seconds' "$LOCKSTEP" show part/trace.h5
 
 # ---- the export ----------------------------------------------------------------------------------
@@ -152,7 +187,10 @@ fi
 prints "profile prints where the time goes" \
     'steps 6 to 8|kinds of node|peak memory of a rank|MiB|ceilings measured there' \
     "$LOCKSTEP" profile run.yaml --steps 3
+ok "does not name its file, which is removed" sh -c '! grep -q trace.h5 "$1"' sh "$work/out"
 ok "and leaves nothing behind" sh -c '! ls | grep -q profile'
+run sh -c '"$1" profile run.yaml --steps 3 | head -n 1' sh "$LOCKSTEP"
+ok "nor when its reader has enough" sh -c 'test -s "$1" && ! ls | grep -q profile' sh "$work/out"
 prints "profile takes trace's depth and lines" 'all others' \
     "$LOCKSTEP" profile run.yaml --steps 2 --depth 4 --lines 9 --directory deep \
     --perfetto deep/p.json

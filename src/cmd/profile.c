@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,6 +172,7 @@ int lk_cmd_profile(int argc, char **argv)
         .set = calloc((size_t)argc + 1, sizeof *o.set), .depth = 2, .lines = 20, .steps = 10};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
+    signal(SIGPIPE, SIG_IGN); /* a reader that has enough ends nothing: the directory is removed */
     int code = lk_cmd_run("lockstep profile", false, job, &o);
     free(o.set);
     return code;

@@ -9,24 +9,26 @@
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
-static void print_line(const lk_trace_line *l, double step)
+static void print_line(const lk_trace_line *l, double step, double unit)
 {
     double flops = l->seconds > 0 ? l->flops / l->seconds : 0;
     double bytes = l->seconds > 0 ? l->bytes / l->seconds : 0;
     printf("  %-36.36s %6d %11.3f %7.1f %9.3f %9.2f ", l->name ? l->name : "total", l->nodes,
-           1e3 * l->seconds, step > 0 ? 100 * l->seconds / step : 0, 1e-12 * flops, 1e-9 * bytes);
+           1e3 * l->seconds, step > 0 ? 100 * l->seconds / step : 0, flops / unit, 1e-9 * bytes);
     if (l->least > 0 && l->seconds > 0) printf("%8.1f\n", 100 * l->least / l->seconds);
     else printf("%8s\n", "-");
 }
 
 static void print_table(const char *heading, const lk_trace_line *line, int lines, int most,
-                        const lk_trace_summary *s)
+                        const lk_trace *t, const lk_trace_summary *s)
 {
     int shown = most > 0 && most < lines ? most : lines;
     lk_trace_line rest = {.name = (char *)"all others"};
-    printf("\n%-38s %6s %11s %7s %9s %9s %8s\n", heading, "nodes", "ms a step", "%", "TFLOP/s",
-           "GB/s", "% peak");
-    for (int i = 0; i < shown; i++) print_line(&line[i], s->step);
+    const char *name;
+    double unit = lk_trace_unit(t, &name);
+    printf("\n%-38s %6s %11s %7s %9s %9s %8s\n", heading, "nodes", "ms a step", "%", name, "GB/s",
+           "% peak");
+    for (int i = 0; i < shown; i++) print_line(&line[i], s->step, unit);
     for (int i = shown; i < lines; i++) {
         rest.nodes += line[i].nodes;
         rest.seconds += line[i].seconds;
@@ -34,13 +36,19 @@ static void print_table(const char *heading, const lk_trace_line *line, int line
         rest.bytes += line[i].bytes;
         rest.least += line[i].least;
     }
-    if (shown < lines) print_line(&rest, s->step);
-    print_line(&s->total, s->step);
+    if (shown < lines) print_line(&rest, s->step, unit);
+    print_line(&s->total, s->step, unit);
 }
 
 static void print_share(const char *what, double seconds, double of)
 {
     printf("  %-36s %18.3f %7.1f\n", what, 1e3 * seconds, of > 0 ? 100 * seconds / of : 0);
+}
+
+static void print_rank(const char *what, const lk_trace *t, const lk_trace_rank *r)
+{
+    printf("  %-36s %18.3f %7.1f  rank %d on %s, of a step of %.3f ms\n", what, 1e3 * r->own,
+           r->step > 0 ? 100 * r->own / r->step : 0, r->rank, t->host[r->rank], 1e3 * r->step);
 }
 
 static void print_time(const lk_trace *t, const lk_trace_summary *s)
@@ -53,9 +61,8 @@ static void print_time(const lk_trace *t, const lk_trace_summary *s)
     print_share("reduction over ranks", s->reduction, s->step);
     print_share("  beside other nodes", s->overlap, s->step);
     if (t->ranks > 1) {
-        printf("  %-36s %18.3f %7.1f  rank %d on %s\n", "slowest rank", 1e3 * s->slowest_step,
-               100 * s->slowest_step / s->step, s->slowest, t->host[s->slowest]);
-        print_share("fastest rank", s->fastest_step, s->step);
+        print_rank("slowest rank, own work", t, &s->slowest);
+        print_rank("fastest rank, own work", t, &s->fastest);
     }
     if (t->lost)
         printf("  %lld kernels or copies belong to no node and are not counted\n",
@@ -80,12 +87,14 @@ static void print_trace(const lk_trace *t, const lk_trace_summary *s, int lines)
     printf("%s, %d rank%s, %d lea%s, steps %lld to %lld\n", t->device, t->ranks,
            t->ranks == 1 ? "" : "s", t->leaves, t->leaves == 1 ? "f" : "ves",
            (long long)t->first_step, (long long)t->first_step + t->steps - 1);
+    const char *name;
+    double unit = lk_trace_unit(t, &name);
     if (t->ceiling.rate > 0)
-        printf("ceilings measured there: %.2f TFLOP/s, %.1f GB/s\n", 1e-12 * t->ceiling.rate,
+        printf("ceilings measured there: %.2f %s, %.1f GB/s\n", t->ceiling.rate / unit, name,
                1e-9 * t->ceiling.bandwidth);
-    print_table("kinds of node", s->op, s->ops, 0, s);
-    print_table("scopes", s->scope, s->scopes, lines, s);
-    print_table("nodes", s->node, s->node_lines, lines, s);
+    print_table("kinds of node", s->op, s->ops, 0, t, s);
+    print_table("scopes", s->scope, s->scopes, lines, t, s);
+    print_table("nodes", s->node, s->node_lines, lines, t, s);
     print_time(t, s);
     print_memory(t, s);
 }
@@ -178,10 +187,13 @@ int lk_cmd_trace(int argc, char **argv)
         "Where the time of the traced steps went: FILE is the trace.h5 of a run with trace.from, "
         "or of 'lockstep profile --directory'.\v"
         "Times are those of the device (of the host's clock on the CPU), means over ranks and "
-        "steps. TFLOP/s and GB/s are what a node must compute and move at least, by its time; "
-        "% peak is the least time it could take under the two ceilings that were measured on the "
-        "device, a large product and a large sum, by its time (roofline): above 100 what it moves "
-        "was in a cache. Nodes that run beside each other are counted each.\n\n"
+        "steps. TFLOP/s (on a device below one of them GFLOP/s) and GB/s are what a node must "
+        "compute and move at least, by its time; % peak is the least time it could take under the "
+        "two ceilings that were measured on the device, a large product and a large sum, by its "
+        "time (roofline): above 100 what it moves was in a cache. Nodes that run beside each other "
+        "are counted each. A rank waits for the others in the reduction, so that all take the same "
+        "time for a step: the slowest is the one with the most work of its own, a step without the "
+        "reduction that no other node runs beside.\n\n"
         "Examples:\n"
         "  $ lockstep trace runs/photos/trace.h5 --depth 3\n"
         "  $ lockstep trace runs/photos/trace.h5 --perfetto step.json",

@@ -3,6 +3,9 @@
 
 #include "cpu/machine.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,6 +121,24 @@ void lk_check_binding(lk_exam *e, int rank)
                   "unset it, or bind each rank to cores of its own");
 }
 
+/* "8" or, by depth of nested regions, "8,2": what OpenMP takes. Anything else it passes over, with
+ * a word or without, and takes all cores. */
+static bool is_thread_list(const char *text)
+{
+    for (;;) {
+        char *end;
+        while (isspace((unsigned char)*text)) text++;
+        if (!isdigit((unsigned char)*text)) return false;
+        errno = 0;
+        long n = strtol(text, &end, 10);
+        if (errno != 0 || n < 1 || n > INT_MAX) return false;
+        while (isspace((unsigned char)*end)) end++;
+        if (*end == '\0') return true;
+        if (*end != ',') return false;
+        text = end + 1;
+    }
+}
+
 /* Two threads of a core are no fault, but rarely help: physical cores are recommended. */
 void lk_check_threads(lk_exam *e, int rank)
 {
@@ -129,7 +150,10 @@ void lk_check_threads(lk_exam *e, int rank)
     const char *set = lk_fact_text(e, rank, "environment.OMP_NUM_THREADS");
     lk_find(e, "OpenMP threads", LK_FIT, "%d a rank%s%s; recommended: OMP_NUM_THREADS=%d", threads,
             set[0] ? ", OMP_NUM_THREADS=" : "", set, fair);
-    if (threads > most)
+    if (set[0] && !is_thread_list(set))
+        lk_advise(e, LK_WARNING, "OpenMP cannot use '%.40s': expected a whole number above 0: "
+                  "OMP_NUM_THREADS=%d", set, fair);
+    else if (threads > most)
         lk_advise(e, LK_WARNING, "%d threads wait for %d core%s at every node of the graph, which "
                   "is many times slower: OMP_NUM_THREADS=%d", threads, most, most == 1 ? "" : "s",
                   fair);

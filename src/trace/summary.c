@@ -95,8 +95,9 @@ static bool reduces(const lk_trace *t, const lk_trace_span *s)
     return strcmp(t->node[s->node].op, "reduce") == 0;
 }
 
-/* Sums over ranks and steps of covered, reduction and overlap. */
-static lk_status measure_cover(const lk_trace *t, lk_trace_summary *s)
+/* Sums over ranks and steps of covered, reduction and overlap; alone: of each rank, the reduction
+ * beside which nothing else ran. */
+static lk_status measure_cover(const lk_trace *t, lk_trace_summary *s, double *alone)
 {
     const lk_trace_span **list = calloc((size_t)t->spans + 1, sizeof *list);
     if (!list) return lk_fail(LK_E_SYSTEM, "out of memory for the sums of a trace");
@@ -112,6 +113,7 @@ static lk_status measure_cover(const lk_trace *t, lk_trace_summary *s)
         s->covered += all.length;
         s->reduction += reduction.length;
         s->overlap += reduction.length + other.length - all.length;
+        alone[first->rank] += all.length - other.length;
     }
     free(list);
     return LK_OK;
@@ -119,18 +121,16 @@ static lk_status measure_cover(const lk_trace *t, lk_trace_summary *s)
 
 /* ---- ranks and memory ------------------------------------------------------------------------ */
 
-static void measure_ranks(const lk_trace *t, lk_trace_summary *s)
+static void measure_ranks(const lk_trace *t, lk_trace_summary *s, const double *alone)
 {
     for (int r = 0; r < t->ranks; r++) {
-        double mean = 0;
+        lk_trace_rank rank = {.rank = r};
         const lk_trace_step *of = &t->step[(int64_t)r * t->steps];
-        for (int i = 0; i < t->steps; i++) mean += of[i].seconds / t->steps;
-        if (r == 0 || mean > s->slowest_step) {
-            s->slowest = r;
-            s->slowest_step = mean;
-        }
-        if (r == 0 || mean < s->fastest_step) s->fastest_step = mean;
-        s->step += mean / t->ranks;
+        for (int i = 0; i < t->steps; i++) rank.step += of[i].seconds / t->steps;
+        rank.own = rank.step - alone[r] / t->steps;
+        if (r == 0 || rank.own > s->slowest.own) s->slowest = rank;
+        if (r == 0 || rank.own < s->fastest.own) s->fastest = rank;
+        s->step += rank.step / t->ranks;
     }
 }
 
@@ -145,16 +145,17 @@ static void find_peaks(const lk_trace *t, lk_trace_summary *s)
     }
 }
 
-static lk_status work_out(const lk_trace *t, int depth, double *seconds, lk_trace_summary *s)
+static lk_status work_out(const lk_trace *t, int depth, double *seconds, double *alone,
+                          lk_trace_summary *s)
 {
     double times = (double)t->ranks * t->steps;
     for (int64_t i = 0; i < t->spans; i++) seconds[t->span[i].node] += t->span[i].seconds / times;
     LK_TRY(collect(t, seconds, -1, &s->op, &s->ops));
     LK_TRY(collect(t, seconds, depth, &s->scope, &s->scopes));
     LK_TRY(collect(t, seconds, 0, &s->node, &s->node_lines));
-    LK_TRY(measure_cover(t, s));
+    LK_TRY(measure_cover(t, s, alone));
     for (int i = 0; i < t->nodes; i++) add(&s->total, t, i, seconds);
-    measure_ranks(t, s);
+    measure_ranks(t, s, alone);
     find_peaks(t, s);
     s->covered /= times;
     s->reduction /= times;
@@ -167,9 +168,12 @@ lk_status lk_trace_summarise(const lk_trace *t, int depth, lk_trace_summary *res
 {
     lk_trace_summary s = {.op = NULL};
     double *seconds = calloc((size_t)t->nodes + 1, sizeof *seconds);
-    lk_status status = seconds ? work_out(t, depth, seconds, &s)
-                               : lk_fail(LK_E_SYSTEM, "out of memory for the sums of a trace");
+    double *alone = calloc((size_t)t->ranks + 1, sizeof *alone);
+    lk_status status = seconds && alone
+                           ? work_out(t, depth, seconds, alone, &s)
+                           : lk_fail(LK_E_SYSTEM, "out of memory for the sums of a trace");
     free(seconds);
+    free(alone);
     if (status != LK_OK) lk_trace_summary_clear(&s);
     else *result = s;
     return status;
@@ -187,4 +191,11 @@ void lk_trace_summary_clear(lk_trace_summary *s)
     free_lines(s->scope, s->scopes);
     free_lines(s->node, s->node_lines);
     *s = (lk_trace_summary){.op = NULL};
+}
+
+double lk_trace_unit(const lk_trace *t, const char **name)
+{
+    bool large = t->ceiling.rate >= 1e12;
+    *name = large ? "TFLOP/s" : "GFLOP/s";
+    return large ? 1e12 : 1e9;
 }

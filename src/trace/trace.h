@@ -83,6 +83,14 @@ typedef struct lk_trace_line {
     double least;        /* seconds of the same under the roofline; 0: not known */
 } lk_trace_line;
 
+/* A rank and its means over steps, in seconds. */
+typedef struct lk_trace_rank {
+    int rank;
+    double step;
+    double own; /* of that, without the reduction that nothing else ran beside: in it a rank waits
+                   for the others, so that the steps of all take the same time */
+} lk_trace_rank;
+
 /* Means over ranks and steps, in seconds, unless it says otherwise. */
 typedef struct lk_trace_summary {
     lk_trace_line *op, *scope, *node; /* each sorted by seconds, the longest first */
@@ -93,14 +101,16 @@ typedef struct lk_trace_summary {
     double uncovered; /* step - covered */
     double reduction; /* in which gradients were summed over ranks */
     double overlap;   /* of that, beside other work of the rank */
-    int slowest;      /* rank with the longest mean step */
-    double slowest_step, fastest_step; /* of the slowest and of the fastest rank */
+    lk_trace_rank slowest, fastest; /* by their own work */
     int live, scratch; /* nodes with the most of each; -1: none */
 } lk_trace_summary;
 
 /* depth: parts of a scope that count ("blocks.3.attn.qkv" at 3 is "blocks.3.attn"). */
 lk_status lk_trace_summarise(const lk_trace *t, int depth, lk_trace_summary *s);
 void lk_trace_summary_clear(lk_trace_summary *s);
+/* The unit in which rates of the traced device are told, and its name: 1e12, "TFLOP/s"; of a device
+ * whose ceiling is below one of these, or not known, 1e9, "GFLOP/s". */
+double lk_trace_unit(const lk_trace *t, const char **name);
 
 /* ---- perfetto.c ------------------------------------------------------------------------------ */
 

@@ -163,13 +163,12 @@ static lk_status read_on(lk_history *h, int which, bool *cut)
         *cut = p->reached > 0;
         return LK_OK;
     }
-    struct stat st;
     char *line = NULL;
     size_t size = 0;
     ssize_t n = 0;
     lk_status status = LK_OK;
     *cut = !same_so_far(f, p);
-    if (fstat(fileno(f), &st) == 0) h->changed = fmax(h->changed, (double)st.st_mtime);
+    h->any_log = true;
     if (which == 2) h->log_exists = true;
     while (!*cut && status == LK_OK && (n = getline(&line, &size, f)) > 0 && line[n - 1] == '\n') {
         line[n - 1] = '\0';
@@ -198,7 +197,20 @@ static void forget(lk_history *h)
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) json_array_clear(list[i]);
     for (int i = 0; i < LOGS; i++) h->file[i] = (lk_history_file){.reached = 0};
     h->unreadable = 0;
-    h->log_exists = false;
+    h->log_exists = h->any_log = false;
+}
+
+/* What a run writes from its first moment on: the lock before its run file, then the logs. */
+static void find_changed(lk_history *h)
+{
+    static const char *const other[] = {"lock", "run.yaml"};
+    char path[PATH_MAX + 64];
+    struct stat st;
+    for (int i = 0; i < LOGS + 2; i++) {
+        const char *name = i < LOGS ? logs[i].name : other[i - LOGS];
+        snprintf(path, sizeof path, "%s/%s", h->directory, name);
+        if (stat(path, &st) == 0) h->changed = fmax(h->changed, (double)st.st_mtime);
+    }
 }
 
 static lk_status read_run_file(lk_history *h)
@@ -230,6 +242,10 @@ static lk_status read_run_file(lk_history *h)
 lk_status lk_history_follow(lk_history *h)
 {
     bool again = false;
+    struct stat st;
+    if (stat(h->directory, &st) != 0 && errno == ENOENT)
+        return lk_fail(LK_E_INPUT, "%s: the directory is no longer there; if the run was moved, "
+                       "give its new place", h->directory);
     LK_TRY(read_run_file(h));
     for (int pass = 0; pass < 2; pass++) {
         bool cut = false;
@@ -238,6 +254,7 @@ lk_status lk_history_follow(lk_history *h)
         if (!again) break;
         forget(h);
     }
+    find_changed(h);
     lk_history_find_end(h);
     return LK_OK;
 }

@@ -37,15 +37,17 @@ typedef struct lk_history {
     json_t *hosts; /* lines of starts.jsonl */
     int64_t unreadable; /* whole lines that make no sense */
     bool log_exists;    /* run.jsonl */
+    bool any_log;       /* that or another one */
     bool done;          /* the file DONE is there, or the last start ended by reaching the end */
     bool failed;        /* the last start ended by an error, and none has begun since */
-    double changed;     /* when a log was written last, seconds since 1970 */
+    double changed;     /* when the last file of the run was written, seconds since 1970 */
     lk_history_file *file;
 } lk_history;
 
 /* Read all. LK_E_INPUT: not a run directory. */
 lk_status lk_history_open(const char *directory, lk_history **h);
-/* Read what was written since; a run that was cut back by a resume is read anew. */
+/* Read what was written since; a run that was cut back by a resume is read anew. LK_E_INPUT: the
+ * directory is no longer there. */
 lk_status lk_history_follow(lk_history *h);
 void lk_history_close(lk_history *h); /* takes NULL */
 
@@ -56,11 +58,12 @@ typedef enum lk_run_state {
     LK_RUN_RUNNING,
     LK_RUN_STOPPED,
     LK_RUN_FAILED,
+    LK_RUN_UNREADABLE, /* no line of its logs makes sense */
     LK_RUN_SILENT /* no end was written, but nothing else either for long; or it was killed */
 } lk_run_state;
 
-/* And in words: "done", "running", "stopped: ...", "failed: ...", "silent for 2:10". `now`: seconds
- * since 1970. */
+/* And in words: "done", "running", "stopped: ...", "failed: ...", "silent for 2:10", and "no log
+ * yet" where there is none. `now`: seconds since 1970. */
 lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT]);
 void lk_history_find_end(lk_history *h);       /* for history.c: done, failed */
 int64_t lk_history_total(const lk_history *h); /* steps of the whole run; 0: not known */

@@ -109,6 +109,12 @@ static bool may_be_locked(const lk_history *h)
     return held;
 }
 
+static bool makes_no_sense(const lk_history *h)
+{
+    return h->unreadable > 0 && h->loss.rows + h->validation.rows + h->record.rows == 0 &&
+           !lk_history_start(h) && json_array_size(h->ends) == 0;
+}
+
 lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HISTORY_TEXT])
 {
     const json_t *end = end_of(h);
@@ -125,13 +131,18 @@ lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HIST
         snprintf(text, LK_HISTORY_TEXT, "%.20s%s%.1100s", how, why ? ": " : "", why ? why : "");
         return h->failed ? LK_RUN_FAILED : LK_RUN_STOPPED;
     }
+    if (makes_no_sense(h)) {
+        snprintf(text, LK_HISTORY_TEXT, "unreadable: no line of its logs makes sense");
+        return LK_RUN_UNREADABLE;
+    }
     if (dead || silent) {
         lk_history_duration(age, duration);
-        snprintf(text, LK_HISTORY_TEXT, "silent for %s%s", duration,
-                 dead ? ", it was killed: no process works on it" : "");
+        snprintf(text, LK_HISTORY_TEXT, "silent for %s%s%s", duration,
+                 dead ? ", it was killed: no process works on it" : "",
+                 h->any_log ? "" : ", no log yet");
         return LK_RUN_SILENT;
     }
-    snprintf(text, LK_HISTORY_TEXT, "running");
+    snprintf(text, LK_HISTORY_TEXT, h->any_log ? "running" : "starting, no log yet");
     return LK_RUN_RUNNING;
 }
 

@@ -133,6 +133,7 @@ lk_status lk_monitor_open(const lk_monitor_options *o, lk_monitor **out)
     m->at_once = !o->device->backend->capture_begin;
     m->opened = m->flushed = m->exported = lk_clock_seconds();
     m->best = INFINITY;
+    m->first = NAN;
     m->prepares = true; /* the first step */
     for (int i = 0; i < LK_MONITOR_SUSPECTS; i++) m->suspect[i] = -1;
     lk_status status = set_up(m);
@@ -182,6 +183,7 @@ static void measure(lk_monitor *m, uint64_t step)
     m->span_wait += m->flight[i].wait;
     m->span += seconds;
     m->span_steps++;
+    if (step == m->o.start) m->first = seconds;
     if (m->flight[i].prepares) return;
     lk_window_add(&m->recent, seconds);
     lk_histogram_add(&m->all, seconds);
@@ -209,6 +211,11 @@ void lk_monitor_step(lk_monitor *m, const lk_step_state *s)
     free(m->prometheus);
     lk_drift_prometheus_clear(&m->drift);
     m->prometheus = NULL;
+}
+
+double lk_monitor_pace(const lk_monitor *m)
+{
+    return m->all.count > 0 ? m->all.sum / (double)m->all.count : m->first;
 }
 
 /* ---- pauses ---------------------------------------------------------------------------------- */

@@ -45,6 +45,9 @@ void lk_monitor_fed(lk_monitor *m, uint64_t step);
 void lk_monitor_enqueued(lk_monitor *m, uint64_t step);
 /* The state of the oldest step in flight was read. */
 void lk_monitor_step(lk_monitor *m, const lk_step_state *s);
+/* Seconds of a step of this start, their mean, without those that prepare others; of the first one
+ * as long as there is no other. Rank 0; NAN before the first. */
+double lk_monitor_pace(const lk_monitor *m);
 
 void lk_monitor_validation(lk_monitor *m, uint64_t step, const lk_validation *v, double best,
                            double seconds);

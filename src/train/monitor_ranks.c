@@ -67,6 +67,14 @@ static json_t *figures(const lk_monitor *m, const double *all, int figure, doubl
     return list;
 }
 
+static json_t *bytes(const lk_monitor *m, const double *all, int figure)
+{
+    json_t *list = json_array();
+    for (int r = 0; r < m->o.comm->size && list; r++)
+        json_array_append_new(list, json_integer((json_int_t)all[r * FIGURES + figure]));
+    return list;
+}
+
 lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
 {
     lk_comm *c = m->o.comm;
@@ -91,7 +99,7 @@ lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
                      json_pack("{s:o, s:o, s:o, s:o}", "work_ms", figures(m, all, WORK, 1e3),
                                "data_wait_ms", figures(m, all, WAIT, 1e3), "evaluation_ms",
                                figures(m, all, EVALUATION, 1e3), "host_peak",
-                               figures(m, all, MEMORY, 1)));
+                               bytes(m, all, MEMORY)));
     name_slow_rank(m, step, all);
     return LK_OK;
 }

@@ -50,6 +50,7 @@ struct lk_monitor {
     lk_window recent;
     lk_histogram all;
     double data_wait; /* seconds */
+    double first;     /* seconds of the first step of this start */
 
     /* this rank since the last gathering */
     double work, rank_wait;

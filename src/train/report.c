@@ -224,13 +224,17 @@ static lk_status distribution(lk_html *p, const lk_history *h)
             x[count++] = t->column[LK_RECORD_MEAN][i];
     qsort(x, (size_t)count, sizeof *x, ascending);
     double low = count ? x[0] : 0, high = count ? x[(int64_t)(0.99 * (double)(count - 1))] : 0;
-    for (int64_t i = 0; i < count && high > low; i++) {
-        int at = (int)(BINS * (x[i] - low) / (high - low));
-        if (x[i] > high) beyond++;
-        else bin[at < BINS ? at : BINS - 1]++;
+    bool wide = high > low && isfinite(high - low);
+    for (int64_t i = 0; i < count && wide; i++) {
+        if (x[i] > high) {
+            beyond++;
+            continue;
+        }
+        int at = (int)(BINS * ((x[i] - low) / (high - low)));
+        bin[at < BINS ? at : BINS - 1]++;
     }
     snprintf(title, sizeof title, "Distribution of step times%s", beyond ? ", 99 % of them" : "");
-    if (high > low)
+    if (wide)
         lk_html_histogram(p,
                           &(lk_html_chart){.title = title, .x_label = "ms", .y_label = "records"},
                           low, high, bin, BINS);
@@ -242,8 +246,12 @@ static lk_status speed_section(lk_html *p, int runs, lk_history *const *h)
 {
     lk_html_section(p, "Speed and memory");
     if (!any_finite(runs, h, record_table, LK_RECORD_RATE)) {
-        lk_html_paragraph(p, "No run.jsonl: rate, step times and memory were not recorded "
-                             "(log.run_log in the run file).");
+        bool any = false;
+        for (int r = 0; r < runs; r++) any |= h[r]->log_exists;
+        lk_html_paragraph(p, any ? "No record of a step in run.jsonl: rate, step times and memory "
+                                   "are not known."
+                                 : "No run.jsonl: rate, step times and memory were not recorded "
+                                   "(log.run_log in the run file).");
         return LK_OK;
     }
     lk_html_grid_begin(p);

@@ -291,7 +291,7 @@ static void differences(lk_html *p, int runs, lk_history *const *h)
         int n = (int)strcspn(s, "\n"), colon = (int)strcspn(s, ":\n"), in = s[0] == ' ' ? 2 : 0;
         next = s[n] ? s + n + 1 : NULL;
         if (!in) snprintf(section, sizeof section, "%.*s", colon + 1 == n ? colon : 0, s);
-        if (colon + 1 >= n) continue;
+        if (colon < in || colon + 1 >= n) continue; /* no key, or no value */
         bool differs = false;
         value_of(h[0], section, s + in, colon - in, first);
         for (int r = 1; r < shown; r++)

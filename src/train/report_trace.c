@@ -66,6 +66,13 @@ static void roofline(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
                   series, count);
 }
 
+static void rank_tile(lk_html *p, const char *which, const lk_trace_rank *r)
+{
+    char name[48];
+    snprintf(name, sizeof name, "own work, %s rank: %d", which, r->rank);
+    lk_html_tile(p, name, "%.3f ms", 1e3 * r->own);
+}
+
 static void figures(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
 {
     double of = s->step > 0 ? 100 / s->step : 0;
@@ -78,17 +85,16 @@ static void figures(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
     if (t->ranks > 1) {
         lk_html_tile(p, "reduction", "%.1f %%", of * s->reduction);
         lk_html_tile(p, "beside other nodes", "%.1f %%", of * s->overlap);
-        char name[40];
-        snprintf(name, sizeof name, "slowest rank, %d", s->slowest);
-        lk_html_tile(p, name, "%.3f ms", 1e3 * s->slowest_step);
+        rank_tile(p, "slowest", &s->slowest);
+        rank_tile(p, "fastest", &s->fastest);
     }
     lk_html_tiles_end(p);
 }
 
-static void kinds(lk_html *p, const lk_trace_summary *s)
+static void kinds(lk_html *p, const lk_trace *t, const lk_trace_summary *s)
 {
-    static const char *const heading[] = {"kind of node", "nodes", "ms a step",
-                                          "TFLOP/s",      "GB/s",  "% of ceiling"};
+    const char *heading[] = {"kind of node", "nodes", "ms a step", NULL, "GB/s", "% of ceiling"};
+    double unit = lk_trace_unit(t, &heading[3]);
     lk_html_table_begin(p, "Kinds of node", 6, heading, "lr");
     for (int i = 0; i < s->ops; i++) {
         const lk_trace_line *l = &s->op[i];
@@ -96,7 +102,7 @@ static void kinds(lk_html *p, const lk_trace_summary *s)
         lk_html_cell(p, "%s", l->name);
         lk_html_cell(p, "%d", l->nodes);
         lk_html_cell(p, "%.3f", 1e3 * l->seconds);
-        lk_html_cell(p, "%.4g", 1e-12 * l->flops * each);
+        lk_html_cell(p, "%.4g", l->flops * each / unit);
         lk_html_cell(p, "%.4g", 1e-9 * l->bytes * each);
         if (l->least > 0) lk_html_cell(p, "%.1f", 100 * l->least * each);
         else lk_html_cell(p, "-");
@@ -135,7 +141,7 @@ static void write_trace(lk_html *p, const lk_trace *t, const lk_trace_summary *s
     roofline(p, t, s);
     memory(p, t);
     lk_html_grid_end(p);
-    kinds(p, s);
+    kinds(p, t, s);
 }
 
 /* A trace that cannot be read is said on the page: the rest is worth showing. */

@@ -31,6 +31,20 @@ lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct)
     return LK_OK;
 }
 
+/* A trace that was asked for is not left out without a word. */
+static void say_nothing_is_traced(const lk_tracing_options *o, uint64_t from, uint64_t to)
+{
+    char steps[80], text[240];
+    if (o->start >= o->last || o->comm->rank != 0 || !o->reporter->line) return;
+    if (from == to) snprintf(steps, sizeof steps, "step %llu is", (unsigned long long)from);
+    else
+        snprintf(steps, sizeof steps, "steps %llu to %llu are", (unsigned long long)from,
+                 (unsigned long long)to);
+    snprintf(text, sizeof text, "%s not in this start (%llu to %llu): nothing is traced", steps,
+             (unsigned long long)o->start + 1, (unsigned long long)o->last);
+    o->reporter->line(o->reporter->context, text);
+}
+
 lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing)
 {
     uint64_t from = (uint64_t)o->run->trace.from, to = (uint64_t)o->run->trace.to;
@@ -38,7 +52,10 @@ lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing)
     if (from == 0) return LK_OK;
     if (to == 0) to = from;
     uint64_t first = from > o->start + 1 ? from : o->start + 1, final = to < o->last ? to : o->last;
-    if (first > final) return LK_OK;
+    if (first > final) {
+        say_nothing_is_traced(o, from, to);
+        return LK_OK;
+    }
     lk_tracing *t = calloc(1, sizeof *t);
     if (!t) return lk_fail(LK_E_SYSTEM, "out of memory for a trace");
     t->o = *o;
@@ -138,16 +155,16 @@ bool lk_tracing_ends(const lk_tracing *t, uint64_t step, bool last)
 
 lk_status lk_tracing_end(lk_tracing *t, uint64_t step, lk_traced *traced)
 {
-    char text[4400];
+    char text[4400], next[4200] = "";
     double begin = lk_clock_seconds();
     *traced = (lk_traced){.first = t->first, .last = step};
     snprintf(traced->path, sizeof traced->path, "%s/trace.h5", t->o.run->directory);
     LK_TRY(finish(t, traced->path));
     traced->seconds = lk_clock_seconds() - begin;
+    if (!t->o.profile) snprintf(next, sizeof next, "; lockstep trace %s", traced->path);
     snprintf(text, sizeof text,
-             "steps %llu to %llu traced, written in %.2f s, which count for no step; lockstep "
-             "trace %s",
-             (unsigned long long)t->first, (unsigned long long)step, traced->seconds, traced->path);
+             "steps %llu to %llu traced, written in %.2f s, which count for no step%s",
+             (unsigned long long)t->first, (unsigned long long)step, traced->seconds, next);
     if (t->o.comm->rank == 0 && t->o.reporter->line)
         t->o.reporter->line(t->o.reporter->context, text);
     return LK_OK;

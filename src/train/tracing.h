@@ -17,12 +17,14 @@ typedef struct lk_tracing_options {
     lk_memory_parts parts;
     int leaves;
     uint64_t start, last; /* steps done before this start, and at its end */
+    bool profile; /* the trace is printed next and the file perhaps removed: it is not named */
 } lk_tracing_options;
 
 /* Whether the run's steps can be traced on the device, as is asked for: LK_E_INPUT if not.
  * `direct`: they will not be captured. */
 lk_status lk_tracing_check(const lk_run *run, const lk_device *d, bool direct);
-/* *tracing NULL: no step of this start is to be traced. Not collective. */
+/* *tracing NULL: no step of this start is to be traced, which is said if some were asked for. Not
+ * collective. */
 lk_status lk_tracing_open(const lk_tracing_options *o, lk_tracing **tracing);
 void lk_tracing_close(lk_tracing *t); /* takes NULL; before the program */
 /* Whether the trace begins before step number `step` of the log is enqueued. Takes NULL. */

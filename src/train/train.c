@@ -275,7 +275,7 @@ static lk_status open_observers(lk_trainer *t)
 {
     lk_tracing_options trace = {
         .comm = t->comm, .io = t->io, .run = t->run, .reporter = t->reporter, .program = t->train,
-        .leaves = t->leaves, .start = t->start, .last = t->last,
+        .leaves = t->leaves, .start = t->start, .last = t->last, .profile = t->how->profile,
         .parts = {.device = t->device, .params = t->params, .train = t->train_graph.graph,
                   .held = t->eval_graph.graph, .ema = t->ema_graph.graph,
                   .local_leaves = t->order.local_leaves, .rank = t->comm->rank,

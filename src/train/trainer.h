@@ -49,10 +49,9 @@ typedef struct lk_trainer {
     uint64_t skipped_in_row; /* steps up to the last whose state was read */
     double begun, best;
     double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
-    double pace, paused; /* when the first step was done; seconds in validations and saves since */
     lk_drift_report drift; /* of validation from training samples; rank 0, if it is known */
     double load_bytes, load_seconds; /* of the checkpoint to resume from; 0: none */
-    double each;         /* mean time of a step, s */
+    double each;         /* mean time of a step, s; rank 0 */
     lk_train_result result;
 } lk_trainer;
 

@@ -118,17 +118,6 @@ static lk_status validate(lk_trainer *t, uint64_t step)
 
 /* ---- the loop ------------------------------------------------------------------------------ */
 
-/* Mean time of a step, without validations, saves and the first step, which prepares the others. */
-static double step_seconds(lk_trainer *t)
-{
-    double now = lk_clock_seconds();
-    if (t->drained == t->start + 1) {
-        t->pace = now;
-        return now - t->begun;
-    }
-    return (now - t->pace - t->paused) / (double)(t->drained - t->start - 1);
-}
-
 /* A step that is not finite is skipped where loss scaling may be the cause, but not for ever; it
  * has changed no parameter. */
 static lk_status check_finite(lk_trainer *t, const lk_step_state *s)
@@ -162,7 +151,7 @@ static lk_status drain(lk_trainer *t)
     LK_TRY(lk_rundir_log_step(t->rundir, &s));
     lk_monitor_step(t->monitor, &s);
     LK_TRY(check_finite(t, &s));
-    t->each = step_seconds(t);
+    t->each = lk_monitor_pace(t->monitor);
     if (t->comm->rank == 0 && t->reporter->step)
         t->reporter->step(t->reporter->context, (int64_t)t->drained, (int64_t)t->last,
                           (double)s.loss, (double)t->run->train.batch / t->each, t->each);
@@ -175,7 +164,6 @@ static lk_status pause_for_trace(lk_trainer *t, uint64_t done, bool begins)
 {
     lk_traced traced;
     while (t->drained < done) LK_TRY(drain(t));
-    double begin = lk_clock_seconds();
     if (begins) {
         lk_monitor_trace_begins(t->monitor);
         LK_TRY(lk_tracing_begin(t->tracing));
@@ -183,7 +171,6 @@ static lk_status pause_for_trace(lk_trainer *t, uint64_t done, bool begins)
         LK_TRY(lk_tracing_end(t->tracing, done, &traced));
         lk_monitor_trace_ended(t->monitor, &traced);
     }
-    if (t->drained > t->start) t->paused += lk_clock_seconds() - begin;
     return LK_OK;
 }
 
@@ -253,17 +240,14 @@ static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool s
     while (t->drained < step) LK_TRY(drain(t));
     if (t->skipped_in_row > 0 && step != t->last) saving = false; /* save_put_off() from now on */
     if (!evaluation && !saving) return LK_OK;
-    double begin = lk_clock_seconds(), now = begin;
     t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
+        double begin = lk_clock_seconds();
         LK_TRY(validate(t, step));
-        now = lk_clock_seconds();
-        lk_stop_validated(t->stop, now - begin);
+        lk_stop_validated(t->stop, lk_clock_seconds() - begin);
     }
     if (saving) LK_TRY(save(t, step));
-    LK_TRY(lk_monitor_ranks(t->monitor, step, t->own_evaluation));
-    t->paused += lk_clock_seconds() - begin;
-    return LK_OK;
+    return lk_monitor_ranks(t->monitor, step, t->own_evaluation);
 }
 
 lk_status lk_trainer_steps(lk_trainer *t)

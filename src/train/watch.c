@@ -255,6 +255,9 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
     page p = {.out = out, .columns = columns < 40 ? 40 : columns};
     draw_progress(&p, h, now);
     draw_start(&p, h);
+    if (h->unreadable)
+        line(&p, "%lld lines of its logs make no sense and are left out", (long long)h->unreadable);
+    if (h->run_problem) line(&p, "%s", h->run_problem);
     if (h->loss.rows == 0) {
         line(&p, "no steps yet");
     } else {
@@ -279,5 +282,6 @@ void lk_watch_line(FILE *out, const lk_history *h, double now)
         fprintf(out, "  %.4g samples/s", lk_history_last(&h->record, LK_RECORD_RATE));
     if (!isnan(rest)) fprintf(out, "  ETA %s", left);
     if (json_array_size(h->warnings)) fprintf(out, "  warnings %zu", json_array_size(h->warnings));
+    if (h->unreadable) fprintf(out, "  unreadable lines %lld", (long long)h->unreadable);
     fputc('\n', out);
 }
