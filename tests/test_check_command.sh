@@ -93,7 +93,7 @@ fault "all at once, the worst first" 2 \
 
 "$make" many.h5 3000 2 2000 1
 check "many classes without samples are one finding" 1 \
-    "of 2000 classes have no samples, the first is 'k" many.h5
+    "of 1000 classes have no samples, the first is 'k" many.h5
 ok "and no other" findings 1
 run "$LOCKSTEP" check fault.h5 --against clean.h5 --html page.html
 ok "a page for people" [ "$rc" -eq 2 ]
@@ -129,6 +129,10 @@ bad "no dataset" 'clean.h4: expected a lockstep dataset, found no such file' \
 bad "something else" 'found a file that is not HDF5' "$LOCKSTEP" check "$make"
 misuse "no data" 'DATA is missing' "$LOCKSTEP" check
 misuse "a level" '--level: expected a whole number from 1 to 3' "$LOCKSTEP" check clean.h5 --level 4
+check "nearly as many classes as samples" 1 "warning  3000 samples are of 2000 classes; look \
+whether the right column was taken for the label" many.h5
+ok "and no other" findings 1
+"$make" many.h5 3000 2 1000 1
 misuse "a share" '--min-share: expected a number from 0 to 1' \
     "$LOCKSTEP" check clean.h5 --min-share x
 misuse "half a sample" "--min-samples: expected a whole number from 0 to 1000000000000000, found" \
@@ -137,6 +141,9 @@ misuse "a file for JSON" "'out.json'; --json takes none: the report goes to the 
     "$LOCKSTEP" check clean.h5 --json out.json
 # a dataset that cannot be read to its end: were it looked at first, that would be said
 for n in 1 2; do
+ok "and numbers that do not break, none of them -0.00" sh -c "
+    grep -q 'td.r{white-space:nowrap}' page.html && grep -q '>0.00<' page.html &&
+    ! grep -q '>-0.00<' page.html"
     bad "a page in no folder, before the data is looked at, $n ranks" \
         'no/page.html: cannot write into no' $n "$LOCKSTEP" check damaged.h5 --html no/page.html
 done
