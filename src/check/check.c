@@ -249,6 +249,7 @@ lk_status lk_check_survey(lk_checker *c)
 }
 
 /* ---- the check ------------------------------------------------------------------------------- */
+        c->damaged = true;
 
 static lk_status begin_report(lk_checker *c)
 {
@@ -263,20 +264,13 @@ static lk_status begin_report(lk_checker *c)
     return r->path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
-static bool damaged(const lk_check_report *r)
-{
-    for (int64_t i = 0; i < r->findings; i++)
-        if (strcmp(r->finding[i].code, "damaged") == 0) return true;
-    return false;
-}
-
 static lk_status run(lk_checker *c)
 {
     LK_TRY(lk_comm_agree(c->comm, begin_report(c)));
     LK_TRY(c->job->against ? lk_check_reference_open(c, c->job->against, true)
                            : lk_check_reference_own(c));
     LK_TRY(lk_check_survey(c));
-    if (!damaged(c->report)) {
+    if (!c->damaged) {
         LK_TRY(lk_duplicates_find(c->twins, &c->report->twins));
         LK_TRY(lk_comm_agree(c->comm, c->kind->judge(c)));
         if (c->level >= 3) LK_TRY(lk_comm_agree(c->comm, c->kind->describe(c)));
@@ -325,9 +319,4 @@ void lk_check_report_clear(lk_check_report *r)
     free(r->against);
     for (int s = 0; s < 2; s++) lk_drift_report_clear(&r->drift[s]);
     *r = (lk_check_report){.path = NULL};
-}
-
-const lk_finding *lk_check_worst(const lk_check_report *r)
-{
-    return r->findings > 0 ? &r->finding[0] : NULL;
 }

@@ -44,6 +44,7 @@ typedef struct lk_checker {
     int level;     /* 0: only what drift needs */
     bool judging;  /* else nothing is looked for, only counted */
     bool split[2]; /* which are looked at */
+    bool damaged;  /* rows that cannot be read: what was counted is of a part */
     lk_check_report *report;
     lk_dataset *data;
     lk_blocks *blocks;

@@ -309,10 +309,8 @@ static lk_status name_splits(lk_check_report *r)
 lk_status lk_check_judge(lk_checker *c)
 {
     lk_check_report *r = c->report;
-    bool damaged = false;
-    for (int64_t i = 0; i < r->findings; i++) damaged |= strcmp(r->finding[i].code, "damaged") == 0;
     for (int s = 0; s < 2; s++) r->samples[s] = c->total[s].samples;
-    if (!damaged) { /* else the counts are of a part */
+    if (!c->damaged) {
         LK_TRY(judge_samples(c));
         LK_TRY(judge_label_rows(c));
         LK_TRY(judge_only_class(c));
