@@ -86,7 +86,7 @@ lk_status lk_reference_build(const lk_reference_counts *n, lk_reference *out)
 {
     lk_reference r = {.samples = n->rows};
     lk_status status = LK_OK;
-    if (n->kind == LK_TEXT_DATA) r.samples = n->rows / LK_DRIFT_TOKENS;
+    if (n->kind == LK_TEXT_DATA) r.samples = lk_drift_samples(n->rows);
     for (int64_t i = 0; i < n->channels && i < LK_DRIFT_COLUMNS && status == LK_OK; i++)
         status = lk_reference_add_channel(&r, (int)i, n->pixel + i * 256);
     for (int64_t i = 0; i < n->columns && status == LK_OK; i++)

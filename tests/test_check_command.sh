@@ -256,6 +256,20 @@ ok "no finding" findings 0
 prints "and of one whose end is its beginning" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt copy.txt -o c.h5 -v character
 check "which is seen wherever the passages begin" 1 \
+check "a column that the reference does not have" 0 \
+    "note     column 'c07' is not compared: it is not in the reference" \
+    clean.h5 --against fewer.h5
+ok "is the only finding" findings 1
+"$make" wider.h5 6000 10 4 1
+check "three of them" 0 \
+    "note     3 columns are not compared, the first is 'c07': they are not in the reference" \
+    wider.h5 --against fewer.h5
+"$make" group.h5 6000 1 4 1
+"$h5edit" group.h5 text reference '{"version": 1, "samples": 5400, "features": [
+    {"name": "c00", "ordered": true, "center": 0, "inverse_scale": 1, "last_bin": [8191],
+     "count": [5400]}, {"name": "label", "count": [1350, 1350, 1350, 1350]}]}'
+check "a reference in which a column is one group" 1 "warning  column 'c00' is not compared: the \
+reference has its values in one group; import the reference again" group.h5
     'of its passages of 50 tokens are in train too (token ' c.h5
 cat >r.yaml <<END
 directory: run
@@ -294,6 +308,11 @@ ok "the note is the same" cmp seen.json d.h5.check.json
 misused=2
 bad "a file that was changed since is not what was noted" \
     "d.h5: 'train/tokens': rows 0 to |are not those that were imported" \
+printf 'abcdefghijabcdefghijabcdefghijabcdefghijjihgfedcba' >tiny.txt
+prints "a text of less than 64 tokens" 'vocabulary of ' \
+    "$LOCKSTEP" import text tiny.txt -o tiny.h5 -v character
+check "is short" 1 'warning  train: 45 tokens, fewer than 1000' tiny.h5
+ok "and has not drifted" findings 1
     "$LOCKSTEP" train r.yaml --set directory=run4 --set data.file=d.h5
 awk 'BEGIN { while (i++ < 3000) printf "a" }' >one.txt
 prints "a text of one token" 'vocabulary of ' \

@@ -277,9 +277,9 @@ lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64
         bins = used;
     }
     *drift = bins > 0 ? figures(p, q, bins) : (lk_drift){0, 0, 0};
-    if (bins > 1 && before > 0 && samples > 0)
-        drift->noise = lk_chi_square((double)(bins - 1), NOISE_DEVIATIONS) *
-                       (1 / (double)before + 1 / (double)samples);
+    double n = before > 1 ? (double)before : 1, m = samples > 1 ? (double)samples : 1;
+    if (bins > 1)
+        drift->noise = lk_chi_square((double)(bins - 1), NOISE_DEVIATIONS) * (1 / n + 1 / m);
     free(p);
     return LK_OK;
 }

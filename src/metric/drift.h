@@ -18,6 +18,10 @@
 
 enum { LK_DRIFT_GROUPS = 20, LK_DRIFT_COLUMNS = 256 }; /* bins of a column; columns at most */
 enum { LK_DRIFT_TOKENS = 64 }; /* tokens counted as one independent sample: text is bursty */
+static inline int64_t lk_drift_samples(int64_t tokens)
+{
+    return (tokens + LK_DRIFT_TOKENS - 1) / LK_DRIFT_TOKENS;
+}
 #define LK_DRIFT_PSI 0.2 /* the threshold where nothing is said */
 
 typedef struct lk_reference_feature {
@@ -30,7 +34,7 @@ typedef struct lk_reference_feature {
 } lk_reference_feature;
 
 typedef struct lk_reference {
-    int64_t samples; /* of the training split; tokens / LK_DRIFT_TOKENS of a text */
+    int64_t samples; /* of the training split; of a text lk_drift_samples() */
     int64_t features;
     lk_reference_feature *feature;
 } lk_reference;
@@ -58,8 +62,9 @@ int64_t lk_reference_bin(const lk_reference_feature *f, float x);
 typedef struct lk_drift {
     double psi, kl, noise;
 } lk_drift;
-/* Counts [bins] of `samples` samples against a feature of a reference of `before` samples. Ordered
- * bins are first joined to at most LK_DRIFT_GROUPS. Both counts zero: all 0. */
+/* Counts [bins] of `samples` samples against a feature of a reference of `before` samples; fewer
+ * than one are taken for one. Values of a channel are first joined to at most LK_DRIFT_GROUPS.
+ * Both counts zero: all 0. */
 lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64_t *count,
                       int64_t samples, lk_drift *drift);
 /* Whether a figure is drift: above the threshold and above the noise. */
