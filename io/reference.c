@@ -143,7 +143,7 @@ static lk_status plan(lk_reference_maker *m, int64_t rows, const float *x)
     float *sample = malloc((size_t)(rows * m->n.columns) * sizeof *sample);
     if (!sample) return lk_fail(LK_E_SYSTEM, "out of memory for the distribution of the data");
     take_columns(m, x, rows, sample);
-    lk_status status = lk_columns_plan_create(sample, rows, m->n.columns, 0, &m->plan);
+    lk_status status = lk_columns_plan_create(sample, NULL, rows, m->n.columns, 0, &m->plan);
     free(sample);
     LK_TRY(status);
     LK_TRY(lk_columns_counts_create(&m->plan, &m->columns));

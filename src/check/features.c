@@ -63,16 +63,15 @@ static void distribution(const lk_checker *c, int64_t i, lk_check_feature *f)
 {
     const int64_t *bin = c->bin[LK_TRAIN] + i * LK_SKETCH_BINS;
     lk_sketch_scale s = c->plan.scale[i];
-    int64_t labels = c->plan.labels;
     ends(c, i, &f->low, &f->high);
     for (int q = 0; q < LK_CHECK_QUANTILES; q++)
         f->quantile[q] = isnan(f->low) ? NAN
                                        : lk_sketch_quantile(s, bin, lk_check_quantile[q], f->low,
                                                             f->high);
     if (!isnan(f->low)) lk_sketch_histogram(s, bin, f->low, f->high, LK_CHECK_BARS, f->bar);
-    f->leak = labels > 0 ? lk_uncertainty(c->joint + i * LK_VALUE_GROUPS * labels, LK_VALUE_GROUPS,
-                                          labels)
-                         : NAN;
+    f->leak = c->plan.labels > 0 ? lk_uncertainty(c->joint + i * lk_columns_joint(&c->plan),
+                                                  c->plan.values, c->plan.labels)
+                                 : NAN;
 }
 
 lk_status lk_check_describe_columns(lk_checker *c,

@@ -43,21 +43,17 @@ void lk_reference_clear(lk_reference *r); /* takes a zeroed one */
 /* Append features; what is given is copied. */
 lk_status lk_reference_add(lk_reference *r, const char *name, int64_t bins, const int64_t *count,
                            bool ordered);
-/* A column: about LK_DRIFT_GROUPS groups of equal counts from its sketch. */
+/* A column: about LK_DRIFT_GROUPS groups of equal counts from its sketch; of one value: that, what
+ * is below it and what is above. */
 lk_status lk_reference_add_column(lk_reference *r, const char *name, lk_sketch_scale scale,
                                   const int64_t bin[LK_SKETCH_BINS]);
 /* Values 0..255 of channel `channel`: "channel 0". */
 lk_status lk_reference_add_channel(lk_reference *r, int channel, const int64_t count[256]);
-/* NULL when there is none of this name. */
-const lk_reference_feature *lk_reference_find(const lk_reference *r, const char *name);
 
 /* As JSON, malloc'ed. */
 lk_status lk_reference_format(const lk_reference *r, char **text);
 /* LK_E_INPUT, naming `where`: not a reference. */
 lk_status lk_reference_parse(const char *where, const char *text, lk_reference *r);
-
-/* The bin of a value in a column's reference. */
-int64_t lk_reference_bin(const lk_reference_feature *f, float x);
 
 typedef struct lk_drift {
     double psi, kl, noise;
