@@ -22,8 +22,8 @@ typedef struct lk_sketch_scale {
 } lk_sketch_scale;
 
 /* Centre: median of the sample. Scale: half its interquartile range; where that is 0, the median
- * distance from the centre of the values that differ from it. Sorts the sample, which must be
- * finite; may be empty. */
+ * distance from the centre of the values that differ from it; 2^-128 to 2^126, as its inverse is
+ * f32. Sorts the sample, which must be finite; may be empty. */
 lk_sketch_scale lk_sketch_scale_of(float *sample, int64_t count);
 
 /* Bin of a finite value: LK_SKETCH_SIDE is the centre's. */
