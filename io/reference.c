@@ -86,7 +86,7 @@ lk_status lk_reference_build(const lk_reference_counts *n, lk_reference *out)
 {
     lk_reference r = {.samples = n->rows};
     lk_status status = LK_OK;
-    if (n->kind == LK_TEXT_DATA) r.samples = n->rows / LK_DRIFT_TOKENS;
+    if (n->kind == LK_TEXT_DATA) r.samples = lk_drift_samples(n->rows);
     for (int64_t i = 0; i < n->channels && i < LK_DRIFT_COLUMNS && status == LK_OK; i++)
         status = lk_reference_add_channel(&r, (int)i, n->pixel + i * 256);
     for (int64_t i = 0; i < n->columns && status == LK_OK; i++)
@@ -143,7 +143,7 @@ static lk_status plan(lk_reference_maker *m, int64_t rows, const float *x)
     float *sample = malloc((size_t)(rows * m->n.columns) * sizeof *sample);
     if (!sample) return lk_fail(LK_E_SYSTEM, "out of memory for the distribution of the data");
     take_columns(m, x, rows, sample);
-    lk_status status = lk_columns_plan_create(sample, rows, m->n.columns, 0, &m->plan);
+    lk_status status = lk_columns_plan_create(sample, NULL, rows, m->n.columns, 0, &m->plan);
     free(sample);
     LK_TRY(status);
     LK_TRY(lk_columns_counts_create(&m->plan, &m->columns));

@@ -506,7 +506,7 @@ static lk_status distributions(void)
     for (int i = 0; i < 64; i++)
         for (int k = 0; k < 3; k++) x[i][k] = (float)(i * k % 17);
     lk_status status = lk_scan_create(3, &scan);
-    if (status == LK_OK) status = lk_columns_plan_create(x[0], 64, 3, 0, &plan);
+    if (status == LK_OK) status = lk_columns_plan_create(x[0], NULL, 64, 3, 0, &plan);
     if (status == LK_OK) status = lk_columns_counts_create(&plan, &counts);
     if (status == LK_OK) status = compare(&plan, &counts, x[0], 64);
     lk_scan_destroy(&scan);

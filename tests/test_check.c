@@ -35,9 +35,15 @@ static float sample(int shape, uint64_t i)
     case 3: return (float)(1e6 + x);
     case 4: return (float)(uniform(i, 4) < 0.9 ? 0 : x);
     case 5: return (float)(1e-20 * x);
-    default: return (float)(-1e15 * exp(x));
+    case 6: return (float)(-1e15 * exp(x));
+    case 7: return (float)exp(10 * x);
+    case 8: return (float)(5e37 * fmin(fmax(x, -6), 6));
+    case 9: return (float)(1e-40 * x);
+    case 10: return i == 5 || i == 20000 ? 1e9f : (float)(uniform(i, 4) < 0.8 ? 0 : ceil(4 * x));
+    default: return (float)(uniform(i, 4) < 0.8 ? 7 : 7 + 1e-3 * x);
     }
 }
+enum { SHAPES = 12 };
 
 static int by_value(const void *a, const void *b)
 {
@@ -73,7 +79,7 @@ static double quantile_error(int shape)
 
 static void test_sketches(void)
 {
-    for (int shape = 0; shape < 7; shape++) {
+    for (int shape = 0; shape < SHAPES; shape++) {
         double error = quantile_error(shape);
         tap_ok(error <= 1, "quantiles of shape %d: error %.3f of what is promised", shape, error);
     }
@@ -91,6 +97,31 @@ static void test_sketches(void)
     tap_ok(wrong == 0, "bins are in the order of values and begin where they say");
     tap_ok(lk_sketch_bin(s, 3e38f) == LK_SKETCH_BINS - 1 && lk_sketch_bin(s, -3e38f) == 0,
            "the ends take everything");
+    tap_ok(lk_sketch_bin(s, 3) == LK_SKETCH_SIDE && lk_sketch_bin(s, 3.000001f) > LK_SKETCH_SIDE &&
+               lk_sketch_bin((lk_sketch_scale){0, 1}, -0.0f) == LK_SKETCH_SIDE,
+           "the centre has a bin of its own");
+}
+
+/* A frequent value, and others of which a few are far out: none hides another. */
+static void test_outliers(void)
+{
+    static int64_t count[LK_SKETCH_BINS];
+    float x[1000];
+    uint16_t last[20];
+    for (int i = 0; i < 1000; i++) x[i] = i % 10 < 8 ? 0 : (float)(i % 10 - 7); /* 0, 1, 2 */
+    x[8] = 1e9f;
+    x[118] = -3e20f;
+    lk_sketch_scale s = lk_sketch_scale_of(memcpy((float[1000]){0}, x, sizeof x), 1000);
+    for (int i = 0; i < 1000; i++) count[lk_sketch_bin(s, x[i])]++;
+    int groups = lk_sketch_groups(count, 20, last), used = 0;
+    for (int i = 0; i < LK_SKETCH_BINS; i++) used += count[i] > 0;
+    tap_ok(used == 5 && groups >= 3 && count[LK_SKETCH_SIDE] == 800,
+           "beside two outliers 0, 1 and 2 are told apart: %d bins, %d groups", used, groups);
+    tap_ok(lk_sketch_quantile(s, count, 0.5, -3e20, 1e9) == 0, "the median is exactly 0");
+    for (int i = 0; i < 20; i++) count[LK_SKETCH_BINS - 1] += 100;
+    tap_ok(isnan(lk_sketch_quantile(s, count, 0.9, -3e20, 3e38)) &&
+               lk_sketch_quantile(s, count, 1, -3e20, 3e38) == 3e38,
+           "a quantile further out than bins go is not known, the largest value is");
 }
 
 static void test_groups(void)
@@ -111,13 +142,43 @@ static void test_groups(void)
 
 /* ---- information ----------------------------------------------------------------------------- */
 
+/* `rows` samples of `labels` kinds: the label itself tells all of it, groups of something else
+ * nothing, however few samples there are; but of one for each kind nothing can be said. */
+static void test_chance(int rows, int labels, int values)
+{
+    int64_t *same = calloc((size_t)(values * labels), sizeof *same), *other;
+    double copy = 1, most = 0;
+    for (int trial = 0; trial < 20; trial++) {
+        memset(same, 0, (size_t)(values * labels) * sizeof *same);
+        other = calloc((size_t)(values * labels), sizeof *other);
+        for (int i = 0; i < rows; i++) {
+            int key = trial * rows + i, label = (int)(uniform((uint64_t)key, 50) * labels);
+            if (rows == labels) label = i;
+            same[label * 2 % values * labels + label]++;
+            other[(int)(uniform((uint64_t)key, 51) * values) * labels + label]++;
+        }
+        copy = fmin(copy, lk_uncertainty(same, values, labels));
+        most = fmax(most, lk_uncertainty(other, values, labels));
+        free(other);
+    }
+    tap_ok(most < 0.5 && (rows == labels ? copy == 0 : copy > 0.999),
+           "%d samples of %d labels: a copy tells %.4f, something else at most %.4f", rows, labels,
+           copy, most);
+    free(same);
+}
+
 static void test_information(void)
 {
     int64_t even[4] = {50, 50, 50, 50}, sure[9] = {1000, 0, 0, 0, 1000, 0, 0, 0, 1000};
     int64_t none[4] = {250, 750, 250, 750};
     tap_ok(fabs(lk_entropy(even, 4) - 2) < 1e-12, "entropy of four equal shares is 2 bits");
-    tap_ok(lk_uncertainty(sure, 3, 3) > 0.998 && lk_uncertainty(none, 2, 2) == 0,
+    tap_ok(lk_uncertainty(sure, 3, 3) == 1 && lk_uncertainty(none, 2, 2) == 0,
            "one kind that tells all of the other, one that tells nothing");
+    test_chance(100, 10, 32);
+    test_chance(1100, 30, 64);
+    test_chance(300, 60, 120);
+    test_chance(20000, 64, 128);
+    test_chance(64, 64, 128);
     /* 18.307 and 43.773: tables of the chi-square, upper 5 % of 10 and 1 % of 25.. degrees */
     tap_ok(fabs(lk_chi_square(10, 1.6449) - 18.307) < 0.05 &&
                fabs(lk_chi_square(25, 2.3263) - 44.314) < 0.05, "chi-square quantiles");
@@ -151,6 +212,46 @@ static void test_drift(void)
     lk_reference_clear(&r);
 }
 
+static int reference_bin(const lk_reference_feature *f, float x)
+{
+    int g = 0;
+    while (f->last[g] < lk_sketch_bin(f->scale, x)) g++;
+    return g;
+}
+
+/* A column's figures are those of the groups that are stored. */
+static void test_stored_groups(void)
+{
+    static int64_t bin[LK_SKETCH_BINS];
+    lk_reference r = {.samples = 4000};
+    lk_drift d;
+    int64_t now[LK_DRIFT_GROUPS] = {0};
+    double psi = 0;
+    lk_sketch_scale s = {0, 1};
+    for (int i = 0; i < 4000; i++) bin[lk_sketch_bin(s, sample(0, (uint64_t)i))]++;
+    lk_reference_add_column(&r, "x", s, bin);
+    const lk_reference_feature *f = &r.feature[0];
+    for (int i = 0; i < 1000; i++)
+        now[reference_bin(f, sample(0, (uint64_t)(5000 + i)) * 1.2f + 0.3f)]++;
+    for (int64_t g = 0; g < f->bins; g++) {
+        double p = ((double)f->count[g] + 0.5) / (4000 + 0.5 * (double)f->bins);
+        double q = ((double)now[g] + 0.5) / (1000 + 0.5 * (double)f->bins);
+        psi += (q - p) * log(q / p);
+    }
+    bool made = lk_drift_of(f, 4000, now, 1000, &d) == LK_OK;
+    tap_ok(made && f->bins == 20 && fabs(d.psi - psi) < 1e-12,
+           "PSI %.6f of the %lld groups that are stored, %.6f", d.psi, (long long)f->bins, psi);
+    lk_reference_clear(&r);
+    memset(bin, 0, sizeof bin);
+    bin[LK_SKETCH_SIDE] = 4000;
+    lk_reference_add_column(&r, "constant", s, bin);
+    int64_t moved[3] = {0, 0, 1000};
+    made = r.feature[0].bins == 3 && lk_drift_of(&r.feature[0], 4000, moved, 1000, &d) == LK_OK;
+    tap_ok(made && lk_drift_found(&d, 0.2), "a column of one value that is another now: PSI %.2f",
+           d.psi);
+    lk_reference_clear(&r);
+}
+
 /* Samples of one distribution: how often is there drift? */
 static void test_false_alarms(void)
 {
@@ -168,7 +269,7 @@ static void test_false_alarms(void)
         lk_reference_add_column(&r, "x", s, count);
         for (int i = 0; i < 100; i++) {
             float x = sample(0, (uint64_t)(trial * 1000 + 500 + i));
-            now[lk_reference_bin(&r.feature[0], x)]++;
+            now[reference_bin(&r.feature[0], x)]++;
         }
         lk_drift_of(&r.feature[0], 100, now, 100, &d);
         alarms += lk_drift_found(&d, 0.2);
@@ -196,14 +297,27 @@ static void test_reference(void)
     lk_error_clear();
     lk_reference_clear(&r);
     lk_reference_clear(&back);
+    static const char old[] =
+        "{\"version\": 1, \"samples\": 9, \"features\": [{\"name\": \"a\", \"ordered\": true, "
+        "\"center\": 0, \"inverse_scale\": 1, \"last_bin\": [0, 100, 4095, 4096, 5888, 8191], "
+        "\"count\": [1, 2, 3, 4, 5, 6]}]}";
+    good = lk_reference_parse("f", old, &back) == LK_OK && back.feature[0].bins == 6;
+    const float x[] = {-3e5f, -260100, -1e5f, -1e-7f, 0, 6e-5f, 6.2e-5f, 1, 1.01f, 3e5f};
+    const int g[] = {0, 1, 2, 2, 3, 3, 4, 4, 5, 5};
+    for (int i = 0; i < 10 && good; i++) good = reference_bin(&back.feature[0], x[i]) == g[i];
+    tap_ok(good, "one of version 1 has the groups that it had %s", lk_error_text());
+    lk_error_clear();
+    lk_reference_clear(&back);
     static const char *const bad[] = {
-        "", "[]", "{\"version\": 2, \"samples\": 1, \"features\": []}",
+        "", "[]", "{\"version\": 3, \"samples\": 1, \"features\": []}",
         "{\"version\": 1, \"samples\": -1, \"features\": []}",
         "{\"version\": 1, \"samples\": 1, \"features\": [3]}",
         "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": []}]}",
         "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": [-1]}]}",
         "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": [1, 2], "
         "\"center\": 0, \"inverse_scale\": 1, \"last_bin\": [9, 8191.5]}]}",
+        "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": [1, 2], "
+        "\"center\": 0, \"inverse_scale\": 1, \"last_bin\": [9, 16384]}]}",
         "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": [1, 2], "
         "\"center\": 0, \"inverse_scale\": 1, \"last_bin\": [9, 9]}]}",
         "{\"version\": 1, \"samples\": 1, \"features\": [{\"name\": \"a\", \"count\": [1, 2], "
@@ -363,9 +477,11 @@ int main(int argc, char **argv)
 {
     io_set_up(&argc, &argv);
     test_sketches();
+    test_outliers();
     test_groups();
     test_information();
     test_drift();
+    test_stored_groups();
     test_false_alarms();
     test_reference();
     test_duplicates(200000);

@@ -66,6 +66,43 @@ fault "a constant column" 1 "warning  train: column 'c04' is 7 everywhere" const
 ok "and nothing else" findings 1
 fault "the label in a column" 1 "warning  train: 'c05' alone tells 9" leak=5
 ok "and nothing else" findings 1
+for n in 60 300; do
+    "$make" leaky.h5 20000 8 $n 11 leak=5 || echo "Bail out! maketable"
+    check "the label in a column, of $n classes" 1 "warning  train: 'c05' alone tells " leaky.h5
+    ok "and nothing else" findings 1
+    "$make" leaky.h5 20000 8 $n 11 || echo "Bail out! maketable"
+    check "its twin tells nothing" 0 fit leaky.h5
+    ok "nor is anything else found" findings 0
+done
+"$make" leaky.h5 1200 3 30 11 leak=1 || echo "Bail out! maketable"
+check "the label in a column, few samples of 30 classes" 1 "train: 'c01' alone tells " leaky.h5
+ok "and nothing else" findings 1
+# outlier FILE.h5 ZEROS LABEL: a column whose middle half may be one value, some far out.
+outlier() {
+    seq 3000 | awk -v zeros="$2" 'BEGIN { print "few,x,label" }
+    {
+        class = NR % 10 < zeros ? 0 : NR % 10 - zeros + 1
+        print (NR % 1000 == 5 ? 1e9 : class) "," NR * 7919 % 3001 ",k" ('"$3"')
+    }' >outlier.csv
+    "$LOCKSTEP" import csv outlier.csv --label label -o "$1" --force >/dev/null ||
+        echo "Bail out! import"
+}
+outlier out.h5 8 class
+check "the label in a column of which three cells are a million times the rest" 1 \
+    "warning  train: 'few' alone tells |  few " out.h5
+ok "and nothing else" findings 1
+ok "whose median is the frequent value" grep -qE '^  few +[^ ]+ +[^ ]+ +0 +0 +1e\+09 ' "$work/out"
+outlier far.h5 8 'NR % 3'
+outlier near.h5 3 'NR % 3'
+check "drift of such a column" 1 "warning  train: 'few' has drifted from far.h5: PSI " \
+    near.h5 --against far.h5
+ok "in both splits, and nothing else" findings 2
+seq 3000 | awk 'BEGIN { print "far,x,label" }
+    { print (NR % 10 < 8 ? NR * 1e-25 : 1e10) "," NR * 7919 % 3001 ",k" NR % 3 }' >far.csv
+prints "a column that is too wide for bins" 'training' \
+    "$LOCKSTEP" import csv far.csv --label label -o wide.h5 --force
+"$LOCKSTEP" check wide.h5 --json | sed -n '/"quantiles"/,/]/p' >quantiles
+ok "has quantiles that are not known" [ "$(grep -c null quantiles)" -eq 2 ]
 fault "two columns that are the same" 1 "'c00' and 'c07' are nearly the same: r = 0.9" pair=0:7
 ok "and nothing else" findings 1
 fault "samples that are there twice" 1 \
@@ -92,14 +129,21 @@ fault "all at once, the worst first" 2 \
     nan=17:1 constant=4 leak=5 pair=0:7 copies=40 overlap=9 missing=2
 
 "$make" many.h5 3000 2 2000 1
+check "nearly as many classes as samples" 1 "warning  3000 samples are of 2000 classes; look \
+whether the right column was taken for the label" many.h5
+ok "and no other" findings 1
+"$make" many.h5 3000 2 1000 1
 check "many classes without samples are one finding" 1 \
-    "of 2000 classes have no samples, the first is 'k" many.h5
+    "of 1000 classes have no samples, the first is 'k" many.h5
 ok "and no other" findings 1
 run "$LOCKSTEP" check fault.h5 --against clean.h5 --html page.html
 ok "a page for people" [ "$rc" -eq 2 ]
 ok "names the faults, has charts, and asks for nothing" sh -c "grep -q 'c01.*NaN' page.html &&
     grep -q '<svg' page.html && grep -q 'has drifted' page.html &&
     ! grep -qE '(src|href)=.http' page.html"
+ok "and numbers that do not break, none of them -0.00" sh -c "
+    grep -q 'td.r{white-space:nowrap}' page.html && grep -q '>0.00<' page.html &&
+    ! grep -q '>-0.00<' page.html"
 run "$LOCKSTEP" check fault.h5 --level 1
 ok "level 1 has neither labels nor features" sh -c "! grep -qE 'class|correl|tells' '$work/out'"
 run "$LOCKSTEP" check fault.h5 --level 2
@@ -159,6 +203,10 @@ for n in 2 3 4; do
     ranks "$n" "$LOCKSTEP" check big.h5 --json --against clean.h5
     ok "the same JSON on $n ranks" cmp one.json "$work/out"
 done
+"$make" classes.h5 60000 8 300 5 leak=5
+"$LOCKSTEP" check classes.h5 --json >classes.json
+ranks 3 "$LOCKSTEP" check classes.h5 --json
+ok "the same of 300 classes on 3 ranks" cmp classes.json "$work/out"
 OMP_NUM_THREADS=3 "$LOCKSTEP" check big.h5 --json --against clean.h5 >three.json
 ok "and with three threads" cmp one.json three.json
 
@@ -208,6 +256,20 @@ cp clean.h5 old.h5
 ok "a file that is older than references is looked at" grep -q '"drifted": true' old.drift
 bad "other columns" "fewer.h5: expected the columns of clean.h5, found no column 'c07'" \
     "$LOCKSTEP" check fewer.h5 --against clean.h5
+check "a column that the reference does not have" 0 \
+    "note     column 'c07' is not compared: it is not in the reference" \
+    clean.h5 --against fewer.h5
+ok "is the only finding" findings 1
+"$make" wider.h5 6000 10 4 1
+check "three of them" 0 \
+    "note     3 columns are not compared, the first is 'c07': they are not in the reference" \
+    wider.h5 --against fewer.h5
+"$make" group.h5 6000 1 4 1
+"$h5edit" group.h5 text reference '{"version": 1, "samples": 5400, "features": [
+    {"name": "c00", "ordered": true, "center": 0, "inverse_scale": 1, "last_bin": [8191],
+     "count": [5400]}, {"name": "label", "count": [1350, 1350, 1350, 1350]}]}'
+check "a reference in which a column is one group" 1 "warning  column 'c00' is not compared: the \
+reference has its values in one group; import the reference again" group.h5
 cp clean.h5 wrong.h5
 "$h5edit" wrong.h5 text reference '{"version": 1}'
 bad "a damaged reference" "wrong.h5: attribute 'reference': expected the distribution" \
@@ -246,6 +308,11 @@ head -c 20000 a.txt >copy.txt
 prints "import of a text" 'vocabulary of ' "$LOCKSTEP" import text a.txt -o a.h5 -v character
 check "a clean text is fit" 0 'passages of 50 tokens|knows the token before' a.h5
 ok "no finding" findings 0
+printf 'abcdefghijabcdefghijabcdefghijabcdefghijjihgfedcba' >tiny.txt
+prints "a text of less than 64 tokens" 'vocabulary of ' \
+    "$LOCKSTEP" import text tiny.txt -o tiny.h5 -v character
+check "is short" 1 'warning  train: 45 tokens, fewer than 1000' tiny.h5
+ok "and has not drifted" findings 1
 prints "and of one whose end is its beginning" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt copy.txt -o c.h5 -v character
 check "which is seen wherever the passages begin" 1 \

@@ -82,6 +82,10 @@ fault "brighter in validation" 1 1 \
     "warning  validation: 'channel 1' is not distributed as in train: PSI " moved=1
 "$pictures" clean.h5 1500 12 3 4 6 || echo "Bail out! makepictures"
 "$pictures" shifted.h5 1500 12 3 4 7 shift=2 || echo "Bail out! makepictures"
+"$LOCKSTEP" check clean.h5 --json >clean.json
+ok "images: the least and largest mean of a cell are those of a cell of 9 pixels" awk '
+    /"(min|max)":/ { x = 9 * $2; d = x - int(x + 0.5); n++; bad += d > 1e-4 || d < -1e-4 }
+    END { exit n != 102 || bad }' clean.json
 check "images: brighter than before" 1 2 "train: 'channel 2' has drifted from clean.h5: PSI |\
 validation: 'channel 2' has drifted|drift: both" shifted.h5 --against clean.h5
 check "images: seen without looking at features too" 1 2 "train: 'channel 2' has drifted" \
@@ -150,6 +154,10 @@ awk 'BEGIN { while (i++ < 3000) printf "a" }' >one.txt
 text one.h5 one.txt
 check "a text: of one token" 2 1 "unfit    train: every token is 'a': there is nothing to learn" \
     one.h5
+awk 'BEGIN { while (i++ < 3000) printf i % 2 ? "a" : "b"; printf "c" }' >one.txt
+text one.h5 one.txt
+check "a text: one token that train does not have" 1 3 \
+    'note     validation: 1 token is of 1 kind that train does not have' one.h5
 cp a.h5 bad.h5
 "$h5edit" bad.h5 token train/tokens 500 1 200
 check "a text: a token that the vocabulary does not have" 2 2 \

@@ -26,8 +26,10 @@ lk_check_job lk_check_defaults(void)
 
 /* ---- the plan of level 3 --------------------------------------------------------------------- */
 
-/* Rows from all over the training split, as features. Every rank reads the same. */
-static lk_status read_sample(lk_checker *c, float *out, int64_t each, int64_t *count)
+/* Rows from all over the training split, as features, and their labels. Every rank reads the
+ * same. */
+static lk_status read_sample(lk_checker *c, float *out, uint16_t *label, int64_t each,
+                             int64_t *count)
 {
     int64_t total = c->data->rows[LK_TRAIN];
     void *rows = malloc((size_t)each * c->data->field[0].row_bytes);
@@ -39,6 +41,8 @@ static lk_status read_sample(lk_checker *c, float *out, int64_t each, int64_t *c
         int64_t n = end - first < each ? end - first : each;
         if (n == 0) continue;
         status = lk_blocks_read(c->blocks, LK_TRAIN, 0, first, n, rows);
+        if (status == LK_OK)
+            status = lk_blocks_read(c->blocks, LK_TRAIN, 1, first, n, label + *count);
         if (status == LK_OK) c->kind->derive(c, rows, n, out + *count * c->features);
         else
             lk_fail_prefix(status, "rows %lld to %lld", (long long)first,
@@ -54,11 +58,14 @@ static lk_status plan_features(lk_checker *c)
     int64_t each = PIECE_VALUES / c->features, count = 0;
     each = each < 16 ? 16 : each > MOST_PIECE ? MOST_PIECE : each;
     float *sample = malloc((size_t)(PIECES * each * c->features) * sizeof *sample);
-    if (!sample) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = read_sample(c, sample, each, &count);
+    uint16_t *label = malloc((size_t)(PIECES * each) * sizeof *label);
+    lk_status status = sample && label ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK) status = read_sample(c, sample, label, each, &count);
     if (status == LK_OK)
-        status = lk_columns_plan_create(sample, count, c->features, lk_check_classes(c), &c->plan);
+        status = lk_columns_plan_create(sample, label, count, c->features, lk_check_classes(c),
+                                        &c->plan);
     free(sample);
+    free(label);
     return status;
 }
 
@@ -67,7 +74,7 @@ static lk_status plan_features(lk_checker *c)
 static lk_status allocate_columns(lk_checker *c)
 {
     size_t bins = (size_t)c->features * LK_SKETCH_BINS, width = (size_t)c->plan.padded;
-    size_t joint = (size_t)(c->features * LK_VALUE_GROUPS * c->plan.labels);
+    size_t joint = (size_t)(c->features * lk_columns_joint(&c->plan));
     bool good = (c->joint = calloc(joint + 1, sizeof *c->joint)) != NULL;
     for (int s = 0; s < 2; s++) good &= (c->bin[s] = calloc(bins, sizeof *c->bin[s])) != NULL;
     for (int l = c->comm->rank; l < LK_BLOCK_LANES && good; l += c->comm->size)
@@ -130,7 +137,7 @@ static lk_status move_counts(lk_checker *c, lk_split split)
     if (c->features == 0) return LK_OK;
     int64_t *joint = c->joint, *spare = NULL;
     if (split != LK_TRAIN) { /* the labels of validation are not asked for */
-        joint = spare = calloc((size_t)(c->features * LK_VALUE_GROUPS * c->plan.labels) + 1,
+        joint = spare = calloc((size_t)(c->features * lk_columns_joint(&c->plan)) + 1,
                                sizeof *spare);
         if (!spare) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
@@ -168,9 +175,8 @@ static lk_status collect(lk_checker *c, lk_split split)
     LK_TRY(lk_counts_reduce(c, &c->total[split]));
     if (c->features == 0) return LK_OK;
     LK_TRY(lk_comm_sum_counts(c->comm, c->bin[split], c->features * LK_SKETCH_BINS));
-    return split == LK_TRAIN ? lk_comm_sum_counts(c->comm, c->joint, c->features * LK_VALUE_GROUPS *
-                                                                         c->plan.labels)
-                             : LK_OK;
+    if (split != LK_TRAIN) return LK_OK;
+    return lk_comm_sum_counts(c->comm, c->joint, c->features * lk_columns_joint(&c->plan));
 }
 
 /* Digests of the fields, over ranks. */
@@ -243,6 +249,7 @@ lk_status lk_check_survey(lk_checker *c)
     if (status == LK_E_INPUT && c->judging) { /* rows that cannot be read are a finding */
         char text[1024];
         lk_check_forgive(c, text);
+        c->damaged = true;
         return lk_check_find(c, LK_UNFIT, "damaged", -1, NULL, 1, NULL, "%s", text);
     }
     return status;
@@ -263,20 +270,13 @@ static lk_status begin_report(lk_checker *c)
     return r->path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
-static bool damaged(const lk_check_report *r)
-{
-    for (int64_t i = 0; i < r->findings; i++)
-        if (strcmp(r->finding[i].code, "damaged") == 0) return true;
-    return false;
-}
-
 static lk_status run(lk_checker *c)
 {
     LK_TRY(lk_comm_agree(c->comm, begin_report(c)));
     LK_TRY(c->job->against ? lk_check_reference_open(c, c->job->against, true)
                            : lk_check_reference_own(c));
     LK_TRY(lk_check_survey(c));
-    if (!damaged(c->report)) {
+    if (!c->damaged) {
         LK_TRY(lk_duplicates_find(c->twins, &c->report->twins));
         LK_TRY(lk_comm_agree(c->comm, c->kind->judge(c)));
         if (c->level >= 3) LK_TRY(lk_comm_agree(c->comm, c->kind->describe(c)));
@@ -325,9 +325,4 @@ void lk_check_report_clear(lk_check_report *r)
     free(r->against);
     for (int s = 0; s < 2; s++) lk_drift_report_clear(&r->drift[s]);
     *r = (lk_check_report){.path = NULL};
-}
-
-const lk_finding *lk_check_worst(const lk_check_report *r)
-{
-    return r->findings > 0 ? &r->finding[0] : NULL;
 }

@@ -106,8 +106,6 @@ typedef struct lk_check_report {
     lk_finding *finding; /* the worst first */
 } lk_check_report;
 void lk_check_report_clear(lk_check_report *r); /* takes a zeroed one */
-/* The first finding of the worst severity; NULL: there is none. */
-const lk_finding *lk_check_worst(const lk_check_report *r);
 
 /* Collective; every rank gets the whole report. LK_E_INPUT: no dataset, or no reference that it can
  * be compared with. Data that is unfit is not an error. */

@@ -46,8 +46,8 @@ lk_status lk_counts_create(const lk_checker *c, lk_counts *n)
         *array[i] = calloc((size_t)length[i], sizeof **array[i]);
         if (!*array[i]) return lk_fail(LK_E_SYSTEM, "out of memory for the counts of a check");
     }
-    return c->data->kind == LK_TABLE_DATA ? lk_scan_create(c->data->table.columns, &n->scan)
-                                          : LK_OK;
+    int64_t columns = c->data->kind == LK_TABLE_DATA ? c->data->table.columns : c->features;
+    return columns > 0 ? lk_scan_create(columns, &n->scan) : LK_OK;
 }
 
 void lk_counts_destroy(lk_counts *n)

@@ -200,14 +200,18 @@ static lk_status compare_feature(const lk_checker *c, int split, int64_t i, int6
     return status;
 }
 
+/* A column of a reference of version 1 whose values were one group: no drift shows in it. */
+static bool blind(const lk_reference_feature *f) { return f->last && f->bins == 1; }
+
 /* A split from the training split of the reference. */
 static lk_status compare(const lk_checker *c, int split, lk_drift_report *r)
 {
     int64_t samples = c->data->rows[split];
     if (samples == 0) return LK_OK;
-    if (c->data->kind == LK_TEXT_DATA) samples = (samples + LK_DRIFT_TOKENS - 1) / LK_DRIFT_TOKENS;
+    if (c->data->kind == LK_TEXT_DATA) samples = lk_drift_samples(samples);
     for (int64_t i = 0; i < c->reference.features; i++) {
         lk_drift d;
+        if (blind(&c->reference.feature[i])) continue;
         LK_TRY(compare_feature(c, split, i, samples, &d));
         LK_TRY(lk_drift_report_add(r, c->reference.feature[i].name, &d));
     }
@@ -226,11 +230,45 @@ static lk_status find_drift(lk_checker *c, int split, const lk_drift_feature *f)
                          c->report->against, f->drift.psi, f->drift.noise, f->drift.kl);
 }
 
+/* A finding for a column, or for many the first. */
+static lk_status find_uncompared(lk_checker *c, lk_severity severity, int64_t count,
+                                 const char *first, const char *one, const char *many)
+{
+    if (count == 0) return LK_OK;
+    if (count == 1)
+        return lk_check_find(c, severity, "reference", -1, first, 1, NULL,
+                             "column '%.60s' is not compared: %s", first, one);
+    return lk_check_find(c, severity, "reference", -1, first, count, NULL, "%lld columns are not "
+                         "compared, the first is '%.60s': %s", (long long)count, first, many);
+}
+
+/* Columns in which no drift can be seen. */
+static lk_status judge_columns(lk_checker *c)
+{
+    const lk_reference *r = &c->reference;
+    const lk_table_format *t = &c->data->table;
+    const char *first = NULL, *first_blind = NULL;
+    int64_t unknown = 0, blinds = 0;
+    for (int64_t k = t->columns - 1; k >= 0; k--) {
+        int64_t i = 0;
+        while (i < r->features && c->column[i] != k) i++;
+        if (i == r->features) first = t->column[k], unknown++;
+        else if (blind(&r->feature[i])) first_blind = t->column[k], blinds++;
+    }
+    if (c->job->against) /* of itself a dataset keeps the first LK_DRIFT_COLUMNS */
+        LK_TRY(find_uncompared(c, LK_NOTE, unknown, first, "it is not in the reference",
+                               "they are not in the reference"));
+    return find_uncompared(c, LK_WARNING, blinds, first_blind,
+                           "the reference has its values in one group; import the reference again",
+                           "the reference has the values of each in one group; import it again");
+}
+
 lk_status lk_check_judge_drift(lk_checker *c)
 {
     lk_check_report *r = c->report;
     if (c->job->against && !(r->against = strdup(c->source.path)))
         return lk_fail(LK_E_SYSTEM, "out of memory");
+    if (c->data->kind == LK_TABLE_DATA) LK_TRY(judge_columns(c));
     for (int s = 0; s < 2; s++) {
         lk_drift_report *d = &r->drift[s];
         d->threshold = c->job->psi;

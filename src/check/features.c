@@ -50,40 +50,28 @@ static lk_status moments(lk_checker *c, lk_check_report *r)
     return status;
 }
 
-/* Least and largest value: those of the scan, or the ends of the sketch. */
+/* Least and largest value; NAN for none. */
 static void ends(const lk_checker *c, int64_t i, double *low, double *high)
 {
-    const int64_t *bin = c->bin[LK_TRAIN] + i * LK_SKETCH_BINS;
-    int first = 0, last = LK_SKETCH_BINS - 1;
-    *low = *high = NAN;
-    if (c->data->kind == LK_TABLE_DATA) {
-        const lk_scan *s = &c->total[LK_TRAIN].scan;
-        if (s->low[i] > s->high[i]) return;
-        *low = (double)s->low[i];
-        *high = (double)s->high[i];
-        return;
-    }
-    while (first < LK_SKETCH_BINS && bin[first] == 0) first++;
-    while (last > first && bin[last] == 0) last--;
-    if (first == LK_SKETCH_BINS) return;
-    *low = fmax(lk_sketch_edge(c->plan.scale[i], first), 0); /* means of pixel values */
-    *high = fmin(lk_sketch_edge(c->plan.scale[i], last + 1), UINT8_MAX);
+    const lk_scan *s = &c->total[LK_TRAIN].scan;
+    bool none = s->low[i] > s->high[i];
+    *low = none ? NAN : (double)s->low[i];
+    *high = none ? NAN : (double)s->high[i];
 }
 
 static void distribution(const lk_checker *c, int64_t i, lk_check_feature *f)
 {
     const int64_t *bin = c->bin[LK_TRAIN] + i * LK_SKETCH_BINS;
     lk_sketch_scale s = c->plan.scale[i];
-    int64_t labels = c->plan.labels;
     ends(c, i, &f->low, &f->high);
     for (int q = 0; q < LK_CHECK_QUANTILES; q++)
         f->quantile[q] = isnan(f->low) ? NAN
                                        : lk_sketch_quantile(s, bin, lk_check_quantile[q], f->low,
                                                             f->high);
     if (!isnan(f->low)) lk_sketch_histogram(s, bin, f->low, f->high, LK_CHECK_BARS, f->bar);
-    f->leak = labels > 0 ? lk_uncertainty(c->joint + i * LK_VALUE_GROUPS * labels, LK_VALUE_GROUPS,
-                                          labels)
-                         : NAN;
+    f->leak = c->plan.labels > 0 ? lk_uncertainty(c->joint + i * lk_columns_joint(&c->plan),
+                                                  c->plan.values, c->plan.labels)
+                                 : NAN;
 }
 
 lk_status lk_check_describe_columns(lk_checker *c,

@@ -162,7 +162,7 @@ static void put_correlation(lk_html *p, const lk_check_report *r)
         lk_html_cell(p, "%s", r->feature[i].name);
         for (int j = 0; j < n; j++) {
             double x = r->correlation[i * n + j];
-            if (isfinite(x)) lk_html_cell(p, "%.2f", x);
+            if (isfinite(x)) lk_html_cell(p, "%.2f", fabs(x) < 0.005 ? 0.0 : x); /* not -0.00 */
             else lk_html_cell(p, "-");
         }
     }

@@ -97,6 +97,7 @@ static void block(lk_checker *c, lk_check_worker *w, lk_split split, const lk_bl
     }
     if (c->features == 0) return;
     derive(c, pixel, b->rows, w->derived);
+    lk_scan_rows(&w->counts.scan, w->derived, b->rows, b->first);
     lk_columns_block(&c->plan, w->derived, train ? b->field[1] : NULL, b->rows, &w->columns,
                      w->columns.tile, train ? c->product[b->lane] : NULL);
 }

@@ -19,7 +19,7 @@ typedef struct lk_counts {
     int64_t *pixel;            /* images: [channels, 256] */
     int64_t *pair;             /* text: [vocabulary, vocabulary], or NULL */
     int64_t *reference;        /* tables: [features of the reference, LK_DRIFT_GROUPS] */
-    lk_scan scan;              /* tables */
+    lk_scan scan;              /* tables; images: of the features */
     lk_bad_rows label_rows, constant_rows;
     int64_t samples;           /* given for duplicates */
 } lk_counts;
@@ -44,6 +44,7 @@ typedef struct lk_checker {
     int level;     /* 0: only what drift needs */
     bool judging;  /* else nothing is looked for, only counted */
     bool split[2]; /* which are looked at */
+    bool damaged;  /* rows that cannot be read: what was counted is of a part */
     lk_check_report *report;
     lk_dataset *data;
     lk_blocks *blocks;

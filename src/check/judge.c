@@ -45,14 +45,14 @@ lk_status lk_check_find(lk_checker *c, lk_severity severity, const char *code, i
 static lk_status judge_samples(lk_checker *c)
 {
     int64_t n = c->data->rows[LK_TRAIN];
-    const char *what = c->data->kind == LK_TEXT_DATA ? "tokens" : "samples";
+    const char *what = c->data->kind == LK_TEXT_DATA ? "token" : "sample";
     if (n == 0)
         return lk_check_find(c, LK_UNFIT, "samples", LK_TRAIN, NULL, 0, NULL,
-                             "there are no %s to learn from", what);
+                             "there are no %ss to learn from", what);
     if (n < c->job->min_samples)
         return lk_check_find(c, c->job->demanded ? LK_UNFIT : LK_WARNING, "samples", LK_TRAIN, NULL,
-                             n, NULL, "%lld %s, fewer than %lld", (long long)n, what,
-                             (long long)c->job->min_samples);
+                             n, NULL, "%lld %s%s, fewer than %lld", (long long)n, what,
+                             n == 1 ? "" : "s", (long long)c->job->min_samples);
     return LK_OK;
 }
 
@@ -192,10 +192,16 @@ static lk_status name_class(lk_checker *c, fault f, int64_t k)
                          NULL, "class '%.60s' has no samples", name);
 }
 
-/* Each class by its name, or if there are many the first. */
+/* Each class by its name, or if there are many the first. Nearly as many classes as samples are a
+ * column of numbers that was taken for the label. */
 static lk_status judge_classes(lk_checker *c)
 {
     const lk_check_report *r = c->report;
+    int64_t all = r->rows[LK_TRAIN] + r->rows[LK_VALIDATION];
+    if (r->classes > NAMED && r->classes > all / 2)
+        return lk_check_find(c, LK_WARNING, "class", -1, NULL, r->classes, NULL,
+                             "%lld samples are of %lld classes; look whether the right column was "
+                             "taken for the label", (long long)all, (long long)r->classes);
     int64_t count[FAULTS] = {0}, first[FAULTS] = {0};
     for (int64_t k = r->classes; k-- > 0;) {
         fault f = fault_of(c, k);
@@ -228,8 +234,9 @@ static lk_status judge_tokens(lk_checker *c)
     }
     if (unseen == 0) return LK_OK;
     return lk_check_find(c, LK_NOTE, "unseen", LK_VALIDATION, NULL, count, NULL,
-                         "%lld tokens are of %lld kinds that train does not have",
-                         (long long)count, (long long)unseen);
+                         "%lld token%s of %lld kind%s that train does not have",
+                         (long long)count, count == 1 ? " is" : "s are", (long long)unseen,
+                         unseen == 1 ? "" : "s");
 }
 
 /* H(next | token) = H(token, next) - H(token), over the pairs. */
@@ -302,10 +309,8 @@ static lk_status name_splits(lk_check_report *r)
 lk_status lk_check_judge(lk_checker *c)
 {
     lk_check_report *r = c->report;
-    bool damaged = false;
-    for (int64_t i = 0; i < r->findings; i++) damaged |= strcmp(r->finding[i].code, "damaged") == 0;
     for (int s = 0; s < 2; s++) r->samples[s] = c->total[s].samples;
-    if (!damaged) { /* else the counts are of a part */
+    if (!c->damaged) {
         LK_TRY(judge_samples(c));
         LK_TRY(judge_label_rows(c));
         LK_TRY(judge_only_class(c));

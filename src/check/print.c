@@ -135,8 +135,12 @@ static void put_features(const view *v)
         const lk_check_feature *f = &r->feature[i];
         fprintf(v->out, "  ");
         lk_show_name(v->out, f->name, NAME);
-        fprintf(v->out, "%11.4g%11.4g%11.4g%11.4g%11.4g  ", f->mean, f->deviation, f->low,
-                f->quantile[3], f->high);
+        const double figure[] = {f->mean, f->deviation, f->low, f->quantile[3], f->high};
+        for (int k = 0; k < 5; k++) {
+            if (isfinite(figure[k])) fprintf(v->out, "%11.4g", figure[k]);
+            else fprintf(v->out, "%11s", "-");
+        }
+        fprintf(v->out, "  ");
         put_bars(v, f->bar, LK_CHECK_BARS);
         if (isfinite(f->leak)) fprintf(v->out, " %5.1f %%", 100 * f->leak);
         fprintf(v->out, "\n");

@@ -102,37 +102,75 @@ void lk_scan_merge(lk_scan *to, const lk_scan *from)
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
-/* Scale and groups of values of one column; `x` has room for the sample. */
-static void plan_column(lk_columns_plan *p, int64_t column, float *x, int64_t count,
-                        int64_t *histogram)
+typedef struct class_count {
+    int64_t class, count;
+} class_count;
+
+static int by_count(const void *a, const void *b)
+{
+    const class_count *x = a, *y = b;
+    if (x->count != y->count) return x->count > y->count ? -1 : 1;
+    return x->class < y->class ? -1 : x->class > y->class;
+}
+
+/* The classes that are looked at: all, or the most frequent in the sample. */
+static bool plan_labels(lk_columns_plan *p, const uint16_t *label, int64_t count)
+{
+    class_count *c = calloc((size_t)p->classes + 1, sizeof *c);
+    if (!c) return false;
+    for (int64_t k = 0; k < p->classes; k++) c[k].class = k;
+    for (int64_t i = 0; i < count && p->classes > 0; i++)
+        if (label[i] < p->classes) c[label[i]].count++;
+    if (p->classes > p->labels) qsort(c, (size_t)p->classes, sizeof *c, by_count);
+    memset(p->label, LK_LABEL_GROUPS, (size_t)p->classes);
+    for (int64_t k = 0; k < p->labels; k++) p->label[c[k].class] = (uint8_t)k;
+    free(c);
+    return true;
+}
+
+/* Groups of values of a column, from the rows of the classes that are looked at. */
+static void plan_groups(lk_columns_plan *p, int64_t column, const float *sample,
+                        const uint16_t *label, int64_t count, int64_t *histogram)
 {
     uint16_t last[LK_VALUE_GROUPS];
     uint8_t *group = p->group + column * LK_SKETCH_BINS;
-    lk_sketch_scale s = p->scale[column] = lk_sketch_scale_of(x, count);
     memset(histogram, 0, LK_SKETCH_BINS * sizeof *histogram);
-    for (int64_t i = 0; i < count; i++) histogram[lk_sketch_bin(s, x[i])]++;
-    int groups = lk_sketch_groups(histogram, LK_VALUE_GROUPS, last);
+    for (int64_t r = 0; r < count; r++) {
+        float x = sample[r * p->columns + column];
+        if (isfinite(x) && label[r] < p->classes && p->label[label[r]] < p->labels)
+            histogram[lk_sketch_bin(p->scale[column], x)]++;
+    }
+    int groups = lk_sketch_groups(histogram, (int)p->values, last);
     for (int g = 0, bin = 0; g < groups; g++)
         for (; bin <= last[g]; bin++) group[bin] = (uint8_t)g;
 }
 
-lk_status lk_columns_plan_create(const float *sample, int64_t count, int64_t columns,
-                                 int64_t classes, lk_columns_plan *p)
+static void plan_columns(lk_columns_plan *p, const float *sample, const uint16_t *label,
+                         int64_t count, float *x, int64_t *histogram)
+{
+    for (int64_t c = 0; c < p->columns; c++) {
+        int64_t n = 0;
+        for (int64_t r = 0; r < count; r++)
+            if (isfinite(sample[r * p->columns + c])) x[n++] = sample[r * p->columns + c];
+        p->scale[c] = lk_sketch_scale_of(x, n);
+        if (p->classes > 0) plan_groups(p, c, sample, label, count, histogram);
+    }
+}
+
+lk_status lk_columns_plan_create(const float *sample, const uint16_t *label, int64_t count,
+                                 int64_t columns, int64_t classes, lk_columns_plan *p)
 {
     *p = (lk_columns_plan){.columns = columns, .classes = classes};
     p->padded = (columns + 1 + 7) / 8 * 8;
     p->labels = classes < LK_LABEL_GROUPS ? classes : LK_LABEL_GROUPS;
+    p->values = p->labels > LK_VALUE_GROUPS / 8 ? 2 * p->labels : LK_VALUE_GROUPS / 4;
+    p->label = malloc((size_t)classes + 1);
     p->scale = calloc((size_t)columns, sizeof *p->scale);
     p->group = calloc((size_t)columns, LK_SKETCH_BINS);
     float *x = malloc(((size_t)count + 1) * sizeof *x);
     int64_t *histogram = malloc(LK_SKETCH_BINS * sizeof *histogram);
-    bool good = p->scale && p->group && x && histogram;
-    for (int64_t c = 0; c < columns && good; c++) {
-        int64_t n = 0;
-        for (int64_t r = 0; r < count; r++)
-            if (isfinite(sample[r * columns + c])) x[n++] = sample[r * columns + c];
-        plan_column(p, c, x, n, histogram);
-    }
+    bool good = p->label && p->scale && p->group && x && histogram && plan_labels(p, label, count);
+    if (good) plan_columns(p, sample, label, count, x, histogram);
     free(x);
     free(histogram);
     if (good) return LK_OK;
@@ -142,6 +180,7 @@ lk_status lk_columns_plan_create(const float *sample, int64_t count, int64_t col
 
 void lk_columns_plan_destroy(lk_columns_plan *p)
 {
+    free(p->label);
     free(p->scale);
     free(p->group);
     *p = (lk_columns_plan){.columns = 0};
@@ -153,7 +192,7 @@ static size_t bins_of(const lk_columns_plan *p) { return (size_t)p->columns * LK
 
 static size_t joint_of(const lk_columns_plan *p)
 {
-    return (size_t)p->columns * LK_VALUE_GROUPS * (size_t)p->labels;
+    return (size_t)(p->columns * lk_columns_joint(p));
 }
 
 lk_status lk_columns_counts_create(const lk_columns_plan *p, lk_columns_counts *c)
@@ -185,24 +224,25 @@ void lk_columns_counts_move(const lk_columns_plan *p, lk_columns_counts *c, int6
     c->rows = 0;
 }
 
-/* Finite values and labels that are classes: nothing to ask for each value. */
-static void count_clean(const lk_columns_plan *p, const float *x, const uint16_t *group,
+/* Finite values: nothing to ask for each. */
+static void count_clean(const lk_columns_plan *p, const float *x, const uint8_t *group,
                         int64_t rows, lk_columns_counts *c)
 {
     int64_t n = p->columns, labels = p->labels;
     for (int64_t k = 0; k < n; k++) {
         lk_sketch_scale s = p->scale[k];
         uint32_t *bin = c->bin + k * LK_SKETCH_BINS;
-        uint32_t *joint = c->joint + k * LK_VALUE_GROUPS * labels;
+        uint32_t *joint = c->joint + k * lk_columns_joint(p);
         const uint8_t *of = p->group + k * LK_SKETCH_BINS;
         int at[STEP];
         for (int64_t r = 0; r < rows; r++) at[r] = lk_sketch_bin(s, x[r * n + k]);
         for (int64_t r = 0; r < rows; r++) bin[at[r]]++;
-        for (int64_t r = 0; r < rows && group; r++) joint[of[at[r]] * labels + group[r]]++;
+        for (int64_t r = 0; r < rows && group; r++)
+            if (group[r] < labels) joint[of[at[r]] * labels + group[r]]++;
     }
 }
 
-static void count_each(const lk_columns_plan *p, const float *x, const uint16_t *group,
+static void count_each(const lk_columns_plan *p, const float *x, const uint8_t *group,
                        int64_t rows, lk_columns_counts *c)
 {
     int64_t n = p->columns, labels = p->labels;
@@ -210,7 +250,7 @@ static void count_each(const lk_columns_plan *p, const float *x, const uint16_t 
         for (int64_t k = 0; k < n; k++) {
             if (!isfinite(x[r * n + k])) continue;
             int at = lk_sketch_bin(p->scale[k], x[r * n + k]);
-            int64_t of = k * LK_VALUE_GROUPS + p->group[k * LK_SKETCH_BINS + at];
+            int64_t of = k * p->values + p->group[k * LK_SKETCH_BINS + at];
             c->bin[k * LK_SKETCH_BINS + at]++;
             if (group && group[r] < labels) c->joint[of * labels + group[r]]++;
         }
@@ -261,17 +301,14 @@ int64_t lk_columns_tile(const lk_columns_plan *p) { return STEP * p->padded; }
 void lk_columns_block(const lk_columns_plan *p, const float *x, const uint16_t *label,
                       int64_t rows, lk_columns_counts *c, double *tile, double *product)
 {
-    uint16_t group[STEP];
+    uint8_t group[STEP];
     for (int64_t at = 0; at < rows; at += STEP) {
         int64_t n = rows - at < STEP ? rows - at : STEP;
         const float *step = x + at * p->columns;
-        bool clean = !any_bad(step, n * p->columns), known = true;
-        for (int64_t r = 0; r < n && label; r++) {
-            known &= label[at + r] < p->classes;
-            group[r] = label[at + r] < p->classes ? (uint16_t)lk_label_group(p, label[at + r])
-                                                  : UINT16_MAX;
-        }
-        if (c && clean && known) count_clean(p, step, label ? group : NULL, n, c);
+        bool clean = !any_bad(step, n * p->columns);
+        for (int64_t r = 0; r < n && label; r++)
+            group[r] = label[at + r] < p->classes ? p->label[label[at + r]] : LK_LABEL_GROUPS;
+        if (c && clean) count_clean(p, step, label ? group : NULL, n, c);
         else if (c) count_each(p, step, label ? group : NULL, n, c);
         if (!product) continue;
         fill_tile(p, step, n, clean, tile);

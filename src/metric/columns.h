@@ -39,29 +39,29 @@ void lk_scan_note(int64_t *kept, int64_t row);
 
 /* ---- distributions --------------------------------------------------------------------------- */
 
-enum { LK_LABEL_GROUPS = 64, LK_VALUE_GROUPS = 32 };
+enum { LK_LABEL_GROUPS = 64, LK_VALUE_GROUPS = 128 }; /* at most */
 
 /* What all threads share and only read. */
 typedef struct lk_columns_plan {
     int64_t columns, padded; /* padded: columns and a column of ones, to a multiple of 8 */
-    int64_t labels;          /* groups of labels, at most LK_LABEL_GROUPS; 0: no labels */
     int64_t classes;
+    int64_t labels;          /* classes that are looked at, at most LK_LABEL_GROUPS */
+    int64_t values;          /* groups of values of a column: a label copied has room in them */
+    uint8_t *label;          /* [classes]: which of `labels` it is; LK_LABEL_GROUPS: none */
     lk_sketch_scale *scale;  /* [columns] */
-    uint8_t *group;          /* [columns, LK_SKETCH_BINS]: group of a bin, < LK_VALUE_GROUPS */
+    uint8_t *group;          /* [columns, LK_SKETCH_BINS]: group of a bin, < values */
 } lk_columns_plan;
-/* From a sample of rows [count, columns]; values that are not finite are left out. */
-lk_status lk_columns_plan_create(const float *sample, int64_t count, int64_t columns,
-                                 int64_t classes, lk_columns_plan *p);
+/* From a sample of rows [count, columns] and their labels; classes 0: there are none. Of many
+ * classes the most frequent are looked at. Values that are not finite are left out. */
+lk_status lk_columns_plan_create(const float *sample, const uint16_t *label, int64_t count,
+                                 int64_t columns, int64_t classes, lk_columns_plan *p);
 void lk_columns_plan_destroy(lk_columns_plan *p); /* takes a zeroed one */
-static inline int64_t lk_label_group(const lk_columns_plan *p, uint16_t label)
-{
-    return p->classes <= LK_LABEL_GROUPS ? label : (int64_t)label * p->labels / p->classes;
-}
+static inline int64_t lk_columns_joint(const lk_columns_plan *p) { return p->values * p->labels; }
 
 /* Counts of one thread, or of all. */
 typedef struct lk_columns_counts {
     uint32_t *bin;   /* [columns, LK_SKETCH_BINS] */
-    uint32_t *joint; /* [columns, LK_VALUE_GROUPS, labels] */
+    uint32_t *joint; /* [columns, values, labels] */
     double *tile;    /* rows of a step, as f64 */
     int64_t rows;    /* since they were zero: less than 2^32 */
 } lk_columns_counts;

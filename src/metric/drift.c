@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { VERSION = 1, MOST_FEATURES = 1 << 16, MOST_BINS = 1 << 17 };
+enum { VERSION = 2, MOST_FEATURES = 1 << 16, MOST_BINS = 1 << 17 };
 #define MOST_SAMPLES ((int64_t)1 << 56)
 #define NOISE_DEVIATIONS 3.72 /* a normal is above with probability 1e-4 */
 
@@ -60,12 +60,24 @@ static lk_status add_groups(lk_reference *r, const char *name, lk_sketch_scale s
     return LK_OK;
 }
 
+/* The groups of a column of one value: below it, it, above it. None: one group. */
+static int single_out(const int64_t bin[LK_SKETCH_BINS], uint16_t last[LK_DRIFT_GROUPS])
+{
+    int groups = 0, only = 0;
+    while (only < LK_SKETCH_BINS && bin[only] == 0) only++;
+    if (only > 0 && only < LK_SKETCH_BINS) last[groups++] = (uint16_t)(only - 1);
+    if (only < LK_SKETCH_BINS - 1) last[groups++] = (uint16_t)only;
+    last[groups++] = LK_SKETCH_BINS - 1;
+    return groups;
+}
+
 lk_status lk_reference_add_column(lk_reference *r, const char *name, lk_sketch_scale scale,
                                   const int64_t bin[LK_SKETCH_BINS])
 {
     uint16_t last[LK_DRIFT_GROUPS];
     int64_t count[LK_DRIFT_GROUPS] = {0};
     int groups = lk_sketch_groups(bin, LK_DRIFT_GROUPS, last);
+    if (groups == 1) groups = single_out(bin, last);
     for (int g = 0, i = 0; g < groups; g++)
         for (; i <= last[g]; i++) count[g] += bin[i];
     return add_groups(r, name, scale, groups, count, last);
@@ -76,25 +88,6 @@ lk_status lk_reference_add_channel(lk_reference *r, int channel, const int64_t c
     char name[32];
     snprintf(name, sizeof name, "channel %d", channel);
     return lk_reference_add(r, name, 256, count, true);
-}
-
-const lk_reference_feature *lk_reference_find(const lk_reference *r, const char *name)
-{
-    for (int64_t i = 0; i < r->features; i++)
-        if (strcmp(r->feature[i].name, name) == 0) return &r->feature[i];
-    return NULL;
-}
-
-int64_t lk_reference_bin(const lk_reference_feature *f, float x)
-{
-    int bin = lk_sketch_bin(f->scale, x);
-    int64_t low = 0, high = f->bins - 1; /* the first whose last is not before `bin` */
-    while (low < high) {
-        int64_t middle = (low + high) / 2;
-        if (f->last[middle] < bin) low = middle + 1;
-        else high = middle;
-    }
-    return low;
 }
 
 /* ---- as text --------------------------------------------------------------------------------- */
@@ -152,18 +145,33 @@ static bool parse_counts(const json_t *list, int64_t bins, int64_t limit, int64_
     return true;
 }
 
-/* The bins end where the sketch does, each after the one before. */
-static bool parse_last(const json_t *list, int64_t bins, const int64_t *value, uint16_t *last)
+/* Sketches of version 1 had 32 octaves on each side, the lowest as here, and the centre in the bin
+ * that began with it. */
+enum { SIDE_1 = 32 * 128, BINS_1 = 2 * SIDE_1 };
+
+/* The bin that ends where one of version 1 did. */
+static int64_t bin_of_version_1(int64_t bin)
 {
+    if (bin == BINS_1 - 1) return LK_SKETCH_BINS - 1;
+    return bin + LK_SKETCH_SIDE - SIDE_1 + (bin >= SIDE_1);
+}
+
+/* The bins end where the sketch does, each after the one before. */
+static bool parse_last(const json_t *list, int64_t version, int64_t bins, int64_t *value,
+                       uint16_t *last)
+{
+    int64_t sum, most = version == 1 ? BINS_1 : LK_SKETCH_BINS;
     if ((int64_t)json_array_size(list) != bins || bins > LK_DRIFT_GROUPS) return false;
+    if (!parse_counts(list, bins, most - 1, value, &sum)) return false;
     for (int64_t i = 0; i < bins; i++) {
+        if (version == 1) value[i] = bin_of_version_1(value[i]);
         if (i > 0 && value[i] <= value[i - 1]) return false;
         last[i] = (uint16_t)value[i];
     }
     return value[bins - 1] == LK_SKETCH_BINS - 1;
 }
 
-static bool parse_feature(const json_t *o, lk_reference *r, lk_status *status)
+static bool parse_feature(const json_t *o, int64_t version, lk_reference *r, lk_status *status)
 {
     const json_t *counts = json_object_get(o, "count"), *last = json_object_get(o, "last_bin");
     const char *name = json_string_value(json_object_get(o, "name"));
@@ -177,8 +185,7 @@ static bool parse_feature(const json_t *o, lk_reference *r, lk_status *status)
     double inverse = json_number_value(json_object_get(o, "inverse_scale"));
     lk_sketch_scale scale = {(float)center, (float)inverse};
     if (good && last)
-        good = parse_counts(last, bins, LK_SKETCH_BINS - 1, value, &sum) &&
-               parse_last(last, bins, value, end) && isfinite(scale.center) &&
+        good = parse_last(last, version, bins, value, end) && isfinite(scale.center) &&
                isfinite(scale.inverse) && scale.inverse > 0;
     if (good) good = parse_counts(counts, bins, MOST_SAMPLES, value, &sum) && sum <= MOST_SAMPLES;
     if (good)
@@ -197,13 +204,13 @@ lk_status lk_reference_parse(const char *where, const char *text, lk_reference *
     json_error_t error = {.line = 0};
     json_t *root = json_loads(text, 0, &error), *features = json_object_get(root, "features");
     bool memory = root || json_error_code(&error) != json_error_out_of_memory;
-    const json_t *version = json_object_get(root, "version");
-    bool good = json_integer_value(version) == VERSION && json_is_array(features) &&
+    int64_t version = json_integer_value(json_object_get(root, "version"));
+    bool good = version >= 1 && version <= VERSION && json_is_array(features) &&
                 json_array_size(features) <= MOST_FEATURES;
     r.samples = json_integer_value(json_object_get(root, "samples"));
     good = good && r.samples >= 0;
     for (size_t i = 0; good && status == LK_OK && i < json_array_size(features); i++)
-        good = parse_feature(json_array_get(features, i), &r, &status);
+        good = parse_feature(json_array_get(features, i), version, &r, &status);
     json_decref(root);
     if (good && status == LK_OK) {
         *out = r;
@@ -213,8 +220,8 @@ lk_status lk_reference_parse(const char *where, const char *text, lk_reference *
     if (!memory) status = lk_fail(LK_E_SYSTEM, "out of memory for a reference");
     if (status != LK_OK) return status;
     return lk_fail(LK_E_INPUT, "%s: attribute 'reference': expected the distribution of the "
-                   "training data (JSON, version %d), found something else; the file is damaged or "
-                   "of a later lockstep, import it again", where, VERSION);
+                   "training data (JSON, version 1 to %d), found something else; the file is "
+                   "damaged or of a later lockstep, import it again", where, VERSION);
 }
 
 /* ---- drift ----------------------------------------------------------------------------------- */
@@ -266,9 +273,9 @@ lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64
     if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
     memcpy(p, f->count, (size_t)bins * sizeof *p);
     memcpy(q, count, (size_t)bins * sizeof *q);
-    if (f->ordered) {
+    if (f->ordered && !f->last) {
         bins = join_bins(p, q, bins);
-    } else { /* names that occur on neither side are none */
+    } else { /* those that occur on neither side are none */
         for (int64_t i = 0; i < bins; i++) {
             if (p[i] == 0 && q[i] == 0) continue;
             p[used] = p[i];
@@ -277,9 +284,9 @@ lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64
         bins = used;
     }
     *drift = bins > 0 ? figures(p, q, bins) : (lk_drift){0, 0, 0};
-    if (bins > 1 && before > 0 && samples > 0)
-        drift->noise = lk_chi_square((double)(bins - 1), NOISE_DEVIATIONS) *
-                       (1 / (double)before + 1 / (double)samples);
+    double n = before > 1 ? (double)before : 1, m = samples > 1 ? (double)samples : 1;
+    if (bins > 1)
+        drift->noise = lk_chi_square((double)(bins - 1), NOISE_DEVIATIONS) * (1 / n + 1 / m);
     free(p);
     return LK_OK;
 }

@@ -18,6 +18,10 @@
 
 enum { LK_DRIFT_GROUPS = 20, LK_DRIFT_COLUMNS = 256 }; /* bins of a column; columns at most */
 enum { LK_DRIFT_TOKENS = 64 }; /* tokens counted as one independent sample: text is bursty */
+static inline int64_t lk_drift_samples(int64_t tokens)
+{
+    return (tokens + LK_DRIFT_TOKENS - 1) / LK_DRIFT_TOKENS;
+}
 #define LK_DRIFT_PSI 0.2 /* the threshold where nothing is said */
 
 typedef struct lk_reference_feature {
@@ -30,7 +34,7 @@ typedef struct lk_reference_feature {
 } lk_reference_feature;
 
 typedef struct lk_reference {
-    int64_t samples; /* of the training split; tokens / LK_DRIFT_TOKENS of a text */
+    int64_t samples; /* of the training split; of a text lk_drift_samples() */
     int64_t features;
     lk_reference_feature *feature;
 } lk_reference;
@@ -39,27 +43,24 @@ void lk_reference_clear(lk_reference *r); /* takes a zeroed one */
 /* Append features; what is given is copied. */
 lk_status lk_reference_add(lk_reference *r, const char *name, int64_t bins, const int64_t *count,
                            bool ordered);
-/* A column: about LK_DRIFT_GROUPS groups of equal counts from its sketch. */
+/* A column: about LK_DRIFT_GROUPS groups of equal counts from its sketch; of one value: that, what
+ * is below it and what is above. */
 lk_status lk_reference_add_column(lk_reference *r, const char *name, lk_sketch_scale scale,
                                   const int64_t bin[LK_SKETCH_BINS]);
 /* Values 0..255 of channel `channel`: "channel 0". */
 lk_status lk_reference_add_channel(lk_reference *r, int channel, const int64_t count[256]);
-/* NULL when there is none of this name. */
-const lk_reference_feature *lk_reference_find(const lk_reference *r, const char *name);
 
 /* As JSON, malloc'ed. */
 lk_status lk_reference_format(const lk_reference *r, char **text);
 /* LK_E_INPUT, naming `where`: not a reference. */
 lk_status lk_reference_parse(const char *where, const char *text, lk_reference *r);
 
-/* The bin of a value in a column's reference. */
-int64_t lk_reference_bin(const lk_reference_feature *f, float x);
-
 typedef struct lk_drift {
     double psi, kl, noise;
 } lk_drift;
-/* Counts [bins] of `samples` samples against a feature of a reference of `before` samples. Ordered
- * bins are first joined to at most LK_DRIFT_GROUPS. Both counts zero: all 0. */
+/* Counts [bins] of `samples` samples against a feature of a reference of `before` samples; fewer
+ * than one are taken for one. Values of a channel are first joined to at most LK_DRIFT_GROUPS.
+ * Both counts zero: all 0. */
 lk_status lk_drift_of(const lk_reference_feature *f, int64_t before, const int64_t *count,
                       int64_t samples, lk_drift *drift);
 /* Whether a figure is drift: above the threshold and above the noise. */

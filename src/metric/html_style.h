@@ -36,7 +36,7 @@
     "caption{text-align:left;font-weight:600;padding-bottom:.3rem}"                                \
     "th,td{padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--line);text-align:left;"    \
     "vertical-align:top}th{font-weight:500}thead th{color:var(--soft)}"                            \
-    "th.r,td.r{text-align:right}tr>:last-child{padding-right:0}"                                   \
+    "th.r,td.r{text-align:right}td.r{white-space:nowrap}tr>:last-child{padding-right:0}"           \
     ".pairs{font-size:.9rem;margin:0 0 1rem}.pairs div{display:grid;gap:0 1rem;"                   \
     "grid-template-columns:minmax(6rem,13rem) 1fr;padding:.25rem 0;"                               \
     "border-bottom:1px solid var(--line)}.pairs dt{color:var(--soft)}"                             \

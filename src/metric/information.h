@@ -6,9 +6,12 @@
 
 /* Of the shares of counts. 0 for none. */
 double lk_entropy(const int64_t *count, int64_t kinds);
-/* I(X;Y) / H(Y) of a table of counts [rows, columns], Y the column: 0 when the row tells nothing
- * about the column, 1 when it tells all. The bias of few samples, (rows-1)(columns-1) / 2N nats
- * (G. Miller 1955, over rows and columns that occur), is taken off; 0 where H(Y) is 0. */
+/* How much of H(Y) the row of a table of counts [rows, columns] tells, Y the column: 0 when it
+ * tells nothing about it, 1 when it tells all; 0 where H(Y) is 0. Few samples seem to tell
+ * something by chance alone, E, so this is (I(X;Y) - E) / (H(Y) - E), adjusted for chance as by N.
+ * Vinh, J. Epps, J. Bailey 2010, with E for cells of Poisson counts. 0 where chance tells nearly
+ * all. At most LK_UNCERTAINTY_KINDS rows and columns. */
+enum { LK_UNCERTAINTY_KINDS = 256 };
 double lk_uncertainty(const int64_t *table, int64_t rows, int64_t columns);
 /* The value that a chi-square of so many degrees exceeds with the probability of a normal above z
  * deviations (E. Wilson, M. Hilferty 1931). */

@@ -1,5 +1,6 @@
 #include "metric/sketch.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -9,17 +10,30 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Median distance from the centre of the values that differ from it; 0: there are none. Of a sorted
+ * sample, which it overwrites. */
+static double spread_of_others(float *sample, int64_t count, float center)
+{
+    int64_t others = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (sample[i] < center || sample[i] > center)
+            sample[others++] = fabsf(sample[i] - center);
+    if (others == 0) return 0;
+    qsort(sample, (size_t)others, sizeof *sample, by_value);
+    return fmin((double)sample[others / 2], (double)FLT_MAX);
+}
+
 lk_sketch_scale lk_sketch_scale_of(float *sample, int64_t count)
 {
     if (count == 0) return (lk_sketch_scale){0, 1};
     qsort(sample, (size_t)count, sizeof *sample, by_value);
     float center = sample[count / 2];
     double scale = ((double)sample[count * 3 / 4] - (double)sample[count / 4]) / 2;
-    if (!(scale > 0)) scale = ((double)sample[count - 1] - (double)sample[0]) / 8;
+    if (!(scale > 0)) scale = spread_of_others(sample, count, center);
     if (!(scale > 0)) scale = fabs((double)center) > 0 ? fabs((double)center) : 1;
-    double inverse = 1 / scale; /* a subnormal scale has none that is finite */
-    if (inverse > 1e30) inverse = 1e30;
-    if (inverse < 1e-30) inverse = 1e-30;
+    double inverse = 1 / scale; /* of a subnormal scale beyond f32, of one near its end below it */
+    if (inverse > (double)FLT_MAX) inverse = (double)FLT_MAX;
+    if (inverse < (double)FLT_MIN) inverse = (double)FLT_MIN;
     return (lk_sketch_scale){center, (float)inverse};
 }
 
@@ -32,10 +46,11 @@ static double magnitude(int m)
     return (double)d;
 }
 
+/* Bin SIDE + m is [magnitude(m - 1), magnitude(m)), from 0 where m = 1; SIDE - m mirrors it. */
 double lk_sketch_edge(lk_sketch_scale s, int bin)
 {
-    int m = bin - LK_SKETCH_HALF; /* bin HALF+m begins at +m; HALF-1-m ends at -m */
-    double d = m == 0 ? 0 : m > 0 ? magnitude(m) : -magnitude(-m);
+    int m = bin - LK_SKETCH_SIDE;
+    double d = m > 1 ? magnitude(m - 1) : m < 0 ? -magnitude(-m) : 0;
     return (double)s.center + d / (double)s.inverse;
 }
 
@@ -55,8 +70,9 @@ double lk_sketch_quantile(lk_sketch_scale s, const int64_t count[LK_SKETCH_BINS]
     if (rank >= (double)(total - 1)) return high;
     int i = 0;
     while (i < LK_SKETCH_BINS - 1 && (double)(before + count[i]) <= rank) before += count[i++];
-    double from = i == 0 ? low : clamp(lk_sketch_edge(s, i), low, high);
-    double to = i == LK_SKETCH_BINS - 1 ? high : clamp(lk_sketch_edge(s, i + 1), low, high);
+    if (i == 0 || i == LK_SKETCH_BINS - 1) return NAN;
+    double from = clamp(lk_sketch_edge(s, i), low, high);
+    double to = clamp(lk_sketch_edge(s, i + 1), low, high);
     return from + (to - from) * (rank - (double)before + 0.5) / (double)count[i];
 }
 
