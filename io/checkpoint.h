@@ -95,6 +95,9 @@ void lk_checkpoint_snapshot_close(lk_checkpoint_snapshot *s);
 /* Pinned bytes a snapshot takes on a rank. `store`: what will be saved of the parameters. */
 lk_status lk_checkpoint_snapshot_bytes(const lk_params *params, const lk_store_options *store,
                                        int rank, int ranks, size_t *bytes);
+/* Is there room for a save now? LK_E_SYSTEM says how much is missing. By one rank, before a save is
+ * begun. */
+lk_status lk_checkpoint_snapshot_room(const lk_checkpoint_snapshot *s);
 enum { LK_CHECKPOINT_SPOILT = 512 };
 /* Copy the store as it is now and start writing. The save before must have been waited for; `info`
  * is not needed any more when this returns. `good`: step of the newest checkpoint that is known to
@@ -117,7 +120,8 @@ lk_status lk_checkpoint_snapshot_wait(lk_checkpoint_snapshot *s, lk_checkpoint_f
 /* ---- a run's directory: which one to go on from. io/checkpoint_choose.c ---------------------- */
 
 /* Before anything else: LK_E_INPUT names what would be in the way of a save or be taken for a
- * checkpoint and is no file, or says that nothing can be written. No directory: LK_OK. By one rank.
+ * checkpoint and is no file, or says that nothing can be written; LK_E_SYSTEM: the same where it is
+ * the disk's fault. No directory: LK_OK. By one rank.
  * io/checkpoint_dir.c */
 lk_status lk_checkpoint_check_directory(const char *directory);
 

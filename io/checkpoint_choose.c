@@ -139,12 +139,23 @@ static lk_status next_candidate(choice *c)
     return LK_OK;
 }
 
+/* A copy under another name would be taken for a later, or an earlier, step. */
+static lk_status check_name(const lk_checkpoint_job *j, uint64_t held)
+{
+    uint64_t named;
+    if (!step_in(j->given, j->path, &named) || named == held) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected step %llu, as it is named, found that it holds step "
+                   "%llu; give it its own name", j->path, (unsigned long long)named,
+                   (unsigned long long)held);
+}
+
 /* Every rank the info, and its share of the digests. */
 static lk_status verify(lk_checkpoint_job *j)
 {
     lk_checkpoint_info info = {.leaves = 0};
     lk_h5_list list = {0, 0, NULL};
     lk_status status = lk_checkpoint_read_info(j->file, j->path, &info);
+    if (status == LK_OK) status = check_name(j, info.state.step);
     lk_checkpoint_info_clear(&info);
     if (status == LK_OK) status = lk_h5_list_datasets(j->file, j->path, "", &list);
     for (int i = j->rank; i < list.count && status == LK_OK; i += j->ranks) {

@@ -153,8 +153,9 @@ lk_status lk_checkpoint_check_directory(const char *directory)
                        "away", directory,
                        S_ISREG(s.st_mode) ? "a file" : "something that is not a file");
     if (access(directory, W_OK | X_OK) != 0)
-        return lk_fail(LK_E_INPUT, "%s: expected a directory that checkpoints can be written to, "
-                       "found: %s; check its permissions", directory, strerror(errno));
+        return lk_fail(lk_status_of_errno(errno), "%s: expected a directory that checkpoints can "
+                       "be written to, found: %s; check its permissions, and its disk", directory,
+                       strerror(errno));
     DIR *d;
     LK_TRY(open_directory(directory, &d));
     lk_status status = LK_OK;

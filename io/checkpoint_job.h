@@ -99,6 +99,9 @@ lk_status lk_checkpoint_share_info(lk_checkpoint_job *j);
 
 /* ---- io/checkpoint_write.c ------------------------------------------------------------------- */
 
+/* With parameters listed: is there room in the directory `given` for the file, as far as can be
+ * told then? LK_E_SYSTEM. By one rank. */
+lk_status lk_checkpoint_check_room(const lk_checkpoint_job *j);
 /* On the I/O thread, with the info shared, parameters listed and all dealt out. Collective. */
 lk_status lk_checkpoint_write(lk_checkpoint_job *j);
 

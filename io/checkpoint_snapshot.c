@@ -169,6 +169,11 @@ lk_status lk_checkpoint_snapshot_open(lk_io *io, MPI_Comm world, const char *dir
     return LK_OK;
 }
 
+lk_status lk_checkpoint_snapshot_room(const lk_checkpoint_snapshot *s)
+{
+    return lk_checkpoint_check_room(&s->job);
+}
+
 void lk_checkpoint_snapshot_close(lk_checkpoint_snapshot *s)
 {
     if (!s) return;

@@ -74,20 +74,38 @@ static uint64_t needed_bytes(const job *j)
     lk_checkpoint_info info = j->info;
     uint64_t needed = 1 << 20; /* superblock, groups, attributes */
     for (int i = 0; i < j->items; i++) needed += lk_checkpoint_stored_bytes(&j->item[i]) + 4096;
-    for (int i = 0; i < TEXTS; i++) needed += strlen(*lk_checkpoint_text(&info, i));
+    for (int i = 0; i < TEXTS; i++) {
+        const char *text = *lk_checkpoint_text(&info, i);
+        if (text) needed += strlen(text);
+    }
     size_t longest = 0; /* names are stored at one length */
     for (int64_t i = 0; i < info.image.classes; i++)
         if (strlen(info.image.name[i]) > longest) longest = strlen(info.image.name[i]);
     return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
-/* On rank 0: remove what killed saves left behind, then see whether the file will fit, and leave
- * room for logs. */
-static lk_status make_room(const job *j)
+/* Will the file fit, and leave room for logs? */
+lk_status lk_checkpoint_check_room(const job *j)
 {
     struct statvfs disk;
-    struct stat s;
     uint64_t needed = needed_bytes(j), margin = (8 << 20) + needed / 16;
+    if (statvfs(j->given, &disk) != 0)
+        return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s; check the file system",
+                       j->given, strerror(errno));
+    uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (room >= needed + margin) return LK_OK;
+    return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f MiB, "
+                   "found %.1f MiB; make room on the disk, or %s", j->given,
+                   (double)(needed + margin) / 0x1p20, (double)needed / 0x1p20,
+                   (double)room / 0x1p20,
+                   j->keep.newest > 0 ? "lower checkpoint.keep"
+                                      : "set checkpoint.keep, which is 0, so that all are kept");
+}
+
+/* On rank 0: remove what killed saves left behind, then see whether the file will fit. */
+static lk_status make_room(const job *j)
+{
+    struct stat s;
     if (stat(j->given, &s) != 0)
         return lk_fail(LK_E_SYSTEM,
                        "%s: expected a directory for checkpoints, found: %s; see "
@@ -99,16 +117,7 @@ static lk_status make_room(const job *j)
                        "it away",
                        j->given);
     LK_TRY(lk_checkpoint_dir_sweep(j->given));
-    if (statvfs(j->given, &disk) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s; check the file system",
-                       j->given, strerror(errno));
-    uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
-    if (room < needed + margin)
-        return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f "
-                       "MiB, found %.1f MiB; make room on the disk, or lower checkpoint.keep",
-                       j->given, (double)(needed + margin) / 0x1p20, (double)needed / 0x1p20,
-                       (double)room / 0x1p20);
-    return LK_OK;
+    return lk_checkpoint_check_room(j);
 }
 
 static lk_status check_limit(const job *j)
@@ -355,9 +364,11 @@ static lk_status verify_mine(job *j, hid_t file)
 static lk_status verify(job *j)
 {
     hid_t file = -1;
-    LK_TRY(lk_checkpoint_open_each(j, j->part, &file));
-    lk_status status = lk_checkpoint_agree(j, verify_mine(j, file));
-    H5Fclose(file); /* read only: nothing to lose */
+    lk_status status = lk_checkpoint_open_each(j, j->part, &file);
+    if (status == LK_OK) {
+        status = lk_checkpoint_agree(j, verify_mine(j, file));
+        H5Fclose(file); /* read only: nothing to lose */
+    }
     if (status != LK_OK)
         lk_fail_prefix(status, "a checkpoint does not read back as it was written");
     return status == LK_E_INPUT ? LK_E_SYSTEM : status;

@@ -2,17 +2,29 @@
 #include "io/hdf5_driver.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* ---- the file is there ----------------------------------------------------------------------- */
 
-static const char *advice(const char *schema)
+static bool is_named(const char *path, const char *pattern)
 {
+    const char *slash = strrchr(path, '/');
+    return fnmatch(pattern, slash ? slash + 1 : path, 0) == 0;
+}
+
+/* What to do when `path` is none. The name of a checkpoint, or of one that is being saved, says
+ * that it ought to be one. */
+static const char *advice(const char *schema, const char *path)
+{
+    bool checkpoint = schema && strcmp(schema, "lockstep checkpoint") == 0;
+    if (checkpoint && is_named(path, "step-*.h5")) return "use another checkpoint";
+    if (checkpoint && is_named(path, "step-*.h5.part")) return "check the disk it lies on";
     if (schema && strcmp(schema, "lockstep dataset") == 0)
         return "make one with 'lockstep import'";
-    if (schema && strcmp(schema, "lockstep checkpoint") == 0)
+    if (checkpoint)
         return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
     if (schema && strcmp(schema, "lockstep predictions") == 0) /* only looked at to replace them */
         return "name another output file";
@@ -65,10 +77,11 @@ static lk_status check_file(const char *path, const char *schema)
     if (!regular)
         return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
                        S_ISDIR(s.st_mode) ? "a directory" : "something that is not a file",
-                       advice(schema));
+                       advice(schema, path));
     if (hdf5) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: expected a %s, found %s; %s", path, expected,
-                   s.st_size == 0 ? "an empty file" : "a file that is not HDF5", advice(schema));
+                   s.st_size == 0 ? "an empty file" : "a file that is not HDF5",
+                   advice(schema, path));
 }
 
 /* ---- it is one of lockstep's ----------------------------------------------------------------- */
@@ -82,13 +95,13 @@ static lk_status check_schema(hid_t file, const char *path, const char *schema)
     LK_TRY(lk_h5_has(file, path, "schema", &there));
     if (!there)
         return lk_fail(LK_E_INPUT, "%s: expected a %s, found an HDF5 file without the attribute "
-                       "'schema'; %s", path, expected, advice(schema));
+                       "'schema'; %s", path, expected, advice(schema, path));
     LK_TRY(lk_h5_get_text(file, path, "schema", &found));
     lk_status status = LK_OK;
     uint64_t newest = lk_h5_newest_version(found);
     if (schema ? strcmp(found, schema) != 0 : strncmp(found, "lockstep ", 9) != 0)
         status = lk_fail(LK_E_INPUT, "%s: expected a %s, found schema '%.60s'; %s", path, expected,
-                         found, advice(schema));
+                         found, advice(schema, path));
     free(found);
     LK_TRY(status);
     LK_TRY(lk_h5_get_u64(file, path, "version", &version));

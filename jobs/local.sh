@@ -32,9 +32,10 @@ case ${1:-} in
     shift
     ;;
 esac
-if ! [[ $ranks =~ ^[0-9]+$ ]] || ((ranks < 1)); then
+if ! [[ $ranks =~ ^[0-9]{1,6}$ ]] || ((10#$ranks < 1)); then
     quit 2 "-n: expected a number of ranks, found '$ranks'"
 fi
+ranks=$((10#$ranks))
 if [ $# -eq 0 ] || [[ $1 == -* ]]; then quit 2 "which run? See the head of $here/$me"; fi
 site_setup
 find_lockstep
@@ -43,6 +44,10 @@ launch=()
 if ((ranks > 1)); then
     read -ra launch <<<"$MPIRUN"
     launch+=(-np "$ranks")
+    # more ranks than cores: of Open MPI 4, of 5
+    export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
+    map=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
+    export PRTE_MCA_rmaps_default_mapping_policy=$map
 fi
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}

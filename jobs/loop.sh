@@ -45,7 +45,14 @@ find_lockstep()
 # and data, as lockstep itself reads them.
 find_run()
 {
+    local option
     run=("$@")
+    for option in "${run[@]:1}"; do
+        case $option in
+        -p | --pl* | --pr*) quit 2 "$option prints something and trains nothing: give it to" \
+            "'lockstep train' itself" ;;
+        esac
+    done
     directory=$("$lockstep" train "${run[@]}" --print directory) ||
         quit $? "lockstep train ${run[*]}: not started"
     data=$("$lockstep" train "${run[@]}" --print data.file)
@@ -121,6 +128,12 @@ await_run()
     find_run "$@"
     await "$data"
     await "$directory" new
+    # the checkpoints may lie on another disk
+    if [ -L "$directory/checkpoints" ]; then
+        await "$(realpath -m "$directory/checkpoints")"
+    else
+        await "$directory/checkpoints" new
+    fi
 }
 
 # ---- the guard ---------------------------------------------------------------------------------
@@ -214,7 +227,8 @@ after_end()
     0)
         rm -f "$restarts"
         if [ -e "$directory/DONE" ]; then
-            quit 0 "$directory: done; 'lockstep report $directory' makes a page about it"
+            quit 0 "$directory: done; 'lockstep report $(printf %q "$directory")' makes a page" \
+                'about it'
         fi
         quit 0 "$directory: ended at step $(newest_step), as train.stop_after asks"
         ;;

@@ -6,12 +6,14 @@
  *   FAULT_AFTER  writes to such files (reads, openings) that go well first
  *   FAULT_KIND   eio: then every write fails with EIO; enospc: with ENOSPC; short: one write stores
  *                half, as a full disk does, then ENOSPC; torn: one write says that it stored all
- *                and stored half; sync: no write fails, but every fsync does, with EIO;
+ *                and stored half; sync: no write fails, but every fsync does, with FAULT_ERRNO;
+ *                blank: no write fails, but every fsync leaves zeros at the file's begin;
  *                full: there are no blocks to reserve; unknown: the file system cannot reserve
  *                any, after which writes fail with ENOSPC; hang: writes never return;
  *                stuck: as eio, and then the main thread does not wake from a short sleep;
- *                open, read: openings for reading fail, or reads, with FAULT_ERRNO (a number, EIO
- *                if there is none), FAULT_TIMES of them, or all that follow
+ *                make, open, read: openings for writing fail, openings for reading, or reads,
+ *                FAULT_TIMES of them, or all that follow
+ *   FAULT_ERRNO  of sync, make, open and read, a number; EIO if there is none
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
@@ -88,8 +90,9 @@ static void hang(void)
 /* What becomes of this write; errno is set for FAIL. */
 static int fate(int fd)
 {
-    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "full") ||
-        is("FAULT_KIND", "open") || is("FAULT_KIND", "read"))
+    if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "blank") ||
+        is("FAULT_KIND", "full") || is("FAULT_KIND", "make") || is("FAULT_KIND", "open") ||
+        is("FAULT_KIND", "read"))
         return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - number("FAULT_AFTER", 0);
@@ -172,9 +175,15 @@ ssize_t pwritev64(int fd, const struct iovec *v, int n, off_t at)
 
 int fsync(int fd)
 {
-    if (!is("FAULT_KIND", "sync") || !meant(fd)) return (int)syscall(SYS_fsync, fd);
+    static const char zeros[16];
+    bool fails = is("FAULT_KIND", "sync");
+    if ((!fails && !is("FAULT_KIND", "blank")) || !meant(fd)) return (int)syscall(SYS_fsync, fd);
     tell();
-    errno = EIO;
+    if (!fails) {
+        syscall(SYS_pwrite64, fd, zeros, sizeof zeros, 0);
+        return (int)syscall(SYS_fsync, fd);
+    }
+    errno = (int)number("FAULT_ERRNO", EIO);
     return -1;
 }
 
@@ -224,7 +233,8 @@ ssize_t pread64(int fd, void *bytes, size_t n, off_t at) { return pread(fd, byte
 
 static int open_faulty(const char *path, int flags, mode_t mode)
 {
-    if ((flags & O_ACCMODE) == O_RDONLY && meant_path(path) && refused("open")) return -1;
+    const char *kind = (flags & O_ACCMODE) == O_RDONLY ? "open" : "make";
+    if (meant_path(path) && refused(kind)) return -1;
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 

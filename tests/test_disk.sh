@@ -105,7 +105,11 @@ trials() {
         test "$good" -ge "$TRIALS" -a $bad -eq 0
 }
 
-for kind in eio enospc short torn sync unknown; do trials $kind; done
+for kind in eio enospc short torn sync blank unknown; do trials $kind; done
+
+trial blank 1 0 0
+ok "what does not read back: $(grep '^lockstep: ' "$work/err")" says err \
+    'a checkpoint does not read back as it was written' 'check the disk it lies on'
 
 trial full 1 0 0
 ok "no blocks to reserve: $(grep '^lockstep: ' "$work/err")" test -z "$wrong" -a $struck = 1
@@ -113,6 +117,24 @@ ok "says so" says err 'cannot reserve' 'make room on the disk'
 trial unknown 1 0 1000000
 ok "a file system that cannot reserve blocks is good enough" test "$rc" -eq 0
 ok "the same checkpoint" "$h5same" t/checkpoints/latest whole/checkpoints/latest
+
+# What a disk or a server does to the other files of a run is not the user's mistake.
+for fault in "lock 116" "lock 30" "run.yaml.part 110" "run.yaml.part 5"; do # ESTALE EROFS ETIMEDOUT
+    go_on 1 0 FAULT_FILE="t/${fault% *}" FAULT_KIND=make FAULT_ERRNO="${fault#* }"
+    ok "code 3: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
+done
+go_on 1 0 FAULT_FILE=t/run.yaml.part FAULT_KIND=make FAULT_ERRNO=13 # EACCES
+ok "code 2: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 2 -a $struck = 1
+go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync FAULT_ERRNO=22 # EINVAL
+ok "a directory that cannot be synced is good enough" test "$rc" -eq 0 -a $struck = 1
+go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync
+ok "not one whose sync fails: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
+
+# A log that can grow no more.
+run sh -c 'trap "" XFSZ; ulimit -f 16; exec "$@"' sh "$LOCKSTEP" train a.yaml \
+    --set directory=t/long --set train.steps=1000 --set checkpoint.every=0 --set log.run_log=false
+ok "it is named: $(grep '^lockstep: ' "$work/err")" says err 't/long/loss.log: cannot write the log'
+ok "exit code 3" test "$rc" -eq 3
 
 # A disk that is full: nothing is written.
 mkdir full
@@ -125,10 +147,21 @@ if mount -t tmpfs -o size=4m none full 2>/dev/null; then
     ok "exit code 3, nothing written, latest stays" test "$rc" -eq 3 -a \
         "$(find full/t/checkpoints -name '*-*' | wc -l)" -eq 1 -a \
         "$(readlink full/t/checkpoints/latest)" = step-000004.h5
+    ok "it was said at the start, too" says out 'warning: full/t/checkpoints: expected' \
+        'MiB of free space' 'lower checkpoint.keep'
+    run "$LOCKSTEP" train a.yaml --set directory=full/t --resume --set checkpoint.keep=0
+    ok "where all are kept: $(grep '^lockstep: ' "$work/err")" says err \
+        'set checkpoint.keep, which is 0, so that all are kept'
+    mount -o remount,ro full
+    run "$LOCKSTEP" train a.yaml --set directory=full/t --resume
+    ok "a disk that was made read-only, code 3: $(cat "$work/err")" test "$rc" -eq 3
     umount full
 else
     skip "a full disk" "a tmpfs cannot be mounted here"
     skip "exit code 3, nothing written, latest stays" "a tmpfs cannot be mounted here"
+    skip "it was said at the start, too" "a tmpfs cannot be mounted here"
+    skip "where all are kept" "a tmpfs cannot be mounted here"
+    skip "a disk that was made read-only" "a tmpfs cannot be mounted here"
 fi
 
 # Reading: a dataset of several slabs, streamed, so that the run reads it from first to last.

@@ -207,6 +207,25 @@ within 100 grep -q 'mount/a.h5: mount is not there, or empty; waiting for it' mo
 cp a.h5 part && mv part mount/a.h5
 ends mounted 0 1 'mounted: done'
 
+sed 's/^directory: .*/directory: linked/; s/^  steps: .*/  steps: 40/' r.yaml >linked.yaml
+run "$LOCKSTEP" train linked.yaml --set train.stop_after=20
+mv linked/checkpoints away
+ln -s ../disk/checkpoints linked/checkpoints
+"$jobs/local.sh" linked.yaml >linked.log 2>&1 &
+local=$!
+within 100 grep -q 'disk/checkpoints: .*disk is not there, or empty; waiting for it' linked.log
+mkdir part && mv away part/checkpoints && mv part disk
+ends linked 0 1 'linked: done'
+ok "linked: it went on from there" grep -q 'resume-or-start, from step 20' linked.log
+
+# More ranks than most machines have cores, without what tests/tap.sh sets for that.
+run env -u OMPI_MCA_rmaps_base_oversubscribe -u PRTE_MCA_rmaps_default_mapping_policy \
+    "$jobs/local.sh" -n 016 r.yaml --set directory='many ranks' --set train.leaves=16 \
+    --set train.batch=16 --set train.steps=4
+ok "16 ranks here" says out ' 16 ranks,'
+ok "the last line names the directory as a shell reads it" says out \
+    "many ranks: done; 'lockstep report many\\ ranks' makes a page about it"
+
 # misused DESCRIPTION TEXT COMMAND...: exit code 2 and this text.
 misused() {
     what=$1 text=$2
@@ -222,6 +241,14 @@ misused() {
 misused "local.sh without a run" 'which run?' "$jobs/local.sh"
 misused "local.sh without a number" "-n: expected a number of ranks, found 'r.yaml'" \
     "$jobs/local.sh" -n r.yaml
+for number in 0 00 -1 2x 99999999999999999999; do
+    misused "$number ranks" "-n: expected a number of ranks, found '$number'" \
+        "$jobs/local.sh" -n $number r.yaml
+done
+for option in --print=seed --plan -p; do
+    misused "local.sh with $option" "$option prints something and trains nothing" \
+        "$jobs/local.sh" r.yaml $option
+done
 misused "no run file" 'none.yaml' "$jobs/local.sh" none.yaml
 misused "a run file that does not come" 'Mount it, or correct the path' \
     env FILES_WAIT=1 "$jobs/local.sh" none/none.yaml

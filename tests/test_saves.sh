@@ -71,11 +71,52 @@ ok "nothing is lost" test -f g/checkpoints/step-000020.h5.damaged -a \
 
 # A run that was killed after a file was renamed and before the link was: a whole step is not lost.
 cp -R a h
+rm h/SAVED
 ln -sf step-000018.h5 h/checkpoints/latest
 touch -h -d '1 minute ago' h/checkpoints/latest
 prints "a file that is newer than the link is taken" 'from step 20' \
     "$LOCKSTEP" train a.yaml --set directory=h --resume
 ok "and the link leads to it" test "$(readlink h/checkpoints/latest)" = step-000020.h5
+ok "and SAVED says that there are checkpoints" test -f h/SAVED
+
+# What is no checkpoint, or one under another name.
+cp -R a o
+echo text >o/checkpoints/step-000020.h5
+cp o/checkpoints/step-000016.h5 o/checkpoints/step-000022.h5
+prints "a name that is not of the step in the file, and a text, are passed over" \
+    'o/checkpoints/step-000022.h5: expected step 22, as it is named, found that it holds step 16|\
+; trying step-000020.h5|o/checkpoints/step-000020.h5: expected a lockstep checkpoint, found a file \
+that is not HDF5; use another checkpoint; trying step-000018.h5|from step 18' \
+    "$LOCKSTEP" train a.yaml --set directory=o --resume
+ok "to the same bits" same o a
+
+# ---- checkpoints that have gone astray -----------------------------------------------------------
+
+cp -R a n
+mv n/checkpoints away
+astray='n/checkpoints: no checkpoint is there, but the run has saved some|bring them back'
+bad "a run whose checkpoints are gone does not begin anew" "$astray" \
+    "$LOCKSTEP" train a.yaml --set directory=n --resume-or-start
+bad "nor on two ranks" "$astray" 2 "$LOCKSTEP" train a.yaml --set directory=n --resume-or-start
+bad "nor go on" "$astray" "$LOCKSTEP" train a.yaml --set directory=n --resume
+mkdir n/checkpoints
+bad "nor if their disk is not mounted" "$astray" \
+    "$LOCKSTEP" train a.yaml --set directory=n --resume-or-start
+rmdir n/checkpoints
+ln -s ../disk/checkpoints n/checkpoints
+for option in --resume --resume-or-start; do
+    bad "nor where a link led to them, $option" 'n/checkpoints: |found a link|No such file' \
+        "$LOCKSTEP" train a.yaml --set directory=n $option
+done
+mkdir disk && mv away disk/checkpoints
+prints "when they are back it goes on" 'from step 20' "$LOCKSTEP" train a.yaml --set directory=n \
+    --resume-or-start
+ok "and nothing is lost" same n a
+mkdir p p/checkpoints
+cp n/run.yaml n/lock n/loss.log n/validation.log n/starts.jsonl p
+prints "killed before its first save, however late, a run begins anew" 'from step 0' \
+    "$LOCKSTEP" train a.yaml --set directory=p --resume-or-start
+ok "to the same bits" same p a
 
 # A disk that does not give a file, though its content may be good.
 faulty=$builddir/tests/faulty.so
@@ -142,6 +183,14 @@ mkfifo i/log && mv i/log i/loss.log
 bad "nor as a log" 'i/loss.log: |something that is not a file' \
     "$LOCKSTEP" train a.yaml --set directory=i --resume
 rm i/loss.log
+cp a/loss.log i/loss.log
+mkfifo i/run.yaml.part
+prints "nor where the run file is written" 'from step 20' \
+    "$LOCKSTEP" train a.yaml --set directory=i --resume
+mkdir i/run.yaml.part
+bad "a directory there" 'i/run.yaml.part: a directory is in the way of the file; move it away' \
+    "$LOCKSTEP" train a.yaml --set directory=i --resume
+rmdir i/run.yaml.part
 
 # A log that does not hold what was logged up to the checkpoint. log FILE EDIT TEXT [COMMAND].
 more="--set train.steps=24 --set eval.every=6"
@@ -163,6 +212,21 @@ log loss.log '20s/.$//; 20q' 'found line 20, which is not'
 log validation.log '3d' 'step 18, |found its end after 2 lines'
 log validation.log '2s/.*/12/' 'found line 2, which is not'
 log validation.log '2s/^12/5/' 'found line 2, which is not'
+
+# A log, or a checkpoint, of another run.
+run "$LOCKSTEP" train a.yaml $more --set directory=other --set seed=77 --set train.stop_after=20
+rm -rf j
+cp -R logs j
+cp other/loss.log other/validation.log j
+another='j/loss.log: expected |in the line of step 20, as in the checkpoint|one of the two is of'
+bad "the logs of another seed" "$another" "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+rm -rf j other
+cp -R logs j
+run "$LOCKSTEP" train a.yaml $more --set directory=other --set optimizer.lr=0.1 \
+    --set train.stop_after=20
+cp other/checkpoints/step-000020.h5 j/checkpoints
+bad "the checkpoint of another rate" "$another" \
+    "$LOCKSTEP" train a.yaml $more --set directory=j --resume
 rm -rf j
 cp -R logs j
 printf 'half a li' >>j/loss.log

@@ -28,8 +28,8 @@ lk_status lk_replace_check(const char *path)
     if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
     else errno = access(directory, W_OK | X_OK) == 0 ? 0 : errno;
     if (errno)
-        status = lk_fail(LK_E_INPUT, "%s: cannot write into %s: %s; name another place", path,
-                         directory, strerror(errno));
+        status = lk_fail(lk_status_of_errno(errno), "%s: cannot write into %s: %s; name another "
+                         "place", path, directory, strerror(errno));
     free(directory);
     return status;
 }
@@ -77,14 +77,12 @@ lk_status lk_replace_publish(const char *part, const char *path)
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-/* By errno: is the place wrong, or the machine at its end? */
 static lk_status cannot(const lk_replace *r, int error)
 {
-    bool system = error == ENOSPC || error == EDQUOT || error == EIO || error == ENOMEM ||
-                  error == EMFILE || error == ENFILE;
-    return lk_fail(system ? LK_E_SYSTEM : LK_E_INPUT, "%s: cannot write %s: %s; %s", r->path,
-                   r->what, strerror(error), system ? "make room and start again"
-                                                    : "name another place");
+    lk_status status = lk_status_of_errno(error);
+    return lk_fail(status, "%s: cannot write %s: %s; %s", r->path, r->what, strerror(error),
+                   status == LK_E_INPUT ? "name another place"
+                                        : "make room, or check the disk, and start again");
 }
 
 static void release(lk_replace *r)
@@ -94,12 +92,28 @@ static void release(lk_replace *r)
     *r = (lk_replace){.file = NULL};
 }
 
+/* A new file, whatever had the name: to open a pipe would wait for its reader. */
+static lk_status make_part(lk_replace *r)
+{
+    if (unlink(r->part) != 0 && errno == EISDIR)
+        return lk_fail(LK_E_INPUT, "%s: a directory is in the way of %s; move it away", r->part,
+                       r->what);
+    int fd = open(r->part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) return cannot(r, errno);
+    r->file = fdopen(fd, "w");
+    if (r->file) return LK_OK;
+    int error = errno;
+    close(fd);
+    unlink(r->part);
+    return cannot(r, error);
+}
+
 lk_status lk_replace_open(lk_replace *r, const char *path, const char *what)
 {
     lk_replace made = {.path = strdup(path), .what = what};
     lk_status status = made.path ? lk_replace_part(path, &made.part)
                                  : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status == LK_OK && !(made.file = fopen(made.part, "we"))) status = cannot(&made, errno);
+    if (status == LK_OK) status = make_part(&made);
     if (status == LK_OK) *r = made;
     else release(&made);
     return status;

@@ -9,7 +9,8 @@
 #include <stdio.h>
 
 /* Whether a file can be made or replaced at `path`, before the work whose result it will hold.
- * LK_E_INPUT: it is a directory, or what it would lie in cannot be written into. */
+ * LK_E_INPUT: it is a directory, or what it would lie in cannot be written into; LK_E_SYSTEM: the
+ * latter for a reason of the disk's (lk_status_of_errno). */
 lk_status lk_replace_check(const char *path);
 /* PATH.part, malloc'ed. */
 lk_status lk_replace_part(const char *path, char **part);
@@ -24,7 +25,7 @@ typedef struct lk_replace {
     char *path, *part;
     const char *what;  /* for messages: "the page" */
 } lk_replace;
-/* LK_E_INPUT: cannot be made there; LK_E_SYSTEM: no room. Both name `what`. */
+/* LK_E_INPUT: cannot be made there; LK_E_SYSTEM: no room, or the disk. Both name `what`. */
 lk_status lk_replace_open(lk_replace *r, const char *path, const char *what);
 /* Put it in place. Whatever happens r is closed, and after a failure nothing is left of it.
  * `durable`: as lk_replace_publish(). */

@@ -32,7 +32,9 @@ lk_status lk_fail_suffix(lk_status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* What an errno means to a file that the user named: LK_E_INPUT if it is the name's fault (no such
- * file, no permission, a directory), else LK_E_SYSTEM. */
+ * file, no permission, a directory), else LK_E_SYSTEM. That a file system is read-only may be
+ * either; it is LK_E_SYSTEM, for a wrong place is met by somebody who reads the message, a disk
+ * that failed by a run that nobody watches. */
 lk_status lk_status_of_errno(int error);
 /* After an open() or fopen() of it that set errno: the error of one or the other kind. */
 lk_status lk_fail_open(const char *path);

@@ -42,10 +42,19 @@ static lk_status exists_already(const char *directory, lk_resume how)
 
 static lk_status cannot(const char *what, const char *path)
 {
-    bool system = errno == ENOSPC || errno == EDQUOT || errno == EIO || errno == ENOMEM ||
-                  errno == EMFILE || errno == ENFILE;
-    return lk_fail(system ? LK_E_SYSTEM : LK_E_INPUT, "%s: cannot %s: %s%s", path, what,
-                   strerror(errno), system ? "" : "; check 'directory' and its permissions");
+    int error = errno;
+    lk_status status = lk_status_of_errno(error);
+    return lk_fail(status, "%s: cannot %s: %s; check %s", path, what, strerror(error),
+                   status == LK_E_INPUT ? "'directory' and its permissions"
+                                        : "the disk it lies on and its free space");
+}
+
+static bool has(const lk_rundir *d, const char *name)
+{
+    char *path = join(d->path, name);
+    bool there = path && access(path, F_OK) == 0;
+    free(path);
+    return there;
 }
 
 /* Two processes in one run would both append to its logs. A file system without locks is believed:
@@ -72,6 +81,7 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
 {
     struct stat st;
     bool exists = stat(directory, &st) == 0;
+    if (!exists && lk_status_of_errno(errno) != LK_E_INPUT) return cannot("look at", directory);
     if (exists && !S_ISDIR(st.st_mode))
         return lk_fail(LK_E_INPUT,
                        "%s: the run directory's name is taken by a file; choose "
@@ -112,25 +122,54 @@ void lk_rundir_close(lk_rundir *d)
 
 const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
 
-/* A run that was killed before its first checkpoint, to be started again in its directory: that
- * directory must be a run's, and no checkpoint may be in it, whose link alone is lost. */
-static bool not_saved_yet(const lk_rundir *d)
+/* A link to a file system that is not mounted is no directory without checkpoints. */
+static lk_status check_link(const lk_rundir *d)
 {
-    char *run_file = join(d->path, "run.yaml"), *lock = join(d->path, "lock");
-    bool ours = run_file && lock && (access(run_file, F_OK) == 0 || access(lock, F_OK) == 0);
-    bool saved = false;
+    struct stat s;
+    if (stat(d->checkpoints, &s) == 0) return LK_OK;
+    int error = errno;
+    if (lstat(d->checkpoints, &s) != 0) return LK_OK;
+    return lk_fail(lk_status_of_errno(error), "%s: expected a directory for checkpoints, found a "
+                   "link that cannot be followed: %s; mount what it leads to, or make that "
+                   "directory", d->checkpoints, strerror(error));
+}
+
+/* Any, also one whose link is lost. */
+static lk_status look_for_checkpoint(const lk_rundir *d, bool *found)
+{
+    struct dirent *e;
     DIR *files = opendir(d->checkpoints);
-    for (struct dirent *e; files && (e = readdir(files)) && !saved;)
-        saved = fnmatch("step-*.h5", e->d_name, 0) == 0;
-    if (files) closedir(files);
-    free(run_file);
-    free(lock);
-    return ours && !saved;
+    if (!files) /* a file is another's to refuse */
+        return errno == ENOENT || errno == ENOTDIR ? LK_OK : cannot("list", d->checkpoints);
+    do {
+        errno = 0;
+        e = readdir(files);
+        *found = e && fnmatch("step-*.h5", e->d_name, 0) == 0;
+    } while (e && !*found);
+    lk_status status = e || errno == 0 ? LK_OK : cannot("list", d->checkpoints);
+    closedir(files);
+    return status;
+}
+
+/* Has a run been killed before its first checkpoint, to be started again in its directory? That
+ * directory must be a run's. Where a save was once complete the checkpoints have gone astray, and
+ * to begin would cut the logs. */
+static lk_status find_unsaved(const lk_rundir *d, bool *unsaved)
+{
+    bool found = false;
+    LK_TRY(check_link(d));
+    LK_TRY(look_for_checkpoint(d, &found));
+    *unsaved = !found && (has(d, "run.yaml") || has(d, "lock"));
+    if (!*unsaved || !has(d, "SAVED")) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: no checkpoint is there, but the run has saved some, says "
+                   "'SAVED' beside it; bring them back or mount what they lie on, or remove the "
+                   "run directory to begin anew", d->checkpoints);
 }
 
 lk_status lk_rundir_begins(const lk_rundir *d, bool *begins)
 {
-    bool unsaved = d->exists && not_saved_yet(d);
+    bool unsaved = false;
+    if (d->exists) LK_TRY(find_unsaved(d, &unsaved));
     if (d->how == LK_RESUME && unsaved)
         return lk_fail(LK_E_INPUT, "%s: no checkpoint to resume from, the run was ended before its "
                        "first; start it again in this directory with --resume-or-start",
@@ -184,15 +223,17 @@ static lk_status open_log(const lk_rundir *d, int which, uint64_t step, double *
     return status;
 }
 
-lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
+lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, float loss, uint64_t *validated,
                                void (*report)(void *context, const char *text), void *context)
 {
     uint64_t last[LOGS] = {step, *validated};
+    const float *first[LOGS] = {&loss, NULL};
     for (int i = 0; i < LOGS && step > 0; i++) {
         char *path = join(d->path, logs[i].name), text[PATH_MAX + 100];
         bool none = false;
         if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
-        lk_status status = lk_steplog_check(path, &logs[i].form, step, last[i], &none);
+        lk_status status = lk_steplog_check(path, &logs[i].form, step, last[i], first[i],
+                                            &none);
         snprintf(text, sizeof text, "%s has nothing up to step %llu any more; it begins after it",
                  path, (unsigned long long)step);
         if (status == LK_OK && none && last[i] > 0) report(context, text);
@@ -228,15 +269,6 @@ static lk_status write_run_file(const lk_rundir *d, const lk_run *run)
     return status;
 }
 
-/* New names in a directory are on disk when it is synced. */
-static lk_status sync_directory(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    lk_status status = fd >= 0 && fsync(fd) == 0 ? LK_OK : cannot("sync", path);
-    if (fd >= 0) close(fd);
-    return status;
-}
-
 static lk_status forget_done(const lk_rundir *d)
 {
     char *path = join(d->path, "DONE");
@@ -251,8 +283,13 @@ lk_status lk_rundir_done(lk_rundir *d, uint64_t steps)
     char text[64];
     if (d->rank != 0) return LK_OK;
     snprintf(text, sizeof text, "%llu steps\n", (unsigned long long)steps);
-    LK_TRY(write_file(d, "DONE", text));
-    return sync_directory(d->path);
+    return write_file(d, "DONE", text);
+}
+
+lk_status lk_rundir_saved(lk_rundir *d)
+{
+    if (d->rank != 0 || has(d, "SAVED")) return LK_OK;
+    return write_file(d, "SAVED", "There are checkpoints from now on.\n");
 }
 
 lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double *best)
@@ -264,28 +301,29 @@ lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double
         return cannot("make the directory", d->checkpoints);
     if (step < (uint64_t)run->train.steps) LK_TRY(forget_done(d));
     LK_TRY(write_run_file(d, run));
+    if (step > 0) LK_TRY(lk_rundir_saved(d)); /* where it was killed before it could say so */
     LK_TRY(open_log(d, LOSS, step, NULL, &d->loss));
     LK_TRY(open_log(d, VALIDATION, step, best, &d->validation));
-    return sync_directory(d->path);
+    return lk_replace_sync(d->path); /* the new names in it */
 }
 
-static lk_status written(FILE *f, int result)
+static lk_status written(const lk_rundir *d, int which, FILE *f, int result)
 {
     if (result < 0 || ferror(f))
         return lk_fail(LK_E_SYSTEM,
-                       "cannot write the loss log: %s; make room on the disk, then "
+                       "%s/%s: cannot write the log: %s; make room on the disk, then "
                        "go on with --resume",
-                       strerror(errno));
+                       d->path, logs[which].name, strerror(errno));
     return LK_OK;
 }
 
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s)
 {
     if (!d->loss) return LK_OK;
-    return written(d->loss, fprintf(d->loss, "%llu %.9g %.9g %.9g %.9g %llu\n",
-                                    (unsigned long long)s->step, (double)s->loss, (double)s->lr,
-                                    (double)s->loss_scale, (double)s->grad_norm,
-                                    (unsigned long long)s->skipped));
+    int n = fprintf(d->loss, "%llu %.9g %.9g %.9g %.9g %llu\n", (unsigned long long)s->step,
+                    (double)s->loss, (double)s->lr, (double)s->loss_scale, (double)s->grad_norm,
+                    (unsigned long long)s->skipped);
+    return written(d, LOSS, d->loss, n);
 }
 
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v)
@@ -296,7 +334,7 @@ lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validat
     const double more[] = {v->accuracy, v->ema_loss, v->ema_accuracy};
     for (int i = 0; i < 3; i++)
         if (!isnan(more[i])) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", more[i]);
-    return written(d->validation, fprintf(d->validation, "%s\n", text));
+    return written(d, VALIDATION, d->validation, fprintf(d->validation, "%s\n", text));
 }
 
 lk_status lk_rundir_sync(lk_rundir *d)

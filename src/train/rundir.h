@@ -5,6 +5,7 @@
  *   DIR/validation.log   one line an evaluation: step loss, then accuracy of image models, then
  *                        both again for the moving average of the parameters where it is kept
  *   DIR/starts.jsonl     one line a start (train/starts.h)
+ *   DIR/SAVED            there when a first save is complete: then there are checkpoints
  *   DIR/DONE             there when all train.steps are done and saved
  *   DIR/checkpoints/     step-NNNNNN.h5 and `latest`
  *   DIR/lock             held (flock) by the process that works on the run
@@ -26,13 +27,14 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
 void lk_rundir_close(lk_rundir *d); /* takes NULL */
 const char *lk_rundir_checkpoints(const lk_rundir *d);
 /* Whether the run begins, there being no checkpoint to go on from. LK_E_INPUT: there ought to be
- * one, for LK_RESUME, or the directory is not a run's. Where *begins is false there may be one. */
+ * one, for LK_RESUME or because the run has saved some; or they cannot be seen from here; or the
+ * directory is not a run's. Where *begins is false there may be one. */
 lk_status lk_rundir_begins(const lk_rundir *d, bool *begins);
 /* Before anything is changed: do the logs hold what they must for the run to go on from a
- * checkpoint of `step`, whose last validation was at *validated (io/checkpoint.h)? LK_E_INPUT: they
- * do not. A log that is gone is told to `report`, and *validated becomes 0, for the new one will
- * not have that step. By rank 0. */
-lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, uint64_t *validated,
+ * checkpoint of `step`, with this loss, whose last validation was at *validated (io/checkpoint.h)?
+ * LK_E_INPUT: they do not. A log that is gone is told to `report`, and *validated becomes 0, for
+ * the new one will not have that step. By rank 0. */
+lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, float loss, uint64_t *validated,
                                void (*report)(void *context, const char *text), void *context);
 /* All checks have passed: make and lock the directory (when another process has made it meanwhile,
  * LK_E_INPUT for LK_START_NEW, else LK_E_BUSY) and open the logs, cut back to `step`; a run that
@@ -42,6 +44,8 @@ lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s);
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v);
 lk_status lk_rundir_sync(lk_rundir *d); /* logs to disk */
+/* A save is complete: write SAVED if it is not there, on disk when this returns. */
+lk_status lk_rundir_saved(lk_rundir *d);
 /* All steps are done and saved: write DONE, on disk when this returns. */
 lk_status lk_rundir_done(lk_rundir *d, uint64_t steps);
 

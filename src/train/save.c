@@ -35,6 +35,8 @@ lk_status lk_save_open(const lk_save_options *o, lk_save **save)
     return LK_OK;
 }
 
+lk_status lk_save_room(const lk_save *s) { return lk_checkpoint_snapshot_room(s->snapshot); }
+
 void lk_save_close(lk_save *s)
 {
     if (!s) return;

@@ -28,8 +28,10 @@ typedef struct lk_save_options {
     void *context;
 } lk_save_options;
 
-/* Collective, as all below but the last two. */
+/* Collective, as all below but lk_save_room() and the last two. */
 lk_status lk_save_open(const lk_save_options *o, lk_save **save);
+/* Is there room for the first save? LK_E_SYSTEM says how much is missing. On rank 0. */
+lk_status lk_save_room(const lk_save *s);
 /* Waits for a save under way, whose outcome is nobody's; takes NULL. */
 void lk_save_close(lk_save *s);
 /* Start saving the store as it is now, after waiting for the save before. `validated`:

@@ -57,7 +57,7 @@ static bool parse(const char *text, const lk_steplog_form *form, line *l)
 typedef struct reading {
     long end;             /* of the last line that stays */
     uint64_t lines, last; /* that stay; step of the last one */
-    double lowest;        /* first number; INFINITY without lines */
+    double lowest, final; /* first number: the least, INFINITY without lines; that of the last */
     bool bad;             /* then comes what is no line of the form, or not in order */
     bool later;           /* then comes one after the step */
 } reading;
@@ -75,6 +75,7 @@ static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
         r.later = good && l.step > step;
         if (r.bad || r.later) break;
         if (l.first < r.lowest) r.lowest = l.first;
+        r.final = l.first;
         r.last = l.step;
         r.lines++;
         r.end = ftell(f);
@@ -99,8 +100,23 @@ static lk_status too_short(const char *path, const lk_steplog_form *form, const 
                    last == LK_STEPLOG_ANY ? from : until, from, found, known, from + 1);
 }
 
+/* Logs have every digit of a float. */
+static bool is_number(double logged, float value)
+{
+    return isnan(value) ? isnan(logged) : (float)logged == value;
+}
+
+static lk_status of_another(const char *path, const reading *r, float first)
+{
+    unsigned long long n = r->last;
+    return lk_fail(LK_E_INPUT, "%s: expected %.9g in the line of step %llu, as in the checkpoint "
+                   "to go on from, found %.9g, so one of the two is of another run; put back the "
+                   "log of this one, or its checkpoints; or move the log away, then a new one "
+                   "begins with step %llu", path, (double)first, n, r->final, n + 1);
+}
+
 lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64_t step,
-                           uint64_t last, bool *none)
+                           uint64_t last, const float *first, bool *none)
 {
     FILE *f = NULL;
     if (access(path, F_OK) != 0 && errno == ENOENT) {
@@ -119,6 +135,7 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
     bool begins = r.lines == 0 && r.later; /* it was begun anew */
     bool short_of = last == LK_STEPLOG_ANY ? r.bad : r.last != last;
     if (short_of && !begins) return too_short(path, form, &r, step, last);
+    if (first && !begins && !is_number(r.final, *first)) return of_another(path, &r, *first);
     *none = begins;
     return LK_OK;
 }

@@ -23,9 +23,10 @@ typedef struct lk_steplog_form {
 /* Is the log in PATH whole up to its line of step `last`, the last line that is not after step
  * `step`? LK_E_INPUT says what is wrong and what can be done. `last` LK_STEPLOG_ANY: not known, any
  * will do; 0: there is none. A log that is not there, or was begun anew after `step`, is no error:
- * *none. Changes nothing. */
+ * *none. `first`: the first number of that line, NULL: not known; of another run it is another.
+ * Changes nothing. */
 lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64_t step,
-                           uint64_t last, bool *none);
+                           uint64_t last, const float *first, bool *none);
 /* Open for appending, cut after the last whole line that is not after `step`; made if it is not
  * there. *lowest, if given, is lowered to the least first number of the lines that stay. */
 lk_status lk_steplog_open(const char *path, const lk_steplog_form *form, uint64_t step,

@@ -59,6 +59,10 @@ static void saved(void *context, const lk_checkpoint_figures *f)
 {
     lk_trainer *t = context;
     if (f->warning[0]) warn(context, f->warning);
+    if (lk_rundir_saved(t->rundir) != LK_OK) {
+        warn(context, lk_error_text());
+        lk_error_clear();
+    }
     lk_stop_saved(t->stop, f->seconds);
     snprintf(t->result.checkpoint, sizeof t->result.checkpoint, "%s", f->path);
     lk_monitor_save(t->monitor, f);
@@ -76,6 +80,15 @@ static lk_status open_save(lk_trainer *t)
                                            .saved = saved,
                                            .context = t},
                         &t->save);
+}
+
+/* At once, for the first save may be hours away, and it is then that room is needed. */
+static void warn_of_room(lk_trainer *t)
+{
+    bool saves = t->start < t->last && !t->how->profile;
+    if (t->comm->rank != 0 || !saves || lk_save_room(t->save) == LK_OK) return;
+    warn(t, lk_error_text());
+    lk_error_clear();
 }
 
 static lk_status load(lk_trainer *t, const char *checkpoint, const lk_flat *d)
@@ -261,7 +274,8 @@ static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_choice *from
                                &unkept, &t->drift));
     lk_status status = LK_OK;
     if (t->comm->rank == 0)
-        status = lk_rundir_check_logs(t->rundir, t->start, &t->validated, warn, t);
+        status = lk_rundir_check_logs(t->rundir, t->start, (float)t->result.loss, &t->validated,
+                                      warn, t);
     if (status == LK_OK) status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
     if (status == LK_OK && t->comm->rank == 0 && from->path)
         status = lk_checkpoint_adopt(lk_rundir_checkpoints(t->rundir), from, warn, t);
@@ -321,6 +335,7 @@ static lk_status run(lk_trainer *t)
     if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
+        warn_of_room(t);
         status = lk_trainer_steps(t);
         if (status == LK_E_DEVICE && !t->how->launch_blocking)
             lk_fail_suffix(status, "; to have the kernel named: the same command with %s"
