@@ -1,7 +1,7 @@
 #!/bin/sh
 # lockstep check on images and texts: each planted fault is found and named, and nothing else is;
 # clean twins of every kind of data give no alarm. Tables: test_check_command.sh.
-# shellcheck disable=SC2317 # called by ok
+# shellcheck disable=SC2016,SC2317 # awk programs; called by ok
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 

@@ -8,7 +8,8 @@
 LIMIT=600
 OMP_NUM_THREADS=1
 TSAN_OPTIONS="suppressions=$srcdir/tests/tsan.supp ignore_noninstrumented_modules=1 exitcode=66"
-export TSAN_OPTIONS
+OMPI_MCA_memory=^patcher # it calls into libraries when the sanitizer has done with a thread
+export TSAN_OPTIONS OMPI_MCA_memory
 plain=
 "$builddir/lockstep" --version >/dev/null 2>&1 || plain='setarch -R'
 
