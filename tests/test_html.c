@@ -243,10 +243,12 @@ static void check_failures(void)
     tap_ok(lk_html_open("no/such/page.html", "x", &p) == LK_E_INPUT && !p &&
                strstr(lk_error_text(), "no/such/page.html"), "no directory: %s", lk_error_text());
     lk_error_clear();
-    if (symlink("/dev/full", "full.html.part") == 0 &&
-        lk_html_open("full.html", "x", &p) == LK_OK) {
+    if (lk_html_open("full.html", "x", &p) == LK_OK) {
         lk_html_section(p, "x");
-        tap_ok(lk_html_close(p) == LK_E_SYSTEM && access("full.html", F_OK) != 0 &&
+        tap_room(8);
+        lk_status status = lk_html_close(p);
+        tap_room(RLIM_INFINITY);
+        tap_ok(status == LK_E_SYSTEM && access("full.html", F_OK) != 0 &&
                    access("full.html.part", F_OK) != 0, "a full disk: %s", lk_error_text());
         lk_error_clear();
     }
