@@ -58,6 +58,16 @@ lk_activity lk_heart_now(uint64_t *step)
     return h ? h->activity : LK_RESTING;
 }
 
+void lk_heart_forget(void)
+{
+    lk_heart *h = lk_heart_mine;
+    if (!h) return;
+    pthread_mutex_lock(&h->lock); /* nobody reads them any more */
+    atomic_store(&h->what, NULL);
+    atomic_store(&h->where, NULL);
+    pthread_mutex_unlock(&h->lock);
+}
+
 void lk_heart_forgive(lk_heart *h, double seconds)
 {
     pthread_mutex_lock(&h->lock);

@@ -49,8 +49,8 @@ void lk_heart_fail(const char *why);
 /* What this thread does and for which step; LK_RESTING without a heart. */
 lk_activity lk_heart_now(uint64_t *step);
 
-/* The place within the activity: both texts must stay until the next lk_heart_begin(). `where` may
- * be NULL. */
+/* The place within the activity: both texts must stay until the next lk_heart_begin() or
+ * lk_heart_forget(). `where` may be NULL. */
 static inline void lk_heart_at(const char *what, const char *where)
 {
     lk_heart *h = lk_heart_mine;
@@ -60,6 +60,9 @@ static inline void lk_heart_at(const char *what, const char *where)
     uint64_t position = atomic_load_explicit(&h->position, memory_order_relaxed);
     atomic_store_explicit(&h->position, position + 1, memory_order_relaxed);
 }
+
+/* The texts of the place are about to go. */
+void lk_heart_forget(void);
 
 /* It could not go on for so long, the process was stopped: do not count it. From any thread. */
 void lk_heart_forgive(lk_heart *h, double seconds);

@@ -78,6 +78,7 @@ void lk_program_destroy(lk_program *p)
 {
     if (!p) return;
     lk_device *d = p->store->device;
+    lk_heart_forget(); /* scopes of a graph that may go next */
     d->backend->sync(d);
     if (p->captured) d->backend->replayable_destroy(d, p->captured);
     if (p->arena) d->backend->release(d, p->arena);
