@@ -247,7 +247,10 @@ static void explain(const lk_watchdog *w, FILE *f, int rank, int heart, double n
 static void end(lk_watchdog *w, const char *text)
 {
     sign s = {.kind = END};
-    if (atomic_load(&w->leaving)) return; /* this rank has something to say itself */
+    if (atomic_load(&w->leaving)) { /* this rank has something to say itself, or is done */
+        alarm(0);
+        return;
+    }
     if (text) w->o.say(w->o.context, text);
     if (w->star && w->comm->rank == 0)
         for (int r = 1; r < w->comm->size; r++) lk_star_send(w->star, r, &s);
@@ -286,7 +289,7 @@ static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
 {
     char *text = NULL;
     size_t bytes = 0;
-    alarm(20); /* what hangs may hold the allocator's lock */
+    alarm(20); /* what hangs may hold the allocator's lock; end() takes it back */
     FILE *f = open_memstream(&text, &bytes);
     if (!f) {
         end(w, "the watchdog ends the run, and there is no memory to say why");
