@@ -192,7 +192,7 @@ together() {
     if [ "$gpus" -ge 2 ]; then run "$MPIRUN" -np $n "$@"; else ranks $n "$@"; fi
 }
 reductions() {
-    gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') n=2
+    gpus=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L 2>/dev/null)}" | tr , '\n' | grep -c .) n=2
     while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
     for how in exact fast; do
         # shellcheck disable=SC2046 # options
