@@ -5,6 +5,8 @@
 #
 #   ops       the tests of ops, optimizer steps, recomputation, fusion and augmentation
 #   exact     tests/test_exact.sh: the same bits on 1, 2, 4 and 8 ranks, which share the GPU
+#   parity    bench/peer/parity.sh on TEXT: losses beside PyTorch's from the same weights
+#   layers    MobileNetV3 layer by layer beside torchvision's: bench/layers, bench/peer/vision.py
 #   learn     jobs/shakespeare_gpu.yaml on TEXT (tiny Shakespeare): nanoGPT's loss, and how soon
 #   step      whole steps beside PyTorch's (python3 with torch and torchvision) and beside fp32
 #             without fusion and capture; the exact reduction beside the fast one
@@ -15,11 +17,12 @@
 #
 # Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
 # is told in notes, what must hold in TAP. RANKS, MODELS and PRECISIONS go to test_exact.sh; STEPS
-# lists the steps. DEVICE=cpu tries this script where there is no GPU, at small sizes: most figures
+# lists the steps; PEER_LIMIT is how many seconds PyTorch has for each: of its modes (max-autotune
+# takes minutes to compile) those count that have ended by then. DEVICE=cpu tries this script where there is no GPU, at small sizes: most figures
 # miss what they are held against.
 # shellcheck disable=SC2086,SC2317 # words without blanks; called by name
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
-: "${DEVICE:=cuda}" "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
+: "${DEVICE:=cuda}" "${PEER_LIMIT:=100}" "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 export srcdir builddir LOCKSTEP MPIRUN DEVICE RANKS MODELS PRECISIONS
 
@@ -36,7 +39,7 @@ fi
 limit_of() {
     case $1 in
     learn) echo 120 ;;
-    ops) echo 240 ;;
+    ops | parity | layers) echo 240 ;;
     stall) echo 330 ;;
     doctor | trace) echo 400 ;;
     exact | step | sanitize) echo 560 ;;
@@ -50,11 +53,11 @@ if [ "${1:-}" = --data ] && [ $# -ge 2 ]; then
     case $data in /*) ;; *) data=$OLDPWD/$data ;; esac
     [ -f "$data" ] || { echo "gpu.sh: --data: expected a file, found none at $data" >&2; exit 2; }
 fi
-[ $# -gt 0 ] || set -- ops exact learn step trace doctor stall sanitize
+[ $# -gt 0 ] || set -- ops exact parity layers learn step trace doctor stall sanitize
 for part; do
     [ -n "$(limit_of "$part")" ] && continue
-    echo "gpu.sh: expected ops, exact, learn, step, trace, doctor, stall or sanitize, found" \
-        "'$part'" >&2
+    echo "gpu.sh: expected ops, exact, parity, layers, learn, step, trace, doctor, stall or" \
+        "sanitize, found '$part'" >&2
     exit 2
 done
 
@@ -75,7 +78,8 @@ counted() {
     counted_what=$1
     shift
     left run env LIMIT=120 "$@"
-    grep -e '^not ok' -e '^Bail' -e '# SKIP' "$work/out" | sed 's/^/#   /' | head -n 20
+    awk '/^ok/ { on = 0 } /^not ok/ || /^Bail/ || /# SKIP/ { on = 1 } on { print "#   " $0 }' \
+        "$work/out" | head -n 60
     good=$(grep -c '^ok' "$work/out") plan=$(sed -n 's/^1\.\.//p' "$work/out")
     ok "$counted_what: $good of ${plan:-unknown} checks, $seconds s" \
         test "$rc" -eq 0 -a "$good" = "$plan"
@@ -129,13 +133,49 @@ part_exact() {
         sh "$srcdir/tests/test_exact.sh"
 }
 
-part_learn() {
+torch() { python3 -c 'import torch, torchvision, h5py, yaml' 2>/dev/null; }
+
+# The text as shakespeare.h5; without it what needs it is skipped.
+text() {
+    [ ! -f shakespeare.h5 ] || return 0
     if [ -z "$data" ]; then
-        skip "the loss of $target_loss" "its text is needed: --data input.txt"
-        return
+        skip "$1" "its text is needed: --data input.txt"
+        return 1
     fi
     left run "$LOCKSTEP" import text "$data" -v character -o shakespeare.h5
     ok "the text is imported" test "$rc" -eq 0
+}
+
+part_parity() {
+    if [ "$DEVICE" = cpu ] || ! torch; then
+        skip "losses beside PyTorch's" "no GPU, or no python3 with torch, h5py, yaml"
+        return
+    fi
+    text "losses beside PyTorch's" || return
+    left run sh "$srcdir/bench/peer/parity.sh" "$LOCKSTEP" shakespeare.h5
+    ok "four transformers have PyTorch's losses" test "$rc" -eq 0
+    note_file "$work/out"
+}
+
+part_layers() {
+    if ! torch; then
+        skip "layers beside torchvision's" "no python3 with torchvision"
+        return
+    fi
+    for step in mnv3l mnv3s32; do
+        [ $step = mnv3l ] && shape='--image-size 224 --classes 1000' ||
+            shape='--image-size 32 --classes 10'
+        left run "$builddir/bench/layers" "$srcdir/bench/$step.yaml" layers $shape \
+            --set train.batch=8 --set train.device=$DEVICE
+        [ "$rc" -eq 0 ] || note_run "bench/layers bench/$step.yaml"
+        left run python3 "$srcdir/bench/peer/vision.py" layers layers
+        ok "$step: $(tail -n 1 "$work/out")" test "$rc" -eq 0
+        [ "$rc" -eq 0 ] || note_run "bench/peer/vision.py layers"
+    done
+}
+
+part_learn() {
+    text "the loss of $target_loss" || return
     launched=$(date +%s.%N)
     left run "$LOCKSTEP" train "$(yaml jobs/shakespeare_gpu.yaml)" --set directory=learn \
         --set data.file=shakespeare.h5
@@ -164,12 +204,13 @@ beside() {
         "$name" "$ms" "$mib" "$times")"
     ok "$name: the step takes $ms ms, at most $target" holds "$ms <= $target"
     ok "$name: $times times the speed of the baseline, at least 1.3" holds "$times >= 1.3"
-    if ! python3 -c 'import torch, torchvision' 2>/dev/null; then
+    if ! torch; then
         skip "$name: PyTorch takes longer, and no less memory" "no python3 with torch, torchvision"
         return
     fi
-    left run python3 "$srcdir/bench/peer/$script" $peer_mode --shape "$name" $peer_small
-    [ "$rc" -eq 0 ] || note_run "bench/peer/$script"
+    left run timeout "$PEER_LIMIT" python3 "$srcdir/bench/peer/$script" $peer_mode --shape "$name" \
+        $peer_small
+    [ "$rc" -eq 0 ] || [ "$rc" -eq 124 ] || note_run "bench/peer/$script"
     awk 'at = match($0, / +[0-9.]+ ms per step/) {
         ms = substr($0, at) + 0
         if (!best || ms < best) {

@@ -1,9 +1,9 @@
 /* bench/layers RUN.yaml DIRECTORY [--image-size N] [--channels N] [--classes N] [--set a.b=c]...
  *
  * Write what every layer of an image model computes in one training step in fp32 on random images,
- * for bench/peer/vision.py: DIRECTORY/data.bin holds f32 tensors, DIRECTORY/index.json says which:
- * parameters before the step, their gradients, outputs of layers and gradients with respect to the
- * outputs of convolutions. --set train.leaves must stay 1. */
+ * without dropout and stochastic depth, for bench/peer/vision.py: DIRECTORY/data.bin holds f32
+ * tensors, DIRECTORY/index.json says which: parameters before the step, their gradients, outputs of
+ * layers and gradients with respect to the outputs of convolutions. */
 #include "bench/model.h"
 
 #include <errno.h>
@@ -124,6 +124,8 @@ static lk_status layers(const char *directory, const bench_arguments *a, bench_m
 
 int main(int argc, char **argv)
 {
+    static const char *const always[] = {"model.dropout=0", "model.stochastic_depth=0",
+                                         "train.leaves=1"};
     bench_arguments a;
     bench_model m = {.comm = NULL};
     lk_comm *comm = NULL;
@@ -134,6 +136,7 @@ int main(int argc, char **argv)
         status = lk_fail(LK_E_INPUT, "usage: %s RUN.yaml DIRECTORY [--set a.b=c]...", argv[0]);
     if (status == LK_OK) status = lk_comm_open(&comm);
     a.keep = true;
+    for (size_t i = 0; i < sizeof always / sizeof *always; i++) a.set[a.sets++] = always[i];
     if (status == LK_OK) status = bench_open(&a, comm, false, true, &m);
     if (status == LK_OK) status = layers(directory, &a, &m);
     if (status != LK_OK) fprintf(stderr, "layers: %s\n", lk_error_text());

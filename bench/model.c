@@ -24,7 +24,8 @@ lk_status bench_parse(int argc, char **argv, const char *name, int number, bench
             take(argc, argv, &i, "--classes", &a->classes) || take(argc, argv, &i, name, &n))
             continue;
         if (strcmp(argv[i], "--baseline") == 0) a->baseline = true;
-        else if (strcmp(argv[i], "--set") == 0 && i + 1 < argc && a->sets < BENCH_MAX_SETS - 1)
+        else if (strcmp(argv[i], "--set") == 0 && i + 1 < argc &&
+                 a->sets < BENCH_MAX_SETS - BENCH_OWN_SETS)
             a->set[a->sets++] = argv[++i];
         else if (argv[i][0] != '-' && !a->file) a->file = argv[i];
         else return lk_fail(LK_E_INPUT, "unexpected argument '%s'", argv[i]);

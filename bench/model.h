@@ -5,7 +5,10 @@
 
 #include "train/session.h"
 
-enum { BENCH_MAX_SETS = 64 };
+enum {
+    BENCH_MAX_SETS = 64,
+    BENCH_OWN_SETS = 4 /* of these, for a benchmark to set */
+};
 
 typedef struct bench_model {
     lk_comm *comm;

@@ -131,6 +131,8 @@ check_log() {
     fi
 }
 
+# Nearly one for each parameter; ranks that share a GPU take turns, which many buckets make slow.
+[ "$DEVICE" = cpu ] && bucket=0.01 || bucket=0.1
 for model in $MODELS; do
     [ $model = mobile ] && feed_forwards='' blocks='' ||
         feed_forwards='--set train.recompute=ffn' blocks='--set train.recompute=block'
@@ -140,7 +142,7 @@ for model in $MODELS; do
         train "$one" 1 $model $precision
         check_log
         for n in $RANKS; do
-            [ "$n" = 2 ] && mib=25 || mib=0.01 # one bucket, or nearly one for each parameter
+            [ "$n" = 2 ] && mib=25 || mib=$bucket
             again "$n ranks, buckets of $mib MiB, as 1" "$n" --set train.bucket_mib=$mib
         done
         train stopped 2 $model $precision --set train.stop_after=20
