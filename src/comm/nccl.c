@@ -4,6 +4,10 @@
 #include "cuda/device.h"
 
 #include <nccl.h>
+#include <pthread.h>
+#include <time.h>
+
+enum { INTERRUPT_MS = 900 }; /* for kernels to see that they are to end */
 
 #define LK_NCCL(call)                                                                              \
     do {                                                                                           \
@@ -51,10 +55,21 @@ static void close(lk_comm *c)
     c->nccl = NULL;
 }
 
-/* Kernels that wait for other GPUs end, and so can the process. */
+static void *abort_nccl(void *nccl)
+{
+    ncclCommAbort((ncclComm_t)nccl);
+    return NULL;
+}
+
+/* Kernels that wait for other GPUs end, and so can the process. ncclCommAbort tells them so first
+ * of all; then it waits for the graphs in which the communicator was captured, which nobody destroys
+ * any more: hence a thread of its own, which ends with the process. */
 static void interrupt(lk_comm *c)
 {
-    if (c->nccl) ncclCommAbort((ncclComm_t)c->nccl);
+    pthread_t thread;
+    if (!c->nccl || pthread_create(&thread, NULL, abort_nccl, c->nccl) != 0) return;
+    pthread_detach(thread);
+    nanosleep(&(struct timespec){.tv_nsec = INTERRUPT_MS * 1000000L}, NULL);
 }
 
 static lk_status exchange(lk_comm *c, lk_device *d, const float *send, int64_t send_count,
