@@ -97,6 +97,7 @@ extern "C" lk_status lk_cuda_channel_conv_grad(lk_exec *x, const lk_node *n)
             k_channel_conv_dw<E><<<dim3((unsigned)chunks, (unsigned)k), THREADS, 0, s>>>(
                 in, dy, partial, rows, cols, lk_ceil(rows, chunks));
     });
-    if (dw) lk_cuda_sum_chunks(s, partial, chunks, k, (n->accumulate & 2u) != 0, dw);
+    lk_chunk_sum sum = {partial, dw, (n->accumulate & 2u) != 0};
+    if (dw) lk_cuda_sum_chunks(s, &sum, 1, chunks, k);
     return lk_cuda_launched(n);
 }

@@ -178,8 +178,18 @@ static inline int lk_column_chunks(int64_t rows)
 }
 
 /* out[c] (+)= sum over chunks of partial[chunk, c]; partial f32 [chunks, cols]. */
-void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, int64_t cols,
-                        bool accumulate, float *out);
+typedef struct lk_chunk_sum {
+    const float *partial;
+    float *out; /* NULL: no such sum */
+    bool accumulate;
+} lk_chunk_sum;
+/* `sums` of them (at most LK_CHUNK_SUMS) in one launch. */
+enum { LK_CHUNK_SUMS = 3 };
+void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
+                        int64_t cols);
+/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C]. */
+void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
+                         float *out);
 /* y = gelu(pre) over count elements; may run in place. */
 void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count);
 
@@ -208,7 +218,7 @@ extern "C" const lk_device_tracer lk_cuda_tracer;
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cuda_linear_dw_scratch(const lk_node *n);
-size_t lk_cuda_norm_grad_scratch(const lk_node *n);
+size_t lk_cuda_norm_grad_scratch(const lk_node *n); /* and RESIDUAL_NORM_GRAD */
 size_t lk_cuda_batch_norm_scratch(const lk_node *n);
 size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);
 size_t lk_cuda_batch_moments_scratch(const lk_node *n);

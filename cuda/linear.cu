@@ -107,17 +107,22 @@ static __global__ void k_column_sums(const E *dy, float *partial, int64_t N, int
     }
 }
 
-/* out [cols] (+)= sum over chunks of partial [chunks, cols]. Block (32, SUM_LANES): lane j takes
- * chunks j, j + SUM_LANES, ... of one column. */
-static __global__ void k_sum_chunks(const float *partial, int chunks, int64_t cols, int accumulate,
-                                    float *out)
+struct chunk_sums {
+    lk_chunk_sum of[LK_CHUNK_SUMS];
+};
+
+/* out [cols] (+)= sum over chunks of partial [chunks, cols], for sum blockIdx.y. Block (32,
+ * SUM_LANES): lane j takes chunks j, j + SUM_LANES, ... of one column. */
+static __global__ void k_sum_chunks(chunk_sums sums, int chunks, int64_t cols)
 {
     __shared__ float shared[SUM_LANES][32];
+    lk_chunk_sum s = sums.of[blockIdx.y];
     int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x;
     float sum = 0;
+    if (!s.out) return;
     if (column < cols) {
 #pragma unroll 4
-        for (int j = threadIdx.y; j < chunks; j += SUM_LANES) sum += partial[j * cols + column];
+        for (int j = threadIdx.y; j < chunks; j += SUM_LANES) sum += s.partial[j * cols + column];
     }
     shared[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
@@ -125,14 +130,32 @@ static __global__ void k_sum_chunks(const float *partial, int chunks, int64_t co
     float total = 0;
 #pragma unroll
     for (int j = 0; j < SUM_LANES; j++) total += shared[j][threadIdx.x];
-    out[column] = accumulate ? out[column] + total : total;
+    s.out[column] = s.accumulate ? s.out[column] + total : total;
 }
 
-void lk_cuda_sum_chunks(cudaStream_t stream, const float *partial, int chunks, int64_t cols,
-                        bool accumulate, float *out)
+void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
+                        int64_t cols)
 {
-    k_sum_chunks<<<lk_blocks(cols, 32), dim3(32, SUM_LANES), 0, stream>>>(partial, chunks, cols,
-                                                                         accumulate, out);
+    chunk_sums all = {};
+    for (int i = 0; i < sums; i++) all.of[i] = sum[i];
+    dim3 grid(lk_blocks(cols, 32), (unsigned)sums);
+    k_sum_chunks<<<grid, dim3(32, SUM_LANES), 0, stream>>>(all, chunks, cols);
+}
+
+void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
+                         float *out)
+{
+    int64_t N = lk_rows(t), M = lk_cols(t);
+    int chunks = lk_column_chunks(N);
+    int64_t chunk_rows = lk_ceil(N, chunks);
+    cudaStream_t stream = lk_cuda_stream_of(x);
+    LK_FLOAT_SWITCH(t->dtype, E, LK_VECTOR_SWITCH(M, V, {
+        dim3 grid(lk_blocks(M, 32 * V), (unsigned)chunks);
+        k_column_sums<V, E><<<grid, dim3(32, SUM_LANES), 0, stream>>>(
+            (const E *)lk_data(x, t), partial, N, M, chunk_rows);
+    }));
+    lk_chunk_sum sum = {partial, out, accumulate};
+    lk_cuda_sum_chunks(stream, &sum, 1, chunks, M);
 }
 
 /* ---- entry points --------------------------------------------------------------------------- */
@@ -168,18 +191,7 @@ extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)
     bool done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
     if (!n->out[1]) return LK_OK;
-    const lk_tensor *dy = n->in[1];
-    int64_t N = lk_rows(dy), M = lk_cols(dy);
-    int chunks = lk_column_chunks(N);
-    int64_t chunk_rows = lk_ceil(N, chunks);
-    float *partial = (float *)x->base[LK_REGION_SCRATCH];
-    cudaStream_t stream = lk_cuda_stream_of(x);
-    LK_FLOAT_SWITCH(dy->dtype, E, LK_VECTOR_SWITCH(M, V, {
-        dim3 grid(lk_blocks(M, 32 * V), (unsigned)chunks);
-        k_column_sums<V, E><<<grid, dim3(32, SUM_LANES), 0, stream>>>(
-            (const E *)lk_data(x, dy), partial, N, M, chunk_rows);
-    }));
-    lk_cuda_sum_chunks(stream, partial, chunks, M, (n->accumulate & 2u) != 0,
-                       (float *)lk_data(x, n->out[1]));
+    lk_cuda_column_sums(x, n->in[1], (float *)x->base[LK_REGION_SCRATCH],
+                        (n->accumulate & 2u) != 0, (float *)lk_data(x, n->out[1]));
     return lk_cuda_launched(n);
 }

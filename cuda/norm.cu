@@ -1,4 +1,4 @@
-/* norm and its gradient.
+/* norm and its gradient, alone and beside a residual.
  *
  * Forward: a warp per row holding the row in registers for C <= 1024, else a block per row that
  * reads it again (from L1). Backward for C <= 1024, C % 8 == 0: one block per chunk of rows, a warp
@@ -180,26 +180,50 @@ extern "C" lk_status lk_cuda_residual_norm(lk_exec *x, const lk_node *n)
 /* ---- gradient ----------------------------------------------------------------------------------
  * With h = (x - mean) rstd and g = dy w:
  *   dx = rstd (g - avg(g) - h avg(g h)) + more, without avg(g) for RMS norm;
- *   dw = sum of dy h and db = sum of dy over the rows. */
+ *   dw = sum of dy h and db = sum of dy over the rows.
+ * Beside a residual also the cotangent of its branch, and the column sums of that. */
+
+/* What residual_norm_grad makes besides: of the branch without dropout only the sums. */
+enum { NO_BRANCH, SUMMED, DROPPED };
+template <typename E> struct branch {
+    E *dx;       /* [N,C], with dropout */
+    float *sums; /* [chunks,C] or NULL */
+    const lk_step_state *state;
+    mask m;
+};
+
+/* out[c] = sum over the warps, in order, of sums[warp][c]; then the block may use `sums` again. */
+template <int COLS>
+static __device__ __forceinline__ void add_warps(const float (*sums)[COLS], float *out, int cols)
+{
+    __syncthreads();
+    for (int c = threadIdx.x; c < cols; c += THREADS) {
+        float total = 0;
+        for (int i = 0; i < WARPS; i++) total += sums[i][c];
+        out[c] = total;
+    }
+    __syncthreads();
+}
 
 /* Block i: rows [i per, (i+1) per), warp a taking every eighth. C <= 256 K, C % 8 == 0. */
-template <typename E, int K>
+template <typename E, int K, int BRANCH>
 static __global__ void __launch_bounds__(THREADS)
 k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
             const float *rstd /* [N] */, const E *dy /* [N,C] */,
             const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */,
             float *dw /* [chunks,C] */, float *db /* [chunks,C] or NULL */, int64_t rows,
-            int64_t per, int cols)
+            int64_t per, int cols, branch<E> also)
 {
     enum { V = 8 };
     __shared__ __align__(16) float sums[WARPS][32 * K * V];
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int64_t begin = blockIdx.x * per, end = begin + per < rows ? begin + per : rows;
-    float sum_w[K][V], sum_b[K][V];
+    float sum_w[K][V] = {}, sum_b[K][V] = {};
+    float *mine = sums[warp] + lane * V; /* + 32 V k: the sums of the branch while rows pass */
+    if constexpr (BRANCH) {
 #pragma unroll
-    for (int k = 0; k < K; k++)
-#pragma unroll
-        for (int j = 0; j < V; j++) sum_w[k][j] = sum_b[k][j] = 0;
+        for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_b[k]);
+    }
 
     for (int64_t row = begin + warp; row < end; row += WARPS) {
         lk_vec<E, V> xs[K], ds[K], ms[K]; /* as stored: half the registers of floats */
@@ -244,28 +268,33 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
                     if (more) out[j] += lk_float(ms[k].v[j]);
                 }
                 lk_put<V>(dx + row * cols + c, out);
+                if constexpr (BRANCH) { /* of dx as stored */
+#pragma unroll
+                    for (int j = 0; j < V; j++) out[j] = lk_float(lk_store<E>(out[j]));
+                    if constexpr (BRANCH == DROPPED) {
+                        drop(out, &also.m, also.state->step, row * cols + c);
+                        lk_put<V>(also.dx + row * cols + c, out);
+                    }
+                    float total[V];
+                    lk_get<V>(total, mine + 32 * V * k);
+#pragma unroll
+                    for (int j = 0; j < V; j++) total[j] += lk_float(lk_store<E>(out[j]));
+                    lk_put<V>(mine + 32 * V * k, total);
+                }
             }
         }
     }
 
-    /* Add the warps in order: first dw, then db through the same shared memory. */
-    for (int which = 0; which < (db ? 2 : 1); which++) {
-        float *out = (which ? db : dw) + (int64_t)blockIdx.x * cols;
-        __syncthreads();
+    int64_t at = (int64_t)blockIdx.x * cols;
+    if constexpr (BRANCH)
+        if (also.sums) add_warps(sums, also.sums + at, cols);
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            float mine[V];
+    for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_w[k]);
+    add_warps(sums, dw + at, cols);
+    if (!db) return;
 #pragma unroll
-            for (int j = 0; j < V; j++) mine[j] = which ? sum_b[k][j] : sum_w[k][j];
-            lk_put<V>(&sums[warp][(k * 32 + lane) * V], mine);
-        }
-        __syncthreads();
-        for (int c = threadIdx.x; c < cols; c += THREADS) {
-            float total = 0;
-            for (int i = 0; i < WARPS; i++) total += sums[i][c];
-            out[c] = total;
-        }
-    }
+    for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_b[k]);
+    add_warps(sums, db + at, cols);
 }
 
 /* dx alone, a block per row. */
@@ -336,37 +365,61 @@ k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
     if (db) lk_put<V>(db + (int64_t)blockIdx.y * cols + c, sum_b);
 }
 
+/* dw, db and the sums of the branch: f32 [chunks,C] each. */
 size_t lk_cuda_norm_grad_scratch(const lk_node *n)
 {
     size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
-    return 2 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
+    return 3 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
 }
 
-extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
+template <typename E, int BRANCH> static auto warps_kernel(int cols)
+{
+    return cols <= 256   ? k_norm_grad<E, 1, BRANCH>
+           : cols <= 512 ? k_norm_grad<E, 2, BRANCH>
+           : cols <= 768 ? k_norm_grad<E, 3, BRANCH>
+                         : k_norm_grad<E, 4, BRANCH>;
+}
+
+static bool fits_warps(const lk_node *n)
+{
+    int64_t cols = lk_cols(n->in[0]);
+    return cols % 8 == 0 && cols <= HELD_COLS;
+}
+
+/* NORM_GRAD, or where warps hold the rows RESIDUAL_NORM_GRAD. */
+static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
 {
     const lk_tensor *in = n->in[0];
     int64_t rows = lk_rows(in);
     int cols = (int)lk_cols(in), chunks = lk_column_chunks(rows);
-    int64_t per = lk_ceil(rows, chunks);
+    int64_t per = lk_ceil(rows, chunks), size = (int64_t)chunks * cols;
     const float *w = (const float *)lk_data(x, n->in[1]);
-    const float *mean = (const float *)lk_data(x, n->in[2]);
+    const float *mean = centred ? (const float *)lk_data(x, n->in[2]) : NULL;
     const float *rstd = (const float *)lk_data(x, n->in[3]);
-    if (n->attr.norm.kind == LK_RMSNORM) mean = NULL;
-    float *dw = (float *)x->base[LK_REGION_SCRATCH]; /* [chunks,C] */
-    float *db = n->out[2] ? dw + (int64_t)chunks * cols : NULL;
+    float *dw = (float *)x->base[LK_REGION_SCRATCH], *db = n->out[2] ? dw + size : NULL;
+    float *sums = n->outputs > 4 ? dw + 2 * size : NULL;
+    lk_chunk_sum sum[LK_CHUNK_SUMS] = {
+        {dw, (float *)lk_data(x, n->out[1]), (n->accumulate & 2u) != 0},
+        {db, (float *)lk_data(x, n->out[2]), (n->accumulate & 4u) != 0},
+        {sums, sums ? (float *)lk_data(x, n->out[4]) : NULL, (n->accumulate & 16u) != 0}};
     cudaStream_t s = lk_cuda_stream_of(x);
     if (rows == 0) return LK_OK;
     LK_FLOAT_SWITCH(in->dtype, E, {
         const E *from = (const E *)lk_data(x, in), *dy = (const E *)lk_data(x, n->in[4]);
         const E *more = n->inputs > 5 ? (const E *)lk_data(x, n->in[5]) : NULL;
         E *dx = (E *)lk_data(x, n->out[0]);
-        if (cols % 8 == 0 && cols <= HELD_COLS) {
-            auto kernel = cols <= 256   ? k_norm_grad<E, 1>
-                          : cols <= 512 ? k_norm_grad<E, 2>
-                          : cols <= 768 ? k_norm_grad<E, 3>
-                                        : k_norm_grad<E, 4>;
+        if (fits_warps(n)) {
+            branch<E> b = {};
+            b.sums = sums;
+            auto kernel = sums ? warps_kernel<E, SUMMED>(cols) : warps_kernel<E, NO_BRANCH>(cols);
+            if (n->outputs > 3 && n->out[3]) {
+                b.dx = (E *)lk_data(x, n->out[3]);
+                b.state = (const lk_step_state *)lk_data(x, n->in[6]);
+                b.m = mask_of(x, n->attr.residual_norm.p, n->attr.residual_norm.site, 1);
+                kernel = warps_kernel<E, DROPPED>(cols);
+            }
             kernel<<<chunks, THREADS, 0, s>>>(from, w, mean, rstd, dy, more, dx, dw, db, rows, per,
-                                              cols);
+                                              cols, b);
         } else {
             LK_VECTOR_SWITCH(cols, V, {
                 k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more,
@@ -378,11 +431,40 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
         }
     });
     LK_CUDA_AT(n, cudaPeekAtLastError());
-    if (n->out[1])
-        lk_cuda_sum_chunks(s, dw, chunks, cols, n->accumulate >> 1 & 1,
-                           (float *)lk_data(x, n->out[1]));
-    if (db)
-        lk_cuda_sum_chunks(s, db, chunks, cols, n->accumulate >> 2 & 1,
-                           (float *)lk_data(x, n->out[2]));
+    lk_cuda_sum_chunks(s, sum, sums ? 3 : db ? 2 : 1, chunks, cols);
     return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
+{
+    return gradient(x, n, n->attr.norm.kind != LK_RMSNORM);
+}
+
+/* Rows that no warp can hold: norm_grad, dropout and column sums one after the other. */
+static lk_status one_by_one(lk_exec *x, const lk_node *n, bool centred)
+{
+    lk_tensor *last = n->out[3] ? n->out[3] : n->out[0];
+    lk_node norm = *n, dropout = *n;
+    norm.outputs = 3;
+    LK_TRY(gradient(x, &norm, centred));
+    if (n->out[3]) {
+        dropout.op = LK_OP_DROPOUT;
+        dropout.attr.dropout.p = n->attr.residual_norm.p;
+        dropout.attr.dropout.site = n->attr.residual_norm.site;
+        dropout.attr.dropout.group = 1;
+        dropout.in[0] = n->out[0];
+        dropout.in[1] = n->in[6];
+        dropout.out[0] = last;
+        LK_TRY(lk_cuda_dropout(x, &dropout));
+    }
+    if (n->outputs > 4)
+        lk_cuda_column_sums(x, last, (float *)x->base[LK_REGION_SCRATCH],
+                            (n->accumulate & 16u) != 0, (float *)lk_data(x, n->out[4]));
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_residual_norm_grad(lk_exec *x, const lk_node *n)
+{
+    bool centred = n->attr.residual_norm.kind != LK_RMSNORM;
+    return fits_warps(n) ? gradient(x, n, centred) : one_by_one(x, n, centred);
 }

@@ -225,6 +225,44 @@ static int64_t residual_reference(const op_case *c, double *const *in, double *y
 static const case_kind residual =
     CASE_KIND("residual", binary_tensors, residual_build, residual_reference);
 
+/* The end of a transformer's branch and the norm of the next: both cotangents reach the sum. */
+static int residual_norm_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->out});
+    TENSOR("branch", CASE_INPUT, 3, {c->batch, c->time, c->in});
+    TENSOR("w", CASE_PARAM, 2, {c->out, c->in});
+    TENSOR("norm", CASE_PARAM, 1, {c->out}, .full = true, .centre = 1);
+    TENSOR("shift", CASE_PARAM, 1, {c->out}, .full = true);
+    if (c->bias) TENSOR("b", CASE_PARAM, 1, {c->out});
+    return n;
+}
+
+static lk_tensor *residual_norm_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                      lk_tensor *const *in)
+{
+    (void)type;
+    lk_tensor *branch = lk_linear(g, in[1], in[2], c->bias ? in[5] : NULL, LK_LINEAR);
+    lk_tensor *sum = lk_residual(g, in[0], branch, c->p);
+    return lk_add(g, sum, lk_norm(g, sum, in[3], in[4], c->norm, 1e-5f));
+}
+
+static int64_t residual_norm_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t n = rows(c) * c->out;
+    double *sum = malloc((size_t)n * sizeof *sum);
+    ref_linear(rows(c), c->in, c->out, LK_LINEAR, in[1], in[2], c->bias ? in[5] : NULL, sum);
+    ref_dropout(n, draw(c, 0), sum, sum);
+    for (int64_t i = 0; i < n; i++) sum[i] += in[0][i];
+    ref_norm(rows(c), c->out, c->norm, 1e-5f, sum, in[3], in[4], y);
+    for (int64_t i = 0; i < n; i++) y[i] += sum[i];
+    free(sum);
+    return n;
+}
+
+static const case_kind residual_norm =
+    CASE_KIND("residual_norm", residual_norm_tensors, residual_norm_build, residual_norm_reference);
+
 /* The branch is dropped for whole samples. */
 static lk_tensor *depth_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
 {
@@ -351,6 +389,8 @@ static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_r
 #define EMBED(b, t, c, v, ...)                                                                     \
     {.kind = &embed, .batch = b, .time = t, .in = c, .out = v, __VA_ARGS__}
 #define WIDE(what, b, t, c, ...) {.kind = &what, .batch = b, .time = t, .in = c, __VA_ARGS__}
+#define BRANCH(b, t, c, ...)                                                                       \
+    {.kind = &residual_norm, .batch = b, .time = t, .in = 24, .out = c, __VA_ARGS__}
 #define HEADS(what, b, t, h, k, d, ...)                                                            \
     {.kind = &what, .batch = b, .time = t, .heads = h, .kv_heads = k, .head_dim = d, __VA_ARGS__}
 #define XENT(n, v, k) {.kind = &xent, .batch = 1, .time = n, .out = v, .classes = k}
@@ -388,6 +428,15 @@ const op_case op_cases[] = {
     WIDE(residual, 3, 7, 13),
     WIDE(residual, 3, 7, 13, .p = 0.1f),
     WIDE(residual, 4, 64, 128, .p = 0.1f),
+    BRANCH(3, 7, 13, .bias = true),
+    BRANCH(3, 7, 13, .bias = true, .p = 0.2f),
+    BRANCH(5, 60, 128, .bias = true),
+    BRANCH(5, 60, 128, .p = 0.1f),
+    BRANCH(5, 60, 384, .bias = true, .p = 0.1f),
+    BRANCH(2, 40, 768, .bias = true),
+    BRANCH(2, 40, 768, .bias = true, .norm = LK_RMSNORM, .p = 0.1f),
+    BRANCH(1, 40, 1024, .bias = true),
+    BRANCH(1, 40, 1032, .bias = true, .p = 0.1f),
     WIDE(add, 3, 7, 13),
     WIDE(add, 4, 64, 128),
     WIDE(cast, 3, 7, 13),

@@ -120,6 +120,7 @@ static size_t (*const scratch_of[LK_OPS])(const lk_node *) = {
     [LK_OP_NORM_DWCONV_GRAD] = lk_cpu_norm_dwconv_grad_scratch,
     [LK_OP_NORM_GRAD] = lk_cpu_norm_grad_scratch,
     [LK_OP_RESIDUAL_NORM] = lk_cpu_norm_scratch,
+    [LK_OP_RESIDUAL_NORM_GRAD] = lk_cpu_residual_norm_grad_scratch,
     [LK_OP_ROPE] = lk_cpu_rope_scratch,
     [LK_OP_SOFT_XENT] = lk_cpu_soft_xent_scratch,
     [LK_OP_XENT] = lk_cpu_xent_scratch,

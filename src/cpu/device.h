@@ -92,6 +92,9 @@ lk_status lk_cpu_measure_range(lk_device *d, lk_dtype type, const void *data, in
 int64_t lk_cpu_column_chunks(int64_t rows);
 void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool accumulate,
                        float *out);
+/* out f32 [C] (+)= column sums of t [N,C], with so much of the beginning of scratch. */
+size_t lk_cpu_column_sums_scratch(const lk_tensor *t);
+void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *out);
 
 /* ---- batch_norm.c: channels innermost --------------------------------------------------------
  *
@@ -128,6 +131,7 @@ size_t lk_cpu_channel_conv_scratch(const lk_node *n);
 size_t lk_cpu_channel_conv_grad_scratch(const lk_node *n);
 size_t lk_cpu_norm_scratch(const lk_node *n); /* and RESIDUAL_NORM */
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
+size_t lk_cpu_residual_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_rope_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n);

@@ -43,6 +43,19 @@ static void column_sums(const float *x, int64_t rows, int64_t cols, float *scrat
     lk_cpu_sum_chunks(scratch, chunks, cols, accumulate, out);
 }
 
+size_t lk_cpu_column_sums_scratch(const lk_tensor *t)
+{
+    return lk_cpu_copy_bytes(t) +
+           (size_t)(lk_cpu_column_chunks(lk_rows(t)) * lk_cols(t)) * sizeof(float);
+}
+
+void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *out)
+{
+    char *scratch = lk_cpu_scratch(x);
+    const float *values = lk_cpu_as_f32(x, t, lk_cpu_take(&scratch, t));
+    column_sums(values, lk_rows(t), lk_cols(t), (float *)scratch, accumulate, out);
+}
+
 /* ---- scratch: f32 copies of half operands ---------------------------------------------------- */
 
 size_t lk_cpu_linear_scratch(const lk_node *n)

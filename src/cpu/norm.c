@@ -108,3 +108,30 @@ lk_status lk_cpu_residual_norm(lk_exec *x, const lk_node *n)
     LK_TRY(lk_cpu_residual(x, &residual));
     return lk_cpu_norm(x, &norm);
 }
+
+size_t lk_cpu_residual_norm_grad_scratch(const lk_node *n)
+{
+    size_t gradient = lk_cpu_norm_grad_scratch(n), sums = lk_cpu_column_sums_scratch(n->out[0]);
+    return gradient > sums ? gradient : sums;
+}
+
+/* NORM_GRAD, then DROPOUT of its dx, then column sums. */
+lk_status lk_cpu_residual_norm_grad(lk_exec *x, const lk_node *n)
+{
+    lk_tensor *branch = n->out[3] ? n->out[3] : n->out[0];
+    lk_node norm = *n;
+    norm.op = LK_OP_NORM_GRAD;
+    norm.inputs = n->in[5] ? 6 : 5;
+    norm.outputs = 3;
+    norm.attr = (lk_attr){.norm = {n->attr.residual_norm.kind, n->attr.residual_norm.eps}};
+    LK_TRY(lk_cpu_norm_grad(x, &norm));
+    if (n->out[3]) {
+        lk_node dropout = {.op = LK_OP_DROPOUT, .inputs = 2, .outputs = 1, .scope = n->scope,
+                           .in = {n->out[0], n->in[6]}, .out = {branch},
+                           .attr.dropout = {n->attr.residual_norm.p, n->attr.residual_norm.site}};
+        LK_TRY(lk_cpu_dropout(x, &dropout));
+    }
+    if (n->out[4])
+        lk_cpu_column_sums(x, branch, (n->accumulate & 16) != 0, lk_data(x, n->out[4]));
+    return LK_OK;
+}

@@ -4,6 +4,9 @@
  *   LINEAR_DX, GELU_GRAD     -> LINEAR_DX with gelu' in its epilogue
  *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent
  *   RESIDUAL, NORM           -> RESIDUAL_NORM
+ *   NORM_GRAD, DROPOUT       -> RESIDUAL_NORM_GRAD: the cotangent of the branch beside that of the sum
+ *   NORM_GRAD or RESIDUAL_NORM_GRAD, LINEAR_DW
+ *                            -> RESIDUAL_NORM_GRAD that makes the gradient of the bias
  *   XENT, XENT_GRAD          -> XENT_FUSED
  *   GATE_DX, POOL_GRAD, ADD  -> GATE_DX that adds the pool's cotangent
  *   BATCH_NORM in training, DWCONV, DWCONV_GRAD
@@ -14,7 +17,7 @@
  *
  * A fused node stands where the first of the two stood; everything the second read besides must
  * exist by then. The pool's cotangent is made of the gate's: that pattern stands where the ADD
- * stood. In the last two each node stays where it was. */
+ * stood. LINEAR_DW, and in the last two each node, stays where it was. */
 #include "graph/graph.h"
 #include "ops/ops.h"
 
@@ -127,6 +130,45 @@ static bool norm(const fuser *f, lk_node *n)
     return true;
 }
 
+/* NORM_GRAD n as a RESIDUAL_NORM_GRAD of that dropout. */
+static void with_branch(lk_node *n, float p, uint32_t site, lk_tensor *state)
+{
+    lk_attr attr = {.residual_norm = {p, site, n->attr.norm.kind, n->attr.norm.eps}};
+    n->op = LK_OP_RESIDUAL_NORM_GRAD;
+    n->attr = attr;
+    n->in[6] = state;
+    n->inputs = 7;
+}
+
+/* The dropped branch of a residual: its cotangent is dropped alike. */
+static bool dropout(const fuser *f, lk_node *n)
+{
+    lk_tensor *dx = n->in[0];
+    lk_node *p = dx && !dx->base ? dx->producer : NULL;
+    if (!p || p->op != LK_OP_NORM_GRAD || n->attr.dropout.group > 1) return false;
+    with_branch(p, n->attr.dropout.p, n->attr.dropout.site, n->in[1]);
+    f->uses[dx->id]--;
+    f->ready[n->out[0]->id] = f->ready[dx->id];
+    give(p, 3, n->out[0]);
+    return true;
+}
+
+/* The gradient of a bias is made beside what it sums; n, left without it, stays. */
+static void bias_gradient(const fuser *f, lk_node *n)
+{
+    lk_tensor *dy = n->in[1], *db = n->out[1];
+    lk_node *p = db && !dy->base ? dy->producer : NULL;
+    if (!p || (p->op != LK_OP_NORM_GRAD && p->op != LK_OP_RESIDUAL_NORM_GRAD)) return;
+    if (p->op == LK_OP_NORM_GRAD) with_branch(p, 0, 0, NULL);
+    if (dy != p->out[p->attr.residual_norm.p > 0 ? 3 : 0] || p->out[4]) return;
+    f->ready[db->id] = f->ready[dy->id];
+    p->accumulate |= (n->accumulate >> 1 & 1) << 4;
+    give(p, 4, db);
+    n->accumulate &= 1;
+    n->out[1] = NULL;
+    n->outputs = 1;
+}
+
 static bool xent_grad(const fuser *f, lk_node *n)
 {
     lk_node *p = maker(f, n->in[2], LK_OP_XENT, 1);
@@ -228,6 +270,8 @@ static bool joined(const fuser *f, lk_node *n)
     case LK_OP_BATCH_NORM: return batch_norm(f, n);
     case LK_OP_GELU_GRAD: return gelu_grad(f, n);
     case LK_OP_ADD: return add(f, n);
+    case LK_OP_DROPOUT: return dropout(f, n);
+    case LK_OP_LINEAR_DW: bias_gradient(f, n); return false;
     case LK_OP_NORM: return norm(f, n);
     case LK_OP_XENT_GRAD: return xent_grad(f, n);
     default: return false;

@@ -120,7 +120,7 @@ typedef union lk_attr {
         uint32_t site;
         lk_norm_kind kind;
         float eps;
-    } residual_norm;
+    } residual_norm; /* and its gradient */
     struct {
         int heads, kv_heads, head_dim;
         float theta;

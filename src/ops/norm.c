@@ -39,3 +39,4 @@ lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_nor
 const lk_rule lk_rule_norm = {.gradient = gradient, .in_place = -1, .float_inputs = 6};
 const lk_rule lk_rule_norm_grad = {.in_place = 5};
 const lk_rule lk_rule_residual_norm = {.in_place = 1};
+const lk_rule lk_rule_residual_norm_grad = {.in_place = 5};

@@ -113,6 +113,10 @@
  * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
  * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
  *   y = RESIDUAL(x, branch), n = NORM(y).
+ * RESIDUAL_NORM_GRAD  in  x X, w f32, mean f32|NULL, rstd f32, dy X, more X|NULL, state|NULL
+ *                 out dx X, dw f32, db f32|NULL, dbranch X [N,C]|NULL, sums f32 [C]|NULL
+ *   dx, dw, db = NORM_GRAD; dbranch = DROPOUT(dx) if p > 0; sums: of the columns of dbranch, or of
+ *   dx without dropout: what LINEAR_DW of the branch's last product makes as its db.
  * BATCH_MOMENTS   in  x X [N,C]       out mean f32 [C], rstd f32 [C], and the two statistics
  *   what BATCH_NORM measures in training.
  * BATCH_APPLY     in  x X [N,C], w f32, b f32, mean f32, rstd f32 [C]     out y X [N,C]
