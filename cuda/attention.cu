@@ -70,7 +70,7 @@ size_t lk_cuda_attention_grad_scratch(const lk_node *n)
 static bool hopper(const attention_call &c)
 {
     int device, major = 0;
-    if (c.a.d % 32 || cudaGetDevice(&device) != cudaSuccess) return false;
+    if (c.portable || c.a.d % 32 || cudaGetDevice(&device) != cudaSuccess) return false;
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     return major == 9 && wgmma_compiled(k_attention_wgmma<__half, 64, false>);
 }
@@ -92,6 +92,7 @@ static attention_call call_of(lk_exec *x, const lk_node *n)
     attention_call c;
     c.stream = lk_cuda_stream_of(x);
     c.processors = ((lk_cuda *)x->device)->processors;
+    c.portable = ((lk_cuda *)x->device)->portable;
     c.batch = n->in[0]->dim[0];
     c.a = shape_of(x, n);
     c.qkv = lk_data(x, n->in[0]);

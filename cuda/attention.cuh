@@ -22,6 +22,7 @@ typedef struct shape {
 typedef struct attention_call {
     cudaStream_t stream;
     int processors; /* blocks of a persistent kernel; never changes a result */
+    bool portable;  /* not by the Hopper kernels */
     int64_t batch;
     shape a;
     const lk_step_state *state;

@@ -20,6 +20,8 @@ static lk_status use(lk_device *d)
 extern "C" void *lk_cuda_stream(lk_device *d) { return of(d)->stream; }
 extern "C" int lk_cuda_index(lk_device *d) { return of(d)->index; }
 
+extern "C" void lk_cuda_portable(lk_device *d) { of(d)->portable = true; }
+
 extern "C" int lk_cuda_device_count(void)
 {
     int count = 0;

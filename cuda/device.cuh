@@ -31,7 +31,8 @@ typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
 typedef struct lk_cuda {
     lk_device device; /* first */
     int index;
-    int processors; /* for information only: results must not depend on it */
+    int processors; /* blocks of persistent kernels; results must not depend on it */
+    bool portable;  /* attention by the kernels of any device, also on Hopper: for tests */
     char model[128];
     size_t memory;
     size_t shared; /* most bytes of shared memory a block can have */

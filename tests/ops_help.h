@@ -12,7 +12,7 @@
 #include <string.h>
 
 #ifdef LK_HAVE_CUDA
-int lk_cuda_device_count(void);
+#include "cuda/device.h"
 #endif
 
 static inline void *allocate(size_t bytes)

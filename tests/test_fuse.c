@@ -219,8 +219,8 @@ static void check(const lk_transformer *m, lk_dtype type)
     tap_ok(c[LK_OP_ADD] == 0 && plain.count[LK_OP_ADD] == 2 * layers,
            "norm gradients add the other cotangent");
     int branches = 2 * layers, embedding = m->dropout > 0;
-    tap_ok(c[LK_OP_RESIDUAL_NORM_GRAD] == branches + embedding && c[LK_OP_NORM_GRAD] == !embedding &&
-               c[LK_OP_DROPOUT] == embedding &&
+    tap_ok(c[LK_OP_RESIDUAL_NORM_GRAD] == branches + embedding &&
+               c[LK_OP_NORM_GRAD] == !embedding && c[LK_OP_DROPOUT] == embedding &&
                plain.count[LK_OP_DROPOUT] == (embedding ? branches + 2 : 0),
            "they make the cotangents of the branches");
     tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);

@@ -4,7 +4,7 @@
  *   LINEAR_DX, GELU_GRAD     -> LINEAR_DX with gelu' in its epilogue
  *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent
  *   RESIDUAL, NORM           -> RESIDUAL_NORM
- *   NORM_GRAD, DROPOUT       -> RESIDUAL_NORM_GRAD: the cotangent of the branch beside that of the sum
+ *   NORM_GRAD, DROPOUT       -> RESIDUAL_NORM_GRAD: the cotangents of the sum and of the branch
  *   NORM_GRAD or RESIDUAL_NORM_GRAD, LINEAR_DW
  *                            -> RESIDUAL_NORM_GRAD that makes the gradient of the bias
  *   XENT, XENT_GRAD          -> XENT_FUSED
