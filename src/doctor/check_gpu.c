@@ -59,6 +59,7 @@ void lk_check_cuda(lk_exam *e, int rank)
             lk_advise(e, LK_UNFIT, "several ranks on GPUs need it: configure lockstep --with-nccl");
         return;
     }
+    if (!lk_fact(e, rank, "mpi.nccl")) return; /* MPI does not start: nobody has asked NCCL */
     lk_find_version(e, "NCCL", lk_fact_text(e, rank, "mpi.nccl"),
                     lk_fact_text(e, rank, "mpi.nccl_path"));
     if (lk_version_compare(lk_fact_text(e, rank, "mpi.nccl"),

@@ -162,6 +162,10 @@ static lk_status host_facts(lk_examination *x)
     LK_TRY(lk_cpu_matmul_facts(&facts));
     LK_TRY(lk_examine_put(x->facts, "onednn", facts));
     LK_TRY(environment_facts(x));
+#ifdef LK_HAVE_CUDA
+    LK_TRY(lk_cuda_facts(&facts));
+    LK_TRY(lk_examine_put(x->facts, "cuda", facts));
+#endif
     return nvml_facts(x);
 }
 
@@ -204,10 +208,7 @@ static lk_status open_device(lk_examination *x)
 {
     lk_status status = LK_OK;
 #ifdef LK_HAVE_CUDA
-    json_t *facts = NULL;
-    LK_TRY(lk_cuda_facts(&facts));
-    LK_TRY(lk_examine_put(x->facts, "cuda", facts));
-    const json_t *devices = json_object_get(facts, "devices");
+    const json_t *devices = json_object_get(json_object_get(x->facts, "cuda"), "devices");
     x->gpu = json_array_size(devices) > 0;
     if (x->gpu) status = open_gpu(x, devices);
 #endif
