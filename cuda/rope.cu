@@ -1,4 +1,5 @@
-/* rope: rotary positions on the q and k heads of qkv X [B,T,(H+2K)D]; the v heads are copied.
+/* rope: rotary positions on the q and k heads of qkv X [B,T,(H+2K)D]; the v heads are copied, or
+ * where y lies in the place of x left alone.
  *
  * A block takes one position t of up to SAMPLES samples. Its angles t theta^(-2i/D) depend on t
  * only: they are computed once, in double, and reduced to a turn before the f32 sine and cosine. */
@@ -25,13 +26,13 @@ template <int V, typename E> static __device__ __forceinline__ void put(E *p, co
     }
 }
 
-/* x, y [batch, t, width], width = (turned + copied) 2 half; heads < turned are rotated.
+/* x, y [batch, t, width], y may be x, width = (turned + copied) 2 half; heads < turned are rotated.
  * log_theta: base-2 logarithm; sign: -1 for the inverse; V: elements per access. Dynamic shared
  * memory: cosine [half], sine [half]. */
 template <typename E, int V>
 static __global__ void __launch_bounds__(THREADS)
-    k_rope(const E *__restrict__ x, E *__restrict__ y, int64_t batch, int64_t t, int turned,
-           int copied, int half, double log_theta, float sign)
+    k_rope(const E *x, E *y, int64_t batch, int64_t t, int turned, int copied, int half,
+           double log_theta, float sign)
 {
     extern __shared__ __align__(16) float table[];
     float *cosine = table, *sine = table + half;
@@ -63,6 +64,7 @@ static __global__ void __launch_bounds__(THREADS)
         put<V>(y + at, p);
         put<V>(y + at + half, q);
     }
+    if (x == y) return;
     for (int item = threadIdx.x; item < samples * copies; item += THREADS) {
         int b = item / copies;
         int64_t at = ((b0 + b) * t + pos) * width + behind + item % copies * V;

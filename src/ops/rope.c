@@ -28,4 +28,4 @@ lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float t
     return lk_node_output(g, n, lk_tensor_like(g, qkv));
 }
 
-const lk_rule lk_rule_rope = {.gradient = gradient, .in_place = -1};
+const lk_rule lk_rule_rope = {.gradient = gradient, .in_place = 0};
