@@ -381,7 +381,7 @@ def parity(a):
         if not math.isfinite(difference):
             worst = math.inf
     print(f"{compared} steps compared, largest relative difference {worst:.2e}")
-    return 0 if compared > 0 and worst <= a.limit else 1
+    return 0 if compared == a.steps and worst <= a.limit else 1
 
 
 # ---- time --------------------------------------------------------------------------------------
