@@ -7,7 +7,8 @@
 
 enum {
     THREADS = 256,
-    SUM_LANES = 8 /* rows (or chunks) summed side by side in a block of column sums */
+    SUM_LANES = 8,   /* rows summed side by side in a block of column sums */
+    CHUNK_LANES = 32 /* and chunks; a warp adds them */
 };
 
 /* ---- elementwise ---------------------------------------------------------------------------- */
@@ -112,24 +113,23 @@ struct chunk_sums {
 };
 
 /* out [cols] (+)= sum over chunks of partial [chunks, cols], for sum blockIdx.y. Block (32,
- * SUM_LANES): lane j takes chunks j, j + SUM_LANES, ... of one column. */
+ * CHUNK_LANES): lane j takes chunks j, j + CHUNK_LANES, ... of one column. */
 static __global__ void k_sum_chunks(chunk_sums sums, int chunks, int64_t cols)
 {
-    __shared__ float shared[SUM_LANES][32];
+    __shared__ float shared[CHUNK_LANES][33]; /* columns in different banks */
     lk_chunk_sum s = sums.of[blockIdx.y];
     int64_t column = (int64_t)blockIdx.x * 32 + threadIdx.x;
     float sum = 0;
     if (!s.out) return;
     if (column < cols) {
 #pragma unroll 4
-        for (int j = threadIdx.y; j < chunks; j += SUM_LANES) sum += s.partial[j * cols + column];
+        for (int j = threadIdx.y; j < chunks; j += CHUNK_LANES) sum += s.partial[j * cols + column];
     }
     shared[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y != 0 || column >= cols) return;
-    float total = 0;
-#pragma unroll
-    for (int j = 0; j < SUM_LANES; j++) total += shared[j][threadIdx.x];
+    float total = lk_warp_sum(shared[threadIdx.x][threadIdx.y]);
+    column = (int64_t)blockIdx.x * 32 + threadIdx.y;
+    if (threadIdx.x != 0 || column >= cols) return;
     s.out[column] = s.accumulate ? s.out[column] + total : total;
 }
 
@@ -139,7 +139,7 @@ void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, 
     chunk_sums all = {};
     for (int i = 0; i < sums; i++) all.of[i] = sum[i];
     dim3 grid(lk_blocks(cols, 32), (unsigned)sums);
-    k_sum_chunks<<<grid, dim3(32, SUM_LANES), 0, stream>>>(all, chunks, cols);
+    k_sum_chunks<<<grid, dim3(32, CHUNK_LANES), 0, stream>>>(all, chunks, cols);
 }
 
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,

@@ -422,11 +422,11 @@ static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
                                               cols, b);
         } else {
             LK_VECTOR_SWITCH(cols, V, {
-                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more,
-                                                                  dx, cols);
-                dim3 grid(lk_blocks(cols, 64 * V), chunks);
+                dim3 grid(lk_blocks(cols, 64 * V), chunks); /* first: dx may lie where dy does */
                 k_norm_columns<E, V><<<grid, 64, 0, s>>>(from, mean, rstd, dy, dw, db, rows, per,
                                                          cols);
+                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more,
+                                                                  dx, cols);
             });
         }
     });
