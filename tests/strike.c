@@ -8,6 +8,8 @@
  * the signal was sent, and "over" where process PID, which started it all, or the rank ended
  * before.
  *
+ * SIGNAL BURST is SIGTERM every 2 ms for half a second.
+ *
  *   strike GONE TOKEN
  *
  * Waits until no such process of any rank is left, and prints the seconds; "never" after 90. */
@@ -29,7 +31,7 @@ static void pause_for(long microseconds)
 
 static bool read_file(const char *pid, const char *name, char *text, size_t size, size_t *length)
 {
-    char path[300];
+    char path[600];
     snprintf(path, sizeof path, "/proc/%s/%s", pid, name);
     FILE *f = fopen(path, "r");
     *length = f ? fread(text, 1, size - 1, f) : 0;
@@ -134,10 +136,15 @@ static int number_of(const char *name)
         const char *name;
         int number;
     } all[] = {{"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"STOP", SIGSTOP},
-               {"KILL", SIGKILL}};
+               {"KILL", SIGKILL}, {"BURST", SIGTERM}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strcmp(name, all[i].name) == 0) return all[i].number;
     return -1;
+}
+
+static void burst(pid_t pid)
+{
+    for (double begun = now(); now() - begun < 0.5 && kill(pid, SIGTERM) == 0;) pause_for(2000);
 }
 
 int main(int argc, char **argv)
@@ -159,6 +166,7 @@ int main(int argc, char **argv)
         printf("over\n");
         return 0;
     }
+    if (strcmp(argv[1], "BURST") == 0) burst(pid);
     printf("%ld%s\n", (long)pid, saving(directory, begun) ? " save" : "");
     return 0;
 }

@@ -75,12 +75,34 @@ stopped=$pid
 hit USR1 0 0 sig
 sleep 1.2
 ok "one signal to a rank that waits does not end it" kill -0 "$pid"
+# A handler may run on any thread, and oneDNN's products have no stack for it.
+caught=$(awk '/^SigCgt:/ { print $2 }' "/proc/$pid/status")
+ok "no handler catches SIGUSR1, SIGUSR2 or SIGTERM" test $((0x$caught & 0x4a00)) -eq 0
 hit USR1 0 0 sig
 finish_job
 ok "a second signal ends it at once ($took s)" below "$took" 5
 ok "as a signal does, with status 128 + 10" test "$rc" -eq 138
 ok "nothing is saved" test ! -e sig/checkpoints/latest
 kill -KILL "$stopped" 2>/dev/null
+
+# Signals that fall into large products, within the second in which they are the same request.
+wide='--set model.width=384 --set model.heads=6 --set model.layers=2 --set model.context=256
+    --set train.steps=6 --set train.leaves=1 --set eval.every=0 --set checkpoint.every=0'
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=calm $wide
+begin 1 --set directory=burst $wide
+ok "a run of large products begins" within 60 grep -q 'from step' "$work/out"
+hit BURST 0 0 burst
+finish_job
+ok "many signals in half a second: exit status 75" test "$rc" -eq 75
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=burst $wide --resume
+ok "resumed, the run has the bits of one without them" same calm burst
+
+"$LOCKSTEP" profile r.yaml --directory profiled --steps 1000000 >"$work/out" 2>"$work/err" &
+job=$!
+ok "a command that does not save on a signal works" within 60 grep -q 'from step' "$work/out"
+kill -USR1 $job
+wait $job
+ok "and is ended by it, with status 128 + 10" test $? -eq 138
 
 rm -rf wall
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=wall $long --walltime 8s

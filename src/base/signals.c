@@ -1,8 +1,11 @@
+/* No handler, for one may run on any thread: oneDNN's generated products use the stack pointer as
+ * an ordinary register, and the kernel would write the handler's frame wherever that points. The
+ * signals are blocked in every thread instead, and one thread waits for them. */
 #include "base/signals.h"
 
 #include "base/clock.h"
 
-#include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -16,31 +19,39 @@ static const struct {
 } asking[] = {{SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}, {SIGTERM, "SIGTERM"}};
 enum { ASKING = sizeof asking / sizeof *asking };
 
-static atomic_int first; /* lock-free, so a handler may touch both */
-static _Atomic long long first_at; /* milliseconds */
+static sigset_t all_asking;
+static atomic_int first;
 
-/* Only what POSIX lets a handler do: clock_gettime, sigaction, raise. */
-static void handle(int number)
+static void *wait_for_signals(void *unused)
 {
-    int error = errno, none = 0;
-    long long now = (long long)(1e3 * lk_clock_seconds());
-    if (atomic_load(&first) == 0) atomic_store(&first_at, now); /* before `first` is seen */
-    if (!atomic_compare_exchange_strong(&first, &none, number) &&
-        now - atomic_load(&first_at) >= (long long)(1e3 * SAME_REQUEST)) {
-        struct sigaction usual = {.sa_handler = SIG_DFL};
-        sigaction(number, &usual, NULL);
-        raise(number); /* delivered when this handler returns */
+    double first_at = 0;
+    for (int number; sigwait(&all_asking, &number) == 0;) {
+        double now = lk_clock_seconds();
+        if (atomic_load(&first) == 0) {
+            first_at = now;
+            atomic_store(&first, number);
+        } else if (now - first_at >= SAME_REQUEST) {
+            pthread_sigmask(SIG_UNBLOCK, &all_asking, NULL);
+            raise(number); /* ends the process */
+        }
     }
-    errno = error;
+    return unused;
 }
 
 lk_status lk_signals_catch(void)
 {
-    struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
-    for (int i = 0; i < ASKING; i++) sigaddset(&action.sa_mask, asking[i].number);
-    for (int i = 0; i < ASKING; i++)
-        if (sigaction(asking[i].number, &action, NULL) != 0)
-            return lk_fail(LK_E_SYSTEM, "cannot catch %s: %s", asking[i].name, strerror(errno));
+    pthread_t thread;
+    sigemptyset(&all_asking);
+    for (int i = 0; i < ASKING; i++) {
+        signal(asking[i].number, SIG_DFL); /* who started this process may ignore them */
+        sigaddset(&all_asking, asking[i].number);
+    }
+    pthread_sigmask(SIG_BLOCK, &all_asking, NULL);
+    int error = pthread_create(&thread, NULL, wait_for_signals, NULL);
+    if (error)
+        return lk_fail(LK_E_SYSTEM, "cannot start the thread that waits for signals: %s",
+                       strerror(error));
+    pthread_detach(thread);
     return LK_OK;
 }
 

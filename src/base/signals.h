@@ -9,7 +9,9 @@
 
 #include "base/status.h"
 
-lk_status lk_signals_catch(void);  /* from now on; system calls are restarted */
+/* From now on. Called once, before any thread is started: those started later inherit that these
+ * signals are blocked. */
+lk_status lk_signals_catch(void);
 int lk_signals_caught(void);       /* number of the first signal, 0: none. Any thread. */
 const char *lk_signals_name(int signal); /* "SIGTERM"; of those above */
 

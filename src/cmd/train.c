@@ -167,7 +167,6 @@ static void print_result(const lk_train_result *r)
 static lk_status train(const lk_world *w, options *o, const lk_run *run)
 {
     lk_train_result r;
-    LK_TRY(lk_signals_catch());
     lk_status status = lk_comm_agree(w->comm, lk_cmd_deadline(o->walltime, &o->start.deadline));
     if (status == LK_E_REQUEUE && w->comm->rank == 0)
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
@@ -194,16 +193,23 @@ static lk_status job(const lk_world *w, void *context)
 }
 
 /* Needs neither MPI nor the data, so it also answers where jobs are submitted. */
-static int print_key(const options *o)
+static lk_status print_key(const options *o)
 {
     lk_run run;
-    lk_status status = lk_run_load(o->file, o->sets, o->set, &run);
-    if (status == LK_OK) {
-        status = lk_run_print(&run, o->print, stdout);
-        lk_run_clear(&run);
-    }
+    LK_TRY(lk_run_load(o->file, o->sets, o->set, &run));
+    lk_status status = lk_run_print(&run, o->print, stdout);
+    lk_run_clear(&run);
+    return status;
+}
+
+static int start(options *o)
+{
+    lk_status status = LK_OK;
+    if (o->print) status = print_key(o);
+    else if (!o->plan) status = lk_signals_catch(); /* MPI starts threads */
     if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
-    return (int)status;
+    return status != LK_OK || o->print ? (int)status
+                                       : lk_cmd_run("lockstep train", false, job, o);
 }
 
 int lk_cmd_train(int argc, char **argv)
@@ -237,7 +243,7 @@ int lk_cmd_train(int argc, char **argv)
     options o = {.set = calloc((size_t)argc + 1, sizeof *o.set), .start.patience = PATIENCE};
     if (!o.set) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    int code = o.print ? print_key(&o) : lk_cmd_run("lockstep train", false, job, &o);
+    int code = start(&o);
     free(o.set);
     return code;
 }
