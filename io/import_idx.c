@@ -261,6 +261,7 @@ static lk_status write_all(importer *m)
     if (!m->block || !m->wide) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_import_name(job->to.output, ".part", &part));
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, rows));
+    m->out.fresh = !job->to.overwrite;
     LK_TRY(copy_images(m, 0, held));
     if (pair) LK_TRY(copy_images(m, 1, 0));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, 1));

@@ -33,7 +33,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
                           int64_t *bytes)
 {
     struct stat out;
-    bool exists = stat(to->output, &out) == 0;
+    bool exists = stat(to->output, &out) == 0, nowhere = !exists && lstat(to->output, &out) == 0;
     if (!(to->validation < 1))
         return lk_fail(LK_E_INPUT,
                        "validation fraction: expected a number in [0, 1), found %g; "
@@ -43,9 +43,9 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
         LK_TRY(check_input(file[i], to->output, exists ? &out : NULL, bytes));
     if (exists && !S_ISREG(out.st_mode))
         return lk_fail(LK_E_INPUT, "%s: exists and is not a file; name another output", to->output);
-    if (exists && !to->overwrite)
-        return lk_fail(LK_E_INPUT, "%s: exists already; give --overwrite to replace it, or name "
-                       "another output", to->output);
+    if ((exists || nowhere) && !to->overwrite)
+        return lk_fail(LK_E_INPUT, "%s: exists already%s; give --overwrite to replace it, or name "
+                       "another output", to->output, nowhere ? " as a link that leads nowhere" : "");
     return lk_replace_check(to->output);
 }
 
@@ -130,7 +130,11 @@ static lk_status create_dataset(lk_rows *w, int split, int field)
 lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims, const int64_t *dim,
                          const int64_t rows[2])
 {
-    *w = (lk_rows){.part = part, .file = -1, .kind = kind, .dims = dims};
+    int lock;
+    lk_status status = lk_replace_lock(part, &lock);
+    if (status != LK_OK) free(part);
+    LK_TRY(status);
+    *w = (lk_rows){.part = part, .lock = lock, .file = -1, .kind = kind, .dims = dims};
     for (int i = 0; i < 4; i++) w->dataset[i / 2][i % 2] = -1;
     w->row[0] = kind == LK_IMAGE_DATA ? 1 : sizeof(float);
     w->row[1] = sizeof(uint16_t);
@@ -228,8 +232,10 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
         w->dataset[i / 2][i % 2] = -1;
     }
     LK_TRY(lk_h5_close(w->part, &w->file));
-    LK_TRY(lk_replace_publish(w->part, output));
+    LK_TRY(w->fresh ? lk_replace_publish_new(w->part, output)
+                    : lk_replace_publish(w->part, output));
     memcpy(digest, text, sizeof text);
+    close(w->lock);
     free(w->part);
     w->part = NULL;
     return LK_OK;
@@ -241,6 +247,7 @@ void lk_rows_abandon(lk_rows *w)
         for (int i = 0; i < 4; i++) lk_h5_release(&w->dataset[i / 2][i % 2]);
         lk_h5_abandon(w->part, MPI_COMM_NULL, &w->file);
         unlink(w->part);
+        close(w->lock);
         free(w->part);
     }
     for (int i = 0; i < 4; i++) {

@@ -32,6 +32,8 @@ lk_status lk_import_check_classes(const char *where, char *const *name, int64_t 
 /* The datasets of both splits; field 1 is `labels`. */
 typedef struct lk_rows {
     char *part; /* the file being written; removed by lk_rows_abandon */
+    int lock;   /* of `part` */
+    bool fresh; /* set by the importer: the output must not be there yet */
     hid_t file;
     lk_dataset_kind kind;
     size_t row[2]; /* bytes, by field */

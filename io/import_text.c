@@ -22,7 +22,7 @@ typedef struct importer {
     const lk_import_text *job;
     lk_import_result result;
     char *part;
-    bool created; /* the .part file is ours to remove */
+    int lock; /* of `part`, which is ours to remove; -1 without */
     unsigned char *input; /* CARRY + BUFFER bytes */
     unsigned char *seen;  /* by code point */
     uint16_t *token;      /* by code point, 0 .. CODES-1 */
@@ -306,7 +306,7 @@ static lk_status import(importer *m)
     LK_TRY(check_arguments(m));
     LK_TRY(read_all(m, note));
     LK_TRY(choose_vocabulary(m));
-    m->created = true; /* creating it may fail with the file there */
+    LK_TRY(lk_replace_lock(m->part, &m->lock));
     LK_TRY(lk_h5_create(m->part, MPI_COMM_NULL, "lockstep dataset", &m->file));
     LK_TRY(write_all(m));
     for (int i = 0; i < 2; i++) {
@@ -314,7 +314,8 @@ static lk_status import(importer *m)
         m->split[i].dataset = -1;
     }
     LK_TRY(lk_h5_close(m->part, &m->file));
-    return lk_replace_publish(m->part, m->job->to.output);
+    return m->job->to.overwrite ? lk_replace_publish(m->part, m->job->to.output)
+                                : lk_replace_publish_new(m->part, m->job->to.output);
 }
 
 static lk_status run(void *argument)
@@ -329,7 +330,10 @@ static lk_status run(void *argument)
     lk_digest_destroy(m->digest);
     lk_reference_maker_clear(&m->reference);
     lk_h5_abandon(m->part, MPI_COMM_NULL, &m->file);
-    if (status != LK_OK && m->created) unlink(m->part);
+    if (m->lock >= 0) {
+        if (status != LK_OK) unlink(m->part);
+        close(m->lock);
+    }
     free(m->part);
     free(m->input);
     free(m->seen);
@@ -341,7 +345,7 @@ static lk_status run(void *argument)
 
 lk_status lk_import_text_run(lk_io *io, const lk_import_text *job, lk_import_result *result)
 {
-    importer m = {.job = job, .file = -1, .split = {{.dataset = -1}, {.dataset = -1}}};
+    importer m = {.job = job, .lock = -1, .file = -1, .split = {{.dataset = -1}, {.dataset = -1}}};
     LK_TRY(lk_io_call(io, run, &m));
     *result = m.result;
     return LK_OK;

@@ -2,6 +2,7 @@
  * loader on them. Run with 1, 2 and 4 ranks; what one process does alone is tested with 1. */
 #include "backend/backend.h"
 #include "base/philox.h"
+#include "base/replace.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
 #include "io/image.h"
@@ -172,6 +173,43 @@ static void check_idx_errors(void)
     job.images[1] = i;
     job.labels[1] = l;
     failed(lk_import_idx_run(io, &job, &r), LK_E_INPUT, "found both", "files and a fraction");
+}
+
+/* Somebody else makes the output while an import is at work. */
+static void make_output(void *context, int64_t done, int64_t total)
+{
+    if (done == total) write_file(context, "theirs", 6);
+}
+
+static void check_race(void)
+{
+    char out[300], i[300], part[310];
+    size_t n;
+    lk_import_result r;
+    int lock = -1, other = -1;
+    snprintf(i, sizeof i, "%s", in_home("i"));
+    snprintf(out, sizeof out, "%s", in_home("race.h5"));
+    snprintf(part, sizeof part, "%s.part", out);
+    lk_import_idx job = {.to = {.output = out, .validation = -1, .progress = make_output,
+                                .context = out}, .images = {i}, .labels = {in_home("l")}};
+    failed(lk_import_idx_run(io, &job, &r), LK_E_INPUT, "was made by somebody else meanwhile",
+           "an output that was made meanwhile");
+    char *found = read_file(out, &n);
+    tap_ok(n == 6 && memcmp(found, "theirs", n) == 0 && access(part, F_OK) != 0,
+           "it stays, and nothing else");
+    free(found);
+    job.to.overwrite = true;
+    worked(lk_import_idx_run(io, &job, &r), "with overwrite it is replaced");
+    worked(lk_replace_lock(part, &lock), "a lock");
+    failed(lk_replace_lock(part, &other), LK_E_INPUT, "another process is writing it", "another");
+    failed(lk_import_idx_run(io, &job, &r), LK_E_INPUT, "another process is writing it",
+           "an import of the same name");
+    tap_ok(access(part, F_OK) == 0, "leaves the file of the first");
+    worked(lk_replace_publish(part, out), "which is published");
+    worked(lk_replace_lock(part, &other), "a lock of the next, while the first is held");
+    close(lock);
+    close(other);
+    unlink(part);
 }
 
 /* ---- tables ---------------------------------------------------------------------------------- */
@@ -658,6 +696,7 @@ int main(int argc, char **argv)
         check_idx_pair();
         check_idx_share();
         check_idx_errors();
+        check_race();
         check_csv();
         check_csv_errors();
         check_resume();

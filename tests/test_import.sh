@@ -79,6 +79,22 @@ bad "an existing output" 'idx.h5: exists already; give --overwrite' \
     "$LOCKSTEP" import idx i l -o idx.h5
 prints "--overwrite replaces it" '750 training and 250' \
     "$LOCKSTEP" import idx i l -o gz.h5 --overwrite -f 0.25
+ln -s nowhere hanging.h5
+bad "an output that is a link to nothing" 'hanging.h5: exists already as a link that leads nowhere' \
+    "$LOCKSTEP" import idx i l -o hanging.h5
+echo theirs >taken.h5.part
+flock taken.h5.part sh -c 'echo $$ >holder; exec sleep 1000' &
+within 100 test -s holder
+echo 'a text' >text
+for kind in "idx i l" "text text"; do
+    # shellcheck disable=SC2086 # words
+    bad "an output that another process is making" 'taken.h5.part: another process is writing it' \
+        "$LOCKSTEP" import $kind -o taken.h5
+done
+kill "$(cat holder)"
+wait
+prints "and when it was ended" '900 training' "$LOCKSTEP" import idx i l -o taken.h5
+ok "with nothing left beside it" test ! -e taken.h5.part
 bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
 bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5

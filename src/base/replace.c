@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,6 +47,36 @@ lk_status lk_replace_part(const char *path, char **part)
     return LK_OK;
 }
 
+static lk_status lock_file(int fd, const char *part, bool *ours)
+{
+    struct stat held, named;
+    if (fstat(fd, &held) != 0 || !S_ISREG(held.st_mode))
+        return lk_fail(LK_E_INPUT, "%s: is in the way and is not a file; move it away", part);
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return lk_fail(LK_E_INPUT, "%s: another process is writing it; wait for its end, or name "
+                       "another output", part);
+    /* who held it until now may have renamed or removed it */
+    *ours = stat(part, &named) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+    return LK_OK;
+}
+
+lk_status lk_replace_lock(const char *part, int *lock)
+{
+    for (bool ours = false;;) {
+        int fd = open(part, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+        if (fd < 0)
+            return lk_fail(lk_status_of_errno(errno), "%s: cannot create: %s; name another output, "
+                           "or move away what is there", part, strerror(errno));
+        lk_status status = lock_file(fd, part, &ours);
+        if (status == LK_OK && ours) {
+            *lock = fd;
+            return LK_OK;
+        }
+        close(fd);
+        LK_TRY(status);
+    }
+}
+
 lk_status lk_replace_sync(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -60,19 +92,37 @@ lk_status lk_replace_sync(const char *path)
                : LK_OK;
 }
 
-lk_status lk_replace_publish(const char *part, const char *path)
+static int rename_new(const char *part, const char *path)
+{
+    if (renameat2(AT_FDCWD, part, AT_FDCWD, path, RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return -1;
+    return link(part, path) == 0 ? unlink(part) : -1; /* NFS, Lustre */
+}
+
+static lk_status publish(const char *part, const char *path, bool replaces)
 {
     char *directory;
     LK_TRY(lk_replace_sync(part));
-    if (rename(part, path) != 0)
-        return lk_fail(LK_E_SYSTEM,
-                       "%s: cannot rename to %s: %s; check the directory's "
-                       "permissions",
-                       part, path, strerror(errno));
+    if ((replaces ? rename(part, path) : rename_new(part, path)) != 0)
+        return errno == EEXIST && !replaces
+                   ? lk_fail(LK_E_INPUT, "%s: was made by somebody else meanwhile; name another "
+                             "output, or give --overwrite to replace it", path)
+                   : lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s; check the directory's "
+                             "permissions", part, path, strerror(errno));
     LK_TRY(directory_of(path, &directory));
     lk_status status = lk_replace_sync(directory);
     free(directory);
     return status;
+}
+
+lk_status lk_replace_publish(const char *part, const char *path)
+{
+    return publish(part, path, true);
+}
+
+lk_status lk_replace_publish_new(const char *part, const char *path)
+{
+    return publish(part, path, false);
 }
 
 /* ---- text ------------------------------------------------------------------------------------ */

@@ -14,8 +14,14 @@
 lk_status lk_replace_check(const char *path);
 /* PATH.part, malloc'ed. */
 lk_status lk_replace_part(const char *path, char **part);
+/* Make `part` if it is not there and keep others from writing it until *lock, a file descriptor, is
+ * closed: after it was published or removed. LK_E_INPUT: another process writes it, or it is no
+ * file. A file system without locks is believed. */
+lk_status lk_replace_lock(const char *part, int *lock);
 /* Make `part`, which is closed, `path`: both survive a loss of power from then on. LK_E_SYSTEM. */
 lk_status lk_replace_publish(const char *part, const char *path);
+/* The same where `path` must not be there yet, not even as a link that leads nowhere: LK_E_INPUT. */
+lk_status lk_replace_publish_new(const char *part, const char *path);
 /* fsync() of a file or a directory. LK_E_SYSTEM. */
 lk_status lk_replace_sync(const char *path);
 
