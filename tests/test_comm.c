@@ -82,6 +82,28 @@ static void check_agreement(lk_comm *c)
     tap_ok(all(c, lk_comm_agree(c, LK_OK) == LK_OK), "and none afterwards");
 }
 
+static bool no_memory;
+void *__real_calloc(size_t n, size_t m);
+void *__wrap_calloc(size_t n, size_t m) { return no_memory ? NULL : __real_calloc(n, m); }
+
+/* Where one rank has no memory the others do not wait for it. */
+static void check_memory(lk_comm *c)
+{
+    char *text = c->rank == 0 ? strdup("a text") : NULL, *kept = text;
+    int next = c->rank;
+    no_memory = c->rank > 0 && c->rank == c->size - 1;
+    lk_status status = lk_comm_broadcast_text(c, &text);
+    no_memory = false;
+    bool good = c->size == 1 ? status == LK_OK
+                             : status == LK_E_SYSTEM && strstr(lk_error_text(), "out of memory");
+    tap_ok(all(c, good && text == kept), "no memory for a text on one rank: %s", lk_error_text());
+    good = lk_comm_broadcast(c, &next, sizeof next) == LK_OK && next == 0;
+    tap_ok(all(c, good), "all go on together");
+    free(kept);
+    lk_error_clear();
+    c->failed = false;
+}
+
 static void check_small(lk_comm *c)
 {
     char bytes[5] = {0};
@@ -207,6 +229,7 @@ int main(void)
     }
     tap_quiet = c->rank != 0;
     check_small(c);
+    check_memory(c);
     check_agreement(c);
     check_vote(c);
     check_gather(c);

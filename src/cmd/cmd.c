@@ -66,9 +66,11 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
     if (comm->rank == 0 && status == LK_OK) status = lk_run_format(run, &text);
     LK_TRY(lk_comm_agree(comm, status));
     status = lk_comm_broadcast_text(comm, &text);
-    if (status == LK_OK && comm->rank != 0) status = lk_run_parse(file, text, 0, NULL, run);
+    if (status == LK_OK)
+        status = lk_comm_agree(comm, comm->rank == 0 ? LK_OK
+                                                     : lk_run_parse(file, text, 0, NULL, run));
     free(text);
-    return lk_comm_agree(comm, status);
+    return status;
 }
 
 long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,

@@ -87,7 +87,7 @@ static lk_status choose_directory(lk_comm *c, const char *given, char **home)
                              strerror(errno));
     }
     LK_TRY(lk_comm_agree(c, status));
-    return lk_comm_agree(c, lk_comm_broadcast_text(c, home));
+    return lk_comm_broadcast_text(c, home);
 }
 
 /* What a profile leaves in a directory of its own. */

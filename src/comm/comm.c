@@ -176,11 +176,12 @@ lk_status lk_comm_broadcast_text(lk_comm *c, char **text)
 {
     int length = c->rank == 0 ? (int)strlen(*text) : 0;
     LK_TRY(lk_comm_broadcast(c, &length, sizeof length));
-    if (c->rank != 0) {
-        *text = calloc(1, (size_t)length + 1);
-        if (!*text) return lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    return lk_comm_broadcast(c, *text, (size_t)length);
+    char *copy = c->rank == 0 ? *text : calloc(1, (size_t)length + 1);
+    lk_status status = lk_comm_agree(c, copy ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory"));
+    if (status == LK_OK) status = lk_comm_broadcast(c, copy, (size_t)length);
+    if (status == LK_OK) *text = copy;
+    else if (c->rank != 0) free(copy);
+    return status;
 }
 
 lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all)

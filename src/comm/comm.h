@@ -68,7 +68,7 @@ void lk_comm_give_up(lk_comm *c);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */
-/* Rank 0's text to all; *text is malloc'ed on the others. */
+/* Rank 0's text to all; *text is malloc'ed on the others. All fail alike where one has no memory. */
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
 /* "Open MPI v4.1.4", with NCCL's version where it is there. */
 void lk_comm_library(char *text, size_t size);

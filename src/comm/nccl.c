@@ -37,9 +37,10 @@ static lk_status open(lk_comm *c, lk_device *d)
                                                : lk_fail(LK_E_COMM, "ncclGetUniqueId: %s",
                                                          ncclGetErrorString(got))));
     LK_TRY(lk_comm_broadcast(c, &id, sizeof id));
-    cudaError_t set = cudaSetDevice(lk_cuda_index(d));
-    if (set != cudaSuccess)
-        return lk_fail(LK_E_DEVICE, "cudaSetDevice: %s", cudaGetErrorString(set));
+    cudaError_t set = cudaSetDevice(lk_cuda_index(d)); /* ncclCommInitRank waits for all */
+    LK_TRY(lk_comm_agree(c, set == cudaSuccess ? LK_OK
+                                               : lk_fail(LK_E_DEVICE, "cudaSetDevice: %s",
+                                                         cudaGetErrorString(set))));
     got = ncclCommInitRank(&nccl, c->size, id, c->rank);
     if (got != ncclSuccess)
         return lk_fail(LK_E_COMM, "ncclCommInitRank on GPU %d: %s (%s); NCCL needs a GPU for each "
