@@ -16,15 +16,20 @@ static void print_version(FILE *out, struct argp_state *state)
 }
 
 /* Output that could not be written must not pass for success; a reader that has enough is no
- * failure. What was written before may have failed long ago, so errno does not tell them apart. */
+ * failure, but where work goes on without it. What was written before may have failed long ago, so
+ * errno does not tell them apart. */
 static void close_output(void)
 {
     struct pollfd out = {.fd = STDOUT_FILENO};
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
-    if (poll(&out, 1, 0) == 1 && (out.revents & POLLERR)) return; /* a pipe without a reader */
+    int error = errno;
+    bool pipe = poll(&out, 1, 0) == 1 && (out.revents & POLLERR); /* without a reader */
+    if (pipe && !lk_cmd_outlives_reader) return;
     fprintf(stderr, "lockstep: cannot write to the standard output: %s\n",
-            errno ? strerror(errno) : "a part is missing; is the disk full?");
+            pipe    ? "nobody reads it any more"
+            : error ? strerror(error)
+                    : "a part is missing; is the disk full?");
     _exit(LK_E_SYSTEM);
 }
 

@@ -12,6 +12,14 @@ begun=$(now)
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=whole
 ok "a run that nothing stops, $(since "$begun") s" test "$rc" -eq 0 -a -f whole/DONE
 
+# shellcheck disable=SC2016 # the inner shell expands it
+run sh -c '{ "$@"; echo $? >rc; } | head -n 1 >first' sh \
+    "$LOCKSTEP" train r.yaml --set directory=piped
+ok "a run whose output has a reader of one line" grep -q 'from step 0' first
+ok "trains to its end" same whole piped
+ok "and says so once, with status 3" test "$(cat rc)" -eq 3 -a "$(wc -l <"$work/err")" -eq 1
+ok "with what it is about" says err 'lockstep: cannot write to the standard output: nobody reads it'
+
 # ---- what a run directory tells ---------------------------------------------------------------
 
 ok "a start has a line in starts.jsonl" test "$(wc -l <whole/starts.jsonl)" -eq 1
@@ -96,6 +104,27 @@ finish_job
 ok "many signals in half a second: exit status 75" test "$rc" -eq 75
 ranks 1 "$LOCKSTEP" train r.yaml --set directory=burst $wide --resume
 ok "resumed, the run has the bits of one without them" same calm burst
+
+# A validation of seconds is left, in the middle of the run and at its end.
+slow='--set train.steps=30 --set eval.every=20 --set eval.batches=2000 --set checkpoint.every=0'
+ranks 2 "$LOCKSTEP" train r.yaml --set directory=slow $slow
+for at in 20 30; do
+    begin 2 --set directory=left $slow --resume-or-start
+    steps left $at
+    hit USR1 1 400000 left
+    finish_job
+    ok "a signal in the validation after step $at: exit status 75" test "$rc" -eq 75
+    ok "without waiting for its end ($took s)" below "$took" 4
+    ok "it is left, not logged" test "$(grep -c "^$at " left/validation.log)" -eq 0
+    ok "and the run saved, not done" test "$(readlink left/checkpoints/latest)" = \
+        step-0000$at.h5 -a ! -e left/DONE
+done
+prints "gone on with at the end, it is done again" "step 30  validation" 2 \
+    "$LOCKSTEP" train r.yaml --set directory=left $slow --resume
+ok "and the run is done" test -e left/DONE
+ok "with the bits and logs of one that was not stopped" same slow left
+prints "after that nothing is left to do" "the run is finished" \
+    "$LOCKSTEP" train r.yaml --set directory=left $slow --resume
 
 "$LOCKSTEP" profile r.yaml --directory profiled --steps 1000000 >"$work/out" 2>"$work/err" &
 job=$!

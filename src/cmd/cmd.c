@@ -10,6 +10,8 @@
 
 extern char **environ;
 
+bool lk_cmd_outlives_reader;
+
 const lk_command lk_commands[] = {
     {"import", lk_cmd_import, "make a dataset file from text, images or tables"},
     {"check", lk_cmd_check, "whether a dataset is fit for training, and how it has drifted"},

@@ -29,6 +29,9 @@ typedef struct lk_command {
     const char *summary;
 } lk_command;
 extern const lk_command lk_commands[]; /* ends with a NULL name; cmd.c */
+/* Set by a command that goes on when nobody reads its output any more (SIGPIPE is ignored); that
+ * part of it was lost is then an error at the end. */
+extern bool lk_cmd_outlives_reader;
 void lk_cmd_usage(FILE *out);
 
 /* What a job gets: the ranks and the I/O thread. */

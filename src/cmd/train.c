@@ -5,6 +5,7 @@
 #include "train/train.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -202,11 +203,19 @@ static lk_status print_key(const options *o)
     return status;
 }
 
+/* What would end another command does not end a run without a save. */
+static lk_status outlive(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    lk_cmd_outlives_reader = true;
+    return lk_signals_catch();
+}
+
 static int start(options *o)
 {
     lk_status status = LK_OK;
     if (o->print) status = print_key(o);
-    else if (!o->plan) status = lk_signals_catch(); /* MPI starts threads */
+    else if (!o->plan) status = outlive(); /* before MPI starts threads */
     if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());
     return status != LK_OK || o->print ? (int)status
                                        : lk_cmd_run("lockstep train", false, job, o);

@@ -7,8 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A vote: 0, or the signal's number above the rank's; the time limit is a number no signal has. */
-enum { RANKS = 1 << 24, TIME_LIMIT = 1000 };
+/* A vote: 0, or the signal's number above the rank's; the time limit
+ * and a failure are numbers no signal has. */
+enum { RANKS = 1 << 24, TIME_LIMIT = 1000, FAILURE };
 
 struct lk_stop {
     lk_vote *vote;
@@ -54,17 +55,16 @@ void lk_stop_saved(lk_stop *s, double seconds)
     s->saved = true;
 }
 
-static bool time_is_up(const lk_stop *s, double step_seconds)
+/* `work`: seconds of what comes before the save */
+static bool time_is_up(const lk_stop *s, double work)
 {
     if (s->deadline <= 0 || s->rank != 0) return false;
     double reserve = 0.1 * s->given < 30 ? 0.1 * s->given : 30;
-    double margin = 2 * s->save + s->validation + 8 * step_seconds + reserve;
-    return lk_clock_seconds() + margin >= s->deadline;
+    return lk_clock_seconds() + 2 * s->save + work + reserve >= s->deadline;
 }
 
-lk_status lk_stop_ask(lk_stop *s, double step_seconds, bool *now)
+static lk_status ask(lk_stop *s, int number, bool *now)
 {
-    int number = time_is_up(s, step_seconds) ? TIME_LIMIT : lk_signals_caught();
     int64_t answer = 0;
     LK_TRY(lk_vote_cast(s->vote, number ? (int64_t)number * RANKS + s->rank : 0, &answer));
     *now = answer != 0;
@@ -74,6 +74,19 @@ lk_status lk_stop_ask(lk_stop *s, double step_seconds, bool *now)
         snprintf(s->reason, sizeof s->reason, "%s at rank %d",
                  lk_signals_name((int)(answer / RANKS)), (int)(answer % RANKS));
     return LK_OK;
+}
+
+lk_status lk_stop_ask(lk_stop *s, double step_seconds, bool *now)
+{
+    double work = s->validation + 8 * step_seconds;
+    return ask(s, time_is_up(s, work) ? TIME_LIMIT : lk_signals_caught(), now);
+}
+
+lk_status lk_stop_ask_validating(lk_stop *s, bool failed, bool *now)
+{
+    return ask(s, failed               ? FAILURE
+                  : time_is_up(s, 0) ? TIME_LIMIT
+                                     : lk_signals_caught(), now);
 }
 
 const char *lk_stop_reason(const lk_stop *s) { return s->reason; }

@@ -85,7 +85,7 @@ static lk_status open_save(lk_trainer *t)
 /* At once, for the first save may be hours away, and it is then that room is needed. */
 static void warn_of_room(lk_trainer *t)
 {
-    bool saves = t->start < t->last && !t->how->profile;
+    bool saves = (t->start < t->last || t->owes) && !t->how->profile;
     if (t->comm->rank != 0 || !saves || lk_save_room(t->save) == LK_OK) return;
     warn(t, lk_error_text());
     lk_error_clear();
@@ -114,6 +114,8 @@ static lk_status start(lk_trainer *t, const lk_checkpoint_info *saved, const cha
         t->saved = state.step;
         t->validated = saved->validated;
         t->skipped_in_row = state.skipped_in_row;
+        t->owes = lk_trainer_validates(t, state.step) && t->run->eval.batches > 0 &&
+                  saved->validated != LK_CHECKPOINT_NONE && saved->validated < state.step;
         status = load(t, checkpoint, &d);
     } else if (status == LK_OK) {
         size_t bytes = (size_t)t->params->total * sizeof(float);
@@ -205,7 +207,7 @@ static void report_start(const lk_trainer *t)
                  t->load_bytes / 0x1p20, t->load_bytes / 0x1p20 / t->load_seconds);
         lk_trainer_say(t, text);
     }
-    if (t->start == (uint64_t)t->run->train.steps)
+    if (t->start == (uint64_t)t->run->train.steps && !t->owes)
         lk_trainer_say(t, "the run is finished, all its steps are done; to go on raise "
                           "train.steps");
 }
@@ -341,7 +343,7 @@ static lk_status run(lk_trainer *t)
             lk_fail_suffix(status, "; to have the kernel named: the same command with %s"
                            "--launch-blocking", t->result.checkpoint[0] ? "--resume " : "");
     }
-    if (status == LK_OK && t->last == (uint64_t)t->run->train.steps)
+    if (status == LK_OK && t->last == (uint64_t)t->run->train.steps && !t->result.stopped[0])
         status = lk_comm_agree(t->comm, lk_rundir_done(t->rundir, t->last));
     lk_checkpoint_choice_clear(&choice);
     lk_checkpoint_info_clear(&saved);

@@ -46,6 +46,7 @@ typedef struct lk_trainer {
      * LK_CHECKPOINT_NONE */
     uint64_t saved, good;
     uint64_t validated; /* step of the last validation; see lk_checkpoint_info */
+    bool owes; /* the validation after t->start, which was left by a stop */
     uint64_t skipped_in_row; /* steps up to the last whose state was read */
     double begun, best;
     double own_evaluation; /* seconds of this rank's work in a batch of the last evaluation */
@@ -62,6 +63,8 @@ void lk_trainer_tell_retries(const lk_trainer *t);
 /* Loaders, graphs, buffers and programs; t has device, data and leaves. `choices`: library
  * algorithms of the checkpoint to resume from, or NULL. Collective. */
 lk_status lk_trainer_build(lk_trainer *t, const char *choices);
+/* Whether a validation is due after `step`. */
+bool lk_trainer_validates(const lk_trainer *t, uint64_t step);
 /* From step t->start to t->last or to where something stops it; the store holds the state.
  * Collective. */
 lk_status lk_trainer_steps(lk_trainer *t);

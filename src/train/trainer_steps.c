@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HOPELESS = 200 }; /* skipped steps in a row before giving up */
+enum {
+    HOPELESS = 200, /* skipped steps in a row before giving up */
+    ASKED = 4,      /* batches of a validation between two votes on stopping */
+};
 
 /* The run has diverged; `what`: how. All ranks alike. Every checkpoint has finite parameters, but
  * only a step that counts after it shows that one can go on from it. */
@@ -66,24 +69,35 @@ static lk_status evaluate_batch(lk_trainer *t, lk_program *program, int64_t batc
     return b->sync(t->device);
 }
 
-/* Means over the validation batches, the same ones every time, summed over ranks in the tree. */
-static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_METRICS])
+/* This rank's metrics of each batch. Unless it has failed already, but then too it votes. */
+static lk_status evaluate_batches(lk_trainer *t, lk_program *program, lk_status status,
+                                  double *mine, bool *stop)
+{
+    for (int i = 0; i < (int)t->eval_batches && !*stop; i++) {
+        float sum[LK_METRICS] = {0};
+        if (i % ASKED == 0) LK_TRY(lk_stop_ask_validating(t->stop, status != LK_OK, stop));
+        if (*stop || status != LK_OK) continue;
+        status = evaluate_batch(t, program, i, sum);
+        for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
+    }
+    return status;
+}
+
+/* Means over the validation batches, the same ones every time, summed over ranks in the tree. *stop:
+ * left on the way, there are none. */
+static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_METRICS], bool *stop)
 {
     int n = (int)t->eval_batches, size = t->comm->size, count = n * LK_METRICS;
     double *mine = calloc((size_t)count * (size_t)(size + 1), sizeof *mine), *all = mine + count;
     float *sums = calloc((size_t)size, sizeof *sums);
     lk_status status = mine && sums ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
     double begin = lk_clock_seconds();
-    for (int i = 0; i < n && status == LK_OK; i++) {
-        float sum[LK_METRICS] = {0};
-        status = evaluate_batch(t, program, i, sum);
-        for (int k = 0; k < LK_METRICS; k++) mine[i * LK_METRICS + k] = (double)sum[k];
-    }
-    t->own_evaluation = n > 0 ? (lk_clock_seconds() - begin) / n : NAN;
+    status = evaluate_batches(t, program, status, mine, stop);
+    t->own_evaluation = n > 0 && !*stop ? (lk_clock_seconds() - begin) / n : NAN;
     status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK) status = lk_comm_gather_doubles(t->comm, mine, count, all);
+    if (status == LK_OK && !*stop) status = lk_comm_gather_doubles(t->comm, mine, count, all);
     double total[LK_METRICS] = {0};
-    for (int i = 0; i < count && status == LK_OK; i++) {
+    for (int i = 0; i < count && status == LK_OK && !*stop; i++) {
         for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * count + i];
         total[i % LK_METRICS] += (double)tree_sum(sums, size) / t->leaves;
     }
@@ -93,11 +107,13 @@ static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_MET
     return status;
 }
 
-static lk_status validate(lk_trainer *t, uint64_t step)
+/* *stop: it was left on the way, and nothing came of it. */
+static lk_status validate(lk_trainer *t, uint64_t step, bool *stop)
 {
     double raw[LK_METRICS], ema[LK_METRICS], begin = lk_clock_seconds();
-    LK_TRY(evaluate(t, t->eval, raw));
-    if (t->ema) LK_TRY(evaluate(t, t->ema, ema));
+    LK_TRY(evaluate(t, t->eval, raw, stop));
+    if (t->ema && !*stop) LK_TRY(evaluate(t, t->ema, ema, stop));
+    if (*stop) return LK_OK;
     bool vision = t->model.vision;
     lk_validation *v = &t->result.validation;
     *v = (lk_validation){
@@ -108,6 +124,7 @@ static lk_status validate(lk_trainer *t, uint64_t step)
     };
     if (v->loss < t->best) t->best = v->loss;
     t->validated = step;
+    lk_stop_validated(t->stop, lk_clock_seconds() - begin);
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_log_validation(t->rundir, step, v)));
     lk_monitor_validation(t->monitor, step, v, t->best, lk_clock_seconds() - begin);
     if (!isfinite(v->loss)) return diverged(t, step, "the validation loss after it is not finite");
@@ -211,6 +228,12 @@ static void report_saves(lk_trainer *t)
 
 static bool due(uint64_t step, int64_t every) { return every > 0 && step % (uint64_t)every == 0; }
 
+bool lk_trainer_validates(const lk_trainer *t, uint64_t step)
+{
+    bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
+    return due(step, t->run->eval.every) || finished;
+}
+
 /* While steps are skipped nothing is saved, for a file that no good step came after must not push
  * out those before; what came due then is saved after the first step that counts. This asks of the
  * last step whose state was read, all of which is in the checkpoint, so a stop changes nothing. */
@@ -234,7 +257,14 @@ static lk_status save(lk_trainer *t, uint64_t step)
     return diverged(t, step, what);
 }
 
-/* What is due after `step`, when all steps are done. */
+static void stop_after(lk_trainer *t, uint64_t step)
+{
+    snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
+    t->last = step;
+}
+
+/* What is due after `step`, when all steps are done. A validation that a stop has left is done again
+ * when the run goes on, from the checkpoint that is saved here. */
 static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool saving)
 {
     while (t->drained < step) LK_TRY(drain(t));
@@ -242,9 +272,10 @@ static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool s
     if (!evaluation && !saving) return LK_OK;
     t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
-        double begin = lk_clock_seconds();
-        LK_TRY(validate(t, step));
-        lk_stop_validated(t->stop, lk_clock_seconds() - begin);
+        bool stop = false;
+        LK_TRY(validate(t, step, &stop));
+        if (stop) stop_after(t, step);
+        if (stop) saving = t->saved != step && !t->how->profile;
     }
     if (saving) LK_TRY(save(t, step));
     return lk_monitor_ranks(t->monitor, step, t->own_evaluation);
@@ -254,18 +285,15 @@ lk_status lk_trainer_steps(lk_trainer *t)
 {
     t->begun = lk_clock_seconds();
     if (t->start == 0 && t->run->checkpoint.initial && !t->how->profile) LK_TRY(save(t, 0));
+    if (t->owes) LK_TRY(pause_for(t, t->start, true, t->start == t->last));
     for (uint64_t step = t->start; step < t->last;) {
         bool stop = false;
         LK_TRY(one_step(t, step));
         step++;
         LK_TRY(lk_save_poll(t->save));
         LK_TRY(lk_stop_ask(t->stop, t->each, &stop));
-        if (stop && step < t->last) {
-            snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
-            t->last = step;
-        }
-        bool finished = step == (uint64_t)t->run->train.steps; /* not: stopped on the way */
-        bool evaluation = due(step, t->run->eval.every) || finished;
+        if (stop && step < t->last) stop_after(t, step);
+        bool evaluation = lk_trainer_validates(t, step);
         bool saving = !t->how->profile &&
                       (due(step, t->run->checkpoint.every) || save_put_off(t) || step == t->last);
         if (evaluation || saving) LK_TRY(pause_for(t, step, evaluation, saving));
