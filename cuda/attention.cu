@@ -52,8 +52,9 @@ lk_status lk_cuda_attention_check(const lk_node *n)
     int d = n->attr.attention.head_dim;
     if (d < 16 || d > 128 || d % 16)
         return lk_fail(LK_E_INPUT,
-                       "%s: attention on CUDA needs a head size of 16, 32, .. 128; it is %d",
-                       n->scope, d);
+                       "%s: attention on CUDA needs heads of a size of 16, 32, 48 .. 128, found "
+                       "%d; change model.width or model.heads, the size is their quotient, or use "
+                       "the device 'cpu'", n->scope, d);
     int64_t t = n->in[0]->dim[1], pairs = n->in[0]->dim[0] * n->attr.attention.heads;
     if (t > 1 << 24 || pairs * lk_ceil(t, 32) > INT32_MAX)
         return lk_fail(LK_E_INPUT, "%s: attention over %lld x %lld tokens is too large", n->scope,

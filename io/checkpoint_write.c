@@ -179,7 +179,10 @@ static lk_status trim(const job *j)
 static lk_status share_digests(job *j)
 {
     unsigned char *all = calloc((size_t)j->items, LK_DIGEST_TEXT);
-    LK_TRY(lk_checkpoint_agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    lk_status status =
+        lk_checkpoint_agree(j, all ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory"));
+    if (status != LK_OK) free(all);
+    LK_TRY(status);
     for (int i = 0; i < j->items; i++) {
         if (!lk_checkpoint_mine(j, i)) continue;
         lk_digest_bytes(j->item[i].data, j->item[i].bytes,

@@ -45,7 +45,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
         return lk_fail(LK_E_INPUT, "%s: exists and is not a file; name another output", to->output);
     if ((exists || nowhere) && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already%s; give --overwrite to replace it, or name "
-                       "another output", to->output, nowhere ? " as a link that leads nowhere" : "");
+                       "another output", to->output, nowhere ? ", a link that leads nowhere" : "");
     return lk_replace_check(to->output);
 }
 

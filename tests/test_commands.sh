@@ -50,9 +50,14 @@ misuse "import with a wrong fraction" "expected a fraction" \
     "$LOCKSTEP" import text a.txt -o x.h5 --validation 1
 misuse "eval without data" 'CHECKPOINT and DATA are expected' "$LOCKSTEP" eval x.h5
 misuse "generate without a checkpoint" 'CHECKPOINT is missing' "$LOCKSTEP" generate
-misuse "generate with a wrong number" "expected a whole number from 0, found '-3'" \
+whole='expected a whole number from 0 to 1000000000, found'
+misuse "generate with a wrong number" "--tokens: $whole '-3'" \
     "$LOCKSTEP" generate x.h5 --tokens=-3
-misuse "generate with a wrong temperature" "expected a number from 0, found 'hot'" \
+run "$LOCKSTEP" help run-file
+ok "the help tells limits" says out 'a whole number from 1 to 1e+15' '16, 32, 48 .. 128'
+misuse "generate with too large a key" "--seed: $whole '1000000000000'" \
+    "$LOCKSTEP" generate x.h5 --seed=1000000000000
+misuse "generate with a wrong temperature" "expected a number from 0 to 1000, found 'hot'" \
     "$LOCKSTEP" generate x.h5 --temperature hot
 misuse "show without a file" 'FILE is missing' "$LOCKSTEP" show
 misuse "show with two" "too many arguments at 'b'" "$LOCKSTEP" show a b
@@ -323,10 +328,10 @@ bad "an unknown key, planned" "bad.yaml:5: unknown key 'model.layer'" \
     "$LOCKSTEP" train bad.yaml --plan
 bad "a plan without data" 'none.h5: expected a lockstep dataset|no such file' \
     "$LOCKSTEP" train r.yaml --plan --set data.file=none.h5
-bad "a plan on three ranks for four leaves" '3 ranks do not divide 4 leaves' \
+bad "a plan on three ranks for four leaves" 'r.yaml: 3 ranks do not divide 4 leaves' \
     3 "$LOCKSTEP" train r.yaml --plan
 sed 's/  steps: 8/  steps: many/' r.yaml >bad.yaml
-bad "a wrong type" "bad.yaml:10: 'train.steps': expected a whole number from 1, found 'many'" \
+bad "a wrong type" "bad.yaml:10: 'train.steps': expected a whole number from 1 to 1e+15, found 'm" \
     "$LOCKSTEP" train bad.yaml
 sed 's/  lr: .*/  lr: 1000/' r.yaml >bad.yaml
 bad "out of range" "bad.yaml:15: 'optimizer.lr': expected a number from 0 to 100, found '1000'" \
@@ -386,12 +391,23 @@ new "leaves that are no power of two" '--set: train.leaves 6 is not a power of t
     train.leaves=6 train.batch=12
 new "a batch not a multiple of the leaves" 'train.batch 9 is not a multiple of the 4 leaves' \
     train.batch=9
-new "three ranks for four leaves" '3 ranks do not divide 4 leaves' 3
-new "three ranks and no leaves" '3 is not a power of two' 3 train.leaves=0 train.batch=12
+new "three ranks for four leaves" 'r.yaml: 3 ranks do not divide 4 leaves' 3
+new "three ranks and no leaves" 'r.yaml: train.leaves: 3 is not a power of two' \
+    3 train.leaves=0 train.batch=12
 new "more ranks than leaves" '4 ranks do not divide 2 leaves' 4 train.leaves=2
 if [ "$DEVICE" = cpu ] && ! command -v nvidia-smi >/dev/null; then
     run "$LOCKSTEP" train r.yaml --set directory=new --set train.device=cuda
     ok "no GPU: exit code 4, one line" test "$rc" -eq 4 -a "$(wc -l <"$work/err")" -eq 1 -a ! -e new
+    why='no GPU is usable'
+    "$LOCKSTEP" --version | grep -q 'CUDA none' && why='this lockstep was built without CUDA'
+    ok "that says why" says err "$why"
+fi
+if [ "$DEVICE" = cpu ]; then
+    run "$LOCKSTEP" train r.yaml --set directory=new --set model.width=65536 --set model.heads=1 \
+        --set model.layers=1000
+    ok "no memory: exit code 3" test "$rc" -eq 3 -a ! -e new
+    ok "with one line" test "$(wc -l <"$work/err")" -eq 1
+    ok "with what it is for, and what to do" says err 'one more buffer of ' 'MiB beside ' '--plan'
 fi
 
 # ---- the run directory ------------------------------------------------------------

@@ -106,7 +106,7 @@ ranks 1 "$LOCKSTEP" train r.yaml --set directory=burst $wide --resume
 ok "resumed, the run has the bits of one without them" same calm burst
 
 # A validation of seconds is left, in the middle of the run and at its end.
-slow='--set train.steps=30 --set eval.every=20 --set eval.batches=2000 --set checkpoint.every=0'
+slow='--set train.steps=30 --set eval.every=20 --set eval.batches=30000 --set checkpoint.every=0'
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=slow $slow
 for at in 20 30; do
     begin 2 --set directory=left $slow --resume-or-start
@@ -126,7 +126,7 @@ ok "with the bits and logs of one that was not stopped" same slow left
 prints "after that nothing is left to do" "the run is finished" \
     "$LOCKSTEP" train r.yaml --set directory=left $slow --resume
 
-"$LOCKSTEP" profile r.yaml --directory profiled --steps 1000000 >"$work/out" 2>"$work/err" &
+"$LOCKSTEP" profile r.yaml --directory profiled --steps 1000 $wide >"$work/out" 2>"$work/err" &
 job=$!
 ok "a command that does not save on a signal works" within 60 grep -q 'from step' "$work/out"
 kill -USR1 $job

@@ -80,7 +80,7 @@ bad "an existing output" 'idx.h5: exists already; give --overwrite' \
 prints "--overwrite replaces it" '750 training and 250' \
     "$LOCKSTEP" import idx i l -o gz.h5 --overwrite -f 0.25
 ln -s nowhere hanging.h5
-bad "an output that is a link to nothing" 'hanging.h5: exists already as a link that leads nowhere' \
+bad "an output that is a link to nothing" 'hanging.h5: exists already, a link that leads nowhere' \
     "$LOCKSTEP" import idx i l -o hanging.h5
 echo theirs >taken.h5.part
 flock taken.h5.part sh -c 'echo $$ >holder; exec sleep 1000' &
@@ -358,6 +358,19 @@ wait "$pid" 2>/dev/null
 # shellcheck disable=SC2086
 prints "killed by a signal, started again" "$(digest k.h5)" \
     "$LOCKSTEP" import images k -o s9.h5 $size --overwrite
+
+# Of a text nothing is kept but what the next import replaces.
+awk 'BEGIN { for (i = 0; i < 3000000; i++) print "a line of text, number " i }' >long.txt
+"$LOCKSTEP" import text long.txt -o long.h5 >/dev/null 2>&1 &
+pid=$!
+within 60 test -s long.h5.part
+kill "$pid"
+wait "$pid"
+ok "an import of text that SIGTERM ends: status 128 + 15" test $? -eq 143
+ok "it leaves a .part and no output" test -e long.h5.part -a ! -e long.h5
+prints "the next one takes its place" 'training and' "$LOCKSTEP" import text long.txt -o long.h5
+ok "and leaves none" test ! -e long.h5.part
+rm -f long.txt long.h5
 
 # ---- other commands ------------------------------------------------------------
 

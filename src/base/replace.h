@@ -20,7 +20,7 @@ lk_status lk_replace_part(const char *path, char **part);
 lk_status lk_replace_lock(const char *part, int *lock);
 /* Make `part`, which is closed, `path`: both survive a loss of power from then on. LK_E_SYSTEM. */
 lk_status lk_replace_publish(const char *part, const char *path);
-/* The same where `path` must not be there yet, not even as a link that leads nowhere: LK_E_INPUT. */
+/* The same where `path` must not be there yet, not even as a link to nothing: LK_E_INPUT. */
 lk_status lk_replace_publish_new(const char *part, const char *path);
 /* fsync() of a file or a directory. LK_E_SYSTEM. */
 lk_status lk_replace_sync(const char *path);

@@ -42,7 +42,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         char *end;
         o->psi = strtod(arg, &end);
         if (end == arg || *end || !(o->psi >= 0))
-            argp_error(state, "expected a number from 0, found '%s'", arg);
+            argp_error(state, "--psi: expected a number from 0, found '%s'", arg);
         break;
     }
     case 'd': o->device = arg; break;

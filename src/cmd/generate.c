@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { MOST = 1000000000 }; /* of every whole number */
+
 typedef struct options {
     const char *checkpoint;
     lk_generation job;
@@ -20,29 +22,20 @@ static const struct argp_option table[] = {
     {0},
 };
 
-static int64_t whole(struct argp_state *state, const char *name, const char *text)
-{
-    char *end;
-    long long v = strtoll(text, &end, 10);
-    if (end == text || *end || v < 0 || v > 1000000000)
-        argp_error(state, "--%s: expected a whole number from 0, found '%s'", name, text);
-    return v;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
     char *end;
     switch (key) {
     case 'p': o->job.prompt = arg; break;
-    case 'n': o->job.tokens = whole(state, "tokens", arg); break;
-    case 'k': o->job.top_k = whole(state, "top-k", arg); break;
-    case 's': o->job.seed = (uint64_t)whole(state, "seed", arg); break;
+    case 'n': o->job.tokens = lk_cmd_number(state, "--tokens", arg, 0, MOST); break;
+    case 'k': o->job.top_k = lk_cmd_number(state, "--top-k", arg, 0, MOST); break;
+    case 's': o->job.seed = (uint64_t)lk_cmd_number(state, "--seed", arg, 0, MOST); break;
     case 'd': o->job.device = arg; break;
     case 't':
         o->job.temperature = strtod(arg, &end);
         if (end == arg || *end || !(o->job.temperature >= 0 && o->job.temperature <= 1000))
-            argp_error(state, "--temperature: expected a number from 0, found '%s'", arg);
+            argp_error(state, "--temperature: expected a number from 0 to 1000, found '%s'", arg);
         break;
     case ARGP_KEY_ARG:
         if (o->checkpoint) argp_error(state, "too many arguments at '%s'", arg);

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/heart.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,14 @@
         if (lk_mpi_ != MPI_SUCCESS)                                                                \
             return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_);                       \
     } while (0)
+
+static lk_status know_place(lk_comm *c)
+{
+    LK_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &c->emergency));
+    if (gethostname(c->host, sizeof c->host - 1) != 0 && errno != ENAMETOOLONG)
+        return lk_fail(LK_E_SYSTEM, "this host does not tell its name: %s", strerror(errno));
+    return LK_OK;
+}
 
 lk_status lk_comm_open(lk_comm **out)
 {
@@ -29,8 +38,9 @@ lk_status lk_comm_open(lk_comm **out)
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(c->world, &c->rank);
     MPI_Comm_size(c->world, &c->size);
-    MPI_Comm_dup(MPI_COMM_WORLD, &c->emergency);
-    gethostname(c->host, sizeof c->host - 1);
+    lk_status status = know_place(c);
+    if (status != LK_OK) free(c);
+    LK_TRY(status);
     MPI_Comm host;
     if (MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host) ==
         MPI_SUCCESS) {

@@ -12,7 +12,7 @@
 struct lk_comm {
     int rank, size;
     int local_rank, local_size; /* among the ranks of this host */
-    char host[64];
+    char host[64]; /* cut off if it is longer */
     MPI_Comm world;
     MPI_Comm emergency;         /* a copy of world, for lk_comm_all_failed() alone */
     bool failed;                /* every rank knows of a failure */
@@ -46,7 +46,8 @@ void *lk_nccl_symbol(void);
 /* MPI_Init_thread(MULTIPLE). Called once in a process. */
 lk_status lk_comm_open(lk_comm **c);
 /* Choose the device of this rank: under both Slurm conventions (all GPUs visible: local rank;
- * one visible: that one). `gpus` visible here. Error when ranks outnumber GPUs. */
+ * one visible: that one). `gpus` visible here. Error when ranks outnumber GPUs, unless
+ * one alone is visible: each may see its own, or several share it. */
 lk_status lk_comm_device_index(const lk_comm *c, int gpus, int *index);
 /* Make device collectives ready; `floats` is the longest buffer to be reduced. */
 lk_status lk_comm_attach(lk_comm *c, lk_device *d, int64_t floats);
@@ -68,7 +69,7 @@ void lk_comm_give_up(lk_comm *c);
 /* One rank failed where the others cannot agree: end them all. Prints nothing. */
 void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */
-/* Rank 0's text to all; *text is malloc'ed on the others. All fail alike where one has no memory. */
+/* Rank 0's text to all; *text is malloc'ed on the others. If one has no memory all fail alike. */
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
 /* "Open MPI v4.1.4", with NCCL's version where it is there. */
 void lk_comm_library(char *text, size_t size);

@@ -51,7 +51,10 @@ static lk_status alloc(lk_device *d, size_t bytes, void **memory)
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
     void *p = aligned_alloc(ALIGN, whole);
     if (!p)
-        return lk_fail(LK_E_SYSTEM, "out of memory: %.1f MiB", (double)bytes / 1048576.0);
+        return lk_fail(LK_E_SYSTEM, "out of memory: one more buffer of %.1f MiB beside %.1f MiB; "
+                       "make the model, the batch or the context smaller ('lockstep train RUN.yaml "
+                       "--plan' tells what takes how much), or take a machine with more memory",
+                       (double)bytes / 0x1p20, (double)d->allocated / 0x1p20);
     memset(p, 0, whole);
     d->allocated += whole;
     *memory = p;

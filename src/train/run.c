@@ -111,8 +111,8 @@ static const char *expected(const key *k, char text[256])
     case CHOICE: snprintf(text, 256, "one of %s", k->choices); break;
     case BOOLEAN: snprintf(text, 256, "true or false"); break;
     case INTEGER:
-        if (k->high >= MANY) snprintf(text, 256, "a whole number from %g", k->low);
-        else snprintf(text, 256, "a whole number from %g to %.0f", k->low, k->high);
+        snprintf(text, 256, k->high < MANY ? "a whole number from %g to %.0f"
+                                           : "a whole number from %g to %g", k->low, k->high);
         break;
     case REAL: snprintf(text, 256, "a number from %g to %g", k->low, k->high); break;
     }

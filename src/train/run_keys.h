@@ -50,7 +50,7 @@ static const key keys[] = {
     {"model.width", INTEGER, AT(model.width), "384", 1, 65536, FIXED, TRANSFORMER, NULL,
      "size of the residual stream; a multiple of model.heads"},
     {"model.heads", INTEGER, AT(model.heads), "6", 1, 1024, FIXED, TRANSFORMER, NULL,
-     "query heads"},
+     "query heads; on CUDA the size of a head, model.width / model.heads, is 16, 32, 48 .. 128"},
     {"model.kv_heads", INTEGER, AT(model.kv_heads), "0", 0, 1024, FIXED, TRANSFORMER, NULL,
      "key and value heads (grouped-query attention), a divisor of model.heads; 0: as heads"},
     {"model.context", INTEGER, AT(model.context), "256", 1, 1048576, FIXED, TRANSFORMER, NULL,

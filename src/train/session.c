@@ -23,9 +23,16 @@ lk_status lk_session_device(const lk_comm *comm, const char *name, lk_precision 
         backend = &lk_backend_cuda;
     }
 #endif
-    if (strcmp(name, "cuda") == 0 && backend == &lk_backend_cpu)
+    if (strcmp(name, "cuda") == 0 && backend == &lk_backend_cpu) {
+#ifdef LK_HAVE_CUDA
         return lk_fail(LK_E_DEVICE, "device 'cuda' was asked for but no GPU is usable here; "
                                     "use 'cpu' or 'auto', or run where a GPU is");
+#else
+        return lk_fail(LK_E_DEVICE, "device 'cuda' was asked for but this lockstep was built "
+                                    "without CUDA; use 'cpu' or 'auto', or configure it "
+                                    "--with-cuda and build it again");
+#endif
+    }
     LK_TRY(backend->open(index, device));
     (*device)->tf32 = precision == LK_TF32;
     return LK_OK;
@@ -243,11 +250,11 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
                        "set it back",
                        run->path, (long long)run->train.leaves, saved);
     if (leaves & (leaves - 1))
-        return lk_fail(LK_E_INPUT, "train.leaves: %d is not a power of two; set it in the run file "
-                       "or start a power-of-two number of ranks", leaves);
+        return lk_fail(LK_E_INPUT, "%s: train.leaves: %d is not a power of two; set it in the run "
+                       "file or start a power-of-two number of ranks", run->path, leaves);
     if (leaves % size)
-        return lk_fail(LK_E_INPUT, "%d ranks do not divide %d leaves: start a power of two of at "
-                       "most %d, or set train.leaves", size, leaves, leaves);
+        return lk_fail(LK_E_INPUT, "%s: %d ranks do not divide %d leaves: start a power of two of "
+                       "at most %d, or set train.leaves", run->path, size, leaves, leaves);
     if (run->train.batch % leaves)
         return lk_fail(LK_E_INPUT,
                        "%s: train.batch %lld is not a multiple of the %d leaves; "

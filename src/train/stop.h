@@ -1,5 +1,5 @@
-/* When a start ends before the run does: a signal at any rank, or the time limit. And when all ranks
- * leave a validation: for that, or because one has failed in it.
+/* When a start ends before the run does: a signal at any rank, or the time limit. And when all
+ * ranks leave a validation: for that, or because one has failed in it.
  *
  * All ranks stop after the same step. The time limit is rank 0's to judge; it leaves time for what
  * is still in flight and for the save, from what steps, validations and saves have taken so far:

@@ -83,8 +83,8 @@ static lk_status evaluate_batches(lk_trainer *t, lk_program *program, lk_status 
     return status;
 }
 
-/* Means over the validation batches, the same ones every time, summed over ranks in the tree. *stop:
- * left on the way, there are none. */
+/* Means over the validation batches, the same ones every time, summed over ranks in the tree.
+ * *stop: left on the way, there are none. */
 static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_METRICS], bool *stop)
 {
     int n = (int)t->eval_batches, size = t->comm->size, count = n * LK_METRICS;
@@ -263,8 +263,8 @@ static void stop_after(lk_trainer *t, uint64_t step)
     t->last = step;
 }
 
-/* What is due after `step`, when all steps are done. A validation that a stop has left is done again
- * when the run goes on, from the checkpoint that is saved here. */
+/* What is due after `step`, when all steps are done. A validation that a stop has left is done
+ * again when the run goes on, from the checkpoint that is saved here. */
 static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool saving)
 {
     while (t->drained < step) LK_TRY(drain(t));
