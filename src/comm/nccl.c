@@ -63,8 +63,8 @@ static void *abort_nccl(void *nccl)
 }
 
 /* Kernels that wait for other GPUs end, and so can the process. ncclCommAbort tells them so first
- * of all; then it waits for the graphs in which the communicator was captured, which nobody destroys
- * any more: hence a thread of its own, which ends with the process. */
+ * of all; then it waits for the graphs in which the communicator was captured, which nobody
+ * destroys any more: hence a thread of its own, which ends with the process. */
 static void interrupt(lk_comm *c)
 {
     pthread_t thread;
