@@ -26,7 +26,8 @@ loss() { sed -n 's/.*; loss \([0-9.]*\), skipped 0$/\1/p' "$work/out"; }
 # ---- steps on ranks ------------------------------------------------------------------------------
 
 run "$step" r.yaml --steps 20
-ok "a step on one rank" test "$rc" -eq 0 -a "$(grep -c '1 rank, 4 leaves: median' "$work/out")" -eq 1
+ok "a step on one rank" test "$rc" -eq 0 -a \
+    "$(grep -c '1 rank, 4 leaves: median' "$work/out")" -eq 1
 [ "$rc" -eq 0 ] || note_run "step r.yaml"
 one=$(loss)
 for how in exact fast; do
