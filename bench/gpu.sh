@@ -9,7 +9,9 @@
 #   layers    MobileNetV3 layer by layer beside torchvision's: bench/layers, bench/peer/vision.py
 #   learn     jobs/shakespeare_gpu.yaml on TEXT (tiny Shakespeare): nanoGPT's loss, and how soon
 #   step      whole steps beside PyTorch's (python3 with torch and torchvision) and beside fp32
-#             without fusion and capture; the exact reduction beside the fast one
+#             without the pass that fuses nodes and without capture
+#   reduce    a step on a rank for each GPU beside one rank's: the exact and the fast reduction, and
+#             what buckets of several sizes hide of it behind the backward pass
 #   trace     bench/trace_gpu.sh
 #   doctor    lockstep doctor, and tests/test_doctor_command.sh
 #   stall     three minutes of GPT-2 with a save each minute; saving and loading beside the disk
@@ -18,22 +20,24 @@
 # Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
 # is told in notes, what must hold in TAP. RANKS, MODELS and PRECISIONS go to test_exact.sh; STEPS
 # lists the steps; PEER_LIMIT is how many seconds PyTorch has for each: of its modes (max-autotune
-# takes minutes to compile) those count that have ended by then. DEVICE=cpu tries this script where there is no GPU, at small sizes: most figures
-# miss what they are held against.
+# takes minutes to compile) those count that have ended by then. DEVICE=cpu tries this script where
+# there is no GPU, at small sizes: most figures miss what they are held against.
 # shellcheck disable=SC2086,SC2317 # words without blanks; called by name
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
-: "${DEVICE:=cuda}" "${PEER_LIMIT:=100}" "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
+: "${DEVICE:=cuda}" "${PEER_LIMIT:=100}"
+: "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 export srcdir builddir LOCKSTEP MPIRUN DEVICE RANKS MODELS PRECISIONS
 
 target_loss=1.4697 # nanoGPT's best validation loss on tiny Shakespeare
 stall_limit=3.5    # percent of a run's time
+reduce_limit=10    # percent of a step that the exact reduction may add
 if [ "$DEVICE" = cuda ]; then
     : "${STEPS:=gpt2 alibi10m mnv3l mnv3s32}"
-    peer_mode=time peer_small='' minute=60
+    peer_mode=time peer_small='' minute=60 few=''
 else
     : "${STEPS:=alibi10m mnv3s32}"
-    peer_mode=cpu peer_small='--batch 4 --warmup 1 --steps 3' minute=4
+    peer_mode=cpu peer_small='--batch 4 --warmup 1 --steps 3' minute=4 few='--steps 25'
 fi
 
 limit_of() {
@@ -41,7 +45,7 @@ limit_of() {
     learn) echo 120 ;;
     ops | parity | layers) echo 240 ;;
     stall) echo 330 ;;
-    doctor | trace) echo 400 ;;
+    doctor | reduce | trace) echo 400 ;;
     exact | step | sanitize) echo 560 ;;
     esac
 }
@@ -53,11 +57,18 @@ if [ "${1:-}" = --data ] && [ $# -ge 2 ]; then
     case $data in /*) ;; *) data=$OLDPWD/$data ;; esac
     [ -f "$data" ] || { echo "gpu.sh: --data: expected a file, found none at $data" >&2; exit 2; }
 fi
-[ $# -gt 0 ] || set -- ops exact parity layers learn step trace doctor stall sanitize
+[ $# -gt 0 ] || set -- ops exact parity layers learn step reduce trace doctor stall sanitize
 for part; do
     [ -n "$(limit_of "$part")" ] && continue
-    echo "gpu.sh: expected ops, exact, parity, layers, learn, step, trace, doctor, stall or" \
-        "sanitize, found '$part'" >&2
+    echo "gpu.sh: expected ops, exact, parity, layers, learn, step, reduce, trace, doctor, stall" \
+        "or sanitize, found '$part'" >&2
+    exit 2
+done
+for step in $STEPS; do
+    case $step in
+    gpt2 | alibi10m | mnv3l | mnv3s32) continue ;;
+    esac
+    echo "gpu.sh: STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found '$step'" >&2
     exit 2
 done
 
@@ -190,6 +201,9 @@ part_learn() {
     ok "it was there ${soon:-?} s after launch, at most 20" holds "$soon <= 20"
 }
 
+# The median that bench/step printed first, ms.
+step_ms() { sed -n '1s/.*: median \([0-9.]*\) ms.*/\1/p' "$work/out"; }
+
 # beside NAME TARGET SCRIPT ARGUMENT...: the step bench/NAME.yaml, and the shape NAME in PyTorch;
 # TARGET in ms, of one H200.
 beside() {
@@ -197,10 +211,10 @@ beside() {
     shift 3
     left run "$builddir/bench/step" "$(yaml "bench/$name.yaml")" --baseline "$@"
     [ "$rc" -eq 0 ] || note_run "bench/step bench/$name.yaml"
-    ms=$(sed -n '1s/.*: median \([0-9.]*\) ms.*/\1/p' "$work/out")
+    ms=$(step_ms)
     mib=$(sed -n '2s/.*all on the device \([0-9.]*\)$/\1/p' "$work/out")
     times=$(sed -n 's/^graph optimisation and mixed precision: \([0-9.]*\)x.*/\1/p' "$work/out")
-    note "$(printf '%-9s lockstep  %9s ms  %8s MiB  %sx fp32 without fusion and capture' \
+    note "$(printf '%-9s lockstep  %9s ms  %8s MiB  %sx fp32, not fused, not captured' \
         "$name" "$ms" "$mib" "$times")"
     ok "$name: the step takes $ms ms, at most $target" holds "$ms <= $target"
     ok "$name: $times times the speed of the baseline, at least 1.3" holds "$times >= 1.3"
@@ -228,26 +242,6 @@ beside() {
     ok "$name: $mib MiB, in PyTorch $peer_mib" holds "$mib <= $peer_mib"
 }
 
-# A rank for each GPU; where there is one, two that share it, which only shows that both work.
-together() {
-    if [ "$gpus" -ge 2 ]; then run "$MPIRUN" -np $n "$@"; else ranks $n "$@"; fi
-}
-reductions() {
-    gpus=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L 2>/dev/null)}" | tr , '\n' | grep -c .) n=2
-    while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
-    for how in exact fast; do
-        # shellcheck disable=SC2046 # options
-        left together "$LOCKSTEP" train "$(yaml bench/gpt2.yaml)" $(text_options) \
-            --set directory=reduce-$how --set train.reduce=$how --set train.steps=1000 \
-            --set train.stop_after=60 --set checkpoint.every=0
-        [ "$rc" -eq 0 ] || note_run "train.reduce=$how"
-    done
-    exact=$(median reduce-exact) fast=$(median reduce-fast)
-    rm -rf reduce-exact reduce-fast
-    ok "gpt2 on $n ranks, $gpus GPUs: $exact ms a step with exact reduction, $fast with fast" \
-        holds "$exact > 0 && $fast > 0"
-}
-
 part_step() {
     for step in $STEPS; do
         case $step in
@@ -255,10 +249,41 @@ part_step() {
         alibi10m) beside alibi10m 3.9 transformer.py --vocabulary 65 ;;
         mnv3l) beside mnv3l 11 vision.py --image-size 224 --classes 1000 ;;
         mnv3s32) beside mnv3s32 6 vision.py --image-size 32 --classes 10 ;;
-        *) fail "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found $step" ;;
         esac
     done
-    reductions
+}
+
+# A rank for each GPU; where there is one, two that share it, which only shows that both work.
+together() {
+    if [ "$gpus" -ge 2 ]; then run "$MPIRUN" -np $n "$@"; else ranks $n "$@"; fi
+}
+
+# Every rank has one leaf of the same size, so all that $n ranks take longer than one is reduction
+# that the backward pass does not hide. In a bucket of 1000 MiB, all of it, nothing is hidden.
+part_reduce() {
+    gpus=0 n=2 file=$(yaml bench/gpt2.yaml)
+    [ "$DEVICE" = cpu ] || gpus=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L 2>/dev/null)}" |
+        tr , '\n' | grep -c .)
+    while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
+    [ "$gpus" -ge 2 ] || note "$n ranks share what there is: their times only show that they work"
+    batch=$(sed -n 's/^  batch: //p' "$file")
+    set -- "$builddir/bench/step" "$file" --vocabulary 50304 $few --set train.device=$DEVICE
+    left run "$@" --set train.leaves=1
+    [ "$rc" -eq 0 ] || note_run "bench/step bench/gpt2.yaml on one rank"
+    one=$(step_ms)
+    ok "gpt2 on one rank, $batch samples: $one ms" holds "$one > 0"
+    for how in 'exact 25' 'fast 25' 'exact 4' 'exact 100' 'exact 1000'; do
+        left together "$@" --set train.leaves=$n --set train.batch=$((n * batch)) \
+            --set train.reduce="${how% *}" --set train.bucket_mib="${how#* }"
+        [ "$rc" -eq 0 ] || note_run "bench/step bench/gpt2.yaml on $n ranks, $how MiB"
+        ms=$(step_ms)
+        more=$(awk "BEGIN { printf \"%.1f\", 100 * (${ms:-0} / ${one:-1} - 1) }")
+        what="gpt2 on $n ranks, $((n * batch)) samples, ${how% *} in buckets of ${how#* } MiB"
+        ok "$what: $ms ms, $more % more" holds "$rc == 0 && $ms > 0"
+        if [ "$gpus" -ge 2 ] && [ "$how" = 'exact 25' ]; then
+            ok "that is at most $reduce_limit % more" holds "$ms > 0 && $more <= $reduce_limit"
+        fi
+    done
 }
 
 part_trace() {

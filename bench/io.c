@@ -10,6 +10,7 @@
  *   save       written, synced, read back, renamed; the bytes of the file over the whole time
  *   load       read, digests compared, broadcast to all ranks */
 #include "base/clock.h"
+#include "bench/command.h"
 #include "io/checkpoint.h"
 #include "train/session.h"
 #include "version.h"
@@ -21,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK = 8 << 20, MOST_ROUNDS = 99, TENSORS = 24, GROUPS = 3 };
+enum { BLOCK = 8 << 20, MOST_MIB = 1 << 20, MOST_ROUNDS = 99, TENSORS = 24, GROUPS = 3 };
 
 typedef enum figure { RAW_WRITE, RAW_READ, SNAPSHOT, SAVE, READ_BACK, LOAD, FIGURES } figure;
 
@@ -228,23 +229,30 @@ static void close_all(bench *b)
     lk_io_close(b->io);
 }
 
+static lk_status parse(int argc, char **argv, bench *b, int64_t *mib)
+{
+    int64_t rounds = 3;
+    *mib = 1024;
+    if (argc < 2 || argc > 4)
+        return lk_fail(LK_E_INPUT, "expected 1 to 3 arguments, found %d; usage: io DIRECTORY [MIB "
+                       "[ROUNDS]]", argc - 1);
+    if (argc > 2) LK_TRY(bench_number("MIB", argv[2], 1, MOST_MIB, mib));
+    if (argc > 3) LK_TRY(bench_number("ROUNDS", argv[3], 1, MOST_ROUNDS, &rounds));
+    b->directory = argv[1];
+    b->rounds = (int)rounds;
+    snprintf(b->raw, sizeof b->raw, "%s/lockstep-bench-io.raw", argv[1]);
+    return LK_OK;
+}
+
 int main(int argc, char **argv)
 {
     static bench b;
-    long mib = argc > 2 ? atol(argv[2]) : 1024;
-    b.rounds = argc > 3 ? atoi(argv[3]) : 3;
-    if (argc < 2 || argc > 4 || mib < 1 || b.rounds < 1 || b.rounds > MOST_ROUNDS) {
-        fprintf(stderr, "Usage: io DIRECTORY [MIB [ROUNDS]]\n");
-        return LK_E_INPUT;
-    }
-    b.directory = argv[1];
-    snprintf(b.raw, sizeof b.raw, "%s/lockstep-bench-io.raw", argv[1]);
+    int64_t mib;
     lk_status status = lk_comm_open(&b.comm);
+    if (status == LK_OK) status = parse(argc, argv, &b, &mib);
+    if (b.comm) status = lk_comm_agree(b.comm, status);
     if (status == LK_OK) status = run(&b, mib);
-    if (status != LK_OK) {
-        fprintf(stderr, "io: %s\n", lk_error_text());
-        if (b.comm && !lk_comm_all_failed(b.comm, 2.0)) lk_comm_abort(b.comm, (int)status);
-    }
+    if (status != LK_OK) bench_failed("io", b.comm, status);
     close_all(&b);
     lk_comm_close(b.comm);
     return (int)status;

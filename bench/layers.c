@@ -122,25 +122,21 @@ static lk_status layers(const char *directory, const bench_arguments *a, bench_m
                                   : status;
 }
 
-int main(int argc, char **argv)
+static lk_status job(bench_arguments *a, lk_comm *comm)
 {
     static const char *const always[] = {"model.dropout=0", "model.stochastic_depth=0",
                                          "train.leaves=1"};
-    bench_arguments a;
-    bench_model m = {.comm = NULL};
-    lk_comm *comm = NULL;
-    const char *directory = argc > 2 ? argv[2] : NULL;
-    for (int i = 2; i + 1 < argc; i++) argv[i] = argv[i + 1];
-    lk_status status = bench_parse(argc > 2 ? argc - 1 : argc, argv, "--steps", 1, &a);
-    if (status == LK_OK && !directory)
-        status = lk_fail(LK_E_INPUT, "usage: %s RUN.yaml DIRECTORY [--set a.b=c]...", argv[0]);
-    if (status == LK_OK) status = lk_comm_open(&comm);
-    a.keep = true;
-    for (size_t i = 0; i < sizeof always / sizeof *always; i++) a.set[a.sets++] = always[i];
-    if (status == LK_OK) status = bench_open(&a, comm, false, true, &m);
-    if (status == LK_OK) status = layers(directory, &a, &m);
-    if (status != LK_OK) fprintf(stderr, "layers: %s\n", lk_error_text());
+    bench_model m;
+    a->keep = true;
+    for (size_t i = 0; i < sizeof always / sizeof *always; i++) a->set[a->sets++] = always[i];
+    LK_TRY(bench_open(a, comm, false, true, &m));
+    lk_status status = layers(a->directory, a, &m);
     bench_close(&m);
-    lk_comm_close(comm);
-    return (int)status;
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    static const bench_command layers_command = {.name = "layers", .directory = true, .job = job};
+    return bench_main(&layers_command, argc, argv);
 }

@@ -5,52 +5,18 @@
 
 enum { SHARD = 1 << 20, IMAGES = 1024 }; /* tokens, images of a leaf */
 
-/* The option argv[*i] of `table`, with its value; moves *i over the value. */
-static bool take(int argc, char **argv, int *i, const char *name, int64_t *value)
-{
-    if (strcmp(argv[*i], name) != 0 || *i + 1 >= argc) return false;
-    *value = atoll(argv[++*i]);
-    return true;
-}
-
-lk_status bench_parse(int argc, char **argv, const char *name, int number, bench_arguments *a)
-{
-    int64_t n = number;
-    *a = (bench_arguments){.vocabulary = 65, .size = 224, .channels = 3, .classes = 1000};
-    for (int i = 1; i < argc; i++) {
-        if (take(argc, argv, &i, "--vocabulary", &a->vocabulary) ||
-            take(argc, argv, &i, "--image-size", &a->size) ||
-            take(argc, argv, &i, "--channels", &a->channels) ||
-            take(argc, argv, &i, "--classes", &a->classes) || take(argc, argv, &i, name, &n))
-            continue;
-        if (strcmp(argv[i], "--baseline") == 0) a->baseline = true;
-        else if (strcmp(argv[i], "--set") == 0 && i + 1 < argc &&
-                 a->sets < BENCH_MAX_SETS - BENCH_OWN_SETS)
-            a->set[a->sets++] = argv[++i];
-        else if (argv[i][0] != '-' && !a->file) a->file = argv[i];
-        else return lk_fail(LK_E_INPUT, "unexpected argument '%s'", argv[i]);
-    }
-    a->number = (int)n;
-    if (!a->file || n < 1 || a->vocabulary < 2 || a->vocabulary > 65536 || a->size < 1 ||
-        a->size > 4096 || a->channels < 1 || a->channels > 64 || a->classes < 2 ||
-        a->classes > 65535)
-        return lk_fail(LK_E_INPUT,
-                       "usage: %s RUN.yaml [--vocabulary 2..65536] [--image-size "
-                       "1..4096] [--channels 1..64] [--classes 2..65535] [%s N] [--baseline] "
-                       "[--set a.b=c]...",
-                       argv[0], name);
-    return LK_OK;
-}
-
-/* Bytes of which every `width` hold a random number below `limit`. */
+/* Random numbers below `limit`, of `width` bytes each: this rank's leaves have `count`, the same as
+ * if one rank had all leaves. */
 static lk_status random_field(bench_model *m, int field, int64_t count, int width, int64_t limit)
 {
+    int64_t first = m->comm->rank * count;
     const lk_backend *b = m->device->backend;
     size_t bytes = (size_t)count * (size_t)width;
     char *host = malloc(bytes);
     if (!host) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int64_t i = 0; i < count; i++) {
-        uint32_t word = lk_philox(1, (uint32_t)i, (uint32_t)field, 0, 0).v[0];
+        uint64_t at = (uint64_t)(first + i);
+        uint32_t word = lk_philox(1, (uint32_t)at, (uint32_t)field, 0, (uint32_t)(at >> 32)).v[0];
         uint16_t value = (uint16_t)(word % (uint64_t)limit);
         if (width == 1) host[i] = (char)value;
         else memcpy(host + 2 * i, &value, sizeof value);
@@ -78,8 +44,8 @@ static lk_status random_format(const bench_arguments *a, lk_image_format *f)
 
 static lk_status random_samples(bench_model *m, const bench_arguments *a)
 {
-    if (!m->model.vision) return random_field(m, 0, m->leaves * (int64_t)SHARD, 2, a->vocabulary);
-    int64_t rows = m->leaves * m->source.shard_rows;
+    int64_t rows = m->source.local_leaves * m->source.shard_rows;
+    if (!m->model.vision) return random_field(m, 0, rows, 2, a->vocabulary);
     LK_TRY(random_field(m, 0, rows * a->size * a->size * a->channels, 1, 256));
     LK_TRY(random_field(m, 1, rows, 2, a->classes));
     return lk_session_scale(m->device, &m->format, &m->scale);
@@ -87,7 +53,7 @@ static lk_status random_samples(bench_model *m, const bench_arguments *a)
 
 static lk_status bind(bench_model *m)
 {
-    for (int i = 0; i < m->leaves; i++) {
+    for (int i = 0; i < m->source.local_leaves; i++) {
         for (int k = 0; k < LK_DATASET_FIELDS; k++)
             if (m->graph.field[k])
                 LK_TRY(lk_program_bind(m->program, m->graph.field[k], i, m->field[k]));
@@ -109,51 +75,99 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
 }
 
 /* The run file; `plain` has the last word. */
-static lk_status load_run(const bench_arguments *a, bool plain, lk_run *run)
+static lk_status load_run(const bench_arguments *a, bool plain, bench_model *m)
 {
     const char *set[BENCH_MAX_SETS];
     for (int i = 0; i < a->sets; i++) set[i] = a->set[i];
     set[a->sets] = "train.precision=fp32";
-    return lk_run_load(a->file, a->sets + plain, set, run);
+    LK_TRY(lk_run_load(a->file, a->sets + plain, set, &m->run));
+    return lk_session_leaves(m->comm, &m->run, 0, &m->leaves);
+}
+
+/* The graph of the step, as lk_session_train_graph() makes it. */
+static lk_status build_graph(const bench_arguments *a, bool plain, bench_model *m)
+{
+    lk_passes passes = lk_session_passes(&m->run);
+    passes.unfused = plain;
+    lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
+    LK_TRY(lk_session_loss_graph(m->params, &m->model, &m->source, &passes, &m->graph));
+    m->graph.graph->keep = a->keep;
+    lk_params_layout(m->params);
+    if (m->comm->size > 1)
+        LK_TRY(lk_bucket(m->graph.graph, (int64_t)(m->run.train.bucket_mib * 262144.0),
+                         strcmp(m->run.train.reduce, "exact") == 0));
+    return lk_optimize(m->graph.graph, &hyper);
+}
+
+/* Everything but the program. */
+static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
+{
+    int local = m->leaves / m->comm->size;
+    LK_TRY(lk_session_device(m->comm, m->run.train.device, lk_run_precision(&m->run), &m->device));
+    m->source = (lk_source){.batch = m->run.train.batch / m->leaves,
+                            .context = m->run.model.context,
+                            .type = LK_U16,
+                            .resident = true,
+                            .shard_rows = SHARD,
+                            .purpose = LK_PURPOSE_ORDER,
+                            .first_leaf = m->comm->rank * local,
+                            .local_leaves = local,
+                            .augment = LK_AUGMENT_NONE};
+    LK_TRY(random_format(a, &m->format));
+    m->model = lk_session_model(&m->run, a->vocabulary, &m->format);
+    if (m->model.vision)
+        m->source.shard_rows = m->source.batch > IMAGES ? m->source.batch : IMAGES;
+    m->params = lk_params_create();
+    if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
+    LK_TRY(build_graph(a, plain, m));
+    LK_TRY(lk_store_create(m->device, m->params,
+                           &(lk_store_options){.compute = m->graph.graph->compute,
+                                               .training = true,
+                                               .ema = m->run.train.ema > 0,
+                                               .local_leaves = local},
+                           &m->store));
+    lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
+    LK_TRY(initial_values(m, &hyper));
+    return random_samples(m, a);
+}
+
+static lk_status create_program(bench_model *m, bool capture)
+{
+    lk_program_options o = {.comm = m->comm,
+                            .first_leaf = m->source.first_leaf,
+                            .local_leaves = m->source.local_leaves,
+                            .capture = capture};
+    LK_TRY(lk_program_create(m->graph.graph, m->store, &o, &m->program));
+    return bind(m);
+}
+
+/* Library algorithms are chosen by rank 0 and bind all ranks, as in training. */
+static lk_status prepare(bench_model *m, bool capture)
+{
+    const lk_backend *b = m->device->backend;
+    char *choices = NULL;
+    lk_status status = LK_OK;
+    if (m->comm->rank == 0) {
+        status = create_program(m, capture);
+        if (status == LK_OK) status = b->choices_get(m->device, &choices);
+    }
+    LK_TRY(lk_comm_agree(m->comm, status));
+    status = lk_comm_broadcast_text(m->comm, &choices);
+    if (status == LK_OK && m->comm->rank != 0) {
+        status = b->choices_set(m->device, choices);
+        if (status == LK_OK) status = create_program(m, capture);
+    }
+    free(choices);
+    LK_TRY(lk_comm_agree(m->comm, status));
+    return lk_comm_agree(m->comm, lk_comm_attach(m->comm, m->device,
+                                                 m->params->total + LK_METRIC_FLOATS));
 }
 
 static lk_status open_model(const bench_arguments *a, bool capture, bool plain, bench_model *m)
 {
-    LK_TRY(load_run(a, plain, &m->run));
-    LK_TRY(lk_session_device(m->comm, m->run.train.device, lk_run_precision(&m->run), &m->device));
-    m->leaves = m->run.train.leaves ? (int)m->run.train.leaves : 1;
-    lk_passes passes = lk_session_passes(&m->run);
-    passes.unfused = plain;
-    lk_source source = {.batch = m->run.train.batch / m->leaves,
-                        .context = m->run.model.context,
-                        .type = LK_U16,
-                        .resident = true,
-                        .shard_rows = SHARD,
-                        .purpose = LK_PURPOSE_ORDER,
-                        .local_leaves = m->leaves,
-                        .augment = LK_AUGMENT_NONE};
-    LK_TRY(random_format(a, &m->format));
-    m->model = lk_session_model(&m->run, a->vocabulary, &m->format);
-    if (m->model.vision) source.shard_rows = source.batch > IMAGES ? source.batch : IMAGES;
-    m->source = source;
-    lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
-    m->params = lk_params_create();
-    if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_loss_graph(m->params, &m->model, &source, &passes, &m->graph));
-    m->graph.graph->keep = a->keep;
-    lk_params_layout(m->params);
-    LK_TRY(lk_optimize(m->graph.graph, &hyper));
-    LK_TRY(lk_store_create(m->device, m->params,
-                           &(lk_store_options){.compute = passes.compute,
-                                               .training = true,
-                                               .ema = m->run.train.ema > 0,
-                                               .local_leaves = m->leaves},
-                           &m->store));
-    LK_TRY(initial_values(m, &hyper));
-    LK_TRY(random_samples(m, a));
-    lk_program_options o = {.comm = m->comm, .local_leaves = m->leaves, .capture = capture};
-    LK_TRY(lk_program_create(m->graph.graph, m->store, &o, &m->program));
-    return bind(m);
+    LK_TRY(lk_comm_agree(m->comm, load_run(a, plain, m)));
+    LK_TRY(lk_comm_agree(m->comm, build(a, plain, m)));
+    return prepare(m, capture);
 }
 
 lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
@@ -162,13 +176,14 @@ lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool
     memset(m, 0, sizeof *m);
     m->comm = comm;
     lk_status status = open_model(a, capture, plain, m);
-    if (status != LK_OK) bench_close(m);
+    if (status != LK_OK && lk_comm_all_failed(comm, 2.0)) bench_close(m);
     return status;
 }
 
 void bench_close(bench_model *m)
 {
     lk_program_destroy(m->program);
+    lk_comm_detach(m->comm);
     lk_store_destroy(m->store);
     void *memory[] = {m->field[0], m->field[1], m->scale};
     for (int i = 0; i < 3; i++)

@@ -1,17 +1,27 @@
 /* bench/step RUN.yaml [--vocabulary N] [--steps N] [--baseline] [--set a.b=c]...
  *
  * Time whole training steps (forward, backward, clip, AdamW) of a run file's model on random
- * tokens. One rank. Prints the median, the fastest and the 95th percentile of a step, tokens per
- * second, and memory: by kind, and all that was allocated on the device, samples included. Steps
- * are timed on the host, TOGETHER at a time, as training runs them: without waiting for one before
- * the next is enqueued. --baseline: then the same model in fp32 with nothing fused or captured, and
- * how many times faster the run file's step is. */
+ * tokens or images. Under mpirun on any number of ranks that train.leaves allows: each computes its
+ * leaves, and gradients are reduced as in training (train.reduce, train.bucket_mib). Prints the
+ * median, the fastest and the 95th percentile of a step, tokens per second, and memory of rank 0:
+ * by kind, and all that lockstep allocated on the device, samples included, without what CUDA and
+ * its libraries take for themselves.
+ *
+ * Time is the host's clock over a round: TOGETHER steps enqueued in a row, as training runs them,
+ * with the device idle before the first and after the last. A step is the round's time divided by
+ * TOGETHER, so a TOGETHER-th of a launch and a wait is in it; of several ranks the slowest in each
+ * round counts, and all begin a round together. Median and percentile are of rounds: 30 of the 150
+ * steps that are the default.
+ *
+ * --baseline: then the same model in fp32 without the pass that fuses nodes (bias and gelu stay in
+ * the epilogue of their product, as the model is built) and without capture, a third as many steps,
+ * and how many times faster the run file's step is. */
 #include "base/clock.h"
 #include "bench/model.h"
 
 #include <stdlib.h>
 
-enum { WARMUP = 10, TOGETHER = 5 }; /* steps between two synchronisations */
+enum { WARMUP = 10, TOGETHER = 5, STEPS = 150 };
 
 static int by_value(const void *a, const void *b)
 {
@@ -19,20 +29,51 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* ms [rounds], sorted: mean time of TOGETHER steps in a row, as training runs them. */
+/* Of sorted values, between two of them in proportion. */
+static double quantile(const double *sorted, int n, double q)
+{
+    double at = q * (n - 1);
+    int i = (int)at, next = i + 1 < n ? i + 1 : i;
+    return sorted[i] + (at - i) * (sorted[next] - sorted[i]);
+}
+
+/* ms [rounds] of a step in each round, sorted. */
 static lk_status time_steps(const bench_model *m, int rounds, double *ms)
 {
     const lk_backend *b = m->device->backend;
     for (int i = 0; i < WARMUP; i++) LK_TRY(lk_program_run(m->program));
-    LK_TRY(b->sync(m->device));
     for (int i = 0; i < rounds; i++) {
+        LK_TRY(b->sync(m->device));
+        LK_TRY(lk_comm_agree(m->comm, LK_OK)); /* a barrier */
         double begin = lk_clock_seconds();
         for (int k = 0; k < TOGETHER; k++) LK_TRY(lk_program_run(m->program));
         LK_TRY(b->sync(m->device));
         ms[i] = 1e3 * (lk_clock_seconds() - begin) / TOGETHER;
     }
+    LK_TRY(lk_comm_max_doubles(m->comm, ms, rounds));
     qsort(ms, (size_t)rounds, sizeof *ms, by_value);
     return LK_OK;
+}
+
+/* ", 2 ranks, 4 leaves, exact in buckets of 25 MiB" */
+static void print_ranks(const bench_model *m)
+{
+    int ranks = m->comm->size;
+    printf(", %d rank%s, %d lea%s", ranks, ranks == 1 ? "" : "s", m->leaves,
+           m->leaves == 1 ? "f" : "ves");
+    if (ranks > 1)
+        printf(", %s in buckets of %g MiB", m->run.train.reduce, m->run.train.bucket_mib);
+}
+
+static void print_memory(const bench_model *m)
+{
+    bool half = m->store->compute != LK_F32;
+    int floats = 3 + lk_store_gradients(m->source.local_leaves) + (m->run.train.ema > 0);
+    printf("memory, MiB: activations %.1f, parameters, gradients, moments and shadow %.1f, "
+           "all on the device %.1f\n",
+           (double)lk_program_arena_bytes(m->program) / 0x1p20,
+           (double)m->params->total * (4 * floats + (half ? 2 : 0)) / 0x1p20,
+           (double)m->device->allocated / 0x1p20);
 }
 
 static void print(const bench_model *m, const char *what, const double *ms, int rounds,
@@ -40,31 +81,30 @@ static void print(const bench_model *m, const char *what, const double *ms, int 
 {
     char device[200];
     m->device->backend->describe(m->device, device, sizeof device);
-    double median = ms[rounds / 2];
     bool images = m->model.vision;
     double samples = (double)(m->run.train.batch * (images ? 1 : m->run.model.context));
-    printf("%s on %s: median %.3f ms, fastest %.3f, p95 %.3f, %.0f %s/s; loss %.4f, skipped %llu\n",
-           what, device, median, ms[0], ms[rounds * 95 / 100], 1e3 * samples / median,
+    double median = quantile(ms, rounds, 0.5);
+    printf("%s on %s", what, device);
+    print_ranks(m);
+    printf(": median %.3f ms, fastest %.3f, p95 %.3f of %d rounds, %.0f %s/s; loss %.4f, "
+           "skipped %llu\n",
+           median, ms[0], quantile(ms, rounds, 0.95), rounds, 1e3 * samples / median,
            images ? "images" : "tokens", (double)state->loss, (unsigned long long)state->skipped);
-    printf("memory, MiB: activations %.1f, parameters, gradients, moments and shadow %.1f, "
-           "all on the device %.1f\n",
-           (double)lk_program_arena_bytes(m->program) / 0x1p20,
-           (double)m->params->total * (m->store->compute == LK_F32 ? 16 : 18) / 0x1p20,
-           (double)m->device->allocated / 0x1p20);
+    print_memory(m);
 }
 
-static lk_status measure(const bench_arguments *a, const bench_model *m, const char *what,
-                         double *median)
+static lk_status measure(const bench_model *m, const char *what, int64_t steps, double *median)
 {
-    int rounds = (a->number + TOGETHER - 1) / TOGETHER;
+    int rounds = (int)((steps + TOGETHER - 1) / TOGETHER);
     double *ms = malloc((size_t)rounds * sizeof *ms);
-    if (!ms) return lk_fail(LK_E_SYSTEM, "out of memory");
+    lk_status status = ms ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    status = lk_comm_agree(m->comm, status);
     lk_step_state state = {.step = 0};
-    lk_status status = time_steps(m, rounds, ms);
+    if (status == LK_OK) status = time_steps(m, rounds, ms);
     if (status == LK_OK) status = lk_store_get_state(m->store, &state);
     if (status == LK_OK) {
-        print(m, what, ms, rounds, &state);
-        *median = ms[rounds / 2];
+        if (m->comm->rank == 0) print(m, what, ms, rounds, &state);
+        *median = quantile(ms, rounds, 0.5);
     }
     free(ms);
     return status;
@@ -75,27 +115,28 @@ static lk_status bench(const bench_arguments *a, lk_comm *comm, bool plain, doub
 {
     bench_model m;
     LK_TRY(bench_open(a, comm, !plain, plain, &m));
-    lk_status status = measure(a, &m, plain ? "baseline: fp32, unfused, not captured" : a->file,
-                               median);
-    bench_close(&m);
+    lk_status status = plain ? measure(&m, "baseline: fp32, nodes not fused, not captured",
+                                       (a->number + 2) / 3, median)
+                             : measure(&m, a->file, a->number, median);
+    if (status == LK_OK || lk_comm_all_failed(comm, 2.0)) bench_close(&m);
     return status;
+}
+
+static lk_status job(bench_arguments *a, lk_comm *comm)
+{
+    double median = 0, baseline = 0;
+    LK_TRY(bench(a, comm, false, &median));
+    if (!a->baseline) return LK_OK;
+    LK_TRY(bench(a, comm, true, &baseline));
+    if (comm->rank == 0)
+        printf("graph optimisation and mixed precision: %.2fx (%.3f ms to %.3f ms)\n",
+               baseline / median, baseline, median);
+    return LK_OK;
 }
 
 int main(int argc, char **argv)
 {
-    bench_arguments a;
-    lk_comm *comm = NULL;
-    double median = 0, baseline = 0;
-    lk_status status = bench_parse(argc, argv, "--steps", 50, &a);
-    if (status == LK_OK) status = lk_comm_open(&comm);
-    if (status == LK_OK) status = bench(&a, comm, false, &median);
-    if (status == LK_OK && a.baseline) {
-        status = bench(&a, comm, true, &baseline);
-        if (status == LK_OK)
-            printf("graph optimisation and mixed precision: %.2fx (%.3f ms to %.3f ms)\n",
-                   baseline / median, baseline, median);
-    }
-    if (status != LK_OK) fprintf(stderr, "step: %s\n", lk_error_text());
-    lk_comm_close(comm);
-    return (int)status;
+    static const bench_command step = {.name = "step", .number = "--steps", .otherwise = STEPS,
+                                       .baseline = true, .ranks = true, .job = job};
+    return bench_main(&step, argc, argv);
 }

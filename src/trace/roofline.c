@@ -1,19 +1,28 @@
-/* The ceilings of a device, measured by a large product and a large sum. */
+/* The ceilings of a device, measured by a large product and a large sum.
+ *
+ * What else a machine does only makes a measurement longer, so of many short ones, spread over more
+ * than a second, the shortest counts. */
 #include "trace/roofline.h"
 
+#include "base/clock.h"
 #include "ops/ops.h"
 #include "program/program.h"
 
+#include <math.h>
 #include <stdlib.h>
 
-enum { REPEATS = 5, LARGEST = 4096, SUM_COLS = 4096, SUM_LARGEST = 8192 };
-static const double ENOUGH = 4e-3; /* seconds: a node that takes as long tells the ceiling */
+enum { LARGEST = 4096, SUM_COLS = 4096, SUM_LARGEST = 8192, FEW = 5 };
+static const double ENOUGH = 1e-3; /* seconds: a measurement as long tells the ceiling */
+static const double ROUND = 0.05;  /* seconds of measurements of a ceiling in a round, at least */
+static const double SPENT = 1.4;   /* seconds after which no round begins */
+/* Before a round: on a busy machine two threads may share a core until one of them sleeps. */
+static const struct timespec PAUSE = {.tv_nsec = 30000000};
 
 /* A graph of one node that reads a, b [rows, cols] of the working type. */
 typedef struct probe {
     lk_op op; /* LINEAR or ADD */
-    int64_t rows, cols;
-    double seconds, flops, bytes;
+    int64_t rows, cols, largest;
+    double seconds, flops, bytes; /* of one run; seconds: in the shortest measurement so far */
 } probe;
 
 /* Random bits made values of 0.5 to 1 in size: what zeros need of power is no measure. */
@@ -34,6 +43,31 @@ static lk_status fill(lk_device *d, lk_dtype type, size_t bytes, void *device)
     return status;
 }
 
+/* The mean of `runs` in a row, if it is the shortest so far. */
+static lk_status time_runs(lk_device *d, lk_program *program, int runs, probe *p)
+{
+    double begin = lk_clock_seconds();
+    for (int i = 0; i < runs; i++) LK_TRY(lk_program_run(program));
+    LK_TRY(d->backend->sync(d));
+    double seconds = (lk_clock_seconds() - begin) / runs;
+    if (seconds < p->seconds) p->seconds = seconds;
+    return LK_OK;
+}
+
+static bool large_enough(const probe *p) { return p->seconds >= ENOUGH || p->rows >= p->largest; }
+
+/* A few measurements tell whether this size is large enough, and then more its ceiling; each is of
+ * so many runs that it is long enough itself. */
+static lk_status time_size(lk_device *d, lk_program *program, probe *p)
+{
+    double begin = lk_clock_seconds();
+    LK_TRY(lk_program_run(program)); /* the first one prepares */
+    LK_TRY(time_runs(d, program, 1, p));
+    for (int i = 1; i < FEW || (large_enough(p) && lk_clock_seconds() - begin < ROUND); i++)
+        LK_TRY(time_runs(d, program, (int)(ENOUGH / p->seconds) + 1, p));
+    return LK_OK;
+}
+
 static lk_status time_program(lk_device *d, lk_graph *g, lk_tensor *const input[2], lk_store *store,
                               char *memory, probe *p)
 {
@@ -44,7 +78,7 @@ static lk_status time_program(lk_device *d, lk_graph *g, lk_tensor *const input[
     lk_status status = fill(d, g->compute, 2 * bytes, memory);
     if (status == LK_OK) status = lk_program_bind(program, input[0], 0, memory);
     if (status == LK_OK) status = lk_program_bind(program, input[1], 0, memory + bytes);
-    if (status == LK_OK) status = lk_program_time_nodes(program, REPEATS, &p->seconds);
+    if (status == LK_OK) status = time_size(d, program, p);
     lk_program_destroy(program);
     lk_op_cost(g->first, &p->flops, &p->bytes);
     return status;
@@ -81,18 +115,30 @@ static lk_status time_probe(lk_device *d, lk_dtype type, probe *p)
     return status;
 }
 
-/* Each probe grows until it takes long enough to be worth believing. */
+/* Grows until it is large enough to be worth believing. */
+static lk_status time_ceiling(lk_device *d, lk_dtype type, probe *p)
+{
+    LK_TRY(time_probe(d, type, p));
+    while (!large_enough(p)) {
+        p->rows *= 2;
+        if (p->op == LK_OP_LINEAR) p->cols = p->rows;
+        p->seconds = INFINITY;
+        LK_TRY(time_probe(d, type, p));
+    }
+    return LK_OK;
+}
+
 lk_status lk_roofline_measure(lk_device *d, lk_dtype type, lk_roofline *r)
 {
-    probe product = {.op = LK_OP_LINEAR}, sum = {.op = LK_OP_ADD, .cols = SUM_COLS};
-    for (int64_t n = 512; n <= LARGEST && product.seconds < ENOUGH; n *= 2) {
-        product.rows = product.cols = n;
-        LK_TRY(time_probe(d, type, &product));
-    }
-    for (int64_t n = 1024; n <= SUM_LARGEST && sum.seconds < ENOUGH; n *= 2) {
-        sum.rows = n;
-        LK_TRY(time_probe(d, type, &sum));
-    }
+    probe product = {LK_OP_LINEAR, 512, 512, LARGEST, INFINITY, 0, 0};
+    int64_t rows = SUM_LARGEST / (int64_t)lk_dtype_size(type); /* 100 MB: beyond most caches */
+    probe sum = {LK_OP_ADD, rows, SUM_COLS, SUM_LARGEST, INFINITY, 0, 0};
+    double begin = lk_clock_seconds();
+    do {
+        nanosleep(&PAUSE, NULL);
+        LK_TRY(time_ceiling(d, type, &product));
+        LK_TRY(time_ceiling(d, type, &sum));
+    } while (lk_clock_seconds() - begin < SPENT);
     r->rate = product.flops / product.seconds;
     r->bandwidth = sum.bytes / sum.seconds;
     return LK_OK;

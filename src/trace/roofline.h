@@ -10,7 +10,8 @@ typedef struct lk_roofline {
     double bandwidth; /* bytes/s of a large sum; 0: not known */
 } lk_roofline;
 
-/* Measure them, with up to about 400 MB of device memory and a second of time. */
+/* Measure them, with up to about 400 MB of device memory, in about two seconds: the fastest of many
+ * short measurements, so that little depends on what else the machine does meanwhile. */
 lk_status lk_roofline_measure(lk_device *d, lk_dtype type, lk_roofline *r);
 
 /* The least seconds for this work: max(flops / rate, bytes / bandwidth). */

@@ -105,7 +105,7 @@ typedef struct lk_step_plan {
 /* Plan the training step of a run: memory, and the time predicted as the sum over nodes of
  * max(flops / rate, bytes / bandwidth); over several ranks the reduction is measured and added as
  * if nothing ran beside it. Reads only vocabulary and sizes of the data, writes nothing; the
- * ceilings take about a second. Collective. src/train/plan.c */
+ * ceilings take about two seconds. Collective. src/train/plan.c */
 lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_plan *plan);
 
 typedef struct lk_evaluation {

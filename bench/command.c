@@ -1,0 +1,103 @@
+#include "bench/command.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MANY = 1000000 };
+
+lk_status bench_number(const char *name, const char *text, int64_t least, int64_t most,
+                       int64_t *value)
+{
+    char *end = NULL;
+    errno = 0;
+    long long number = text ? strtoll(text, &end, 10) : 0;
+    if (!text || end == text || *end || errno || number < least || number > most)
+        return lk_fail(LK_E_INPUT, "%s: expected a whole number from %lld to %lld, found %s%s%s",
+                       name, (long long)least, (long long)most, text ? "'" : "",
+                       text ? text : "nothing", text ? "'" : "");
+    *value = number;
+    return LK_OK;
+}
+
+/* After lk_fail(). */
+static lk_status usage(const bench_command *c)
+{
+    return lk_fail_suffix(LK_E_INPUT, "; usage: %s RUN.yaml%s [--vocabulary N] [--image-size N] "
+                          "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name,
+                          c->directory ? " DIRECTORY" : "", c->number ? " [" : "",
+                          c->number ? c->number : "", c->number ? " N]" : "",
+                          c->baseline ? " [--baseline]" : "");
+}
+
+static lk_status add_set(const char *text, bench_arguments *a)
+{
+    if (!text) return lk_fail(LK_E_INPUT, "--set: expected a key and its value, a.b=c, found "
+                              "nothing");
+    if (a->sets == BENCH_MAX_SETS - BENCH_OWN_SETS)
+        return lk_fail(LK_E_INPUT, "--set: expected at most %d, found more; put them into the run "
+                       "file", a->sets);
+    a->set[a->sets++] = text;
+    return LK_OK;
+}
+
+/* The argument *at, and moves *at over its value. */
+static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
+{
+    const struct {
+        const char *name;
+        int64_t least, most, *value;
+    } option[] = {
+        {"--vocabulary", 2, 65536, &a->vocabulary}, {"--image-size", 1, 4096, &a->size},
+        {"--channels", 1, 64, &a->channels},        {"--classes", 2, 65535, &a->classes},
+        {c->number, 1, MANY, &a->number},
+    };
+    const char *name = **at;
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].name && strcmp(name, option[i].name) == 0)
+            return bench_number(name, *++*at, option[i].least, option[i].most, option[i].value);
+    if (strcmp(name, "--set") == 0) return add_set(*++*at, a);
+    if (c->baseline && strcmp(name, "--baseline") == 0) a->baseline = true;
+    else if (name[0] != '-' && !a->file) a->file = name;
+    else if (name[0] != '-' && c->directory && !a->directory) a->directory = name;
+    else {
+        lk_fail(LK_E_INPUT, "unexpected argument '%s'", name);
+        return usage(c);
+    }
+    return LK_OK;
+}
+
+static lk_status parse(const bench_command *c, int argc, char **argv, bench_arguments *a)
+{
+    *a = (bench_arguments){.number = c->otherwise, .vocabulary = 65, .size = 224, .channels = 3,
+                           .classes = 1000};
+    for (char **at = argv + 1; at < argv + argc; at++) LK_TRY(take(c, &at, a));
+    if (a->file && (a->directory || !c->directory)) return LK_OK;
+    lk_fail(LK_E_INPUT, "%s is missing", a->file ? "the directory" : "the run file");
+    return usage(c);
+}
+
+void bench_failed(const char *name, lk_comm *comm, lk_status status)
+{
+    bool together = !comm || lk_comm_all_failed(comm, 2.0);
+    if (!together) lk_fail_prefix(status, "rank %d on %s", comm->rank, comm->host);
+    if (!together || !comm || comm->rank == 0) fprintf(stderr, "%s: %s\n", name, lk_error_text());
+    if (!together) lk_comm_abort(comm, (int)status);
+}
+
+int bench_main(const bench_command *c, int argc, char **argv)
+{
+    bench_arguments a;
+    lk_comm *comm = NULL;
+    lk_status status = lk_comm_open(&comm);
+    if (status == LK_OK) status = parse(c, argc, argv, &a);
+    if (status == LK_OK && comm->size > 1 && !c->ranks)
+        status = lk_fail(LK_E_INPUT, "expected one rank, found %d; start it without mpirun",
+                         comm->size);
+    if (comm) status = lk_comm_agree(comm, status);
+    if (status == LK_OK) status = c->job(&a, comm);
+    if (status != LK_OK) bench_failed(c->name, comm, status);
+    lk_comm_close(comm);
+    return (int)status;
+}
