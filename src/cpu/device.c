@@ -53,7 +53,7 @@ static lk_status alloc(lk_device *d, size_t bytes, void **memory)
     if (!p)
         return lk_fail(LK_E_SYSTEM, "out of memory: %.1f MiB", (double)bytes / 1048576.0);
     memset(p, 0, whole);
-    d->allocated += whole;
+    lk_device_took(d, whole, false);
     *memory = p;
     return LK_OK;
 }
