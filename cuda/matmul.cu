@@ -34,8 +34,8 @@ enum {
     ENOUGH = 65536  /* elements to compare: an order of summation shows in one of thousands */
 };
 static const size_t WORKSPACE = (size_t)64 << 20;
-/* Seconds after which no other candidate is tried: for one product, and for all of a device. What
- * comes then runs 1 + RUNS times. */
+/* Seconds after which no other candidate is tried: for one product, and for all of a device. The
+ * first of each later product still runs, 1 + RUNS times. */
 static const double TIME_EACH = 2, TIME_ALL = 10;
 
 typedef struct choice {

@@ -75,7 +75,7 @@ static void check_shared(lk_store *store, lk_graph *train, lk_graph *small, lk_g
     void *memory = NULL;
     for (int i = 0; i < 4; i++)
         if (graph[i] && status == LK_OK) status = lk_program_create(graph[i], store, &o, &p[i]);
-    tap_ok(status == LK_OK && d->allocated == before, "programs that share take no memory at first");
+    tap_ok(status == LK_OK && d->allocated == before, "those that share take no memory at first");
     status = lk_program_share(p, 4, &memory);
     bool placed = status == LK_OK && memory;
     for (int i = 0; i < 4 && placed; i++) {
