@@ -115,7 +115,7 @@ static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
         cudaFree(p);
         return lk_fail(LK_E_DEVICE, "cudaMemsetAsync: %s", cudaGetErrorString(e));
     }
-    d->allocated += bytes;
+    lk_device_took(d, bytes, false);
     *memory = p;
     return LK_OK;
 }
@@ -339,6 +339,7 @@ extern "C" const lk_backend lk_backend_cuda = {
     replayable_destroy,
     lk_cuda_matmul_choices_get,
     lk_cuda_matmul_choices_set,
+    lk_cuda_matmul_tuning,
     lk_cuda_measure_range,
 #ifdef LK_HAVE_CUPTI
     &lk_cuda_tracer,

@@ -207,6 +207,7 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
+void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 
 /* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
 

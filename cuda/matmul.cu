@@ -15,9 +15,11 @@
  * An algorithm is chosen once per key (product, type, shape, beta, bias). Algorithms add in
  * different orders, so a choice by timing alone would make the bits of a run depend on noise. The
  * heuristic's first candidate, which depends on the GPU and the library alone, therefore fixes the
- * bits: of the candidates that give exactly its output on random operands, the fastest is kept.
+ * bits: of the candidates that give exactly its output on random operands, the fastest is kept, or
+ * the fastest of those that there was time to try: with any of them the bits are the same.
  * Split-K is accepted only with partial sums in f32 in the workspace, added in a fixed order; never
  * with atomics. Choices can be read and set as text: a resumed run uses the same ones. */
+#include "base/clock.h"
 #include "cuda/device.cuh"
 
 #include <cublasLt.h>
@@ -32,6 +34,9 @@ enum {
     ENOUGH = 65536  /* elements to compare: an order of summation shows in one of thousands */
 };
 static const size_t WORKSPACE = (size_t)64 << 20;
+/* Seconds after which no other candidate is tried: for one product, and for all of a device. The
+ * first of each later product still runs, 1 + RUNS times. */
+static const double TIME_EACH = 2, TIME_ALL = 10;
 
 typedef struct choice {
     char key[KEY_SIZE];
@@ -44,6 +49,7 @@ struct lk_cuda_matmuls {
     void *workspace; /* WORKSPACE bytes */
     choice *list;
     int count, room;
+    lk_tuning tuning;
 };
 
 /* A column-major matrix, dense. */
@@ -90,15 +96,14 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d)
         m->lt = NULL;
         return lk_fail(LK_E_DEVICE, "cublasLtCreate: %s", cublasLtGetStatusString(status));
     }
-    LK_CUDA(cudaMalloc(&m->workspace, WORKSPACE));
-    return LK_OK;
+    return d->device.backend->alloc(&d->device, WORKSPACE, &m->workspace);
 }
 
 void lk_cuda_matmuls_close(lk_cuda *d)
 {
     lk_cuda_matmuls *m = d->matmuls;
     if (!m) return;
-    if (m->workspace) cudaFree(m->workspace);
+    if (m->workspace) d->device.backend->release(&d->device, m->workspace);
     if (m->lt) cublasLtDestroy(m->lt);
     free(m->list);
     free(m);
@@ -338,6 +343,7 @@ static __global__ void k_differ(const uint16_t *a, const uint16_t *b, int64_t n,
 /* Operands for choosing: a, b, d as in the product, bias [M], aux as large as d; a second d and
  * bias to compare with. */
 typedef struct operands {
+    size_t bytes; /* of all of them */
     void *a, *b, *d, *bias, *aux, *first;
     int *differ;
     cudaEvent_t begin, end;
@@ -363,9 +369,13 @@ static void fill_random(lk_cuda *d, lk_dtype type, int64_t count, uint32_t seed,
     LK_FLOAT_SWITCH(type, E, k_fill<E><<<blocks, 256, 0, d->stream>>>((E *)memory, count, seed));
 }
 
-static bool take_memory(int64_t count, lk_dtype type, void **memory)
+static bool take_memory(operands *o, int64_t count, lk_dtype type, void **memory)
 {
-    if (cudaMalloc(memory, (size_t)count * lk_dtype_size(type)) == cudaSuccess) return true;
+    size_t bytes = (size_t)count * lk_dtype_size(type);
+    if (cudaMalloc(memory, bytes) == cudaSuccess) {
+        o->bytes += bytes;
+        return true;
+    }
     *memory = NULL;
     return false;
 }
@@ -384,14 +394,15 @@ static void operands_fill(lk_cuda *d, const product *p, uint32_t seed, const ope
 static bool operands_open(lk_cuda *d, const product *p, operands *o)
 {
     memset(o, 0, sizeof *o);
-    if (take_memory(p->a.rows * p->a.cols, p->a.type, &o->a) &&
-        take_memory(p->b.rows * p->b.cols, p->b.type, &o->b) &&
-        take_memory(p->d.rows * p->d.cols, p->d.type, &o->d) &&
-        take_memory(p->d.rows * p->d.cols, p->d.type, &o->first) &&
-        take_memory(p->d.rows, p->d.type, &o->bias) &&
-        (!p->aux || take_memory(p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
-        take_memory(1, LK_I32, (void **)&o->differ) && cudaEventCreate(&o->begin) == cudaSuccess &&
-        cudaEventCreate(&o->end) == cudaSuccess) {
+    if (take_memory(o, p->a.rows * p->a.cols, p->a.type, &o->a) &&
+        take_memory(o, p->b.rows * p->b.cols, p->b.type, &o->b) &&
+        take_memory(o, p->d.rows * p->d.cols, p->d.type, &o->d) &&
+        take_memory(o, p->d.rows * p->d.cols, p->d.type, &o->first) &&
+        take_memory(o, p->d.rows, p->d.type, &o->bias) &&
+        (!p->aux || take_memory(o, p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
+        take_memory(o, 1, LK_I32, (void **)&o->differ) &&
+        cudaEventCreate(&o->begin) == cudaSuccess && cudaEventCreate(&o->end) == cudaSuccess) {
+        lk_device_took(&d->device, o->bytes, true);
         operands_fill(d, p, 0, o);
         return cudaGetLastError() == cudaSuccess;
     }
@@ -435,14 +446,15 @@ static lk_status same_bits(lk_cuda *d, product *p, const operands *o,
     return LK_OK;
 }
 
-/* Milliseconds of RUNS products, the best of ROUNDS; INFINITY when the library refuses. */
+/* Milliseconds of RUNS products, the best of ROUNDS, of fewer when `until` (lk_clock_seconds()) is
+ * past; INFINITY when the library refuses. */
 static lk_status measure(lk_cuda *d, product *p, const operands *o,
-                         const cublasLtMatmulAlgo_t *algo, float *best)
+                         const cublasLtMatmulAlgo_t *algo, double until, float *best)
 {
     *best = INFINITY;
     if (enqueue(d, p, o->a, o->b, o->d, algo) != CUBLAS_STATUS_SUCCESS) return LK_OK;
     float least = INFINITY;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < ROUNDS && (round == 0 || lk_clock_seconds() < until); round++) {
         float ms = 0;
         LK_CUDA(cudaEventRecord(o->begin, d->stream));
         for (int i = 0; i < RUNS; i++)
@@ -456,29 +468,39 @@ static lk_status measure(lk_cuda *d, product *p, const operands *o,
     return LK_OK;
 }
 
-/* The index of the fastest of `count` algorithms among those that give the bits of the first that
- * runs; 0 when there is no memory to run them. Each runs at least once, which also loads its code
- * before anything is captured. */
+/* What a choice came to. */
+typedef struct pick {
+    int index;  /* of the algorithm */
+    bool first; /* it is the first that runs */
+    bool all;   /* were tried */
+} pick;
+
+/* The fastest of `count` algorithms among those that give the bits of the first that runs and that
+ * are tried before `until` (lk_clock_seconds()); index 0 when there is no memory to run them. The
+ * one that is picked has run, which also loads its code before anything is captured. */
 static lk_status fastest(lk_cuda *d, const lk_node *n, product *p,
-                         const cublasLtMatmulAlgo_t *algo, int count, int *index)
+                         const cublasLtMatmulAlgo_t *algo, int count, double until, pick *best)
 {
     operands o;
-    *index = 0;
+    *best = {0, true, count == 1};
     if (!operands_open(d, p, &o)) return LK_OK;
     lk_status status = set_pointers(n, p, o.bias, o.aux);
     float least = INFINITY;
-    int first = -1;
-    for (int i = 0; i < count && status == LK_OK; i++) {
+    int first = -1, i = 0;
+    for (; i < count && status == LK_OK; i++) {
         float ms = INFINITY;
         bool same = true;
+        if (first >= 0 && lk_clock_seconds() >= until) break;
         if (first >= 0) status = same_bits(d, p, &o, &algo[first], &algo[i], &same);
-        if (status == LK_OK && same) status = measure(d, p, &o, &algo[i], &ms);
+        if (status == LK_OK && same) status = measure(d, p, &o, &algo[i], until, &ms);
         if (first < 0 && !isinf(ms)) first = i;
         if (ms < least) {
             least = ms;
-            *index = i;
+            best->index = i;
         }
     }
+    best->first = best->index == first;
+    best->all = i == count;
     cudaStreamSynchronize(d->stream);
     operands_close(&o);
     if (status != LK_OK) return lk_fail_prefix(status, "%s: %s", n->scope, p->key);
@@ -504,10 +526,26 @@ static lk_status admit(lk_cuda *d, const lk_node *n, product *p, choice *c)
                        n->scope, p->key, d->model,
                        status != CUBLAS_STATUS_SUCCESS ? cublasLtGetStatusString(status)
                                                        : "workspace or order of summation");
-    int index;
-    LK_TRY(fastest(d, n, p, &c->algo, 1, &index));
+    pick only;
+    LK_TRY(fastest(d, n, p, &c->algo, 1, 0, &only));
     c->ready = true;
+    d->matmuls->tuning.reused++;
     return LK_OK;
+}
+
+/* Choose among what the library proposes, within the time there is. */
+static lk_status tune(lk_cuda *d, const lk_node *n, product *p, const cublasLtMatmulAlgo_t *algo,
+                      int count)
+{
+    pick best;
+    lk_tuning *t = &d->matmuls->tuning;
+    double begin = lk_clock_seconds();
+    LK_TRY(fastest(d, n, p, algo, count, begin + fmin(TIME_EACH, TIME_ALL - t->seconds), &best));
+    t->seconds += lk_clock_seconds() - begin;
+    t->tuned++;
+    t->first += best.first;
+    t->cut += !best.all;
+    return keep(d->matmuls, p->key, &algo[best.index], true);
 }
 
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
@@ -519,13 +557,16 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         LK_TRY(describe(&d->device, n, (fusion)level, &p));
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
-        int count = 0, index;
+        int count = 0;
         LK_TRY(candidates(d, n, &p, algo, &count));
-        if (count == 0) continue;
-        LK_TRY(fastest(d, n, &p, algo, count, &index));
-        return keep(d->matmuls, p.key, &algo[index], true);
+        if (count > 0) return tune(d, n, &p, algo, count);
     }
     return lk_fail(LK_E_DEVICE, "%s: cuBLASLt has no exact algorithm for '%s'", n->scope, p.key);
+}
+
+void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning)
+{
+    *tuning = ((lk_cuda *)d)->matmuls->tuning;
 }
 
 /* ---- running -------------------------------------------------------------------------------- */

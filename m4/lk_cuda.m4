@@ -42,11 +42,13 @@ AS_IF([test "x$with_cuda" != xno], [
       NVCC_ARCH= lk_ptx= lk_newest=0
       for lk_arch in `AS_ECHO(["$with_cuda_arch"]) | tr ', ' '  '`; do
         AS_CASE([$lk_arch],
-          [ptx], [lk_ptx=yes],
-          [90|90a], [NVCC_ARCH="$NVCC_ARCH -gencode arch=compute_90a,code=sm_90a"; lk_newest=90],
-          [@<:@0-9@:>@*], [NVCC_ARCH="$NVCC_ARCH -gencode arch=compute_$lk_arch,code=sm_$lk_arch"
-                  lk_newest=`AS_ECHO(["$lk_arch"]) | tr -d a-z`],
-          [AC_MSG_ERROR([--with-cuda-arch: expected numbers such as 80 or 90, or ptx, found '$lk_arch'])])
+          [ptx], [lk_ptx=yes; continue],
+          [90|90a], [NVCC_ARCH="$NVCC_ARCH -gencode arch=compute_90a,code=sm_90a"],
+          [*@<:@!0-9a-z@:>@*|@<:@!0-9@:>@*],
+          [AC_MSG_ERROR([--with-cuda-arch: expected numbers such as 80 or 90, or ptx, found '$lk_arch'])],
+          [NVCC_ARCH="$NVCC_ARCH -gencode arch=compute_$lk_arch,code=sm_$lk_arch"])
+        lk_number=`AS_ECHO(["$lk_arch"]) | tr -d a-z`
+        AS_IF([test "$lk_number" -gt "$lk_newest"], [lk_newest=$lk_number])
       done
       AS_IF([test "x$lk_newest" = x0], [AC_MSG_ERROR([--with-cuda-arch names no architecture])])
       AS_IF([test "x$lk_ptx" = xyes],

@@ -148,6 +148,9 @@ ok "an earlier checkpoint is there too" test -f run/checkpoints/step-000004.h5
 ok "no partial file is left" test -z "$(find run -name '*.part')"
 ok "the loss log has a line a step" test "$(wc -l <run/loss.log)" -eq 8
 ok "the validation log has a line an evaluation" test "$(wc -l <run/validation.log)" -eq 2
+run "$LOCKSTEP" train r.yaml --set directory=blind --set eval.batches=0
+ok "validation, in the memory of the steps, changes none" cmp run/loss.log blind/loss.log
+rm -rf blind
 ok "the resolved run file says all" grep -q 'rope_theta: 10000' run/run.yaml
 prints "the resolved run file is a run file" 'step 8/8' \
     "$LOCKSTEP" train run/run.yaml --set directory=again

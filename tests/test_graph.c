@@ -60,6 +60,26 @@ static lk_tensor *bad_attention(lk_graph *g)
     return lk_attention(g, x, 4, 4, true, false, 0);
 }
 
+/* 16 heads over 8192 tokens: of 16 samples, every weight has its random word */
+static lk_tensor *attention(lk_graph *g, int64_t samples, float p)
+{
+    lk_tensor *x = lk_input(g, "qkv", LK_F16, 3, (int64_t[]){samples, 8192, 768});
+    return lk_attention(g, x, 16, 16, true, false, p);
+}
+
+static lk_tensor *bad_weights(lk_graph *g) { return attention(g, 17, 0.1f); }
+
+static lk_tensor *bad_dropout(lk_graph *g)
+{
+    return lk_dropout(g, lk_input(g, "x", LK_F16, 2, (int64_t[]){131073, 131072}), 0.1f);
+}
+
+static lk_tensor *bad_branch(lk_graph *g)
+{
+    lk_tensor *x = lk_input(g, "x", LK_F16, 2, (int64_t[]){131073, 131072});
+    return lk_residual(g, x, x, 0.1f);
+}
+
 static lk_tensor *bad_kv_heads(lk_graph *g)
 {
     lk_tensor *x = lk_input(g, "qkv", LK_F32, 3, (int64_t[]){2, 4, 160});
@@ -223,6 +243,9 @@ static const struct {
     {"residual", bad_residual, {"[2, 8]", "[2, 8, 1]"}},
     {"attention, width", bad_attention, {"[2, 4, 50]", "4 heads"}},
     {"attention, kv heads", bad_kv_heads, {"4 heads", "3 kv heads"}},
+    {"attention, dropout", bad_weights, {"2228224 x 8192", "17179869184", "train.leaves"}},
+    {"dropout", bad_dropout, {"131073 x 131072", "17179869184", "train.leaves"}},
+    {"residual, dropout", bad_branch, {"17180000256", "17179869184", "train.leaves"}},
     {"rope, odd head", bad_rope, {"[2, 4, 36]"}},
     {"cross-entropy, classes", bad_classes, {"[6, 10]", "11"}},
     {"cross-entropy, targets", bad_targets, {"[6, 10]", "[7]"}},
@@ -270,6 +293,22 @@ static void check_mistakes(void)
         lk_params_destroy(p);
     }
     lk_error_clear();
+}
+
+/* What is as large as there are random words, or needs none, is no mistake. */
+static void check_large_dropout(void)
+{
+    lk_params *p = lk_params_create();
+    lk_graph *training = lk_graph_create(p, true), *other = lk_graph_create(p, false);
+    lk_tensor *x = lk_input(training, "x", LK_F16, 2, (int64_t[]){131073, 131072});
+    tap_ok(attention(training, 16, 0.1f) && attention(training, 17, 0) &&
+               lk_residual(training, x, x, 0) && lk_stochastic_depth(training, x, x, 0.1f) &&
+               attention(other, 17, 0.1f) && lk_dropout(other, x, 0.1f) == x,
+           "as many elements as random words, and more without dropout or training %s",
+           lk_error_text());
+    lk_graph_destroy(training);
+    lk_graph_destroy(other);
+    lk_params_destroy(p);
 }
 
 /* ---- parameters ---------------------------------------------------------------------------- */
@@ -700,6 +739,7 @@ static void check_bucket(int64_t floats)
 int main(void)
 {
     check_mistakes();
+    check_large_dropout();
     check_layout();
     check_initialisation();
     check_autocast(LK_F16);

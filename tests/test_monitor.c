@@ -330,6 +330,38 @@ static void unwritable(void)
     lk_error_clear();
 }
 
+/* A device that has chosen algorithms, as a GPU does. */
+static void chosen(lk_device *d, lk_tuning *t)
+{
+    (void)d;
+    *t = (lk_tuning){.tuned = 7, .first = 4, .cut = 2, .reused = 3, .seconds = 1.25};
+}
+
+static void tuned(void)
+{
+    lk_backend chooses = lk_backend_null;
+    lk_monitor *m = start("untuned", NULL, 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    tap_ok(said == 0 && !last_event("untuned/run.jsonl", "tuning"),
+           "a device that chooses nothing has nothing to tell");
+    chooses.tuning = chosen;
+    device->backend = &chooses;
+    m = start("tuned", NULL, 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    device->backend = &lk_backend_null;
+    json_t *t = last_event("tuned/run.jsonl", "tuning");
+    tap_ok(said == 1 && strcmp(last_said, "algorithms of 3 products reused from the checkpoint; "
+                                          "algorithms of 7 products tuned in 1.2 s, 4 kept the "
+                                          "library's first; for want of time or memory 2 were "
+                                          "not tuned to the end") == 0,
+           "one that does says so once: %s", last_said);
+    tap_ok(number(t, "tuned", NULL) == 7 && number(t, "first", NULL) == 4 &&
+               number(t, "cut", NULL) == 2 && number(t, "reused", NULL) == 3 &&
+               number(t, "seconds", NULL) == 1.25,
+           "and it is in the log");
+    json_decref(t);
+}
+
 int main(void)
 {
     char directory[] = "/tmp/lockstep-monitor-XXXXXX", command[80];
@@ -341,6 +373,7 @@ int main(void)
     traced();
     spike();
     early();
+    tuned();
     not_finite();
     unwritable();
     lk_run_clear(&run);

@@ -73,6 +73,15 @@ typedef struct lk_device_tracer {
     void (*close)(lk_device *d); /* also of one that is not open */
 } lk_device_tracer;
 
+/* How library algorithms were chosen since open(), one for the shape of each product. */
+typedef struct lk_tuning {
+    int tuned;      /* by running those that the library proposes */
+    int first;      /* of these, kept the one that it proposes first */
+    int cut;        /* of these, were not tried with all, for want of time or memory */
+    int reused;     /* by choices_set() */
+    double seconds; /* that tuning took */
+} lk_tuning;
+
 struct lk_backend {
     const char *name;
 
@@ -120,6 +129,8 @@ struct lk_backend {
      * prepare() makes them binding: the same choices give the same bits. */
     lk_status (*choices_get)(lk_device *d, char **text);
     lk_status (*choices_set)(lk_device *d, const char *text);
+    /* What prepare() did to choose. NULL: there is nothing to choose. */
+    void (*tuning)(lk_device *d, lk_tuning *tuning);
 
     /* What `count` elements of a float type on the device hold; synchronises. For the search for
      * what is not finite. NULL: there is none. */
@@ -136,7 +147,16 @@ struct lk_device {
     lk_dtype compute;  /* working type of products: set by the program before prepare() */
     int tf32;          /* f32 products may use TF32 */
     size_t allocated;  /* bytes by alloc() since open(), what was released too */
+    size_t peak;       /* the most that it was, with what the backend took for a while */
 };
+
+/* For backends: so many bytes were taken, by alloc() or for a while. */
+static inline void lk_device_took(lk_device *d, size_t bytes, bool for_a_while)
+{
+    size_t all = d->allocated + bytes;
+    if (all > d->peak) d->peak = all;
+    if (!for_a_while) d->allocated = all;
+}
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;
 #ifdef LK_HAVE_CUDA

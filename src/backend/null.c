@@ -29,7 +29,7 @@ static lk_status alloc(lk_device *d, size_t bytes, void **memory)
     *memory = aligned_alloc(256, (bytes + 256) / 256 * 256);
     if (!*memory) return lk_fail(LK_E_SYSTEM, "out of memory");
     memset(*memory, 0, bytes);
-    d->allocated += bytes;
+    lk_device_took(d, bytes, false);
     return LK_OK;
 }
 

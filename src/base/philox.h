@@ -51,7 +51,9 @@ LK_HD float lk_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
 /* Dropout keeps an element when its word is at least this threshold. `p` in [0, 1). */
 LK_HD uint32_t lk_dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
 
-/* The word of element `index` of dropout site `site`: word index%4 of counter index/4. */
+/* The word of element `index` of dropout site `site`: word index%4 of counter index/4. A site has
+ * LK_DROPOUT_WORDS of them; lk_dropout_fits() (ops/ops.h) refuses what would use one twice. */
+#define LK_DROPOUT_WORDS ((int64_t)1 << 34)
 LK_HD lk_u32x4 lk_dropout_words(uint64_t seed, uint32_t site, uint32_t leaf, uint64_t step,
                                 uint64_t index)
 {

@@ -56,7 +56,7 @@ static lk_status alloc(lk_device *d, size_t bytes, void **memory)
                        "--plan' tells what takes how much), or take a machine with more memory",
                        (double)bytes / 0x1p20, (double)d->allocated / 0x1p20);
     memset(p, 0, whole);
-    d->allocated += whole;
+    lk_device_took(d, whole, false);
     *memory = p;
     return LK_OK;
 }

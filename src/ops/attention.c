@@ -48,6 +48,8 @@ lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bo
         return NULL;
     }
     int dim = (int)(lk_cols(qkv) / all);
+    int64_t queries = qkv->dim[0] * heads * qkv->dim[1];
+    if (p > 0 && g->training && !lk_dropout_fits(g, queries, qkv->dim[1])) return NULL;
     lk_node *n = lk_node_new(g, LK_OP_ATTENTION, 2, (lk_tensor *[]){qkv, g->state});
     if (!n) return NULL;
     n->attr.attention.heads = heads;

@@ -179,6 +179,8 @@ lk_tensor *lk_swiglu(lk_graph *g, lk_tensor *x);
 lk_tensor *lk_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_norm_kind kind,
                    float eps);
 lk_tensor *lk_dropout(lk_graph *g, lk_tensor *x, float p); /* x itself when p = 0 or not training */
+/* Whether each of rows * cols elements has a random word of its own; else the graph's error. */
+bool lk_dropout_fits(lk_graph *g, int64_t rows, int64_t cols);
 lk_tensor *lk_residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p);
 lk_tensor *lk_add(lk_graph *g, lk_tensor *a, lk_tensor *b);
 lk_tensor *lk_stochastic_depth(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p); /* residual

@@ -1,4 +1,5 @@
 /* dropout, residual (x + dropout(branch)), add. */
+#include "base/philox.h"
 #include "ops/ops.h"
 
 static lk_tensor *dropout(lk_graph *g, lk_tensor *x, float p, uint32_t site, int64_t group)
@@ -18,10 +19,21 @@ static void dropout_gradient(lk_graph *g, lk_node *n)
                           n->attr.dropout.group));
 }
 
+bool lk_dropout_fits(lk_graph *g, int64_t rows, int64_t cols)
+{
+    if (rows <= LK_DROPOUT_WORDS / cols) return true;
+    lk_error_at(g, "dropout over %lld x %lld elements in a leaf would use random numbers twice; at "
+                "most %lld have their own: set train.leaves higher, train.batch or model.context "
+                "lower, or model.dropout to 0", (long long)rows, (long long)cols,
+                (long long)LK_DROPOUT_WORDS);
+    return false;
+}
+
 lk_tensor *lk_dropout(lk_graph *g, lk_tensor *x, float p)
 {
     if (g->status != LK_OK || !x) return NULL;
     if (p <= 0 || !g->training) return x;
+    if (!lk_dropout_fits(g, lk_rows(x), lk_cols(x))) return NULL;
     return dropout(g, x, p, g->sites++, 1);
 }
 
@@ -49,6 +61,7 @@ static bool same_shape(lk_graph *g, const char *what, const lk_tensor *a, const 
 static lk_tensor *residual(lk_graph *g, lk_tensor *x, lk_tensor *branch, float p, int64_t group)
 {
     if (g->status != LK_OK || !x || !branch || !same_shape(g, "residual", x, branch)) return NULL;
+    if (p > 0 && g->training && !lk_dropout_fits(g, lk_count(x) / group, 1)) return NULL;
     lk_node *n = lk_node_new(g, LK_OP_RESIDUAL, 3, (lk_tensor *[]){x, branch, g->state});
     if (!n) return NULL;
     n->attr.dropout.p = g->training ? p : 0;

@@ -12,8 +12,8 @@ struct lk_program {
     lk_graph *graph;
     lk_store *store;
     lk_program_options options;
-    size_t arena_bytes;
-    void *arena, *scratch;
+    size_t arena_bytes, scratch_bytes;
+    void *memory;  /* for both, the arena first; NULL: shared or not needed */
     char ***input; /* [local leaf][tensor id] */
     lk_exec exec;
     void *captured;
@@ -23,22 +23,38 @@ struct lk_program {
 static lk_status prepare(lk_program *p)
 {
     lk_device *d = p->store->device;
-    size_t scratch = 0;
     for (lk_node *n = p->graph->first; n; n = n->next) {
         if (!d->backend->kernel[n->op])
             return lk_fail(LK_E_INTERNAL, "%s: the %s backend cannot run op '%s'", n->scope,
                            d->backend->name, lk_op_name(n->op));
         size_t bytes = 0;
         LK_TRY(d->backend->prepare(d, n, &bytes));
-        if (bytes > scratch) scratch = bytes;
+        if (bytes > p->scratch_bytes) p->scratch_bytes = bytes;
     }
-    if (p->arena_bytes) {
-        lk_status status = d->backend->alloc(d, p->arena_bytes, &p->arena);
-        if (status != LK_OK)
-            return lk_fail_prefix(status, "activations (a smaller batch or more leaves need less; "
-                                          "'lockstep train --plan' tells how much)");
+    return LK_OK;
+}
+
+lk_status lk_program_share(lk_program *const *program, int count, void **memory)
+{
+    lk_device *d = NULL;
+    size_t most = 0;
+    char *m = NULL;
+    for (int i = 0; i < count; i++) {
+        if (!program[i]) continue;
+        d = program[i]->store->device;
+        size_t bytes = program[i]->arena_bytes + program[i]->scratch_bytes;
+        if (bytes > most) most = bytes;
     }
-    if (scratch) LK_TRY(d->backend->alloc(d, scratch, &p->scratch));
+    lk_status status = most ? d->backend->alloc(d, most, (void **)&m) : LK_OK;
+    if (status != LK_OK)
+        return lk_fail_prefix(status, "activations (a smaller batch or more leaves need less; "
+                                      "'lockstep train --plan' tells how much)");
+    for (int i = 0; i < count && m; i++) {
+        if (!program[i]) continue;
+        program[i]->exec.base[LK_REGION_ARENA] = m;
+        program[i]->exec.base[LK_REGION_SCRATCH] = m + program[i]->arena_bytes;
+    }
+    *memory = m;
     return LK_OK;
 }
 
@@ -51,6 +67,10 @@ lk_status lk_program_create(lk_graph *g, lk_store *store, const lk_program_optio
     p->graph = g;
     p->store = store;
     p->options = *o;
+    p->exec.device = store->device;
+    p->exec.comm = o->comm;
+    p->exec.seed = o->seed;
+    for (int i = 0; i < LK_REGIONS; i++) p->exec.base[i] = store->buffer[i];
     lk_status status = LK_OK;
     p->input = calloc((size_t)o->local_leaves, sizeof *p->input);
     for (int i = 0; p->input && i < o->local_leaves; i++)
@@ -60,16 +80,11 @@ lk_status lk_program_create(lk_graph *g, lk_store *store, const lk_program_optio
     store->device->compute = g->compute;
     if (status == LK_OK) status = lk_plan(g, &p->arena_bytes);
     if (status == LK_OK) status = prepare(p);
+    if (status == LK_OK && !o->shares) status = lk_program_share(&p, 1, &p->memory);
     if (status != LK_OK) {
         lk_program_destroy(p);
         return status;
     }
-    p->exec.device = store->device;
-    p->exec.comm = o->comm;
-    p->exec.seed = o->seed;
-    for (int i = 0; i < LK_REGIONS; i++) p->exec.base[i] = store->buffer[i];
-    p->exec.base[LK_REGION_ARENA] = p->arena;
-    p->exec.base[LK_REGION_SCRATCH] = p->scratch;
     *program = p;
     return LK_OK;
 }
@@ -81,8 +96,7 @@ void lk_program_destroy(lk_program *p)
     lk_heart_forget(); /* scopes of a graph that may go next */
     d->backend->sync(d);
     if (p->captured) d->backend->replayable_destroy(d, p->captured);
-    if (p->arena) d->backend->release(d, p->arena);
-    if (p->scratch) d->backend->release(d, p->scratch);
+    if (p->memory) d->backend->release(d, p->memory);
     for (int i = 0; p->input && i < p->options.local_leaves; i++) free(p->input[i]);
     free(p->input);
     free(p);
@@ -191,12 +205,13 @@ static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)
     if (b->branch_begin) LK_TRY(b->branch_begin(p->store->device));
     const lk_tensor *t = n->in[0];
     void *mine = p->exec.base[LK_REGION_GRAD];
-    LK_TRY(merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth));
+    lk_status status =
+        merge(p, leaf, (int64_t)(t->offset / sizeof(float)), lk_count(t), &depth);
     p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
-    lk_status status = run_node(p, n);
+    if (status == LK_OK) status = run_node(p, n);
     p->exec.base[LK_REGION_GRAD] = mine;
-    if (status == LK_OK && b->branch_end) status = b->branch_end(p->store->device);
-    return status;
+    lk_status ended = b->branch_end ? b->branch_end(p->store->device) : LK_OK;
+    return status == LK_OK ? ended : status;
 }
 
 /* The leaf whose sums lie below `depth`; with `last`, its LAST nodes too (*bucketed: there are). */

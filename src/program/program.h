@@ -17,12 +17,17 @@ typedef struct lk_program_options {
     uint64_t seed;
     int first_leaf, local_leaves;
     bool capture;
+    bool shares; /* memory, by lk_program_share(), before anything else is done with it */
 } lk_program_options;
 
 /* The graph must outlive the program. Plans memory, prepares kernels (algorithm choices). */
 lk_status lk_program_create(lk_graph *g, lk_store *store, const lk_program_options *o,
                             lk_program **program);
 void lk_program_destroy(lk_program *p); /* takes NULL; before lk_comm_detach() */
+/* Arena and scratch for programs of one device, NULL among them, of which never two run at a time:
+ * one allocation, as large as the largest needs. The caller releases *memory after the programs;
+ * NULL: none needs any. */
+lk_status lk_program_share(lk_program *const *program, int count, void **memory);
 /* Bind an INPUT tensor to device memory for one local leaf. Before the first run. */
 lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
 lk_status lk_program_run(lk_program *p);

@@ -28,7 +28,7 @@ typedef struct lk_monitor_options { /* what it points to outlives the monitor */
     uint64_t start;                 /* steps done before */
     const lk_drift_report *drift;   /* of validation from training samples; NULL or without
                                        features: not known here */
-    const lk_reporter *reporter;    /* gets a line for each warning */
+    const lk_reporter *reporter;    /* gets a line for each warning, and one of tuning */
 } lk_monitor_options;
 
 /* After the logs of the run directory were opened: its loss.log tells what came before `start`, so

@@ -96,6 +96,31 @@ static void log_drift(lk_monitor *m)
                                "features", list));
 }
 
+/* How library algorithms were chosen, where they are; for the user too. */
+static void log_tuning(lk_monitor *m)
+{
+    const lk_backend *b = m->o.device->backend;
+    lk_tuning t = {.tuned = 0};
+    char text[300] = "";
+    size_t n = 0;
+    if (b->tuning) b->tuning(m->o.device, &t);
+    if (t.tuned + t.reused == 0) return;
+    lk_monitor_event(m, "tuning", m->o.start,
+                     json_pack("{s:i, s:i, s:i, s:i, s:o}", "tuned", t.tuned, "first", t.first,
+                               "cut", t.cut, "reused", t.reused, "seconds",
+                               lk_run_log_real(t.seconds)));
+    if (t.reused > 0)
+        n = (size_t)snprintf(text, sizeof text, "algorithms of %d products reused from the "
+                             "checkpoint%s", t.reused, t.tuned > 0 ? "; " : "");
+    if (t.tuned > 0)
+        n += (size_t)snprintf(text + n, sizeof text - n, "algorithms of %d products tuned in %.1f "
+                              "s, %d kept the library's first", t.tuned, t.seconds, t.first);
+    if (t.cut > 0)
+        snprintf(text + n, sizeof text - n, "; for want of time or memory %d were not tuned to "
+                 "the end", t.cut);
+    if (m->o.reporter->line) m->o.reporter->line(m->o.reporter->context, text);
+}
+
 void lk_monitor_log_start(lk_monitor *m)
 {
     const lk_monitor_options *o = &m->o;
@@ -109,6 +134,7 @@ void lk_monitor_log_start(lk_monitor *m)
         o->comm->host, "code", LK_CODE_VERSION, "build", LK_BUILD, "data", "file", o->data->path,
         "digest", o->data->digest, "record_steps", (json_int_t)o->run->log.steps);
     lk_monitor_event(m, "start", o->start, more);
+    log_tuning(m);
     if (o->drift && o->drift->features > 0) log_drift(m);
 }
 
@@ -135,7 +161,7 @@ void lk_monitor_log_step(lk_monitor *m)
     const lk_histogram *h = &m->recent.histogram;
     double mean = m->span / (double)m->span_steps, rate = (double)m->o.run->train.batch / mean;
     double wait = 1e3 * m->span_wait / (double)m->span_steps;
-    double device = (double)m->o.device->allocated;
+    double device = (double)m->o.device->peak;
     lk_tensorboard_scalar scalar[] = {
         {"loss/train", s->loss},
         {"optimizer/learning_rate", s->lr},
@@ -246,8 +272,8 @@ lk_status lk_monitor_export(lk_monitor *m)
         {TIMES, "_count", run, (double)m->all.count},
         COUNTER("data_wait_seconds_total", "Time in which steps waited for samples.", m->data_wait),
         GAUGE("host_memory_peak_bytes", "Largest resident size of rank 0 so far.", m->host_peak),
-        GAUGE("device_memory_bytes", "Memory allocated by rank 0 on its device.",
-              (double)m->o.device->allocated),
+        GAUGE("device_memory_bytes", "Most memory allocated by rank 0 on its device.",
+              (double)m->o.device->peak),
         WARNED(LK_WARN_LOSS),
         WARNED(LK_WARN_GRADIENT),
         WARNED(LK_WARN_RANK),

@@ -19,7 +19,7 @@ const char *lk_memory_name(lk_memory kind)
         [LK_MEMORY_EMA] = "moving average",
         [LK_MEMORY_ACTIVATIONS] = "activations",
         [LK_MEMORY_SCRATCH] = "scratch",
-        [LK_MEMORY_VALIDATION] = "validation",
+        [LK_MEMORY_VALIDATION] = "more in validation",
         [LK_MEMORY_DATA] = "data",
         [LK_MEMORY_STAGING] = "reduction staging",
         [LK_MEMORY_PINNED] = "pinned on the host",
@@ -83,15 +83,17 @@ static lk_status program_bytes(lk_device *d, lk_graph *g, double *arena, double 
 lk_status lk_session_memory(const lk_memory_parts *p, double m[LK_MEMORY_KINDS])
 {
     double flat = (double)p->params->total * sizeof(float), arena = 0, scratch = 0;
-    double gradient = flat + LK_METRIC_FLOATS * sizeof(float);
-    m[LK_MEMORY_VALIDATION] = 0;
+    double gradient = flat + LK_METRIC_FLOATS * sizeof(float), most = 0;
     for (int i = 0; i < 2; i++) {
         lk_graph *g = i ? p->ema : p->held;
         if (!g) continue;
         LK_TRY(program_bytes(p->device, g, &arena, &scratch));
-        m[LK_MEMORY_VALIDATION] += arena + scratch;
+        if (arena + scratch > most) most = arena + scratch;
     }
-    LK_TRY(program_bytes(p->device, p->train, &m[LK_MEMORY_ACTIVATIONS], &m[LK_MEMORY_SCRATCH]));
+    LK_TRY(program_bytes(p->device, p->train, &arena, &scratch));
+    m[LK_MEMORY_ACTIVATIONS] = arena;
+    m[LK_MEMORY_SCRATCH] = scratch;
+    m[LK_MEMORY_VALIDATION] = most > arena + scratch ? most - arena - scratch : 0;
     m[LK_MEMORY_PARAMETERS] = flat;
     m[LK_MEMORY_SHADOW] = p->train->compute == LK_F32 ? 0 : flat / 2;
     m[LK_MEMORY_GRADIENTS] = lk_store_gradients(p->local_leaves) * gradient;

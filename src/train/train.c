@@ -393,6 +393,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_program_destroy(t.ema);
     lk_comm_detach(comm);
     if (t.device) {
+        if (t.shared) t.device->backend->release(t.device, t.shared);
         if (t.eval_state) t.device->backend->release(t.device, t.eval_state);
         if (t.scale) t.device->backend->release(t.device, t.scale);
         if (t.ring) t.device->backend->host_release(t.device, t.ring);

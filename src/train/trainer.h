@@ -36,6 +36,7 @@ typedef struct lk_trainer {
     lk_store *store;
     lk_save *save;
     lk_program *train, *eval, *ema;
+    void *shared;             /* device: their arena and scratch */
     int64_t eval_batches;     /* of a validation */
     void *eval_state, *scale; /* device; scale: of images */
     lk_step_state *ring; /* pinned, LK_TRAINER_RING slots */

@@ -42,7 +42,8 @@ static lk_status create_program(lk_trainer *t, const lk_loss_graph *g, lk_loader
                             .seed = (uint64_t)t->run->seed,
                             .first_leaf = t->order.first_leaf,
                             .local_leaves = local,
-                            .capture = true};
+                            .capture = true,
+                            .shares = true};
     LK_TRY(lk_program_create(g->graph, t->store, &o, program));
     for (int i = 0; i < local; i++) {
         for (int k = 0; k < t->data->fields; k++)
@@ -52,11 +53,8 @@ static lk_status create_program(lk_trainer *t, const lk_loss_graph *g, lk_loader
     return LK_OK;
 }
 
-static lk_status create_programs(lk_trainer *t)
+static lk_status create_held_programs(lk_trainer *t)
 {
-    t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
-    LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
-    if (!t->held_loader) return LK_OK;
     LK_TRY(create_program(t, &t->eval_graph, t->held_loader, &t->eval));
     lk_program_use_state(t->eval, t->eval_state);
     if (!t->ema_graph.graph) return LK_OK;
@@ -64,6 +62,15 @@ static lk_status create_programs(lk_trainer *t)
     lk_program_use_state(t->ema, t->eval_state);
     lk_program_use_ema(t->ema);
     return LK_OK;
+}
+
+/* One runs at a time, and none reads what another left: what lasts lies in the store. */
+static lk_status create_programs(lk_trainer *t)
+{
+    t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
+    LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
+    if (t->held_loader) LK_TRY(create_held_programs(t));
+    return lk_program_share((lk_program *[]){t->train, t->eval, t->ema}, 3, &t->shared);
 }
 
 static lk_status allocate(lk_trainer *t)
