@@ -137,6 +137,8 @@ part_ops() {
         [ $name = fuse ] || # which looks at the graph, and computes on the CPU
             ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
     done
+    counted "attention by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
+        --portable attention
 }
 
 part_exact() {

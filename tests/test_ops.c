@@ -5,8 +5,9 @@
  *   the same bits with 1, 2 and 3 threads, and in repeated runs.
  * Memory is filled with NaN before a run, so that an element never written shows.
  * Then windows and conversion of special values; test_images has images, test_steps the optimizer.
- * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention run on
- * a Hopper GPU as on others; an argument that is no option selects the rows whose name contains it. */
+ * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention run
+ * on a Hopper GPU as on others; an argument that is no option selects the rows whose name contains
+ * it. */
 #include "program/program.h"
 #include "tests/op_cases.h"
 #include "tests/ops_help.h"
