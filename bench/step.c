@@ -4,8 +4,8 @@
  * tokens or images. Under mpirun on any number of ranks that train.leaves allows: each computes its
  * leaves, and gradients are reduced as in training (train.reduce, train.bucket_mib). Prints the
  * median, the fastest and the 95th percentile of a step, tokens per second, and memory of rank 0:
- * by kind, and all that lockstep allocated on the device, samples included, without what CUDA and
- * its libraries take for themselves.
+ * by kind, and the most that lockstep had on the device, samples and what tuning took included,
+ * without what CUDA and its libraries take for themselves.
  *
  * Time is the host's clock over a round: TOGETHER steps enqueued in a row, as training runs them,
  * with the device idle before the first and after the last. A step is the round's time divided by
@@ -73,7 +73,7 @@ static void print_memory(const bench_model *m)
            "all on the device %.1f\n",
            (double)lk_program_arena_bytes(m->program) / 0x1p20,
            (double)m->params->total * (4 * floats + (half ? 2 : 0)) / 0x1p20,
-           (double)m->device->allocated / 0x1p20);
+           (double)m->device->peak / 0x1p20);
 }
 
 static void print(const bench_model *m, const char *what, const double *ms, int rounds,

@@ -83,7 +83,7 @@ refused "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found 'gpt3'" \
     env STEPS='gpt2 gpt3' sh "$srcdir/bench/gpu.sh" step
 ranks 2 "$step" r.yaml --set train.leaves=1
 ok "more ranks than leaves are refused" test "$rc" -eq 2 -a \
-    "$(grep -c '^step: 2 ranks do not divide 1 leaves' "$work/err")" -eq 1
+    "$(grep -c '^step: r.yaml: 2 ranks do not divide 1 leaves' "$work/err")" -eq 1
 ranks 2 "$kernels" r.yaml
 ok "nodes are timed on one rank" test "$rc" -eq 2 -a \
     "$(grep -c '^kernels: expected one rank, found 2' "$work/err")" -eq 1
