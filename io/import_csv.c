@@ -239,7 +239,7 @@ static lk_status import(importer *m)
     m->csv = calloc((size_t)job->files, sizeof *m->csv);
     if (!m->csv) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int i = 0; i < job->files; i++) LK_TRY(check_file(m, i));
-    LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows"));
+    LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows", NULL));
     if (m->rows == 0)
         return lk_fail(LK_E_INPUT,
                        "%s: expected rows of numbers, found none; is it the right "

@@ -72,12 +72,13 @@ void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, co
 }
 
 lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
-                              const char *what)
+                              const char *what, const char *kept)
 {
     if (result->bad <= to->max_bad) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: expected at most %lld bad %s, found %lld, listed above; repair "
-                   "or remove them, or give --max-bad %lld to leave them out", to->output,
-                   (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad);
+                   "or remove them, or give --max-bad %lld to leave them out%s%s", to->output,
+                   (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad,
+                   kept ? ", which goes on from " : "", kept ? kept : "");
 }
 
 lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes)

@@ -20,11 +20,12 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
 lk_status lk_import_name(const char *output, const char *ending, char **name);
 /* The fraction, or what it is where nothing is said. */
 double lk_import_fraction(const lk_import_target *to);
-/* One bad file or row. LK_E_INPUT is for the end: lk_import_check_bad. */
+/* One bad file or row. LK_E_INPUT is for the end: lk_import_check_bad. `kept`: the file that has
+ * the good ones for the next import; NULL: none. */
 void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, const char *where,
                         const char *reason);
 lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
-                              const char *what);
+                              const char *what, const char *kept);
 
 /* A model learns to tell classes apart: one alone is an error. `where`: the input. */
 lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes);
