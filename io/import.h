@@ -24,6 +24,8 @@ typedef struct lk_import_target {
     void (*bad)(void *context, const char *where, const char *reason); /* each bad file or row */
     void (*ignored)(void *context, const char *where, const char *reason); /* images: each file or
                             folder that is no part of the layout */
+    void (*untrained)(void *context, const char *where, const char *reason); /* each class that the
+                            training split has no sample of */
     void *context;
 } lk_import_target;
 

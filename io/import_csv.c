@@ -226,6 +226,7 @@ static lk_status write_all(importer *m, const uint16_t *class_of)
     LK_TRY(write_split(m, LK_VALIDATION, rows[0], m->rows, class_of));
     memcpy(m->result.rows, rows, sizeof rows);
     m->result.classes = m->labels.count;
+    lk_rows_tell_untrained(&m->out, &m->job->to, m->labels.name, m->labels.count);
     return lk_rows_finish(&m->out, m->job->to.output, m->job->file[0], m->labels.name,
                           m->labels.count, m->result.digest);
 }

@@ -3,8 +3,9 @@
  * Rank 0 finds the files and gives the list to all; of each block rank r of R decodes the files
  * [count r/R, count (r+1)/R) and rank 0 gathers them in the order of the list and appends them to
  * the journal. How many files a block has follows from the time that the one before took, so that a
- * kill costs seconds whatever the images are; no bit of the dataset follows from it. When all is decoded it is known which images are good, and rank 0 copies them from
- * the journal into the dataset. So the ranks decide nothing but who decodes. */
+ * kill costs a second whatever the images are; no bit of the dataset follows from it. When all is
+ * decoded it is known which images are good, and rank 0 copies them from the journal into the
+ * dataset. So the ranks decide nothing but who decodes. */
 #include "base/clock.h"
 #include "io/image.h"
 #include "io/image_list.h"
@@ -329,6 +330,7 @@ static lk_status write_dataset(importer *m)
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
     LK_TRY(copy_blocks(m));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, o->channels));
+    lk_rows_tell_untrained(&m->out, &o->to, m->list.name, m->list.classes);
     LK_TRY(lk_rows_finish(&m->out, o->to.output, o->directory, m->list.name, m->list.classes,
                           m->result.digest));
     unlink(m->journal_path);

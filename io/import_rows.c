@@ -236,6 +236,23 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
     return LK_OK;
 }
 
+void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,
+                            int64_t classes)
+{
+    enum { NAMED = 8 };
+    char text[200];
+    int64_t without = 0;
+    for (int64_t i = 0; i < classes && to->untrained; i++) {
+        if (w->reference.label[i] > 0 || ++without > NAMED) continue;
+        snprintf(text, sizeof text, "no training sample of the class '%.60s'; add some, or keep "
+                 "fewer for validation", name[i]);
+        to->untrained(to->context, to->output, text);
+    }
+    if (without <= NAMED) return;
+    snprintf(text, sizeof text, "nor of %lld other classes", (long long)(without - NAMED));
+    to->untrained(to->context, to->output, text);
+}
+
 void lk_rows_abandon(lk_rows *w)
 {
     if (w->part) {

@@ -56,6 +56,9 @@ lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *dat
 /* All rows are written: digests, classes, source; flush, sync, rename to `output`. */
 lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
                          int64_t classes, char digest[LK_DIGEST_TEXT]);
+/* All rows are put: tell of the classes that the training split has no sample of. */
+void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,
+                            int64_t classes);
 void lk_rows_abandon(lk_rows *w); /* closes and removes what is not finished */
 
 /* Sums over pixels, exact and so independent of their order. */

@@ -204,6 +204,10 @@ prints "shown" '1 channel' "$LOCKSTEP" show one.h5
 prints "no validation" '16 training and 0 validation' \
     "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
 
+run "$LOCKSTEP" import images d -o share.h5 --size 8x8 -f 0.9
+ok "a class without training samples is named" test "$rc" -eq 0 -a "$(cat "$work/err")" = \
+    "warning: share.h5: no training sample of the class 'the bird'; add some, or keep fewer for \
+validation"
 mkdir alone
 cp -R d/cat alone
 bad "a folder of one class" "alone: expected at least 2 classes, found 1: 'cat'" \

@@ -235,6 +235,11 @@ static void ignored(void *context, const char *where, const char *reason)
     tell(context, "ignored", where, reason);
 }
 
+static void untrained(void *context, const char *where, const char *reason)
+{
+    tell(context, "warning", where, reason);
+}
+
 static lk_status import(const lk_world *w, const options *o, lk_import_result *r)
 {
     switch (o->kind->bit) {
@@ -301,7 +306,7 @@ int lk_cmd_import(int argc, char **argv)
         "  $ lockstep import csv readings.csv --label fault -o readings.h5",
         NULL, NULL, NULL};
     options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
-                        .ignored = ignored}, .channels = 3};
+                        .ignored = ignored, .untrained = untrained}, .channels = 3};
     o.file = calloc((size_t)argc + 4, sizeof *o.file);
     if (!o.file) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
