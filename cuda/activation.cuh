@@ -1,7 +1,7 @@
 /* Values and derivatives of the activations (graph.h, lk_activation), in f32.
  *
  * Derivatives at the corners of the piecewise functions are those of the left piece. NaN passes
- * through every value but that of hard_sigmoid. gelu is computed as x s with s = (1 + tanh u)/2 =
+ * through every value. gelu is computed as x s with s = (1 + tanh u)/2 =
  * 1/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3), which loses nothing for negative x. */
 #ifndef LK_CUDA_ACTIVATION_CUH
 #define LK_CUDA_ACTIVATION_CUH
@@ -19,8 +19,9 @@ static __device__ __forceinline__ float lk_gelu_sigmoid(float x)
 
 static __device__ __forceinline__ float lk_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-/* One instruction: the clamp to [0, 1] is a modifier of the multiply-add. */
-static __device__ __forceinline__ float lk_hard_sigmoid(float x)
+/* hard_sigmoid but for NaN, of which it makes 0. One instruction: the clamp to [0, 1] is a modifier
+ * of the multiply-add. */
+static __device__ __forceinline__ float lk_hard_clamp(float x)
 {
     return __saturatef(fmaf(x, 1.0f / 6, 0.5f));
 }
@@ -30,8 +31,8 @@ template <lk_activation A> static __device__ __forceinline__ float lk_act(float 
 {
     if constexpr (A == LK_GELU) return x * lk_gelu_sigmoid(x);
     else if constexpr (A == LK_RELU) return x < 0 ? 0 : x;
-    else if constexpr (A == LK_HARD_SWISH) return x * lk_hard_sigmoid(x);
-    else if constexpr (A == LK_HARD_SIGMOID) return lk_hard_sigmoid(x);
+    else if constexpr (A == LK_HARD_SWISH) return x * lk_hard_clamp(x);
+    else if constexpr (A == LK_HARD_SIGMOID) return x != x ? x : lk_hard_clamp(x);
     else if constexpr (A == LK_SIGMOID) return lk_sigmoid(x);
     else return x;
 }
@@ -47,7 +48,7 @@ template <lk_activation A> static __device__ __forceinline__ float lk_act_slope(
         return x > 0 ? 1 : 0;
     } else if constexpr (A == LK_HARD_SWISH) {
         float slope = fmaf(x, 1.0f / 3, 0.5f);
-        return x > 3 ? 1 : x > -3 ? slope : 0;
+        return x > 3 ? 1 : x <= -3 ? 0 : slope; /* NaN: NaN */
     } else if constexpr (A == LK_HARD_SIGMOID) {
         return x > -3 && x <= 3 ? 1.0f / 6 : 0;
     } else if constexpr (A == LK_SIGMOID) {

@@ -48,7 +48,7 @@ static __global__ void __launch_bounds__(THREADS)
             lk_get<V>(v, image + (int64_t)(row * a.w + column) * a.c);
 #pragma unroll
             for (int k = 0; k < V; k++)
-                if (first || v[k] > best[k]) {
+                if (first || v[k] > best[k] || v[k] != v[k]) { /* a NaN wins, and stays */
                     best[k] = v[k];
                     at.v[k] = (uint8_t)(r * a.size + s);
                 }

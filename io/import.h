@@ -19,10 +19,13 @@ typedef struct lk_import_target {
     double validation;   /* fraction kept for validation, [0, 1); negative: what the kind does when
                             nothing is said, below */
     int64_t max_bad;     /* images, csv: so many bad files or rows are left out; more: an error */
-    void (*progress)(void *context, int64_t done, int64_t total); /* text: bytes, else samples */
+    void (*progress)(void *context, int64_t done, int64_t total); /* text: bytes, else samples;
+                            images: first what an earlier import has done */
     void (*bad)(void *context, const char *where, const char *reason); /* each bad file or row */
     void (*ignored)(void *context, const char *where, const char *reason); /* images: each file or
                             folder that is no part of the layout */
+    void (*untrained)(void *context, const char *where, const char *reason); /* each class that the
+                            training split has no sample of */
     void *context;
 } lk_import_target;
 
@@ -31,7 +34,7 @@ typedef struct lk_import_result {
     int64_t classes;     /* text: the size of the vocabulary */
     int64_t bad;         /* files or rows left out */
     int64_t ignored;     /* images: files and folders that are no part of the layout */
-    int64_t resumed;     /* images: those that an interrupted import had decoded */
+    int64_t resumed;     /* images: those that an earlier import had decoded */
     char digest[33];
 } lk_import_result;
 
@@ -83,8 +86,8 @@ typedef enum lk_resize {
  *
  * Collective over `world`: all ranks decode, rank 0 finds the files, writes and calls the functions
  * of `to`; the dataset does not depend on the number of ranks. Decoded images are kept in
- * OUTPUT.part, so that the import goes on after an interruption; it starts anew when a file was
- * changed or other options are given. */
+ * OUTPUT.part, so that the import goes on after an interruption or with a larger max_bad; it starts
+ * anew when a file was changed or other options are given. */
 typedef struct lk_import_images {
     lk_import_target to;
     const char *directory, *labels; /* labels: NULL for sub-folders */

@@ -227,6 +227,7 @@ static lk_status write_all(importer *m, const uint16_t *class_of)
     LK_TRY(write_split(m, LK_VALIDATION, rows[0], m->rows, class_of));
     memcpy(m->result.rows, rows, sizeof rows);
     m->result.classes = m->labels.count;
+    lk_rows_tell_untrained(&m->out, &m->job->to, m->labels.name, m->labels.count);
     return lk_rows_finish(&m->out, m->job->to.output, m->job->file[0], m->labels.name,
                           m->labels.count, m->result.digest);
 }
@@ -240,7 +241,7 @@ static lk_status import(importer *m)
     m->csv = calloc((size_t)job->files, sizeof *m->csv);
     if (!m->csv) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int i = 0; i < job->files; i++) LK_TRY(check_file(m, i));
-    LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows"));
+    LK_TRY(lk_import_check_bad(&job->to, &m->result, "rows", NULL));
     if (m->rows == 0)
         return lk_fail(LK_E_INPUT,
                        "%s: expected rows of numbers, found none; is it the right "

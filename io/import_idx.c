@@ -266,6 +266,7 @@ static lk_status write_all(importer *m)
     if (pair) LK_TRY(copy_images(m, 1, 0));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, 1));
     memcpy(m->result.rows, rows, sizeof rows);
+    lk_rows_tell_untrained(&m->out, &job->to, m->name, m->result.classes);
     return lk_rows_finish(&m->out, job->to.output, job->images[0], m->name, m->result.classes,
                           m->result.digest);
 }

@@ -2,8 +2,11 @@
  *
  * Rank 0 finds the files and gives the list to all; of each block rank r of R decodes the files
  * [count r/R, count (r+1)/R) and rank 0 gathers them in the order of the list and appends them to
- * the journal. When all is decoded it is known which images are good, and rank 0 copies them from
- * the journal into the dataset. So the ranks decide nothing but who decodes. */
+ * the journal. How many files a block has follows from the time that the one before took, so that a
+ * kill costs a second whatever the images are; no bit of the dataset follows from it. When all is
+ * decoded it is known which images are good, and rank 0 copies them from the journal into the
+ * dataset. So the ranks decide nothing but who decodes. */
+#include "base/clock.h"
 #include "io/image.h"
 #include "io/image_list.h"
 #include "io/import_rows.h"
@@ -17,6 +20,7 @@
 
 enum { MAX_SIDE = 1 << 15, MAX_BLOCK_FILES = 1 << 16, MAX_PATH = 4096 };
 #define BLOCK ((size_t)8 << 20)       /* bytes of a block, about */
+#define BLOCK_SECONDS 0.5             /* what it takes, about */
 #define MAX_BLOCK ((size_t)1 << 30)   /* bytes of a block; MPI counts are ints */
 
 typedef struct importer {
@@ -27,8 +31,10 @@ typedef struct importer {
     lk_image_list list;
     size_t row;      /* bytes of an image */
     int64_t done;    /* files of the list that are decoded */
-    int64_t block;   /* files of a block */
-    uint8_t *pixels; /* [block] images; rank 0: of all ranks */
+    int64_t least, most; /* files of a block: so that all threads have work; what there is room
+                            for */
+    int64_t block;   /* files of the next block */
+    uint8_t *pixels; /* [most] images; rank 0: of all ranks */
     char (*reason)[LK_JOURNAL_REASON]; /* alike */
     /* rank 0 */
     char *journal_path;
@@ -83,6 +89,10 @@ static void note_block(importer *m, const lk_journal_block *b)
             m->result.rows[m->list.file[b->first + i].split]++;
     }
     m->done = b->first + b->count;
+}
+
+static void tell_progress(const importer *m)
+{
     if (m->job->to.progress) m->job->to.progress(m->job->to.context, m->done, m->list.count);
 }
 
@@ -97,6 +107,7 @@ static lk_status resume(importer *m)
         lk_journal_block_clear(&b);
     }
     m->result.resumed = m->done;
+    tell_progress(m);
     return lk_journal_cut(&m->journal);
 }
 
@@ -143,21 +154,23 @@ static lk_status share_list(importer *m)
 
 /* ---- decoding -------------------------------------------------------------------------------- */
 
-/* All ranks give the same answer: the largest number of threads counts. */
-static lk_status choose_block(importer *m)
+/* The limits are the same on all ranks: the largest number of threads counts. */
+static lk_status make_room(importer *m)
 {
     int threads = omp_get_max_threads();
     if (MPI_Allreduce(MPI_IN_PLACE, &threads, 1, MPI_INT, MPI_MAX, m->comm) != MPI_SUCCESS)
         return lk_fail(LK_E_COMM, "MPI_Allreduce failed");
     int64_t rows = (int64_t)(BLOCK / m->row), busy = 8 * (int64_t)threads * m->ranks;
     int64_t most = (int64_t)(MAX_BLOCK / m->row);
-    if (rows < busy) rows = busy;
+    if (most > MAX_BLOCK_FILES) most = MAX_BLOCK_FILES;
+    if (busy > most) busy = most;
     if (rows > most) rows = most;
-    if (rows > MAX_BLOCK_FILES) rows = MAX_BLOCK_FILES;
-    m->block = rows;
-    m->pixels = malloc((size_t)rows * m->row);
-    m->reason = malloc((size_t)rows * sizeof *m->reason);
-    m->label = malloc((size_t)rows * sizeof *m->label);
+    m->least = busy;
+    m->most = rows > busy ? rows : busy;
+    m->block = m->least;
+    m->pixels = malloc((size_t)m->most * m->row);
+    m->reason = malloc((size_t)m->most * sizeof *m->reason);
+    m->label = malloc((size_t)m->most * sizeof *m->label);
     return m->pixels && m->reason && m->label ? LK_OK
                                               : lk_fail(LK_E_SYSTEM, "out of memory for images");
 }
@@ -216,8 +229,9 @@ static lk_status gather(const importer *m, void *buffer, int64_t count, size_t s
     return error == MPI_SUCCESS ? LK_OK : lk_fail(LK_E_COMM, "MPI_Gatherv failed");
 }
 
-/* Rank 0: a block is there; close the gaps of the bad ones and keep it. With too many bad files
- * nothing will be written, but all of them are found. */
+/* Rank 0: a block is there; close the gaps of the bad ones and keep it. With too many bad files no
+ * dataset will be written, but all of them are found, and what is decoded is there for the next
+ * import, which may allow more. */
 static lk_status keep_block(importer *m, int64_t count)
 {
     lk_journal_block b = {m->done, count, 0, m->reason, m->pixels};
@@ -228,12 +242,25 @@ static lk_status keep_block(importer *m, int64_t count)
         b.good++;
     }
     note_block(m, &b);
-    return m->result.bad > m->job->to.max_bad ? LK_OK : lk_journal_append(&m->journal, &b);
+    tell_progress(m);
+    return lk_journal_append(&m->journal, &b);
+}
+
+/* The files of the next block, after one that took so long here; at most twice as many. Rank 0's
+ * answer counts. */
+static lk_status next_block(importer *m, double seconds)
+{
+    double files = (double)m->block * BLOCK_SECONDS / (seconds > 1e-6 ? seconds : 1e-6);
+    m->block = files < 2.0 * (double)m->block ? (int64_t)files : 2 * m->block;
+    if (m->block < m->least) m->block = m->least;
+    if (m->block > m->most) m->block = m->most;
+    return broadcast(m, &m->block, sizeof m->block);
 }
 
 static lk_status decode_all(importer *m)
 {
     while (m->done < m->list.count) {
+        double begin = lk_clock_seconds();
         int64_t count = m->list.count - m->done < m->block ? m->list.count - m->done : m->block;
         int64_t first = count * m->rank / m->ranks, last = count * (m->rank + 1) / m->ranks;
         LK_TRY(agree(m, decode_share(m, m->done + first, last - first)));
@@ -241,6 +268,7 @@ static lk_status decode_all(importer *m)
         LK_TRY(gather(m, m->reason, count, sizeof *m->reason));
         LK_TRY(agree(m, m->rank == 0 ? keep_block(m, count) : LK_OK));
         if (m->rank > 0) m->done += count;
+        LK_TRY(next_block(m, lk_clock_seconds() - begin));
     }
     return LK_OK;
 }
@@ -292,7 +320,7 @@ static lk_status write_dataset(importer *m)
     const lk_import_images *o = m->job;
     int64_t dim[3] = {o->height, o->width, o->channels};
     char *part = NULL;
-    LK_TRY(lk_import_check_bad(&o->to, &m->result, "files"));
+    LK_TRY(lk_import_check_bad(&o->to, &m->result, "files", m->journal_path));
     if (m->result.rows[LK_TRAIN] == 0)
         return lk_fail(LK_E_INPUT,
                        "%s: expected images for training, found none; is it the right "
@@ -302,6 +330,7 @@ static lk_status write_dataset(importer *m)
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
     LK_TRY(copy_blocks(m));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, o->channels));
+    lk_rows_tell_untrained(&m->out, &o->to, m->list.name, m->list.classes);
     LK_TRY(lk_rows_finish(&m->out, o->to.output, o->directory, m->list.name, m->list.classes,
                           m->result.digest));
     unlink(m->journal_path);
@@ -315,7 +344,7 @@ static lk_status import(importer *m)
     m->row = (size_t)(m->job->height * m->job->width * m->job->channels);
     LK_TRY(agree(m, m->rank == 0 ? prepare(m) : LK_OK));
     LK_TRY(share_list(m));
-    LK_TRY(agree(m, choose_block(m)));
+    LK_TRY(agree(m, make_room(m)));
     LK_TRY(decode_all(m));
     LK_TRY(agree(m, m->rank == 0 ? write_dataset(m) : LK_OK));
     return broadcast(m, &m->result, sizeof m->result);
@@ -326,8 +355,10 @@ static lk_status run(void *argument)
     importer *m = argument;
     lk_status status = import(m);
     lk_rows_abandon(&m->out);
-    /* bad input will not be better the next time; what the system refused, or was killed, may */
-    if (status == LK_E_INPUT && m->journal.file) unlink(m->journal_path);
+    /* other bad input will not be better the next time; with a larger --max-bad, or after a kill or
+     * what the system refused, the import goes on */
+    if (status == LK_E_INPUT && m->journal.file && m->result.bad <= m->job->to.max_bad)
+        unlink(m->journal_path);
     lk_journal_close(&m->journal);
     lk_image_list_clear(&m->list);
     free(m->journal_path);

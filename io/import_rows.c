@@ -72,12 +72,13 @@ void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, co
 }
 
 lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
-                              const char *what)
+                              const char *what, const char *kept)
 {
     if (result->bad <= to->max_bad) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: expected at most %lld bad %s, found %lld, listed above; repair "
-                   "or remove them, or give --max-bad %lld to leave them out", to->output,
-                   (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad);
+                   "or remove them, or give --max-bad %lld to leave them out%s%s", to->output,
+                   (long long)to->max_bad, what, (long long)result->bad, (long long)result->bad,
+                   kept ? ", which goes on from " : "", kept ? kept : "");
 }
 
 lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes)
@@ -239,6 +240,23 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
     free(w->part);
     w->part = NULL;
     return LK_OK;
+}
+
+void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,
+                            int64_t classes)
+{
+    enum { NAMED = 8 };
+    char text[200];
+    int64_t without = 0;
+    for (int64_t i = 0; i < classes && to->untrained; i++) {
+        if (w->reference.label[i] > 0 || ++without > NAMED) continue;
+        snprintf(text, sizeof text, "no training sample of the class '%.60s'; add some, or keep "
+                 "fewer for validation", name[i]);
+        to->untrained(to->context, to->output, text);
+    }
+    if (without <= NAMED) return;
+    snprintf(text, sizeof text, "nor of %lld other classes", (long long)(without - NAMED));
+    to->untrained(to->context, to->output, text);
 }
 
 void lk_rows_abandon(lk_rows *w)

@@ -20,11 +20,12 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
 lk_status lk_import_name(const char *output, const char *ending, char **name);
 /* The fraction, or what it is where nothing is said. */
 double lk_import_fraction(const lk_import_target *to);
-/* One bad file or row. LK_E_INPUT is for the end: lk_import_check_bad. */
+/* One bad file or row. LK_E_INPUT is for the end: lk_import_check_bad. `kept`: the file that has
+ * the good ones for the next import; NULL: none. */
 void lk_import_note_bad(const lk_import_target *to, lk_import_result *result, const char *where,
                         const char *reason);
 lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result *result,
-                              const char *what);
+                              const char *what, const char *kept);
 
 /* A model learns to tell classes apart: one alone is an error. `where`: the input. */
 lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes);
@@ -57,6 +58,9 @@ lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *dat
 /* All rows are written: digests, classes, source; flush, sync, rename to `output`. */
 lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
                          int64_t classes, char digest[LK_DIGEST_TEXT]);
+/* All rows are put: tell of the classes that the training split has no sample of. */
+void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,
+                            int64_t classes);
 void lk_rows_abandon(lk_rows *w); /* closes and removes what is not finished */
 
 /* Sums over pixels, exact and so independent of their order. */

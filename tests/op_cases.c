@@ -491,6 +491,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->stride) APPEND(" stride %d pad %d", c->stride, c->pad);
     if (c->running) APPEND(" running");
     if (c->fixed) APPEND(" fixed");
+    if (c->nan) APPEND(" NaN");
     if (c->norm) APPEND(" rms");
     if (c->position)
         APPEND(" %s", c->position == LK_POSITION_TABLE ? "table" : "sinusoidal");

@@ -63,7 +63,7 @@ void ref_max_pool(const ref_window *s, const double *x, double *y, double *index
             int where = 0;
             for (int k = 0; k < s->kh * s->kw; k++) {
                 const double *from = seen(s, x, p, k / s->kw, k % s->kw);
-                if (!from || from[c] <= best) continue;
+                if (!from || !(from[c] > best || isnan(from[c]))) continue;
                 best = from[c];
                 where = k;
             }
@@ -90,9 +90,9 @@ double ref_activate(lk_activation kind, double x)
     switch (kind) {
     case LK_GELU:
         return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
-    case LK_RELU: return fmax(x, 0);
+    case LK_RELU: return isnan(x) ? x : fmax(x, 0);
     case LK_HARD_SWISH: return x * hard;
-    case LK_HARD_SIGMOID: return hard;
+    case LK_HARD_SIGMOID: return isnan(x) ? x : hard;
     case LK_SIGMOID: return 1 / (1 + exp(-x));
     default: return x;
     }

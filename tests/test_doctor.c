@@ -1,6 +1,7 @@
 /* The judge of lockstep doctor: on a machine that is well it has nothing to say, and each planted
  * fault is named, by the finding that is meant and by no other. Then the readers of /proc and /sys,
  * on files made here. */
+#include "backend/backend.h"
 #include "cpu/machine.h"
 #include "doctor/exam.h"
 #include "tests/tap.h"
@@ -437,6 +438,24 @@ static void check_limits(void)
     tap_ok(number_of("cpu.cpuset") == 2, "version 2 of it");
 }
 
+/* What is refused is more than there are addresses, so that no machine could come to harm. */
+static void check_room(void)
+{
+    write_file("/proc/self/cgroup", "0::/user/job\n");
+    write_file("/proc/meminfo", "MemTotal: 4000 kB\nMemAvailable:    3000 kB\nSwapFree: 500 kB\n");
+    tap_ok(lk_machine_available(root) == 3500 * 1024.0, "memory that is available");
+    write_file("/sys/fs/cgroup/user/memory.max", "1048576\n");
+    tap_ok(lk_machine_available(root) == 0x1p20, "no more than the control group's limit");
+    lk_device *d = NULL;
+    void *memory = NULL;
+    lk_status status = lk_backend_cpu.open(0, &d);
+    if (status == LK_OK) status = d->backend->alloc(d, (size_t)1 << 47, &memory);
+    tap_ok(status == LK_E_SYSTEM && strstr(lk_error_text(), "MiB are available to a rank here"),
+           "more is refused: %s", lk_error_text());
+    lk_error_clear();
+    lk_backend_cpu.close(d);
+}
+
 static void check_nics(void)
 {
     json_t *facts = NULL;
@@ -504,6 +523,7 @@ int main(void)
     mkdir(root, 0700);
     check_small();
     check_limits();
+    check_room();
     check_nics();
     check_pci();
     check_well();

@@ -432,10 +432,12 @@ static void check_bad_folders(void)
                  strstr(h.text, "a cat/notes.txt: neither a PNG nor a JPEG file") &&
                  strstr(h.text, "b dog/z.jpg: an empty file");
     tap_ok(all(rank > 0 ? h.bad == 0 : named), "rank 0 hears of each with its reason");
-    tap_ok(!exists(in_home("b.h5")) && !exists(in_home("b.h5.part")), "nothing is written");
+    tap_ok(!exists(in_home("b.h5")) && exists(in_home("b.h5.part")),
+           "no dataset is written, what is decoded is kept");
     job.to.max_bad = 3;
     worked(lk_import_images_run(io, MPI_COMM_WORLD, &job, &r), "three are allowed");
-    tap_ok(all(r.bad == 3 && r.rows[0] + r.rows[1] == 40), "the others are imported");
+    tap_ok(all(r.bad == 3 && r.rows[0] + r.rows[1] == 40 && r.resumed == 42),
+           "the others are imported, and not decoded again (%lld)", (long long)r.resumed);
     make_folder("pics/empty");
     all(true);
     failed(lk_import_images_run(io, MPI_COMM_WORLD, &job, &r), LK_E_INPUT,

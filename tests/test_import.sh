@@ -9,7 +9,7 @@ h5edit=$builddir/tests/h5edit
 [ -x "$make" ] && [ -x "$h5same" ] || echo "Bail out! tests/makeimage or tests/h5same is missing"
 
 # bad_files DESCRIPTION 'TEXT|TEXT' [N] COMMAND...: as bad(), but before the one line of error there
-# may be one for each bad file.
+# may be one for each bad file; of images x.h5.part stays, and is moved to $work/kept.
 bad_files() {
     what=$1 texts=$2
     shift 2
@@ -18,8 +18,9 @@ bad_files() {
     [1-9]) ranks "$@" ;;
     *) run "$@" ;;
     esac
-    snapshot >"$work/after"
     missing=
+    case " $* " in *' images '*) mv x.h5.part "$work/kept" || missing=" x.h5.part" ;; esac
+    snapshot >"$work/after"
     old_ifs=$IFS
     IFS='|'
     for text in $texts; do
@@ -219,6 +220,10 @@ prints "shown" '1 channel' "$LOCKSTEP" show one.h5
 prints "no validation" '16 training and 0 validation' \
     "$LOCKSTEP" import images d -o none.h5 --size 8x8 -f 0
 
+run "$LOCKSTEP" import images d -o share.h5 --size 8x8 -f 0.9
+ok "a class without training samples is named" test "$rc" -eq 0 -a "$(cat "$work/err")" = \
+    "warning: share.h5: no training sample of the class 'the bird'; add some, or keep fewer for \
+validation"
 mkdir alone
 cp -R d/cat alone
 bad "a folder of one class" "alone: expected at least 2 classes, found 1: 'cat'" \
@@ -320,10 +325,13 @@ bad_files "bad files" "$all" "$LOCKSTEP" import images d -o x.h5 --size 8x8
 bad_files "bad files, on two ranks" "$all" 2 "$LOCKSTEP" import images d -o x.h5 --size 8x8
 bad_files "one too many" 'at most 5 bad files, found 6' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad 5
-prints "bad files left out" 'bad files left out: 6|training and ' \
+cp "$work/kept" bad.h5.part
+prints "the advised command goes on" \
+    '22 images were decoded by an earlier import|bad files left out: 6|training and ' \
     "$LOCKSTEP" import images d -o bad.h5 --size 8x8 --max-bad 6
 ok "and still listed" test "$(grep -c '^bad: ' "$work/err")" -eq 6
-prints "the same by four ranks" "$(digest bad.h5)" \
+ok "nothing is left beside it" test ! -e bad.h5.part
+prints "the same by four ranks, from the beginning" "$(digest bad.h5)" \
     4 "$LOCKSTEP" import images d -o bad4.h5 --size 8x8 --max-bad 6
 
 # ---- an import that was killed ------------------------------------------------------------
@@ -342,7 +350,7 @@ run sh -c 'ulimit -c 0; ulimit -f 90000; exec "$@"' sh "$LOCKSTEP" import images
 ok "the disk is full: exit code 3, one line" test "$rc" -eq 3 -a "$(wc -l <"$work/err")" -eq 1
 ok "what is decoded stays: $(cat "$work/err")" test -s r.h5.part -a ! -e r.h5
 # shellcheck disable=SC2086
-prints "it goes on, on two ranks" "images were decoded before an interruption|$(digest k.h5)" \
+prints "it goes on, on two ranks" "images were decoded by an earlier import|$(digest k.h5)" \
     2 "$LOCKSTEP" import images k -o r.h5 $size
 ok "with nothing left beside it" test ! -e r.h5.part -a ! -e r.h5.part.h5
 # The same by a signal at no particular time.
@@ -371,6 +379,35 @@ ok "it leaves a .part and no output" test -e long.h5.part -a ! -e long.h5
 prints "the next one takes its place" 'training and' "$LOCKSTEP" import text long.txt -o long.h5
 ok "and leaves none" test ! -e long.h5.part
 rm -f long.txt long.h5
+
+# Many large files for small images: they are kept, and told of, while it goes on.
+mkdir -p many/a many/b
+"$make" rgb 1500 2000 1 many/a/0.png
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+    ln many/a/0.png many/a/"$i".png
+    ln many/a/0.png many/b/"$i".png
+done
+if command -v script >/dev/null; then
+    # $LOCKSTEP is expanded by the shell that script starts
+    export LOCKSTEP
+    # shellcheck disable=SC2016
+    OMP_NUM_THREADS=1 run script -qec '"$LOCKSTEP" import images many -o many.h5 --size 8x8' \
+        /dev/null
+    ok "a bar on a terminal, more than once, with rate and time left" \
+        test "$(grep -oE '\[=*> *\] +[0-9]+% [0-9]+/61 samples  [0-9.]+/s  ETA [0-9]+:' \
+            "$work/out" | sort -u | wc -l)" -gt 1
+else
+    skip "a bar on a terminal" "script is not installed"
+    run "$LOCKSTEP" import images many -o many.h5 --size 8x8
+fi
+OMP_NUM_THREADS=1 "$LOCKSTEP" import images many -o m9.h5 --size 8x8 >/dev/null 2>&1 &
+pid=$!
+within 20 sh -c '[ "$(wc -c <m9.h5.part)" -gt 1000 ]'
+kill -9 "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+prints "killed, and not begun anew" "images were decoded by an earlier import|$(digest many.h5)" \
+    "$LOCKSTEP" import images many -o m9.h5 --size 8x8
+ok "the file is the same" "$h5same" many.h5 m9.h5
 
 # ---- other commands ------------------------------------------------------------
 

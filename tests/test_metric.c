@@ -1,8 +1,9 @@
 /* Measures and their files: the histogram's stated error, outliers against a definition computed
  * plainly, CRC-32C against RFC 3720, event files byte for byte, Prometheus' text, the cut of the
- * run log. */
+ * run log, what is told of work that is counted. */
 #include "metric/histogram.h"
 #include "metric/outlier.h"
+#include "metric/progress.h"
 #include "metric/prometheus.h"
 #include "metric/run_log.h"
 #include "metric/tensorboard.h"
@@ -33,6 +34,46 @@ static size_t read_file(const char *path, char *text, size_t size)
     text[n] = '\0';
     if (f) fclose(f);
     return n;
+}
+
+/* ---- progress -------------------------------------------------------------------------------- */
+
+/* Twenty calls, the first with 5 of 25 done. */
+static void count_to(const char *path, bool terminal, int64_t every, char *text, size_t size)
+{
+    lk_progress p;
+    FILE *f = fopen(path, "w");
+    lk_progress_init(&p, f, terminal, every);
+    for (int64_t done = 5; done <= 25; done++) {
+        lk_progress_count(&p, done, 25, "files");
+        usleep(1000);
+    }
+    lk_progress_end(&p);
+    fclose(f);
+    read_file(path, text, size);
+    unlink(path);
+}
+
+static void progress(const char *path)
+{
+    char text[4096], *line = text;
+    int lines = 0;
+    long long done;
+    double rate;
+    bool good = true;
+    count_to(path, false, 0, text, sizeof text);
+    for (char *end; (end = strchr(line, '\n')); line = end + 1, lines++) {
+        good &= sscanf(line, "%lld/25 files  %lf/s  ETA ", &done, &rate) == 2 && done == 5 + lines;
+        good &= lines == 0 ? rate == 0 : rate > 0 && rate <= 1000;
+    }
+    tap_ok(good && lines == 21, "a plain line each time, its rate of what was done since");
+    count_to(path, false, 3600, text, sizeof text);
+    tap_ok(!text[0], "none before the time has come");
+    count_to(path, true, 0, text, sizeof text);
+    size_t n = strlen(text);
+    tap_ok(strstr(text, "[====>                   ]  20% 5/25 files  0/s  ETA -") && n > 4 &&
+               strcmp(text + n - 4, "\r\033[K") == 0,
+           "a bar on a terminal, gone at the end");
 }
 
 /* ---- histogram ------------------------------------------------------------------------------- */
@@ -303,6 +344,7 @@ int main(void)
 {
     char directory[] = "/tmp/lockstep-metric-XXXXXX", command[80];
     if (!mkdtemp(directory) || chdir(directory) != 0) return 99;
+    progress("progress");
     histograms();
     outliers();
     event_files();

@@ -248,6 +248,16 @@ prints "trained on" 'step 1  validation' "$LOCKSTEP" train v.yaml --set director
 prints "eval cuts names between characters" "$(printf '%b' "0 a?[1m$letters ")" \
     "$LOCKSTEP" eval odd odd.h5
 prints "eval of fp16" 'images 160' "$LOCKSTEP" eval large s.h5
+# A table of 20,000 classes squared would take 3.2 GB.
+"$make" idx 100 8 1 mi ml
+names=$(awk 'BEGIN { for (i = 1; i < 20000; i++) printf "%d,", i; print i }')
+run "$LOCKSTEP" import idx mi ml -o many.h5 --classes "$names"
+run "$LOCKSTEP" train v.yaml --set directory=many --set data.file=many.h5 --set train.steps=2 \
+    --set train.batch=4 --set train.leaves=1 --set eval.every=2 --set optimizer.warmup=0 \
+    --set model.width_multiplier=0.25
+# shellcheck disable=SC2016 # the shell inside expands it
+prints "eval of many classes, in little memory" 'images 10|19999 20000               0    0.00%' \
+    sh -c 'ulimit -v 3000000; exec "$@"' sh "$LOCKSTEP" eval many many.h5 --device cpu
 
 prints "show of predictions" 'lockstep predictions|argmax  |label  |loss  |probability ' \
     "$LOCKSTEP" show p.h5

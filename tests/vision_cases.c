@@ -534,6 +534,11 @@ const op_case vision_cases[] = {
     IMAGE(activate, 2, 5, 7, 9, .activation = LK_HARD_SIGMOID),
     IMAGE(activate, 2, 5, 7, 9, .activation = LK_SIGMOID),
     IMAGE(activate, 4, 16, 16, 40, .activation = LK_HARD_SWISH),
+    IMAGE(activate, 2, 5, 7, 8, .activation = LK_GELU, .nan = true),
+    IMAGE(activate, 2, 5, 7, 8, .activation = LK_RELU, .nan = true),
+    IMAGE(activate, 2, 5, 7, 8, .activation = LK_HARD_SWISH, .nan = true),
+    IMAGE(activate, 2, 5, 7, 9, .activation = LK_HARD_SIGMOID, .nan = true),
+    IMAGE(activate, 2, 5, 7, 8, .activation = LK_SIGMOID, .nan = true),
     NORM(3, 5, 7, 16),
     NORM(3, 5, 7, 16, .activation = LK_GELU),
     NORM(3, 5, 7, 16, .activation = LK_RELU),
@@ -549,6 +554,7 @@ const op_case vision_cases[] = {
     RUNNING(3, 5, 7, 13, .activation = LK_HARD_SWISH),
     RUNNING(1, 1, 1, 40, .activation = LK_RELU),
     RUNNING(2, 3, 3, 1031, .activation = LK_SIGMOID),
+    RUNNING(3, 5, 7, 16, .activation = LK_HARD_SIGMOID, .nan = true),
     ND(norm_dwconv, 2, 9, 7, 16, 3, 1, 1, LK_RELU),
     ND(norm_dwconv, 2, 9, 7, 16, 3, 2, 1, LK_HARD_SWISH),
     ND(norm_dwconv, 3, 8, 10, 24, 5, 1, 2, LK_HARD_SWISH),
@@ -584,6 +590,8 @@ const op_case vision_cases[] = {
     CONV(max_pool, 1, 5, 6, 3, 0, 3, 1, 1), /* windows overlap */
     CONV(max_pool, 1, 2, 2, 8, 0, 5, 1, 3), /* the window is larger than the image */
     CONV(max_pool, 8, 16, 16, 24, 0, 3, 2, 1),
+    CONV(max_pool, 2, 9, 7, 16, 0, 3, 2, 1, .nan = true),
+    CONV(max_pool, 2, 9, 7, 13, 0, 2, 2, 0, .nan = true),
     IMAGE(gate, 3, 5, 7, 24),
     IMAGE(gate, 1, 1, 1, 13),
     IMAGE(gate, 5, 4, 4, 1100),

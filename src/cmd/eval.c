@@ -59,13 +59,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-enum { WIDEST = 20 }; /* classes whose whole table fits a terminal */
-
 /* Share of each class that was recognised, and for few classes what was taken for what. */
 static void print_classes(const lk_evaluation *e)
 {
     int64_t n = e->classes;
-    bool table = n <= WIDEST;
+    bool table = e->confusion != NULL;
     printf("\n%-16s %8s %8s%s\n", "class", "images", "right",
            table ? "  taken for class number" : "");
     if (table) {
@@ -74,14 +72,12 @@ static void print_classes(const lk_evaluation *e)
         printf("\n");
     }
     for (int64_t l = 0; l < n; l++) {
-        const int64_t *row = e->confusion + l * n;
-        int64_t all = 0;
-        for (int64_t p = 0; p < n; p++) all += row[p];
         printf("%3lld ", (long long)l);
         lk_show_name(stdout, e->name[l], 12);
-        printf(" %8lld %7.2f%%", (long long)all,
-               all ? 100.0 * (double)row[l] / (double)all : 0.0);
-        for (int64_t p = 0; table && p < n; p++) printf(" %5lld", (long long)row[p]);
+        printf(" %8lld %7.2f%%", (long long)e->images[l],
+               e->images[l] ? 100.0 * (double)e->right[l] / (double)e->images[l] : 0.0);
+        for (int64_t p = 0; table && p < n; p++)
+            printf(" %5lld", (long long)e->confusion[l * n + p]);
         printf("\n");
     }
 }

@@ -1,6 +1,7 @@
 /* lockstep import KIND FILE... -o OUTPUT */
 #include "cmd/cmd.h"
 #include "io/import.h"
+#include "metric/progress.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 enum { TEXT = 1, IDX = 2, IMAGES = 4, CSV = 8 };
+enum { LINE_SECONDS = 10 }; /* between lines of progress where there is no terminal */
 
 static const struct kind {
     const char *name;
@@ -34,6 +36,7 @@ typedef struct options {
     lk_resize resize;
     const char *labels, *label;
     unsigned seen; /* bits by the rows of `special` */
+    lk_progress progress;
 } options;
 
 enum { OVERWRITE = 1000, FORCE, CLASSES, SIZE, RESIZE, CHANNELS, LABELS, LABEL, MAX_BAD };
@@ -204,19 +207,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static void progress(void *context, int64_t done, int64_t total)
 {
-    const options *o = context;
-    bool text = o->kind->bit == TEXT;
-    if (!isatty(2)) return;
-    fprintf(stderr, "\r\033[K%lld of %lld %s%s", (long long)(text ? done >> 20 : done),
-            (long long)(text ? total >> 20 : total), text ? "MiB" : "samples",
-            done == total ? "\r\033[K" : "");
+    options *o = context;
+    int shift = o->kind->bit == TEXT ? 20 : 0;
+    lk_progress_count(&o->progress, done >> shift, total >> shift, shift ? "MiB" : "samples");
 }
 
 /* Names of files are not ours: a terminal gets no control characters from them. */
-static void tell(const char *what, const char *where, const char *reason)
+static void tell(options *o, const char *what, const char *where, const char *reason)
 {
     const char *part[2] = {where, reason};
-    fprintf(stderr, "%s%s: ", isatty(2) ? "\r\033[K" : "", what);
+    lk_progress_end(&o->progress);
+    fprintf(stderr, "%s: ", what);
     for (int i = 0; i < 2; i++) {
         for (const char *c = part[i]; *c; c++)
             fputc((unsigned char)*c < ' ' || *c == 0x7F ? '?' : *c, stderr);
@@ -226,14 +227,17 @@ static void tell(const char *what, const char *where, const char *reason)
 
 static void bad(void *context, const char *where, const char *reason)
 {
-    (void)context;
-    tell("bad", where, reason);
+    tell(context, "bad", where, reason);
 }
 
 static void ignored(void *context, const char *where, const char *reason)
 {
-    (void)context;
-    tell("ignored", where, reason);
+    tell(context, "ignored", where, reason);
+}
+
+static void untrained(void *context, const char *where, const char *reason)
+{
+    tell(context, "warning", where, reason);
 }
 
 static lk_status import(const lk_world *w, const options *o, lk_import_result *r)
@@ -263,10 +267,13 @@ static lk_status job(const lk_world *w, void *context)
     lk_import_result r;
     bool text = o->kind->bit == TEXT;
     o->to.context = o;
-    LK_TRY(import(w, o, &r));
+    lk_progress_init(&o->progress, stderr, isatty(2), LINE_SECONDS);
+    lk_status status = import(w, o, &r);
+    lk_progress_end(&o->progress);
+    LK_TRY(status);
     if (w->comm->rank > 0) return LK_OK;
     if (r.resumed > 0)
-        printf("%lld images were decoded before an interruption\n", (long long)r.resumed);
+        printf("%lld images were decoded by an earlier import\n", (long long)r.resumed);
     if (r.bad > 0)
         printf("bad %s left out: %lld\n", o->kind->bit == CSV ? "rows" : "files",
                (long long)r.bad);
@@ -299,7 +306,7 @@ int lk_cmd_import(int argc, char **argv)
         "  $ lockstep import csv readings.csv --label fault -o readings.h5",
         NULL, NULL, NULL};
     options o = {.to = {.validation = -1, .progress = progress, .bad = bad,
-                        .ignored = ignored}, .channels = 3};
+                        .ignored = ignored, .untrained = untrained}, .channels = 3};
     o.file = calloc((size_t)argc + 4, sizeof *o.file);
     if (!o.file) return LK_E_SYSTEM;
     argp_parse(&argp, argc, argv, 0, NULL, &o);

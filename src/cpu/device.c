@@ -1,12 +1,13 @@
 /* The CPU backend: host memory, OpenMP threads, everything done when the call returns. */
 #include "cpu/device.h"
+#include "cpu/machine.h"
 
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { ALIGN = 256 };
+enum { ALIGN = 256, LARGE = 64 << 20 };
 
 /* The `sharing` ranks of this host divide its cores among them, unless they are bound to fewer. */
 static void divide_cores(int sharing)
@@ -24,6 +25,7 @@ static lk_status device_open(int index, lk_device **device)
     divide_cores(index);
     c->device.backend = &lk_backend_cpu;
     c->threads = omp_get_max_threads();
+    c->room = lk_machine_available("") / (index > 1 ? index : 1);
     *device = &c->device;
     return LK_OK;
 }
@@ -46,9 +48,22 @@ static void describe(lk_device *d, char *text, size_t size)
              lk_cpu_matmul_library());
 }
 
+/* The kernel gives out more than there is, and kills who then uses it. Ranks of this host may ask
+ * at the same time, so what there was when they began counts too, in equal shares. */
+static lk_status check_room(const lk_cpu *c, size_t bytes)
+{
+    double now = lk_machine_available(""), share = c->room;
+    double room = share > 0 && share < now ? share : now;
+    if (now <= 0 || (double)bytes <= room) return LK_OK;
+    return lk_fail(LK_E_SYSTEM, "out of memory: %.0f MiB are needed at once, %.0f MiB are available"
+                   " to a rank here; a smaller model or batch needs less, a larger machine or one "
+                   "with fewer ranks has more", (double)bytes / 0x1p20, room / 0x1p20);
+}
+
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
 {
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
+    if (whole >= LARGE) LK_TRY(check_room((const lk_cpu *)d, whole));
     void *p = aligned_alloc(ALIGN, whole);
     if (!p)
         return lk_fail(LK_E_SYSTEM, "out of memory: one more buffer of %.1f MiB beside %.1f MiB; "

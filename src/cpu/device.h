@@ -15,6 +15,7 @@
 typedef struct lk_cpu {
     lk_device device; /* first */
     int threads;      /* for information */
+    double room;      /* bytes of memory that were available to a rank at the start; 0: unknown */
     struct lk_cpu_trace *trace; /* trace.c; NULL: none is being taken */
 } lk_cpu;
 

@@ -260,6 +260,15 @@ static json_t *cpu_facts(const char *root)
                      omp_get_proc_bind() != omp_proc_bind_false);
 }
 
+double lk_machine_available(const char *root)
+{
+    char available[64], swap[64];
+    keyed(available, sizeof available, "MemAvailable:", " \t", "%s/proc/meminfo", root);
+    keyed(swap, sizeof swap, "SwapFree:", " \t", "%s/proc/meminfo", root);
+    double free = 1024 * (atof(available) + atof(swap));
+    return available[0] ? smaller(free, limit(root, "memory", read_memory)) : 0;
+}
+
 static json_t *memory_facts(const char *root)
 {
     char total[64], available[64], shm[4096];

@@ -29,6 +29,10 @@ void lk_cores_usable(lk_cores *set);
  * LK_E_SYSTEM: out of memory. The caller owns *facts. */
 lk_status lk_machine_facts(const char *root, json_t **facts);
 
+/* Bytes that this process may still hope for: what the kernel calls available, with swap, and no
+ * more than the limit of its control group, from which what is in use is not taken. 0: unknown. */
+double lk_machine_available(const char *root);
+
 /* The first line of a file without its end, "" when it cannot be read. `format`: its path. */
 void lk_machine_line(char *line, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

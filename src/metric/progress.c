@@ -45,6 +45,16 @@ static void draw(lk_progress *p, int64_t done, int64_t total, const char *rest)
     p->visible = true;
 }
 
+static void show(lk_progress *p, int64_t done, int64_t total, const char *rest)
+{
+    if (p->terminal) {
+        draw(p, done, total, rest);
+    } else {
+        fprintf(p->out, "%s\n", rest);
+        fflush(p->out);
+    }
+}
+
 void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, double rate,
                       double step_seconds)
 {
@@ -58,12 +68,25 @@ void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, 
     time_text((double)(total - done) * step_seconds, left);
     snprintf(rest, sizeof rest, "step %lld/%lld  loss %.4f  %.4g samples/s  ETA %s",
              (long long)done, (long long)total, loss, rate, left);
-    if (p->terminal) {
-        draw(p, done, total, rest);
-    } else {
-        fprintf(p->out, "%s\n", rest);
-        fflush(p->out);
+    show(p, done, total, rest);
+}
+
+void lk_progress_count(lk_progress *p, int64_t done, int64_t total, const char *what)
+{
+    double now = lk_clock_seconds();
+    if (p->began <= 0 || done < p->first) {
+        p->began = now;
+        p->first = done;
+        if (!p->terminal) p->drawn = now;
     }
+    if (now - p->drawn < (p->terminal ? REDRAW : (double)p->every)) return;
+    p->drawn = now;
+    char rest[200], left[32] = "-";
+    double rate = now > p->began ? (double)(done - p->first) / (now - p->began) : 0;
+    if (rate > 0) time_text((double)(total - done) / rate, left);
+    snprintf(rest, sizeof rest, "%lld/%lld %s  %.4g/s  ETA %s", (long long)done, (long long)total,
+             what, rate, left);
+    show(p, done, total, rest);
 }
 
 void lk_progress_line(lk_progress *p, const char *text)

@@ -76,7 +76,8 @@
  * POOL_GRAD       in  dy X [B,C]                  out dx X [B,H,W,C] = dy / (H W)
  * MAX_POOL        in  x X [B,H,W,C]               out y X [B,Ho,Wo,C], index u8 [B,Ho,Wo,C]
  *   largest of a window of size x size, padding never wins; Ho as for CONV. index: number
- *   (row-major in the window) of the first largest.
+ *   (row-major in the window) of the first largest. NaN if the window has one, index then that of
+ *   the last.
  * MAX_POOL_GRAD   in  dy, index                   out dx X [B,H,W,C]
  * GATE            in  x X [B,H,W,C], s X [B,C]    out y X = x s
  * GATE_DS         in  x, dy                       out ds X [B,C], the sum over H and W of x dy

@@ -81,6 +81,8 @@ void lk_evaluation_clear(lk_evaluation *e)
 {
     for (int64_t i = 0; e->name && i < e->classes; i++) free(e->name[i]);
     free(e->name);
+    free(e->images);
+    free(e->right);
     free(e->confusion);
     lk_drift_report_clear(&e->drift);
     memset(e, 0, sizeof *e);

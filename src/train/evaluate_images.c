@@ -101,18 +101,26 @@ static lk_status collect(lk_evaluator *e, images *s)
     return lk_evaluate_write(e, &p);
 }
 
-/* The table of labels and predictions, with names of its own. */
-static lk_status confusion(const lk_evaluator *e, const images *s, lk_evaluation *result)
+/* The counts of each class, with names of their own, and the table of labels and predictions. */
+static lk_status count_classes(const lk_evaluator *e, const images *s, lk_evaluation *r)
 {
-    result->classes = s->classes;
-    result->confusion = calloc((size_t)(s->classes * s->classes), sizeof *result->confusion);
-    result->name = calloc((size_t)s->classes, sizeof *result->name);
-    if (!result->confusion || !result->name) return lk_fail(LK_E_SYSTEM, "out of memory");
+    size_t n = (size_t)s->classes;
+    bool table = s->classes <= LK_CONFUSION_CLASSES;
+    r->classes = s->classes;
+    r->images = calloc(n, sizeof *r->images);
+    r->right = calloc(n, sizeof *r->right);
+    r->name = calloc(n, sizeof *r->name);
+    if (table) r->confusion = calloc(n * n, sizeof *r->confusion);
+    if (!r->images || !r->right || !r->name || (table && !r->confusion))
+        return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int64_t i = 0; i < s->classes; i++)
-        if (!(result->name[i] = strdup(e->model.info.image.name[i])))
+        if (!(r->name[i] = strdup(e->model.info.image.name[i])))
             return lk_fail(LK_E_SYSTEM, "out of memory");
-    for (int64_t i = 0; i < s->count; i++)
-        result->confusion[s->label[i] * s->classes + s->predicted[i]]++;
+    for (int64_t i = 0; i < s->count; i++) {
+        r->images[s->label[i]]++;
+        r->right[s->label[i]] += s->label[i] == s->predicted[i];
+        if (table) r->confusion[s->label[i] * s->classes + s->predicted[i]]++;
+    }
     return LK_OK;
 }
 
@@ -129,7 +137,7 @@ static lk_status score(lk_evaluator *e, images *s, lk_evaluation *result)
     result->samples = s->count;
     result->loss = loss / (double)s->count;
     result->accuracy = hits / (double)s->count;
-    return lk_comm_agree(e->comm, confusion(e, s, result));
+    return lk_comm_agree(e->comm, count_classes(e, s, result));
 }
 
 lk_status lk_evaluate_images(lk_evaluator *e, lk_evaluation *result)

@@ -108,6 +108,8 @@ typedef struct lk_step_plan {
  * ceilings take about two seconds. Collective. src/train/plan.c */
 lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_plan *plan);
 
+enum { LK_CONFUSION_CLASSES = 20 }; /* a table of so many fits a terminal */
+
 typedef struct lk_evaluation {
     lk_dataset_kind kind;
     double loss, accuracy; /* mean of the samples (tokens or images): nats, share of argmax hits */
@@ -117,9 +119,10 @@ typedef struct lk_evaluation {
     bool compared;     /* the checkpoint knows the distribution of its training data: `drift` is
                           that of the validation split from it */
     lk_drift_report drift; /* free with lk_evaluation_clear() */
-    /* images only: count of label l predicted as p at [l * classes + p], and names of classes; free
-     * with lk_evaluation_clear() */
-    int64_t classes, *confusion;
+    /* images only, by class: those of it, those recognised, its name; and for at most
+     * LK_CONFUSION_CLASSES, whose table is read as a whole, those of label l predicted as p at
+     * [l * classes + p], else NULL; free with lk_evaluation_clear() */
+    int64_t classes, *images, *right, *confusion;
     char **name;
 } lk_evaluation;
 void lk_evaluation_clear(lk_evaluation *e); /* takes a zeroed struct too */
