@@ -328,6 +328,7 @@ static lk_status write_dataset(importer *m)
                        o->directory);
     LK_TRY(lk_import_name(o->to.output, ".part.h5", &part));
     LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
+    m->out.fresh = !m->job->to.overwrite;
     LK_TRY(copy_blocks(m));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, o->channels));
     lk_rows_tell_untrained(&m->out, &o->to, m->list.name, m->list.classes);

@@ -36,7 +36,7 @@ typedef struct lk_optimizer {
     float ema;              /* decay of the moving average of the parameters; 0: none is kept */
     int leaves;             /* gradients of this many leaves were summed; a power of two */
     int scaling;            /* dynamic loss scaling on */
-    float growth, backoff;  /* factors, powers of two */
+    float growth, backoff;  /* factors; powers of two round nothing */
     uint32_t growth_interval;
     float max_scale;
 } lk_optimizer;
