@@ -402,6 +402,7 @@ else
 fi
 OMP_NUM_THREADS=1 "$LOCKSTEP" import images many -o m9.h5 --size 8x8 >/dev/null 2>&1 &
 pid=$!
+# shellcheck disable=SC2016 # the inner shell expands it
 within 20 sh -c '[ "$(wc -c <m9.h5.part)" -gt 1000 ]'
 kill -9 "$pid" 2>/dev/null
 wait "$pid" 2>/dev/null
