@@ -249,8 +249,8 @@ part_step() {
         case $step in
         gpt2) beside gpt2 55 transformer.py --vocabulary 50304 ;;
         alibi10m) beside alibi10m 3.9 transformer.py --vocabulary 65 ;;
-        mnv3l) beside mnv3l 11 vision.py --image-size 224 --classes 1000 ;;
-        mnv3s32) beside mnv3s32 6 vision.py --image-size 32 --classes 10 ;;
+        mnv3l) beside mnv3l 12 vision.py --image-size 224 --classes 1000 ;;
+        mnv3s32) beside mnv3s32 2.5 vision.py --image-size 32 --classes 10 ;;
         esac
     done
 }
@@ -331,7 +331,7 @@ part_sanitize() {
         return
     fi
     for tool in memcheck racecheck; do
-        for op in attention xent norm dwconv; do # the ops whose names contain it
+        for op in attention xent norm conv pool gate embed; do # ops whose names contain it
             left run "$sanitizer" --tool $tool --error-exitcode 9 "$builddir/tests/test_ops" $op
             ok "$tool of $op: $(grep -c '^ok' "$work/out") checks, $seconds s,$(
                 sed -n 's/^=* \([A-Z]* SUMMARY: .*\)/ \1/p' "$work/out")" test "$rc" -eq 0
