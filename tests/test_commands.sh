@@ -410,7 +410,7 @@ if [ "$DEVICE" = cpu ]; then
         --set model.layers=1000
     ok "no memory: exit code 3" test "$rc" -eq 3 -a ! -e new
     ok "with one line" test "$(wc -l <"$work/err")" -eq 1
-    ok "with what it is for, and what to do" says err 'one more buffer of ' 'MiB beside ' '--plan'
+    ok "with what it is for, and what to do" says err 'a buffer of ' 'MiB beside ' '--plan'
 fi
 
 # ---- the run directory ------------------------------------------------------------

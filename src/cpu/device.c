@@ -48,16 +48,22 @@ static void describe(lk_device *d, char *text, size_t size)
              lk_cpu_matmul_library());
 }
 
+static lk_status no_room(const lk_cpu *c, size_t bytes, double room)
+{
+    return lk_fail(LK_E_SYSTEM, "out of memory: a buffer of %.0f MiB beside %.0f MiB, %.0f MiB are "
+                   "available to a rank here; make the model, the batch or the context smaller "
+                   "('lockstep train RUN.yaml --plan' tells what takes how much), or take a larger "
+                   "machine or fewer ranks", (double)bytes / 0x1p20,
+                   (double)c->device.allocated / 0x1p20, room / 0x1p20);
+}
+
 /* The kernel gives out more than there is, and kills who then uses it. Ranks of this host may ask
  * at the same time, so what there was when they began counts too, in equal shares. */
 static lk_status check_room(const lk_cpu *c, size_t bytes)
 {
     double now = lk_machine_available(""), share = c->room;
     double room = share > 0 && share < now ? share : now;
-    if (now <= 0 || (double)bytes <= room) return LK_OK;
-    return lk_fail(LK_E_SYSTEM, "out of memory: %.0f MiB are needed at once, %.0f MiB are available"
-                   " to a rank here; a smaller model or batch needs less, a larger machine or one "
-                   "with fewer ranks has more", (double)bytes / 0x1p20, room / 0x1p20);
+    return now <= 0 || (double)bytes <= room ? LK_OK : no_room(c, bytes, room);
 }
 
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
@@ -65,11 +71,7 @@ static lk_status alloc(lk_device *d, size_t bytes, void **memory)
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
     if (whole >= LARGE) LK_TRY(check_room((const lk_cpu *)d, whole));
     void *p = aligned_alloc(ALIGN, whole);
-    if (!p)
-        return lk_fail(LK_E_SYSTEM, "out of memory: one more buffer of %.1f MiB beside %.1f MiB; "
-                       "make the model, the batch or the context smaller ('lockstep train RUN.yaml "
-                       "--plan' tells what takes how much), or take a machine with more memory",
-                       (double)bytes / 0x1p20, (double)d->allocated / 0x1p20);
+    if (!p) return no_room((const lk_cpu *)d, whole, fmax(lk_machine_available(""), 0));
     memset(p, 0, whole);
     lk_device_took(d, whole, false);
     *memory = p;
