@@ -46,6 +46,7 @@ begin() {
     export STRIKE="$$-$count"
     n=$1
     shift
+    : >"$work/out" # or what an earlier run has printed would be waited for
     timeout -k 5 "$LIMIT" "$MPIRUN" -np "$n" ${WRAP:-} "$LOCKSTEP" train r.yaml "$@" \
         </dev/null >"$work/out" 2>"$work/err" &
     job=$!
