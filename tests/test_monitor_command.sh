@@ -358,6 +358,7 @@ ok "and not that there is no run.jsonl" sh -c '! grep -q "No run.jsonl" noise.ht
 
 # A directory that is removed meanwhile.
 cp -R three gone
+: >"$work/out"
 timeout 60 "$LOCKSTEP" watch gone -n 0.2 >"$work/out" 2>"$work/err" &
 within 30 test -s "$work/out"
 rm -r gone
