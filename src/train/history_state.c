@@ -146,17 +146,18 @@ lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HIST
     return LK_RUN_RUNNING;
 }
 
+/* A number of a log, which may be damaged, as a whole one from 0. */
+static int64_t whole(double x) { return x >= 0 && x < 0x1p62 ? (int64_t)x : 0; }
+
 int64_t lk_history_total(const lk_history *h)
 {
     if (h->has_run) return h->run.train.steps; /* each start writes it anew */
-    double steps = lk_history_number(lk_history_start(h), "steps");
-    return isnan(steps) ? 0 : (int64_t)steps;
+    return whole(lk_history_number(lk_history_start(h), "steps"));
 }
 
 int64_t lk_history_done(const lk_history *h)
 {
-    double step = lk_history_last(&h->loss, LK_LOSS_STEP);
-    return isnan(step) ? 0 : (int64_t)step;
+    return whole(lk_history_last(&h->loss, LK_LOSS_STEP));
 }
 
 double lk_history_best(const lk_history *h, int64_t *step)
@@ -166,14 +167,14 @@ double lk_history_best(const lk_history *h, int64_t *step)
         double loss = h->validation.column[LK_VALID_LOSS][i];
         if (!(isnan(best) || loss < best)) continue;
         best = loss;
-        if (step) *step = (int64_t)h->validation.column[LK_VALID_STEP][i];
+        if (step) *step = whole(h->validation.column[LK_VALID_STEP][i]);
     }
     return best;
 }
 
 void lk_history_duration(double seconds, char text[32])
 {
-    long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
+    long s = (long)whole(seconds + 0.5);
     if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
     else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
 }
