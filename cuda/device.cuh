@@ -196,8 +196,6 @@ void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, 
 
 /* ---- matmul.cu ------------------------------------------------------------------------------ */
 
-typedef enum lk_product { LK_PRODUCT_Y, LK_PRODUCT_DX, LK_PRODUCT_DW } lk_product;
-
 lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_dx or linear_dw node. */
