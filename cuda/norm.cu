@@ -145,6 +145,7 @@ static lk_status residual_then_norm(lk_exec *x, const lk_node *n)
     residual.op = LK_OP_RESIDUAL;
     residual.attr.dropout.p = n->attr.residual_norm.p;
     residual.attr.dropout.site = n->attr.residual_norm.site;
+    residual.attr.dropout.group = 1;
     LK_TRY(lk_cuda_residual(x, &residual));
     norm.op = LK_OP_NORM;
     norm.attr.norm.kind = n->attr.residual_norm.kind;
