@@ -2,12 +2,14 @@
  *
  * Forward: a warp per row holding the row in registers for C <= 1024, else a block per row that
  * reads it again (from L1). Backward for C <= 1024, C % 8 == 0: one block per chunk of rows, a warp
- * per row; dx leaves at once while each lane sums dw and db of its columns over the rows of its
- * warp; the block adds its warps in order and stores partials [chunks, C], which
- * lk_cuda_sum_chunks adds. Other C: dx and the column partials by two kernels.
+ * per row, which it copies to shared memory while it works on the one before; dx leaves at once
+ * while each lane sums dw and db of its columns over the rows of its warp; the block adds its warps
+ * in order and stores partials [chunks, C], which lk_cuda_sum_chunks adds. Other C: dx and the
+ * column partials by two kernels.
  *
  * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
 #include "cuda/dropout.cuh"
+#include "cuda/mma.cuh"
 
 enum { WARPS = 8, THREADS = 32 * WARPS, HELD_COLS = 1024 };
 
@@ -206,6 +208,14 @@ static __device__ __forceinline__ void add_warps(const float (*sums)[COLS], floa
     __syncthreads();
 }
 
+/* Whether rows of K pieces are staged in shared memory, which at most 99 KiB a block must hold. */
+template <typename E, int K> static constexpr bool staged = sizeof(E) == 2 && K <= 3;
+/* [warp][2 rows][x, dy, more][K][lane] of 16 bytes. */
+template <typename E, int K> static constexpr int staged_bytes(void)
+{
+    return staged<E, K> ? WARPS * 2 * 3 * K * 32 * 16 : 0;
+}
+
 /* Block i: rows [i per, (i+1) per), warp a taking every eighth. C <= 256 K, C % 8 == 0. */
 template <typename E, int K, int BRANCH>
 static __global__ void __launch_bounds__(THREADS)
@@ -216,6 +226,8 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
             int64_t per, int cols, branch<E> also)
 {
     enum { V = 8 };
+    constexpr bool STAGED = staged<E, K>;
+    extern __shared__ __align__(16) unsigned char stages[];
     __shared__ __align__(16) float sums[WARPS][32 * K * V];
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int64_t begin = blockIdx.x * per, end = begin + per < rows ? begin + per : rows;
@@ -226,27 +238,58 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_b[k]);
     }
 
-    for (int64_t row = begin + warp; row < end; row += WARPS) {
-        lk_vec<E, V> xs[K], ds[K], ms[K]; /* as stored: half the registers of floats */
+    const E *source[3] = {x, dy, more};
+    lk_vec<E, V> held[3][STAGED ? 1 : K]; /* as stored: half the registers of floats */
+    unsigned char *stage = stages + ((warp * 2 * 3 * K) * 32 + lane) * 16;
+    float m = 0, r = 0; /* of the row that comes next */
+    auto fetch = [&](int64_t row, int slot) {
+        m = mean ? mean[row] : 0;
+        r = rstd[row];
 #pragma unroll
         for (int k = 0; k < K; k++) {
             int c = (k * 32 + lane) * V;
-            if (c < cols) {
-                xs[k] = *(const lk_vec<E, V> *)(x + row * cols + c);
-                ds[k] = *(const lk_vec<E, V> *)(dy + row * cols + c);
-                if (more) ms[k] = *(const lk_vec<E, V> *)(more + row * cols + c);
+            if (c < cols)
+#pragma unroll
+                for (int i = 0; i < 3; i++) {
+                    if (i == 2 && !more) continue;
+                    const E *from = source[i] + row * cols + c;
+                    if constexpr (STAGED)
+                        lk_copy16(lk_shared_address(stage + ((slot * 3 + i) * K + k) * 512), from,
+                                  true);
+                    else held[i][k] = *(const lk_vec<E, V> *)from;
+                }
+        }
+        lk_copies_commit();
+    };
+    auto piece = [&](int i, int k, int slot) {
+        if constexpr (STAGED)
+            return *(const lk_vec<E, V> *)(stage + ((slot * 3 + i) * K + k) * 512);
+        else return held[i][k];
+    };
+
+    if (STAGED && begin + warp < end) fetch(begin + warp, 0);
+    int slot = 0;
+    for (int64_t row = begin + warp; row < end; row += WARPS) {
+        if (!STAGED) fetch(row, 0);
+        float centre = m, scaled = r, sum_g = 0, sum_gh = 0;
+        if constexpr (STAGED) { /* each lane reads what it copied itself */
+            if (row + WARPS < end) {
+                fetch(row + WARPS, slot ^ 1);
+                lk_copies_wait<1>();
+            } else {
+                lk_copies_wait<0>();
             }
         }
-        float m = mean ? mean[row] : 0, r = rstd[row], sum_g = 0, sum_gh = 0;
 #pragma unroll
         for (int k = 0; k < K; k++) {
             int c = (k * 32 + lane) * V;
             if (c < cols) {
+                lk_vec<E, V> xs = piece(0, k, slot), ds = piece(1, k, slot);
                 float scale[V];
                 lk_get<V>(scale, w + c);
 #pragma unroll
                 for (int j = 0; j < V; j++) {
-                    float d = lk_float(ds[k].v[j]), h = (lk_float(xs[k].v[j]) - m) * r;
+                    float d = lk_float(ds.v[j]), h = (lk_float(xs.v[j]) - centre) * scaled;
                     sum_w[k][j] += d * h;
                     sum_b[k][j] += d;
                     sum_g += d * scale[j];
@@ -260,13 +303,15 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         for (int k = 0; k < K; k++) {
             int c = (k * 32 + lane) * V;
             if (c < cols) {
+                lk_vec<E, V> xs = piece(0, k, slot), ds = piece(1, k, slot), ms;
+                if (more) ms = piece(2, k, slot);
                 float scale[V], out[V];
                 lk_get<V>(scale, w + c);
 #pragma unroll
                 for (int j = 0; j < V; j++) {
-                    float d = lk_float(ds[k].v[j]), h = (lk_float(xs[k].v[j]) - m) * r;
-                    out[j] = r * (d * scale[j] - sum_g - h * sum_gh);
-                    if (more) out[j] += lk_float(ms[k].v[j]);
+                    float d = lk_float(ds.v[j]), h = (lk_float(xs.v[j]) - centre) * scaled;
+                    out[j] = scaled * (d * scale[j] - sum_g - h * sum_gh);
+                    if (more) out[j] += lk_float(ms.v[j]);
                 }
                 lk_put<V>(dx + row * cols + c, out);
                 if constexpr (BRANCH) { /* of dx as stored */
@@ -284,6 +329,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
                 }
             }
         }
+        slot ^= 1;
     }
 
     int64_t at = (int64_t)blockIdx.x * cols;
@@ -381,6 +427,14 @@ template <typename E, int BRANCH> static auto warps_kernel(int cols)
                          : k_norm_grad<E, 4, BRANCH>;
 }
 
+template <typename E> static int bytes_to_stage(int cols)
+{
+    return cols <= 256   ? staged_bytes<E, 1>()
+           : cols <= 512 ? staged_bytes<E, 2>()
+           : cols <= 768 ? staged_bytes<E, 3>()
+                         : staged_bytes<E, 4>();
+}
+
 static bool fits_warps(const lk_node *n)
 {
     int64_t cols = lk_cols(n->in[0]);
@@ -419,8 +473,11 @@ static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
                 b.m = mask_of(x, n->attr.residual_norm.p, n->attr.residual_norm.site, 1);
                 kernel = warps_kernel<E, DROPPED>(cols);
             }
-            kernel<<<chunks, THREADS, 0, s>>>(from, w, mean, rstd, dy, more, dx, dw, db, rows, per,
-                                              cols, b);
+            int bytes = bytes_to_stage<E>(cols);
+            LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               bytes));
+            kernel<<<chunks, THREADS, bytes, s>>>(from, w, mean, rstd, dy, more, dx, dw, db, rows,
+                                                  per, cols, b);
         } else {
             LK_VECTOR_SWITCH(cols, V, {
                 dim3 grid(lk_blocks(cols, 64 * V), chunks); /* first: dx may lie where dy does */
