@@ -64,6 +64,10 @@ void ref_batch_norm(int64_t n, int64_t c, float eps, lk_activation act, const do
 void ref_pool(int64_t n, int64_t pixels, int64_t c, const double *x, double *y);
 /* x, y [n,pixels,c], s [n,c] */
 void ref_gate(int64_t n, int64_t pixels, int64_t c, const double *x, const double *s, double *y);
+/* x, y [n,c], w1 [s,c], b1 [s], w2 [c,s], b2 [c]; y, h [n,s] or z [n,c] may be NULL */
+void ref_excite(int64_t n, int64_t c, int64_t s, const double *x, const double *w1,
+                const double *b1, const double *w2, const double *b2, double *y, double *h,
+                double *z);
 /* logits, targets [n,k]; labels [n] (whole numbers) */
 double ref_soft_xent(int64_t n, int64_t k, const double *logits, const double *targets);
 double ref_hits(int64_t n, int64_t k, const double *logits, const double *labels);

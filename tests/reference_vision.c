@@ -132,6 +132,29 @@ void ref_gate(int64_t n, int64_t pixels, int64_t c, const double *x, const doubl
     for (int64_t i = 0; i < n * pixels * c; i++) y[i] = x[i] * s[i / (pixels * c) * c + i % c];
 }
 
+void ref_excite(int64_t n, int64_t c, int64_t s, const double *x, const double *w1,
+                const double *b1, const double *w2, const double *b2, double *y, double *h,
+                double *z)
+{
+    double *hidden = malloc((size_t)s * sizeof *hidden);
+    if (!hidden) abort();
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t k = 0; k < s; k++) {
+            double sum = b1[k];
+            for (int64_t j = 0; j < c; j++) sum += x[i * c + j] * w1[k * c + j];
+            hidden[k] = ref_activate(LK_RELU, sum);
+            if (h) h[i * s + k] = hidden[k];
+        }
+        for (int64_t j = 0; j < c; j++) {
+            double sum = b2[j];
+            for (int64_t k = 0; k < s; k++) sum += hidden[k] * w2[j * s + k];
+            if (z) z[i * c + j] = sum;
+            if (y) y[i * c + j] = ref_activate(LK_HARD_SIGMOID, sum);
+        }
+    }
+    free(hidden);
+}
+
 double ref_soft_xent(int64_t n, int64_t k, const double *logits, const double *targets)
 {
     double loss = 0;

@@ -129,7 +129,7 @@ static lk_status measure(const lk_vision *m, int64_t side, int64_t channels, sum
         double flops, bytes;
         lk_op_cost(n, &flops, &bytes);
         bool counts = n->op == LK_OP_CONV || n->op == LK_OP_DWCONV || n->op == LK_OP_LINEAR ||
-                      n->op == LK_OP_CHANNEL_CONV;
+                      n->op == LK_OP_CHANNEL_CONV || n->op == LK_OP_EXCITE;
         if (counts) products += flops / 2;
     }
     s->products = (int64_t)products;

@@ -427,6 +427,110 @@ static int64_t attention_reference(const op_case *c, double *const *in, double *
 static const case_kind attention =
     CASE_KIND("channel attention", attention_tensors, attention_build, attention_reference);
 
+/* ---- excite --------------------------------------------------------------------------------- */
+
+static int excite_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("p", CASE_INPUT, 2, {c->batch, c->in});
+    TENSOR("w1", CASE_PARAM, 2, {c->out, c->in});
+    TENSOR("b1", CASE_PARAM, 1, {c->out}, .full = true);
+    TENSOR("w2", CASE_PARAM, 2, {c->in, c->out});
+    TENSOR("b2", CASE_PARAM, 1, {c->in}, .full = true);
+    return n;
+}
+
+/* Far from the corners of both functions: images of two kinds, +u and -u and a little more; half of
+ * the units answer to either kind by 1.5, to the other by -1.5; and z, of every channel around one
+ * of -4.5, 0 and 4.5, moves to another piece where the units of the first kind answer. */
+static void excite_images(const op_case *c, double *p)
+{
+    for (int64_t i = 0; i < c->batch * c->in; i++)
+        p[i] = 0.1 * p[i] + ((i / c->in + i % c->in) % 2 ? -1 : 1);
+}
+
+static void excite_prepare(const op_case *c, double *const *value)
+{
+    double *w1 = value[1], *w2 = value[3];
+    int64_t C = c->in, S = c->out, first = (S + 1) / 2;
+    excite_images(c, value[0]);
+    for (int64_t s = 0; s < S; s++) {
+        double along = 0, answer = s % 2 ? -1.5 : 1.5;
+        for (int64_t j = 0; j < C; j++) along += w1[s * C + j] * (j % 2 ? -1 : 1);
+        for (int64_t j = 0; j < C; j++)
+            w1[s * C + j] = (w1[s * C + j] - along / (double)C * (j % 2 ? -1 : 1)) / sqrt((double)C) +
+                            answer / (double)C * (j % 2 ? -1 : 1);
+        value[2][s] *= 0.2;
+    }
+    for (int64_t j = 0; j < C; j++) {
+        static const double centre[] = {-4.5, 0, 4.5}, move[] = {3, 4.5, -3};
+        for (int64_t s = 0; s < S; s++)
+            w2[j * S + s] = w2[j * S + s] / sqrt((double)S) +
+                            (s % 2 ? 0 : move[j % 3] / (1.5 * (double)first));
+        value[4][j] = centre[j % 3] + 0.2 * value[4][j];
+    }
+}
+
+static lk_tensor *excite_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_excite(g, in[0], in[1], in[2], in[3], in[4]);
+}
+
+static int64_t excite_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_excite(c->batch, c->in, c->out, in[0], in[1], in[2], in[3], in[4], y, NULL, NULL);
+    return c->batch * c->in;
+}
+
+/* h, z */
+static int64_t excite_more(const op_case *c, double *const *in, int which, double *out)
+{
+    ref_excite(c->batch, c->in, c->out, in[0], in[1], in[2], in[3], in[4], NULL,
+               which ? NULL : out, which ? out : NULL);
+    return c->batch * (which ? c->in : c->out);
+}
+
+static const case_kind excite =
+    CASE_KIND("excite", excite_tensors, excite_build, excite_reference, .prepare = excite_prepare,
+              .more = {1, 2}, .more_reference = excite_more);
+
+/* The same weights for two images: their gradients must accumulate. */
+static int excite_twice_tensors(const op_case *c, case_tensor *t)
+{
+    int n = excite_tensors(c, t);
+    TENSOR("q", CASE_INPUT, 2, {c->batch, c->in});
+    return n;
+}
+
+static void excite_twice_prepare(const op_case *c, double *const *value)
+{
+    excite_prepare(c, value);
+    excite_images(c, value[5]);
+}
+
+static lk_tensor *excite_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                     lk_tensor *const *in)
+{
+    lk_tensor *again[] = {in[5], in[1], in[2], in[3], in[4]};
+    return lk_add(g, excite_build(g, c, type, in), excite_build(g, c, type, again));
+}
+
+static int64_t excite_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    double *more = reserve(c->batch * c->in);
+    int64_t n = excite_reference(c, in, y);
+    excite_reference(c, (double *[]){in[5], in[1], in[2], in[3], in[4]}, more);
+    for (int64_t i = 0; i < n; i++) y[i] += more[i];
+    free(more);
+    return n;
+}
+
+static const case_kind excite_twice =
+    CASE_KIND("excite twice", excite_twice_tensors, excite_twice_build, excite_twice_reference,
+              .prepare = excite_twice_prepare);
+
 /* ---- soft_xent ----------------------------------------------------------------------------- */
 
 static int soft_tensors(const op_case *c, case_tensor *t)
@@ -492,6 +596,8 @@ static const case_kind soft_xent =
 #define NORM(b, h, w, c, ...) IMAGE(batch_norm, b, h, w, c, __VA_ARGS__)
 #define RUNNING(b, h, w, c, ...)                                                                   \
     IMAGE(batch_norm_running, b, h, w, c, .running = true, __VA_ARGS__)
+#define EXCITE(what, b, c, s, ...)                                                                 \
+    {.kind = &what, .batch = b, .time = 1, .in = c, .out = s, __VA_ARGS__}
 #define SOFT(n, k) {.kind = &soft_xent, .batch = n, .time = 1, .out = k}
 
 const op_case vision_cases[] = {
@@ -599,6 +705,26 @@ const op_case vision_cases[] = {
     IMAGE(attention, 3, 5, 7, 24, .kernel = 3, .activation = LK_SIGMOID),
     IMAGE(attention, 2, 4, 4, 13, .kernel = 5, .activation = LK_HARD_SIGMOID),
     IMAGE(attention, 9, 16, 16, 16, .kernel = 3, .activation = LK_SIGMOID),
+    EXCITE(excite, 1, 16, 8),
+    EXCITE(excite, 37, 40, 16),
+    EXCITE(excite, 256, 72, 24),
+    EXCITE(excite, 21, 120, 32),
+    EXCITE(excite, 100, 480, 120),
+    EXCITE(excite, 37, 672, 168),
+    EXCITE(excite, 16, 960, 240),
+    EXCITE(excite, 5, 1032, 264), /* more channels than are summed at once, and than warps */
+    EXCITE(excite, 3, 64, 2056),  /* the same between, several rounds of a block */
+    EXCITE(excite, 3, 4168, 40),
+    EXCITE(excite, 1, 13, 3),
+    EXCITE(excite, 37, 45, 11),
+    EXCITE(excite, 37, 40, 11),
+    EXCITE(excite, 11, 1, 1),
+    EXCITE(excite, 130, 203, 65),
+    EXCITE(excite, 2, 1031, 513),
+    EXCITE(excite, 9, 5, 3, .nan = true),
+    EXCITE(excite, 9, 16, 8, .nan = true),
+    EXCITE(excite_twice, 19, 48, 16),
+    EXCITE(excite_twice, 5, 27, 7),
     SOFT(37, 10),
     SOFT(1, 1),
     SOFT(100, 1000),

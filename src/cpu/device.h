@@ -130,6 +130,9 @@ size_t lk_cpu_dwconv_scratch(const lk_node *n);
 size_t lk_cpu_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cpu_channel_conv_scratch(const lk_node *n);
 size_t lk_cpu_channel_conv_grad_scratch(const lk_node *n);
+size_t lk_cpu_excite_scratch(const lk_node *n);
+size_t lk_cpu_excite_dx_scratch(const lk_node *n);
+size_t lk_cpu_excite_dw_scratch(const lk_node *n);
 size_t lk_cpu_norm_scratch(const lk_node *n); /* and RESIDUAL_NORM */
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_residual_norm_grad_scratch(const lk_node *n);

@@ -96,13 +96,19 @@ lk_tensor *lk_vision_depthwise(lk_graph *g, const lk_vision *m, const char *name
     return norm(g, m, name, y, act);
 }
 
+/* Weight [out, in] ~ N(0, std) and bias [out] of a linear layer. */
+static void dense(lk_graph *g, int64_t in, int64_t out, float std, lk_tensor **w, lk_tensor **b)
+{
+    *w = lk_parameter(g, "weight", 2, (int64_t[]){out, in}, LK_INIT_NORMAL, std, true);
+    *b = lk_parameter(g, "bias", 1, &out, LK_INIT_ZERO, 0, false);
+}
+
 lk_tensor *lk_vision_dense(lk_graph *g, const char *name, lk_tensor *x, int64_t out, float std)
 {
+    lk_tensor *w, *b;
     if (!x) return NULL;
     lk_scope_push(g, "%s", name);
-    lk_tensor *w = lk_parameter(g, "weight", 2, (int64_t[]){out, lk_cols(x)}, LK_INIT_NORMAL, std,
-                                true);
-    lk_tensor *b = lk_parameter(g, "bias", 1, &out, LK_INIT_ZERO, 0, false);
+    dense(g, lk_cols(x), out, std, &w, &b);
     lk_tensor *y = lk_linear(g, x, w, b, LK_LINEAR);
     lk_scope_pop(g);
     return y;
@@ -116,10 +122,15 @@ static lk_tensor *se(lk_graph *g, lk_tensor *x)
 {
     const lk_vision plain = {.multiplier = 1};
     int64_t c = lk_cols(x), squeezed = lk_vision_width(&plain, c / 4);
+    lk_tensor *w1, *b1, *w2, *b2;
     lk_scope_push(g, "se");
-    lk_tensor *h = lk_vision_dense(g, "reduce", lk_pool(g, x), squeezed, he_std(squeezed));
-    h = lk_vision_dense(g, "expand", lk_activate(g, h, LK_RELU), c, he_std(c));
-    lk_tensor *y = lk_gate(g, x, lk_activate(g, h, LK_HARD_SIGMOID));
+    lk_scope_push(g, "reduce");
+    dense(g, c, squeezed, he_std(squeezed), &w1, &b1);
+    lk_scope_pop(g);
+    lk_scope_push(g, "expand");
+    dense(g, squeezed, c, he_std(c), &w2, &b2);
+    lk_scope_pop(g);
+    lk_tensor *y = lk_gate(g, x, lk_excite(g, lk_pool(g, x), w1, b1, w2, b2));
     lk_scope_pop(g);
     return y;
 }

@@ -82,6 +82,15 @@
  * GATE            in  x X [B,H,W,C], s X [B,C]    out y X = x s
  * GATE_DS         in  x, dy                       out ds X [B,C], the sum over H and W of x dy
  * GATE_DX         in  s, dy, dp X [B,C] or NULL   out dx X [B,H,W,C] = dy s (+ dp / (H W))
+ * EXCITE          in  p X [B,C], w1 X [S,C], b1 f32 [S], w2 X [C,S], b2 f32 [C]
+ *                 out s X [B,C], h X [B,S], z X [B,C]
+ *   h = relu(p w1^T + b1), z = h w2^T + b2, s = hard_sigmoid(z): what squeeze-and-excitation makes
+ *   of the pooled image (J. Hu et al., CVPR 2018). z is made of h as stored, s of z as stored.
+ * EXCITE_DX       in  ds X [B,C], z, h, w1, w2    out dp X [B,C], dz X [B,C], dh X [B,S]
+ *   dz = ds hard_sigmoid'(z), dh = (dz w2) relu'(h), dp = dh w1, each of the others as stored.
+ * EXCITE_DW       in  p, h, dz, dh                out dw1 f32 [S,C], db1 f32 [S], dw2 f32 [C,S],
+ *                 db2 f32 [C]
+ *   dw1 = dh^T p, dw2 = dz^T h; db1 and db2: column sums of dh and dz.
  * DROPOUT         in  x X, state                  out y X
  *   element i is kept when its word of lk_dropout_words(seed, site, leaf, state.step, i / group) is
  *   >= lk_dropout_threshold(p), and then multiplied by 1/(1-p). Its own gradient (same site).
@@ -209,6 +218,9 @@ lk_tensor *lk_batch_norm(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b,
 lk_tensor *lk_pool(lk_graph *g, lk_tensor *x);
 lk_tensor *lk_max_pool(lk_graph *g, lk_tensor *x, int size, int stride, int pad);
 lk_tensor *lk_gate(lk_graph *g, lk_tensor *x, lk_tensor *s);
+/* p [B,C]; weights [S,C] and [C,S], biases [S] and [C]: parameters. */
+lk_tensor *lk_excite(lk_graph *g, lk_tensor *p, lk_tensor *w1, lk_tensor *b1, lk_tensor *w2,
+                     lk_tensor *b2);
 /* *hits, if wanted, gets the share of right rows. */
 lk_tensor *lk_soft_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets,
                                  lk_tensor *labels, lk_tensor **hits);

@@ -1,0 +1,678 @@
+/* excite and its gradients: the two small products of squeeze-and-excitation and what stands between
+ * and behind them, f16 and bf16 on tensor cores when C and S are multiples of 8, else by FMA.
+ *
+ * excite and excite_dx are chains of two products of a few rows with weights that are read once.
+ * A cluster of BLOCKS blocks takes IMAGES images through both: each block makes its share of the
+ * columns of the first result, writes it, and reads all of it after the cluster's barrier. So all
+ * processors load weights, and every block 1 / BLOCKS of them (115 KB of [960,240]). In a block a
+ * warp makes one tile of columns, or the tiles are fewer than warps and several divide the summed
+ * dimension; their sums are added in order. A lane asks for all its weights of up to BATCH steps at
+ * once, before the rows they meet have come. Tensor cores take the 32 elements of a step in any
+ * order, if both operands do: in one where 8 neighbours belong to one lane, fragments are loads of
+ * 16 bytes as they come. excite_dx reads the same weights across: 4 columns of 8 rows a lane, whose
+ * halves are exchanged in registers.
+ *
+ * excite_dw: a block for 64 x 64 of dw1 or dw2, all images in flight at once; bias gradients are a
+ * column more, of a factor 1.
+ *
+ * Predicted on an H200, f16, 256 images, us: [960,240] 5 forward, 6 dx, 5 dw; the small ones 4 each,
+ * of which launch, two trips to memory and the barrier are 3.
+ *
+ * p, ds, s, z, dz, dp X [B,C]; h, dh X [B,S]; w1 X [S,C], w2 X [C,S]; b1, db1 f32 [S], b2, db2 f32
+ * [C]; dw1, dw2 f32. */
+#include "cuda/activation.cuh"
+#include "cuda/columns.cuh"
+#include "cuda/mma.cuh"
+
+enum {
+    IMAGES = 16, /* of a cluster: rows of a tensor core's product */
+    BLOCKS = 8,  /* of a cluster; 1 where there are none */
+    WARPS = 16,
+    THREADS = 32 * WARPS,
+    STEP = 32, /* of the summed dimension, which is divided at its multiples */
+    RUN = 4,   /* loads of a thread that fetches rows */
+    FMA_ROW = IMAGES + 4,   /* floats; neighbours in k fall on different banks */
+    MEMORY = 512 * FMA_ROW * 4 /* of a block: rows or sums, the largest of what needs some */
+};
+
+/* What a block does: its images and its place in the cluster. */
+typedef struct share {
+    int64_t batch, first;
+    int rank, blocks;
+} share;
+
+static __device__ __forceinline__ share share_of(int64_t batch, int blocks)
+{
+    return {batch, (int64_t)(blockIdx.x / blocks) * IMAGES, (int)(blockIdx.x % blocks), blocks};
+}
+
+/* ---- the cluster ---------------------------------------------------------------------------- */
+
+/* Every thread of the cluster has written what others read. */
+static __device__ __forceinline__ void written(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+/* The block's __syncthreads() is to follow, which is all that a cluster of one needs. */
+static __device__ __forceinline__ void await_written(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/* Have the cluster bring what it reads later to the level 2 cache. */
+static __device__ __forceinline__ void ahead(const share &s, const void *p, int64_t bytes)
+{
+    const int LINE = 128;
+    int64_t i = ((int64_t)threadIdx.x * s.blocks + s.rank) * LINE;
+    for (; i < bytes; i += (int64_t)THREADS * s.blocks * LINE)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)p + i));
+}
+
+/* ---- a warp's tile of a product --------------------------------------------------------------
+ *
+ * COLUMNS of the result for all IMAGES. w [outer, inner], or if TURNED [inner, outer]. Rows lie in
+ * the block's memory CHUNK elements at a time, padded with zeros to whole steps; V: elements that
+ * are put there, and W: results that are taken out, at once. */
+
+template <typename E, bool TURNED> struct by_mma {
+    static constexpr int COLUMNS = TURNED ? 32 : 8, CHUNK = 1024, V = 8, W = 4;
+    static constexpr int BATCH = TURNED ? 2 : 8, WORDS = TURNED ? 16 : 4, TILES = COLUMNS / 8;
+    uint32_t held[BATCH][WORDS];
+    float sum[TILES][4];
+
+    /* Elements of a row in memory: its bytes are an odd multiple of 64, so that two rows that
+     * follow each other touch all banks. */
+    static __device__ __forceinline__ int stride(int steps) { return (steps | 1) * STEP; }
+
+    static __device__ __forceinline__ void place(char *memory, int steps, int row, int k,
+                                                 const float *v)
+    {
+        lk_put<V>((E *)memory + row * stride(steps) + k, v);
+    }
+
+    __device__ __forceinline__ void clear(void)
+    {
+#pragma unroll
+        for (int j = 0; j < TILES; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum[j][i] = 0;
+    }
+
+    /* Ask for the weights of BATCH steps from `step` on, of those before `end`. */
+    __device__ __forceinline__ void fetch(const E *w, int inner, int outer, int column, int step,
+                                          int end)
+    {
+        int lane = threadIdx.x & 31, own = column + (lane >> 2) * (TURNED ? 4 : 1);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            int k = (step + b) * STEP + 8 * (lane & 3);
+            bool in = step + b < end && k < inner && own < outer;
+            if constexpr (TURNED) {
+                const E *from = w + (int64_t)k * outer + own;
+#pragma unroll
+                for (int i = 0; i < 8; i++, from += outer) {
+                    uint2 v = in ? *(const uint2 *)from : make_uint2(0, 0);
+                    held[b][2 * i] = v.x, held[b][2 * i + 1] = v.y;
+                }
+            } else {
+                uint4 v = in ? *(const uint4 *)(w + (int64_t)own * inner + k)
+                             : make_uint4(0, 0, 0, 0);
+                held[b][0] = v.x, held[b][1] = v.y, held[b][2] = v.z, held[b][3] = v.w;
+            }
+        }
+    }
+
+    /* Column j of rows i and i + 1 of a step, as one register. */
+    static __device__ __forceinline__ uint32_t across(const uint32_t *rows, int i, int j)
+    {
+        return __byte_perm(rows[2 * i + j / 2], rows[2 * i + 2 + j / 2], j % 2 ? 0x7632 : 0x5410);
+    }
+
+    /* Multiply what was fetched. from: the step that memory begins with. */
+    __device__ __forceinline__ void use(const char *memory, int steps, const E *, int, int, int,
+                                        int step, int end, int from)
+    {
+        int lane = threadIdx.x & 31;
+        const E *rows = (const E *)memory + (lane >> 2) * stride(steps) + 8 * (lane & 3);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            if (step + b >= end) break;
+            uint4 low = *(const uint4 *)(rows + (step + b - from) * STEP);
+            uint4 high = *(const uint4 *)(rows + 8 * stride(steps) + (step + b - from) * STEP);
+            const uint32_t a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if constexpr (TURNED) {
+#pragma unroll
+                    for (int j = 0; j < TILES; j++)
+                        lk_mma<E>(sum[j], a[half], across(held[b], 4 * half, j),
+                                  across(held[b], 4 * half + 2, j));
+                } else {
+                    lk_mma<E>(sum[0], a[half], held[b][2 * half], held[b][2 * half + 1]);
+                }
+            }
+        }
+    }
+
+    /* to [IMAGES, width]: the sums. */
+    __device__ __forceinline__ void put(float *to, int width) const
+    {
+        int lane = threadIdx.x & 31, t = lane & 3;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float *row = to + ((lane >> 2) + 8 * r) * width;
+            if constexpr (TURNED) { /* a lane's column of tile j is column j of the four it loads */
+#pragma unroll
+                for (int i = 2 * r; i < 2 * r + 2; i++)
+                    ((float4 *)row)[2 * t + i % 2] =
+                        make_float4(sum[0][i], sum[1][i], sum[2][i], sum[3][i]);
+            } else {
+                ((float2 *)row)[t] = make_float2(sum[0][2 * r], sum[0][2 * r + 1]);
+            }
+        }
+    }
+};
+
+/* A column a lane. */
+template <typename E, bool TURNED> struct by_fma {
+    static constexpr int COLUMNS = 32, CHUNK = 512, V = 1, W = 1, BATCH = 1;
+    float sum[IMAGES];
+
+    static __device__ __forceinline__ void place(char *memory, int, int row, int k, const float *v)
+    {
+        ((float *)memory)[k * FMA_ROW + row] = *v;
+    }
+
+    __device__ __forceinline__ void clear(void)
+    {
+#pragma unroll
+        for (int i = 0; i < IMAGES; i++) sum[i] = 0;
+    }
+
+    __device__ __forceinline__ void fetch(const E *, int, int, int, int, int) {}
+
+    __device__ __forceinline__ void use(const char *memory, int, const E *w, int inner, int outer,
+                                        int column, int step, int end, int from)
+    {
+        int own = column + (threadIdx.x & 31);
+        if (step >= end || own >= outer) return;
+        const E *weight = w + (TURNED ? own : (int64_t)own * inner);
+        const float4 *row = (const float4 *)memory + (step - from) * STEP * (FMA_ROW / 4);
+#pragma unroll 8
+        for (int k = step * STEP; k < min(step * STEP + STEP, inner); k++, row += FMA_ROW / 4) {
+            float factor = lk_float(weight[TURNED ? (int64_t)k * outer : k]);
+#pragma unroll
+            for (int i = 0; i < IMAGES; i += 4) {
+                float4 a = row[i / 4];
+                sum[i] = fmaf(a.x, factor, sum[i]);
+                sum[i + 1] = fmaf(a.y, factor, sum[i + 1]);
+                sum[i + 2] = fmaf(a.z, factor, sum[i + 2]);
+                sum[i + 3] = fmaf(a.w, factor, sum[i + 3]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void put(float *to, int width) const
+    {
+#pragma unroll
+        for (int i = 0; i < IMAGES; i++) to[i * width + (threadIdx.x & 31)] = sum[i];
+    }
+};
+
+/* ---- where rows come from ------------------------------------------------------------------- */
+
+/* x [B, inner] as it is. Other blocks of the cluster may just have written it. */
+template <typename E> struct rows_of {
+    const E *x;
+
+    template <int V> struct held {
+        lk_held<E, V> x;
+    };
+    template <int V> __device__ __forceinline__ void load(held<V> &v, int64_t at) const
+    {
+        v.x.load(x + at);
+    }
+    template <int V>
+    __device__ __forceinline__ void get(float *out, const held<V> &v, int64_t, bool) const
+    {
+        v.x.get(out);
+    }
+};
+
+/* dz = ds hard_sigmoid'(z), written too. */
+template <typename E> struct slopes_of {
+    const E *ds, *z;
+    E *dz;
+
+    template <int V> struct held {
+        lk_held<E, V> ds, z;
+    };
+    template <int V> __device__ __forceinline__ void load(held<V> &v, int64_t at) const
+    {
+        v.ds.load(ds + at);
+        v.z.load(z + at);
+    }
+    template <int V>
+    __device__ __forceinline__ void get(float *out, const held<V> &v, int64_t at, bool write) const
+    {
+        float z[V];
+        v.ds.get(out);
+        v.z.get(z);
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            out[i] = lk_float(lk_store<E>(out[i] * lk_act_slope<LK_HARD_SIGMOID>(z[i])));
+        if (write) lk_put<V>(dz + at, out);
+    }
+};
+
+/* The block's rows of `source` [B, inner], elements [chunk, chunk + steps * STEP), into memory, a
+ * row a warp. Of what the source writes, each block of the cluster writes a part if `write`. */
+template <class T, class S>
+static __device__ __forceinline__ void stage(char *memory, const share &s, const S &source,
+                                             int inner, int chunk, int steps, bool write)
+{
+    constexpr int V = T::V, NEXT = 32 * V;
+    int row = threadIdx.x >> 5, end = steps * STEP;
+    int stop = s.first + row < s.batch ? min(inner - chunk, end) : 0; /* of what exists */
+    int64_t at = (s.first + row) * inner + chunk;
+    for (int k0 = (threadIdx.x & 31) * V; k0 < end; k0 += RUN * NEXT) {
+        typename S::template held<V> held[RUN];
+#pragma unroll
+        for (int u = 0; u < RUN; u++)
+            if (k0 + u * NEXT < stop) source.template load<V>(held[u], at + k0 + u * NEXT);
+#pragma unroll
+        for (int u = 0; u < RUN; u++) {
+            int k = k0 + u * NEXT;
+            if (k >= end) break;
+            float v[V] = {};
+            bool own = write && (int64_t)(chunk + k) * s.blocks / inner == s.rank;
+            if (k < stop) source.template get<V>(v, held[u], at + k, own);
+            T::place(memory, steps, row, k, v);
+        }
+    }
+}
+
+/* ---- where results go: W of them at element `at`, of columns n .. ---------------------------- */
+
+template <typename E> struct to_hidden { /* relu(v + b) */
+    const float *b;
+    E *h;
+    template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int n) const
+    {
+#pragma unroll
+        for (int i = 0; i < W; i++) v[i] = lk_act<LK_RELU>(v[i] + b[n + i]);
+        lk_put<W>(h + at, v);
+    }
+};
+
+template <typename E> struct to_gate { /* z = v + b, s = hard_sigmoid(z) */
+    const float *b;
+    E *z, *s;
+    template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int n) const
+    {
+#pragma unroll
+        for (int i = 0; i < W; i++) v[i] = lk_float(lk_store<E>(v[i] + b[n + i]));
+        lk_put<W>(z + at, v);
+#pragma unroll
+        for (int i = 0; i < W; i++) v[i] = lk_act<LK_HARD_SIGMOID>(v[i]);
+        lk_put<W>(s + at, v);
+    }
+};
+
+template <typename E> struct to_hidden_grad { /* v relu'(h) */
+    const E *h;
+    E *dh;
+    template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int) const
+    {
+        float hidden[W];
+        lk_get<W>(hidden, h + at);
+#pragma unroll
+        for (int i = 0; i < W; i++) /* rounded before, so that what overflows is told */
+            v[i] = lk_float(lk_store<E>(v[i])) * lk_act_slope<LK_RELU>(hidden[i]);
+        lk_put<W>(dh + at, v);
+    }
+};
+
+template <typename E> struct to_rows {
+    E *y;
+    template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int) const
+    {
+        lk_put<W>(y + at, v);
+    }
+};
+
+/* ---- a product of the chain ----------------------------------------------------------------- */
+
+/* source [B, inner] times w, to sink [B, outer], by tiles T: the block's images, its share of the
+ * columns. after: the source is what the cluster wrote last. */
+template <class T, typename E, class S, class K>
+static __device__ __forceinline__ void product(char *memory, const share &s, const S &source,
+                                               const E *w, int inner, int outer, const K &sink,
+                                               bool after)
+{
+    int warp = threadIdx.x >> 5;
+    int each = ((outer + T::COLUMNS - 1) / T::COLUMNS + s.blocks - 1) / s.blocks; /* tiles */
+    int parts = each < WARPS ? WARPS / each : 1, lanes = WARPS / parts; /* of the sum; of tiles */
+    int lane = warp / parts, part = warp - lane * parts, width = lanes * T::COLUMNS;
+    int begin = s.rank * each * T::COLUMNS, stop = min(begin + each * T::COLUMNS, outer);
+    float *sums = (float *)memory; /* [parts, IMAGES, width] */
+    T tile;
+    for (int round = 0; round * lanes < each; round++) {
+        int column0 = begin + round * width, column = column0 + lane * T::COLUMNS;
+        bool real = lane < lanes && column < stop;
+        tile.clear();
+        for (int chunk = 0; chunk < inner; chunk += T::CHUNK) {
+            int steps = (min(inner - chunk, T::CHUNK) + STEP - 1) / STEP, from = chunk / STEP;
+            int step = from + part * steps / parts, end = from + (part + 1) * steps / parts;
+            if (!real) end = step;
+            tile.fetch(w, inner, outer, column, step, end);
+            if (after && round == 0 && chunk == 0) await_written();
+            __syncthreads(); /* memory is free */
+            stage<T>(memory, s, source, inner, chunk, steps, round == 0);
+            __syncthreads();
+            while (step < end) {
+                tile.use(memory, steps, w, inner, outer, column, step, end, from);
+                step += T::BATCH;
+                if (step < end) tile.fetch(w, inner, outer, column, step, end);
+            }
+        }
+        __syncthreads();
+        if (lane < lanes)
+            tile.put(sums + part * IMAGES * width + lane * T::COLUMNS, width);
+        __syncthreads();
+        for (int i = threadIdx.x * T::W; i < IMAGES * width; i += THREADS * T::W) {
+            int row = i / width, n = column0 + i - row * width;
+            if (n >= stop || s.first + row >= s.batch) continue;
+            float v[T::W] = {};
+            for (int p = 0; p < parts; p++) {
+                float more[T::W];
+                lk_get<T::W>(more, sums + p * IMAGES * width + i);
+#pragma unroll
+                for (int j = 0; j < T::W; j++) v[j] += more[j];
+            }
+            sink.template take<T::W>(v, (s.first + row) * outer + n, n);
+        }
+    }
+}
+
+template <typename E, bool MMA, bool TURNED>
+using tile_of = typename std::conditional<MMA, by_mma<E, TURNED>, by_fma<E, TURNED>>::type;
+
+static_assert(WARPS == IMAGES, "a row a warp");
+static_assert(IMAGES * (1024 + STEP) * 2 <= MEMORY && WARPS * IMAGES * 32 * 4 <= MEMORY, "room");
+
+template <typename E, bool MMA>
+static __global__ void __launch_bounds__(THREADS)
+    k_excite(const E *p, const E *w1, const float *b1, const E *w2, const float *b2, E *s, E *h,
+             E *z, int64_t batch, int C, int S, int blocks)
+{
+    __shared__ __align__(16) char memory[MEMORY];
+    share own = share_of(batch, blocks);
+    ahead(own, b1, S * sizeof(float));
+    ahead(own, w2, (int64_t)C * S * sizeof(E));
+    ahead(own, b2, C * sizeof(float));
+    product<tile_of<E, MMA, false>>(memory, own, rows_of<E>{p}, w1, C, S, to_hidden<E>{b1, h},
+                                    false);
+    written();
+    product<tile_of<E, MMA, false>>(memory, own, rows_of<E>{h}, w2, S, C, to_gate<E>{b2, z, s},
+                                    true);
+}
+
+template <typename E, bool MMA>
+static __global__ void __launch_bounds__(THREADS)
+    k_excite_dx(const E *ds, const E *z, const E *h, const E *w1, const E *w2, E *dp, E *dz, E *dh,
+                int64_t batch, int C, int S, int blocks)
+{
+    __shared__ __align__(16) char memory[MEMORY];
+    share own = share_of(batch, blocks);
+    int64_t images = batch - own.first < IMAGES ? batch - own.first : IMAGES;
+    ahead(own, h + own.first * S, images * S * sizeof(E));
+    ahead(own, w1, (int64_t)C * S * sizeof(E));
+    product<tile_of<E, MMA, true>>(memory, own, slopes_of<E>{ds, z, dz}, w2, C, S,
+                                   to_hidden_grad<E>{h, dh}, false);
+    written();
+    product<tile_of<E, MMA, true>>(memory, own, rows_of<E>{dh}, w1, S, C, to_rows<E>{dp}, true);
+}
+
+/* ---- by the weights ------------------------------------------------------------------------- */
+
+enum { SIDE = 64, DW_THREADS = 256, STAGES = 8, STAGE_BYTES = 2 * STEP * SIDE * 2, PLAIN_STEP = 16 };
+
+/* One of the two products, dw [rows, cols] = dy^T x, and the tile of it that a block makes. */
+template <typename E> struct weights {
+    const E *dy, *x;
+    float *dw, *db;
+    int rows, cols, m0, n0;
+    bool add, add_bias;
+};
+
+/* Grid (ceil(C / SIDE), ceil(S / SIDE), 2); accumulate: a bit for each output. */
+template <typename E>
+static __device__ __forceinline__ weights<E> weights_of(const E *p, const E *h, const E *dz,
+                                                        const E *dh, float *dw1, float *db1,
+                                                        float *dw2, float *db2, int C, int S,
+                                                        uint32_t accumulate)
+{
+    int c0 = blockIdx.x * SIDE, s0 = blockIdx.y * SIDE;
+    if (blockIdx.z == 0)
+        return {dh, p, dw1, db1, S, C, s0, c0, (accumulate & 1) != 0, (accumulate & 2) != 0};
+    return {dz, h, dw2, db2, C, S, c0, s0, (accumulate & 4) != 0, (accumulate & 8) != 0};
+}
+
+/* Eight warps, each with 16 x 32 of the tile. */
+template <typename E>
+static __global__ void __launch_bounds__(DW_THREADS)
+    k_excite_dw(const E *p, const E *h, const E *dz, const E *dh, float *dw1, float *db1,
+                float *dw2, float *db2, int64_t batch, int C, int S, uint32_t accumulate)
+{
+    extern __shared__ __align__(128) unsigned char ring[]; /* [STAGES][dy, x][STEP, SIDE] */
+    weights<E> o = weights_of(p, h, dz, dh, dw1, db1, dw2, db2, C, S, accumulate);
+    uint32_t shared = lk_shared_address(ring);
+    int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
+
+    int image = tid / 8, chunk = tid % 8; /* a chunk of dy and one of x a step */
+    const E *dy = o.dy + o.m0 + 8 * chunk, *x = o.x + o.n0 + 8 * chunk;
+    bool dy_there = o.m0 + 8 * chunk < o.rows, x_there = o.n0 + 8 * chunk < o.cols;
+    int64_t steps = (batch + STEP - 1) / STEP;
+    auto load = [&](int64_t step) {
+        int64_t i = step * STEP + image;
+        uint32_t to = shared + (uint32_t)(step % STAGES) * STAGE_BYTES + lk_chunk_at<8>(image, chunk);
+        bool a = i < batch && dy_there, b = i < batch && x_there;
+        lk_copy16(to, a ? dy + i * o.rows : o.dy, a);
+        lk_copy16(to + STAGE_BYTES / 2, b ? x + i * o.cols : o.x, b);
+    };
+#pragma unroll
+    for (int k = 0; k < STAGES - 1; k++) {
+        if (k < steps) load(k);
+        lk_copies_commit();
+    }
+
+    float acc[4][4] = {}, sums[4] = {};
+    const uint32_t one = lk_pair<E>(1, 1);
+    int wm = warp & 3, wn = warp >> 2, high = lane >> 4, middle = lane >> 3 & 1;
+    bool bias = o.n0 == 0 && wn == 0;
+    for (int64_t it = 0; it < steps; it++) {
+        lk_copies_wait<STAGES - 2>();
+        __syncthreads(); /* step `it` is there; nobody reads step it - 1 any more */
+        if (it + STAGES - 1 < steps) load(it + STAGES - 1);
+        lk_copies_commit();
+        uint32_t at = shared + (uint32_t)(it % STAGES) * STAGE_BYTES;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t a[4], b[2][4];
+            lk_matrices_turned(a, at + lk_chunk_at<8>(16 * half + 8 * high + (lane & 7),
+                                                      2 * wm + middle));
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                lk_matrices_turned(b[j], at + STAGE_BYTES / 2 +
+                                             lk_chunk_at<8>(16 * half + (lane & 15),
+                                                            4 * wn + 2 * j + high));
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                lk_mma<E>(acc[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+            if (bias) lk_mma<E>(sums, a, one, one);
+        }
+    }
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int m = o.m0 + 16 * wm + 8 * r + (lane >> 2);
+        if (m >= o.rows) break;
+        if (bias && (lane & 3) == 0) o.db[m] = (o.add_bias ? o.db[m] : 0) + sums[2 * r];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int n = o.n0 + 32 * wn + 8 * j + 2 * (lane & 3);
+            if (n >= o.cols) break;
+            float2 *to = (float2 *)(o.dw + (int64_t)m * o.cols + n);
+            float2 v = make_float2(acc[j][2 * r], acc[j][2 * r + 1]);
+            if (o.add) v.x += to->x, v.y += to->y;
+            *to = v;
+        }
+    }
+}
+
+/* The same by FMA: 4 x 4 of the tile a thread, 16 apart. */
+template <typename E>
+static __global__ void __launch_bounds__(DW_THREADS)
+    k_excite_dw_plain(const E *p, const E *h, const E *dz, const E *dh, float *dw1, float *db1,
+                      float *dw2, float *db2, int64_t batch, int C, int S, uint32_t accumulate)
+{
+    __shared__ float a[PLAIN_STEP][SIDE], b[PLAIN_STEP][SIDE];
+    weights<E> o = weights_of(p, h, dz, dh, dw1, db1, dw2, db2, C, S, accumulate);
+    int tid = threadIdx.x, tm = tid / 16, tn = tid % 16;
+    float acc[4][4] = {}, sums[4] = {};
+    for (int64_t i0 = 0; i0 < batch; i0 += PLAIN_STEP) {
+        __syncthreads();
+#pragma unroll
+        for (int u = 0; u < PLAIN_STEP * SIDE / DW_THREADS; u++) {
+            int row = (tid + u * DW_THREADS) / SIDE, column = tid % SIDE;
+            int64_t i = i0 + row;
+            bool dy = i < batch && o.m0 + column < o.rows, x = i < batch && o.n0 + column < o.cols;
+            a[row][column] = dy ? lk_float(o.dy[i * o.rows + o.m0 + column]) : 0;
+            b[row][column] = x ? lk_float(o.x[i * o.cols + o.n0 + column]) : 0;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < PLAIN_STEP; k++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float factor = a[k][tm + 16 * i];
+                sums[i] += factor;
+#pragma unroll
+                for (int j = 0; j < 4; j++) acc[i][j] = fmaf(factor, b[k][tn + 16 * j], acc[i][j]);
+            }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int m = o.m0 + tm + 16 * i;
+        if (m >= o.rows) break;
+        if (o.n0 == 0 && tn == 0) o.db[m] = (o.add_bias ? o.db[m] : 0) + sums[i];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int n = o.n0 + tn + 16 * j;
+            if (n >= o.cols) break;
+            float *to = o.dw + (int64_t)m * o.cols + n;
+            *to = (o.add ? *to : 0) + acc[i][j];
+        }
+    }
+}
+
+/* ---- launchers ------------------------------------------------------------------------------ */
+
+static bool on_tensor_cores(const lk_tensor *p, const lk_tensor *h)
+{
+    return p->dtype != LK_F32 && lk_cols(p) % 8 == 0 && lk_cols(h) % 8 == 0;
+}
+
+/* k_excite or k_excite_dx, in clusters if the code that runs here has them; p, h: of the shapes
+ * [B,C] and [B,S]. */
+template <typename... P, typename... A>
+static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const lk_tensor *h,
+                       void (*kernel)(P...), A... pointers)
+{
+    cudaFuncAttributes code;
+    LK_CUDA_AT(n, cudaFuncGetAttributes(&code, kernel));
+    bool clusters = code.ptxVersion >= 90 && !((lk_cuda *)x->device)->portable;
+    unsigned blocks = clusters ? BLOCKS : 1;
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = blocks;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)lk_ceil(lk_rows(p), IMAGES) * blocks);
+    config.blockDim = dim3(THREADS);
+    config.stream = lk_cuda_stream_of(x);
+    config.attrs = &cluster;
+    config.numAttrs = clusters;
+    if (lk_rows(p) == 0) return LK_OK;
+    LK_CUDA_AT(n, cudaLaunchKernelEx(&config, kernel, pointers..., lk_rows(p), (int)lk_cols(p),
+                                     (int)lk_cols(h), (int)blocks));
+    return LK_OK;
+}
+
+template <typename E, bool MMA> static lk_status forward(lk_exec *x, const lk_node *n)
+{
+    return chain(x, n, n->in[0], n->out[1], k_excite<E, MMA>, (const E *)lk_data(x, n->in[0]),
+                 (const E *)lk_data(x, n->in[1]), (const float *)lk_data(x, n->in[2]),
+                 (const E *)lk_data(x, n->in[3]), (const float *)lk_data(x, n->in[4]),
+                 (E *)lk_data(x, n->out[0]), (E *)lk_data(x, n->out[1]),
+                 (E *)lk_data(x, n->out[2]));
+}
+
+template <typename E, bool MMA> static lk_status by_inputs(lk_exec *x, const lk_node *n)
+{
+    return chain(x, n, n->in[0], n->in[2], k_excite_dx<E, MMA>, (const E *)lk_data(x, n->in[0]),
+                 (const E *)lk_data(x, n->in[1]), (const E *)lk_data(x, n->in[2]),
+                 (const E *)lk_data(x, n->in[3]), (const E *)lk_data(x, n->in[4]),
+                 (E *)lk_data(x, n->out[0]), (E *)lk_data(x, n->out[1]),
+                 (E *)lk_data(x, n->out[2]));
+}
+
+template <typename E, bool MMA> static lk_status by_weights(lk_exec *x, const lk_node *n)
+{
+    int C = (int)lk_cols(n->in[0]), S = (int)lk_cols(n->in[1]);
+    auto kernel = k_excite_dw_plain<E>;
+    size_t bytes = 0;
+    if constexpr (MMA) {
+        kernel = k_excite_dw<E>;
+        bytes = STAGES * STAGE_BYTES;
+        LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           (int)bytes));
+    }
+    kernel<<<dim3(lk_blocks(C, SIDE), lk_blocks(S, SIDE), 2), DW_THREADS, bytes,
+             lk_cuda_stream_of(x)>>>(
+        (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+        (const E *)lk_data(x, n->in[2]), (const E *)lk_data(x, n->in[3]),
+        (float *)lk_data(x, n->out[0]), (float *)lk_data(x, n->out[1]),
+        (float *)lk_data(x, n->out[2]), (float *)lk_data(x, n->out[3]), lk_rows(n->in[0]), C, S,
+        n->accumulate);
+    return lk_cuda_launched(n);
+}
+
+/* way<E, MMA>(x, n) for the type of n and the shapes of p and h. */
+#define BY_TYPE(way, x, n, p, h)                                                                   \
+    ((p)->dtype == LK_F32 ? way<float, false>(x, n)                                                \
+     : (p)->dtype == LK_F16                                                                        \
+         ? (on_tensor_cores(p, h) ? way<__half, true>(x, n) : way<__half, false>(x, n))            \
+     : on_tensor_cores(p, h) ? way<__nv_bfloat16, true>(x, n)                                      \
+                             : way<__nv_bfloat16, false>(x, n))
+
+extern "C" lk_status lk_cuda_excite(lk_exec *x, const lk_node *n)
+{
+    return BY_TYPE(forward, x, n, n->in[0], n->out[1]);
+}
+
+extern "C" lk_status lk_cuda_excite_dx(lk_exec *x, const lk_node *n)
+{
+    return BY_TYPE(by_inputs, x, n, n->in[0], n->in[2]);
+}
+
+extern "C" lk_status lk_cuda_excite_dw(lk_exec *x, const lk_node *n)
+{
+    return BY_TYPE(by_weights, x, n, n->in[0], n->in[1]);
+}
