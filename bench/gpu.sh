@@ -137,8 +137,10 @@ part_ops() {
         [ $name = fuse ] || # which looks at the graph, and computes on the CPU
             ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
     done
-    counted "attention by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
-        --portable attention
+    for name in attention excite; do
+        counted "$name by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
+            --portable $name
+    done
 }
 
 part_exact() {
@@ -331,7 +333,7 @@ part_sanitize() {
         return
     fi
     for tool in memcheck racecheck; do
-        for op in attention xent norm conv pool gate embed; do # ops whose names contain it
+        for op in attention xent norm conv pool gate excite embed; do # ops whose names contain it
             left run "$sanitizer" --tool $tool --error-exitcode 9 "$builddir/tests/test_ops" $op
             ok "$tool of $op: $(grep -c '^ok' "$work/out") checks, $seconds s,$(
                 sed -n 's/^=* \([A-Z]* SUMMARY: .*\)/ \1/p' "$work/out")" test "$rc" -eq 0

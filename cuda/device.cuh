@@ -32,7 +32,7 @@ typedef struct lk_cuda {
     lk_device device; /* first */
     int index;
     int processors; /* blocks of persistent kernels; results must not depend on it */
-    bool portable;  /* attention by the kernels of any device, also on Hopper: for tests */
+    bool portable;  /* kernels of any device also where there are others: for tests */
     char model[128];
     size_t memory;
     size_t shared; /* most bytes of shared memory a block can have */

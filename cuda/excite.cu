@@ -1,25 +1,27 @@
-/* excite and its gradients: the two small products of squeeze-and-excitation and what stands between
- * and behind them, f16 and bf16 on tensor cores when C and S are multiples of 8, else by FMA.
+/* excite and its gradients: the two small products of squeeze-and-excitation and what stands
+ * between and behind them. f16 and bf16 on tensor cores when C and S are multiples of 8, else FMA.
  *
- * excite and excite_dx are chains of two products of a few rows with weights that are read once.
- * A cluster of BLOCKS blocks takes IMAGES images through both: each block makes its share of the
- * columns of the first result, writes it, and reads all of it after the cluster's barrier. So all
- * processors load weights, and every block 1 / BLOCKS of them (115 KB of [960,240]). In a block a
- * warp makes one tile of columns, or the tiles are fewer than warps and several divide the summed
- * dimension; their sums are added in order. A lane asks for all its weights of up to BATCH steps at
- * once, before the rows they meet have come. Tensor cores take the 32 elements of a step in any
- * order, if both operands do: in one where 8 neighbours belong to one lane, fragments are loads of
- * 16 bytes as they come. excite_dx reads the same weights across: 4 columns of 8 rows a lane, whose
- * halves are exchanged in registers.
+ * excite and excite_dx are two products of few rows by weights that one block alone would read for
+ * 8 us. So a cluster of BLOCKS blocks takes IMAGES images through both: each makes its share of the
+ * columns of the first result, writes it, and reads all of it after the cluster's barrier. In a
+ * block a warp makes a tile of columns; where the tiles are fewer than the warps, several share one
+ * by parts of the summed dimension, which are added in order: sums depend on the shape and on
+ * whether there are clusters. A lane asks for the weights of up to BATCH steps at once, before the
+ * rows that they meet have come.
  *
- * excite_dw: a block for 64 x 64 of dw1 or dw2, all images in flight at once; bias gradients are a
- * column more, of a factor 1.
+ * Tensor cores may take the STEP elements of a step in any order that is the same for both
+ * operands: here 8 neighbours belong to one lane, so that fragments are loads of 16 bytes as they
+ * come. excite_dx reads the weights along the other dimension: a lane has 4 columns of 8 rows and
+ * pairs them in registers; the 4 columns belong to 4 tiles of the tensor core.
  *
- * Predicted on an H200, f16, 256 images, us: [960,240] 5 forward, 6 dx, 5 dw; the small ones 4 each,
- * of which launch, two trips to memory and the barrier are 3.
+ * excite_dw: a block for SIDE x SIDE of dw1 or dw2, the images' rows of STAGES steps in flight. The
+ * bias gradient is one column more, that of a factor 1.
+ *
+ * Predicted on an H200, f16, 256 images, us: [960,240] 5 forward, 6 dx, 5 dw; small ones 4 each, of
+ * which launch, barrier and the trips to memory that wait for each other are 3.
  *
  * p, ds, s, z, dz, dp X [B,C]; h, dh X [B,S]; w1 X [S,C], w2 X [C,S]; b1, db1 f32 [S], b2, db2 f32
- * [C]; dw1, dw2 f32. */
+ * [C]; dw1 f32 [S,C], dw2 f32 [C,S]. */
 #include "cuda/activation.cuh"
 #include "cuda/columns.cuh"
 #include "cuda/mma.cuh"
@@ -29,9 +31,9 @@ enum {
     BLOCKS = 8,  /* of a cluster; 1 where there are none */
     WARPS = 16,
     THREADS = 32 * WARPS,
-    STEP = 32, /* of the summed dimension, which is divided at its multiples */
-    RUN = 4,   /* loads of a thread that fetches rows */
-    FMA_ROW = IMAGES + 4,   /* floats; neighbours in k fall on different banks */
+    STEP = 32,                 /* of the summed dimension, which is divided at its multiples */
+    RUN = 4,                   /* loads of a thread that fetches rows */
+    FMA_ROW = IMAGES + 4,      /* floats; neighbours in k fall on different banks */
     MEMORY = 512 * FMA_ROW * 4 /* of a block: rows or sums, the largest of what needs some */
 };
 
@@ -48,7 +50,7 @@ static __device__ __forceinline__ share share_of(int64_t batch, int blocks)
 
 /* ---- the cluster ---------------------------------------------------------------------------- */
 
-/* Every thread of the cluster has written what others read. */
+/* This thread has written what others of the cluster read after await_written(). */
 static __device__ __forceinline__ void written(void)
 {
 #if __CUDA_ARCH__ >= 900
@@ -120,8 +122,8 @@ template <typename E, bool TURNED> struct by_mma {
                     held[b][2 * i] = v.x, held[b][2 * i + 1] = v.y;
                 }
             } else {
-                uint4 v = in ? *(const uint4 *)(w + (int64_t)own * inner + k)
-                             : make_uint4(0, 0, 0, 0);
+                uint4 v =
+                    in ? *(const uint4 *)(w + (int64_t)own * inner + k) : make_uint4(0, 0, 0, 0);
                 held[b][0] = v.x, held[b][1] = v.y, held[b][2] = v.z, held[b][3] = v.w;
             }
         }
@@ -144,7 +146,8 @@ template <typename E, bool TURNED> struct by_mma {
             if (step + b >= end) break;
             uint4 low = *(const uint4 *)(rows + (step + b - from) * STEP);
             uint4 high = *(const uint4 *)(rows + 8 * stride(steps) + (step + b - from) * STEP);
-            const uint32_t a[2][4] = {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
+            const uint32_t a[2][4] = {{low.x, high.x, low.y, high.y},
+                                      {low.z, high.z, low.w, high.w}};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 if constexpr (TURNED) {
@@ -280,6 +283,8 @@ static __device__ __forceinline__ void stage(char *memory, const share &s, const
     int row = threadIdx.x >> 5, end = steps * STEP;
     int stop = s.first + row < s.batch ? min(inner - chunk, end) : 0; /* of what exists */
     int64_t at = (s.first + row) * inner + chunk;
+    int part = ((inner + s.blocks - 1) / s.blocks + V - 1) / V * V;
+    int own = s.rank * part - chunk, own_end = write ? own + part : own; /* what it writes */
     for (int k0 = (threadIdx.x & 31) * V; k0 < end; k0 += RUN * NEXT) {
         typename S::template held<V> held[RUN];
 #pragma unroll
@@ -290,8 +295,7 @@ static __device__ __forceinline__ void stage(char *memory, const share &s, const
             int k = k0 + u * NEXT;
             if (k >= end) break;
             float v[V] = {};
-            bool own = write && (int64_t)(chunk + k) * s.blocks / inner == s.rank;
-            if (k < stop) source.template get<V>(v, held[u], at + k, own);
+            if (k < stop) source.template get<V>(v, held[u], at + k, k >= own && k < own_end);
             T::place(memory, steps, row, k, v);
         }
     }
@@ -304,8 +308,10 @@ template <typename E> struct to_hidden { /* relu(v + b) */
     E *h;
     template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int n) const
     {
+        float bias[W];
+        lk_get<W>(bias, b + n);
 #pragma unroll
-        for (int i = 0; i < W; i++) v[i] = lk_act<LK_RELU>(v[i] + b[n + i]);
+        for (int i = 0; i < W; i++) v[i] = lk_act<LK_RELU>(v[i] + bias[i]);
         lk_put<W>(h + at, v);
     }
 };
@@ -315,8 +321,10 @@ template <typename E> struct to_gate { /* z = v + b, s = hard_sigmoid(z) */
     E *z, *s;
     template <int W> __device__ __forceinline__ void take(float *v, int64_t at, int n) const
     {
+        float bias[W];
+        lk_get<W>(bias, b + n);
 #pragma unroll
-        for (int i = 0; i < W; i++) v[i] = lk_float(lk_store<E>(v[i] + b[n + i]));
+        for (int i = 0; i < W; i++) v[i] = lk_float(lk_store<E>(v[i] + bias[i]));
         lk_put<W>(z + at, v);
 #pragma unroll
         for (int i = 0; i < W; i++) v[i] = lk_act<LK_HARD_SIGMOID>(v[i]);
@@ -370,26 +378,28 @@ static __device__ __forceinline__ void product(char *memory, const share &s, con
             int steps = (min(inner - chunk, T::CHUNK) + STEP - 1) / STEP, from = chunk / STEP;
             int step = from + part * steps / parts, end = from + (part + 1) * steps / parts;
             if (!real) end = step;
-            tile.fetch(w, inner, outer, column, step, end);
-            if (after && round == 0 && chunk == 0) await_written();
-            __syncthreads(); /* memory is free */
-            stage<T>(memory, s, source, inner, chunk, steps, round == 0);
-            __syncthreads();
-            while (step < end) {
-                tile.use(memory, steps, w, inner, outer, column, step, end, from);
-                step += T::BATCH;
-                if (step < end) tile.fetch(w, inner, outer, column, step, end);
+            for (int at = step; at == step || at < end; at += T::BATCH) {
+                tile.fetch(w, inner, outer, column, at, end);
+                if (at == step) {
+                    if (after && round == 0 && chunk == 0) await_written();
+                    __syncthreads(); /* memory is free */
+                    stage<T>(memory, s, source, inner, chunk, steps, round == 0);
+                    __syncthreads();
+                }
+                tile.use(memory, steps, w, inner, outer, column, at, end, from);
             }
         }
         __syncthreads();
-        if (lane < lanes)
-            tile.put(sums + part * IMAGES * width + lane * T::COLUMNS, width);
+        if (lane < lanes) tile.put(sums + part * IMAGES * width + lane * T::COLUMNS, width);
         __syncthreads();
+#pragma unroll 1 /* of short code more is in the instruction cache */
         for (int i = threadIdx.x * T::W; i < IMAGES * width; i += THREADS * T::W) {
             int row = i / width, n = column0 + i - row * width;
             if (n >= stop || s.first + row >= s.batch) continue;
-            float v[T::W] = {};
-            for (int p = 0; p < parts; p++) {
+            float v[T::W];
+            lk_get<T::W>(v, sums + i);
+#pragma unroll 4
+            for (int p = 1; p < parts; p++) {
                 float more[T::W];
                 lk_get<T::W>(more, sums + p * IMAGES * width + i);
 #pragma unroll
@@ -441,7 +451,13 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* ---- by the weights ------------------------------------------------------------------------- */
 
-enum { SIDE = 64, DW_THREADS = 256, STAGES = 8, STAGE_BYTES = 2 * STEP * SIDE * 2, PLAIN_STEP = 16 };
+enum {
+    SIDE = 64, /* of a block's tile */
+    DW_THREADS = 256,
+    STAGES = 8, /* steps of 32 images whose rows are in flight */
+    STAGE_BYTES = 2 * STEP * SIDE * 2,
+    PLAIN_STEP = 16
+};
 
 /* One of the two products, dw [rows, cols] = dy^T x, and the tile of it that a block makes. */
 template <typename E> struct weights {
@@ -478,10 +494,10 @@ static __global__ void __launch_bounds__(DW_THREADS)
     int image = tid / 8, chunk = tid % 8; /* a chunk of dy and one of x a step */
     const E *dy = o.dy + o.m0 + 8 * chunk, *x = o.x + o.n0 + 8 * chunk;
     bool dy_there = o.m0 + 8 * chunk < o.rows, x_there = o.n0 + 8 * chunk < o.cols;
-    int64_t steps = (batch + STEP - 1) / STEP;
-    auto load = [&](int64_t step) {
-        int64_t i = step * STEP + image;
-        uint32_t to = shared + (uint32_t)(step % STAGES) * STAGE_BYTES + lk_chunk_at<8>(image, chunk);
+    int steps = (int)((batch + STEP - 1) / STEP);
+    auto load = [&](int step) {
+        int64_t i = (int64_t)step * STEP + image;
+        uint32_t to = shared + step % STAGES * STAGE_BYTES + lk_chunk_at<8>(image, chunk);
         bool a = i < batch && dy_there, b = i < batch && x_there;
         lk_copy16(to, a ? dy + i * o.rows : o.dy, a);
         lk_copy16(to + STAGE_BYTES / 2, b ? x + i * o.cols : o.x, b);
@@ -496,22 +512,22 @@ static __global__ void __launch_bounds__(DW_THREADS)
     const uint32_t one = lk_pair<E>(1, 1);
     int wm = warp & 3, wn = warp >> 2, high = lane >> 4, middle = lane >> 3 & 1;
     bool bias = o.n0 == 0 && wn == 0;
-    for (int64_t it = 0; it < steps; it++) {
+    for (int it = 0; it < steps; it++) {
         lk_copies_wait<STAGES - 2>();
         __syncthreads(); /* step `it` is there; nobody reads step it - 1 any more */
         if (it + STAGES - 1 < steps) load(it + STAGES - 1);
         lk_copies_commit();
-        uint32_t at = shared + (uint32_t)(it % STAGES) * STAGE_BYTES;
+        uint32_t at = shared + it % STAGES * STAGE_BYTES;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             uint32_t a[4], b[2][4];
-            lk_matrices_turned(a, at + lk_chunk_at<8>(16 * half + 8 * high + (lane & 7),
-                                                      2 * wm + middle));
+            lk_matrices_turned(
+                a, at + lk_chunk_at<8>(16 * half + 8 * high + (lane & 7), 2 * wm + middle));
 #pragma unroll
             for (int j = 0; j < 2; j++)
-                lk_matrices_turned(b[j], at + STAGE_BYTES / 2 +
-                                             lk_chunk_at<8>(16 * half + (lane & 15),
-                                                            4 * wn + 2 * j + high));
+                lk_matrices_turned(
+                    b[j], at + STAGE_BYTES / 2 +
+                              lk_chunk_at<8>(16 * half + (lane & 15), 4 * wn + 2 * j + high));
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 lk_mma<E>(acc[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -557,7 +573,7 @@ static __global__ void __launch_bounds__(DW_THREADS)
             b[row][column] = x ? lk_float(o.x[i * o.cols + o.n0 + column]) : 0;
         }
         __syncthreads();
-#pragma unroll
+#pragma unroll 4
         for (int k = 0; k < PLAIN_STEP; k++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -596,6 +612,7 @@ static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const l
                        void (*kernel)(P...), A... pointers)
 {
     cudaFuncAttributes code;
+    if (lk_rows(p) == 0) return LK_OK;
     LK_CUDA_AT(n, cudaFuncGetAttributes(&code, kernel));
     bool clusters = code.ptxVersion >= 90 && !((lk_cuda *)x->device)->portable;
     unsigned blocks = clusters ? BLOCKS : 1;
@@ -609,7 +626,6 @@ static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const l
     config.stream = lk_cuda_stream_of(x);
     config.attrs = &cluster;
     config.numAttrs = clusters;
-    if (lk_rows(p) == 0) return LK_OK;
     LK_CUDA_AT(n, cudaLaunchKernelEx(&config, kernel, pointers..., lk_rows(p), (int)lk_cols(p),
                                      (int)lk_cols(h), (int)blocks));
     return LK_OK;

@@ -6,9 +6,9 @@
  * Rows with NaN: they come out where they should, on both backends.
  * Memory is filled with NaN before a run, so that an element never written shows.
  * Then windows and conversion of special values; test_images has images, test_steps the optimizer.
- * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention run
- * on a Hopper GPU as on others; an argument that is no option selects the rows whose name contains
- * it. */
+ * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention
+ * and excite run on a Hopper GPU as on others; an argument that is no option selects the rows whose
+ * name contains it. */
 #include "program/program.h"
 #include "tests/op_cases.h"
 #include "tests/ops_help.h"

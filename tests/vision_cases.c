@@ -443,10 +443,12 @@ static int excite_tensors(const op_case *c, case_tensor *t)
 /* Far from the corners of both functions: images of two kinds, +u and -u and a little more; half of
  * the units answer to either kind by 1.5, to the other by -1.5; and z, of every channel around one
  * of -4.5, 0 and 4.5, moves to another piece where the units of the first kind answer. */
+static double sign_of(int64_t i) { return i % 2 ? -1 : 1; }
+
 static void excite_images(const op_case *c, double *p)
 {
     for (int64_t i = 0; i < c->batch * c->in; i++)
-        p[i] = 0.1 * p[i] + ((i / c->in + i % c->in) % 2 ? -1 : 1);
+        p[i] = 0.1 * p[i] + sign_of(i / c->in + i % c->in);
 }
 
 static void excite_prepare(const op_case *c, double *const *value)
@@ -455,11 +457,11 @@ static void excite_prepare(const op_case *c, double *const *value)
     int64_t C = c->in, S = c->out, first = (S + 1) / 2;
     excite_images(c, value[0]);
     for (int64_t s = 0; s < S; s++) {
-        double along = 0, answer = s % 2 ? -1.5 : 1.5;
-        for (int64_t j = 0; j < C; j++) along += w1[s * C + j] * (j % 2 ? -1 : 1);
+        double *w = w1 + s * C, along = 0;
+        for (int64_t j = 0; j < C; j++) along += w[j] * sign_of(j) / (double)C;
         for (int64_t j = 0; j < C; j++)
-            w1[s * C + j] = (w1[s * C + j] - along / (double)C * (j % 2 ? -1 : 1)) / sqrt((double)C) +
-                            answer / (double)C * (j % 2 ? -1 : 1);
+            w[j] = (w[j] - along * sign_of(j)) / sqrt((double)C) +
+                   1.5 * sign_of(s + j) / (double)C;
         value[2][s] *= 0.2;
     }
     for (int64_t j = 0; j < C; j++) {
