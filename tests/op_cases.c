@@ -359,7 +359,7 @@ static const case_kind attention =
 static int cross_tensors(const op_case *c, case_tensor *t)
 {
     int n = 0;
-    case_role role = c->keys > 1 ? CASE_INPUT : CASE_DATA; /* of one key it is 0, but for rounding */
+    case_role role = c->keys > 1 ? CASE_INPUT : CASE_DATA; /* of one key 0, but for rounding */
     TENSOR("q", role, 3, {c->batch, c->time, (int64_t)c->heads * c->head_dim});
     TENSOR("kv", CASE_INPUT, 3, {c->batch, c->keys, (int64_t)2 * c->kv_heads * c->head_dim});
     return n;

@@ -99,7 +99,7 @@ lk_tensor *lk_cross_attention(lk_graph *g, lk_tensor *q, lk_tensor *kv, int head
     }
     if (causal && q->dim[1] > kv->dim[1]) {
         lk_error_at(g, "attention: of %lld queries over %lld keys the first would see no key when "
-                    "causal; give at least as many keys as queries, or let all queries see all keys",
+                    "causal; give at least as many keys as queries, or let each see all keys",
                     (long long)q->dim[1], (long long)kv->dim[1]);
         return NULL;
     }
