@@ -30,7 +30,8 @@
 typedef struct lab_case {
     const char *name;
     int64_t batch;
-    int t, heads, kv_heads, d;
+    int t, s; /* s == t: q, k, v in one qkv; else q and kv */
+    int heads, kv_heads, d;
     bool causal, alibi;
     float p;
     bool bf16;
@@ -67,8 +68,11 @@ static void parallel(int n, void (*body)(int, void *), void *context)
 static shape shape_of_case(const lab_case *c)
 {
     shape a = {};
-    a.t = c->t, a.d = c->d, a.heads = c->heads, a.kv_heads = c->kv_heads;
-    a.width = (int64_t)(c->heads + 2 * c->kv_heads) * c->d;
+    a.t = c->t, a.s = c->s, a.offset = c->s - c->t;
+    a.d = c->d, a.heads = c->heads, a.kv_heads = c->kv_heads;
+    a.first = c->s == c->t ? c->heads : 0;
+    a.kv_width = (int64_t)(a.first + 2 * c->kv_heads) * c->d;
+    a.width = a.first ? a.kv_width : (int64_t)c->heads * c->d;
     a.causal = c->causal, a.alibi = c->alibi;
     a.scale = 1 / sqrtf((float)c->d);
     a.keep = 1 / (1 - c->p);
@@ -82,7 +86,7 @@ static shape shape_of_case(const lab_case *c)
 typedef struct lab {
     const lab_case *c;
     int sets;
-    int64_t n_qkv, n_y, n_lse;
+    int64_t n_q, n_kv, n_y, n_lse; /* n_kv 0: it lies in q */
     size_t scratch;
     std::vector<attention_call> call; /* one per set of buffers */
     cudaStream_t stream;
@@ -103,7 +107,8 @@ template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
     l->sets = sets;
     CHECK(cudaStreamCreate(&l->stream));
     shape a = shape_of_case(c);
-    l->n_qkv = c->batch * c->t * a.width;
+    l->n_q = c->batch * c->t * a.width;
+    l->n_kv = a.first ? 0 : c->batch * c->s * a.kv_width;
     l->n_y = c->batch * c->t * c->heads * c->d;
     l->n_lse = c->batch * c->heads * c->t;
     l->scratch = attention_scratch(c->batch * c->heads, c->t);
@@ -112,11 +117,13 @@ template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
     for (int s = 0; s < sets; s++) {
         attention_call k = {};
         k.stream = l->stream, k.processors = prop.multiProcessorCount, k.batch = c->batch, k.a = a;
-        E *qkv = (E *)device(sizeof(E) * l->n_qkv), *dy = (E *)device(sizeof(E) * l->n_y);
-        k_fill<E><<<lk_blocks(l->n_qkv, 256), 256, 0, l->stream>>>(qkv, l->n_qkv, 1 + s, 1);
+        int64_t n = l->n_q + l->n_kv; /* kv behind q */
+        E *q = (E *)device(sizeof(E) * n), *dy = (E *)device(sizeof(E) * l->n_y);
+        k_fill<E><<<lk_blocks(n, 256), 256, 0, l->stream>>>(q, n, 1 + s, 1);
         k_fill<E><<<lk_blocks(l->n_y, 256), 256, 0, l->stream>>>(dy, l->n_y, 50 + s, 1);
-        k.qkv = qkv, k.dy = dy;
-        k.y = device(sizeof(E) * l->n_y), k.dqkv = device(sizeof(E) * l->n_qkv);
+        k.q = q, k.kv = l->n_kv ? q + l->n_q : q, k.dy = dy;
+        E *dq = (E *)device(sizeof(E) * n);
+        k.y = device(sizeof(E) * l->n_y), k.dq = dq, k.dkv = l->n_kv ? dq + l->n_q : dq;
         k.lse = (float *)device(sizeof(float) * l->n_lse);
         k.scratch = (float *)device(l->scratch);
         lk_step_state *st = (lk_step_state *)device(sizeof *st);
@@ -130,7 +137,7 @@ template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
 static void lab_close(lab *l)
 {
     for (attention_call &k : l->call) {
-        cudaFree((void *)k.qkv), cudaFree((void *)k.dy), cudaFree(k.y), cudaFree(k.dqkv);
+        cudaFree((void *)k.q), cudaFree((void *)k.dy), cudaFree(k.y), cudaFree(k.dq);
         cudaFree(k.lse), cudaFree(k.scratch), cudaFree((void *)k.state);
     }
     cudaStreamDestroy(l->stream);
@@ -254,14 +261,14 @@ typedef struct reference {
     shape a;
     int64_t entry;
     int kv, h;                       /* the query head in work */
-    std::vector<double> q, k, v, dy; /* [T, D] */
-    std::vector<double> y, lse, dq, dk, dv, dot, scores, grads;
+    std::vector<double> q, k, v, dy; /* [T, D] or [S, D] */
+    std::vector<double> y, lse, dq, dk, dv, dot, scores, grads; /* the last two [T, S] */
 } reference;
 
 static bool kept(const shape *a, int64_t bh, int i, int j)
 {
     if (!a->threshold) return true;
-    uint64_t at = ((uint64_t)bh * a->t + i) * a->t + j;
+    uint64_t at = ((uint64_t)bh * a->t + i) * a->s + j;
     return lk_dropout_words(a->seed, a->site, a->leaf, 11, at).v[at & 3] >= a->threshold;
 }
 
@@ -269,18 +276,18 @@ static void reference_row(int i, void *context)
 {
     reference *r = (reference *)context;
     const shape *a = &r->a;
-    int d = a->d, end = a->causal ? i + 1 : a->t;
+    int d = a->d, at = i + a->offset, end = a->causal ? at + 1 : a->s;
     int64_t bh = r->entry * a->heads + r->h;
     double slope = a->alibi ? lk_alibi_slope(r->h, a->heads) : 0, top = -INFINITY, sum = 0, dot = 0;
-    double *p = &r->scores[(size_t)i * a->t], *g = &r->grads[(size_t)i * a->t];
+    double *p = &r->scores[(size_t)i * a->s], *g = &r->grads[(size_t)i * a->s];
     const double *q = &r->q[(size_t)i * d], *dy = &r->dy[(size_t)i * d];
     double *y = &r->y[(size_t)i * d], *dq = &r->dq[(size_t)i * d];
-    for (int j = 0; j < a->t; j++) p[j] = g[j] = 0;
+    for (int j = 0; j < a->s; j++) p[j] = g[j] = 0;
     for (int j = 0; j < end; j++) {
         const double *k = &r->k[(size_t)j * d];
         double s = 0;
         for (int c = 0; c < d; c++) s += q[c] * k[c];
-        p[j] = s * a->scale - slope * abs(i - j);
+        p[j] = s * a->scale - slope * abs(at - j);
         top = std::max(top, p[j]);
     }
     for (int j = 0; j < end; j++) sum += exp(p[j] - top);
@@ -298,7 +305,7 @@ static void reference_row(int i, void *context)
     for (int j = 0; j < end; j++) {
         double *k = &r->k[(size_t)j * d], s = 0;
         for (int c = 0; c < d; c++) s += q[c] * k[c];
-        g[j] = exp(s * a->scale - slope * abs(i - j) - r->lse[i]) * (g[j] - dot) * a->scale;
+        g[j] = exp(s * a->scale - slope * abs(at - j) - r->lse[i]) * (g[j] - dot) * a->scale;
         for (int c = 0; c < d; c++) dq[c] += g[j] * k[c];
     }
 }
@@ -309,7 +316,7 @@ static void reference_key(int j, void *context)
     int d = r->a.d;
     double *dk = &r->dk[(size_t)j * d], *dv = &r->dv[(size_t)j * d];
     for (int i = 0; i < r->a.t; i++) {
-        double p = r->scores[(size_t)i * r->a.t + j], g = r->grads[(size_t)i * r->a.t + j];
+        double p = r->scores[(size_t)i * r->a.s + j], g = r->grads[(size_t)i * r->a.s + j];
         if (p == 0 && g == 0) continue;
         for (int c = 0; c < d; c++)
             dk[c] += g * r->q[(size_t)i * d + c], dv[c] += p * r->dy[(size_t)i * d + c];
@@ -325,13 +332,13 @@ template <typename E> static std::vector<double> host(const void *p, int64_t n)
     return x;
 }
 
-/* [T, D] of columns c.. of [B, T, width]. */
+/* [T, D] of columns c.. of [B, T, width], which begins at x + from. */
 static std::vector<double> slice(const std::vector<double> &x, int64_t entry, int64_t t,
-                                 int64_t width, int64_t column, int d)
+                                 int64_t width, int64_t column, int d, int64_t from = 0)
 {
     std::vector<double> out(t * d);
     for (int64_t i = 0; i < t; i++)
-        for (int c = 0; c < d; c++) out[i * d + c] = x[(entry * t + i) * width + column + c];
+        for (int c = 0; c < d; c++) out[i * d + c] = x[from + (entry * t + i) * width + column + c];
     return out;
 }
 
@@ -348,14 +355,15 @@ template <typename E, int D> static void check(const lab_case *c)
     lab_open<E>(&l, c, 1);
     attention_call &k = l.call[0];
     const shape &a = k.a;
-    int t = a.t, share = a.heads / a.kv_heads;
+    int t = a.t, s = a.s, share = a.heads / a.kv_heads;
+    int64_t n = l.n_q + l.n_kv, from = l.n_kv ? l.n_q : 0;
     reference r;
     r.a = a, r.entry = c->batch - 1, r.kv = a.kv_heads - 1;
-    std::vector<double> qkv = host<E>(k.qkv, l.n_qkv), dy = host<E>(k.dy, l.n_y);
-    r.k = slice(qkv, r.entry, t, a.width, (a.heads + r.kv) * D, D);
-    r.v = slice(qkv, r.entry, t, a.width, (a.heads + a.kv_heads + r.kv) * D, D);
-    r.dk.assign(t * D, 0), r.dv.assign(t * D, 0);
-    r.scores.resize((size_t)t * t), r.grads.resize((size_t)t * t);
+    std::vector<double> qkv = host<E>(k.q, n), dy = host<E>(k.dy, l.n_y);
+    r.k = slice(qkv, r.entry, s, a.kv_width, (a.first + r.kv) * D, D, from);
+    r.v = slice(qkv, r.entry, s, a.kv_width, (a.first + a.kv_heads + r.kv) * D, D, from);
+    r.dk.assign(s * D, 0), r.dv.assign(s * D, 0);
+    r.scores.resize((size_t)t * s), r.grads.resize((size_t)t * s);
     double error[2][5] = {};
     std::vector<double> y[2], lse[2], dqkv[2];
     bool same = true, all = true;
@@ -363,22 +371,22 @@ template <typename E, int D> static void check(const lab_case *c)
         std::vector<unsigned char> first, again;
         for (int run = 0; run < (path ? 2 : 1); run++) {
             CHECK(cudaMemset(k.y, 0xFF, sizeof(E) * l.n_y));
-            CHECK(cudaMemset(k.dqkv, 0xFF, sizeof(E) * l.n_qkv));
+            CHECK(cudaMemset(k.dq, 0xFF, sizeof(E) * n));
             CHECK(cudaMemset(k.lse, 0xFF, sizeof(float) * l.n_lse));
             CHECK(cudaMemset(k.scratch, 0xFF, l.scratch));
             CHECK(cudaDeviceSynchronize());
             launch<E, D>(k, path, FORWARD);
             launch<E, D>(k, path, BACKWARD);
             CHECK(cudaDeviceSynchronize());
-            again.resize(sizeof(E) * (l.n_y + l.n_qkv));
+            again.resize(sizeof(E) * (l.n_y + n));
             CHECK(cudaMemcpy(again.data(), k.y, sizeof(E) * l.n_y, cudaMemcpyDeviceToHost));
-            CHECK(cudaMemcpy(again.data() + sizeof(E) * l.n_y, k.dqkv, sizeof(E) * l.n_qkv,
+            CHECK(cudaMemcpy(again.data() + sizeof(E) * l.n_y, k.dq, sizeof(E) * n,
                              cudaMemcpyDeviceToHost));
             if (run) same = first == again;
             first = again;
         }
         y[path] = host<E>(k.y, l.n_y), lse[path] = host<float>(k.lse, l.n_lse);
-        dqkv[path] = host<E>(k.dqkv, l.n_qkv);
+        dqkv[path] = host<E>(k.dq, n);
         for (double x : y[path]) all &= (bool)isfinite(x);
         for (double x : dqkv[path]) all &= (bool)isfinite(x);
     }
@@ -388,7 +396,7 @@ template <typename E, int D> static void check(const lab_case *c)
         r.dy = slice(dy, r.entry, t, (int64_t)a.heads * D, h * D, D);
         r.y.assign(t * D, 0), r.dq.assign(t * D, 0), r.lse.assign(t, 0);
         parallel(t, reference_row, &r);
-        parallel(t, reference_key, &r);
+        parallel(s, reference_key, &r);
         for (int path = 0; path < 2; path++) {
             std::vector<double> got = slice(y[path], r.entry, t, (int64_t)a.heads * D, h * D, D);
             worst(&error[path][0], relative(got.data(), r.y.data(), t * D));
@@ -399,20 +407,20 @@ template <typename E, int D> static void check(const lab_case *c)
         }
     }
     for (int path = 0; path < 2; path++) {
-        auto got = slice(dqkv[path], r.entry, t, a.width, (a.heads + r.kv) * D, D);
-        worst(&error[path][3], relative(got.data(), r.dk.data(), t * D));
-        got = slice(dqkv[path], r.entry, t, a.width, (a.heads + a.kv_heads + r.kv) * D, D);
-        worst(&error[path][4], relative(got.data(), r.dv.data(), t * D));
+        auto got = slice(dqkv[path], r.entry, s, a.kv_width, (a.first + r.kv) * D, D, from);
+        worst(&error[path][3], relative(got.data(), r.dk.data(), s * D));
+        got = slice(dqkv[path], r.entry, s, a.kv_width, (a.first + a.kv_heads + r.kv) * D, D, from);
+        worst(&error[path][4], relative(got.data(), r.dv.data(), s * D));
     }
     /* the whole of both paths against each other */
     double between = std::max(relative(y[1].data(), y[0].data(), l.n_y),
-                              relative(dqkv[1].data(), dqkv[0].data(), l.n_qkv));
+                              relative(dqkv[1].data(), dqkv[0].data(), n));
     double limit = c->bf16 ? 1.5e-2 : 2e-3;
     bool good = same && all && between < 2 * limit;
     for (int m = 0; m < 5; m++) good &= error[1][m] < limit;
     failures += !good;
-    printf("%-4s %-9s B%lld T%-4d H%d/%d D%-3d%s%s%s", good ? "ok" : "BAD",
-           c->bf16 ? "bf16" : "f16", (long long)c->batch, t, a.heads, a.kv_heads, D,
+    printf("%-4s %-9s B%lld T%-4d S%-4d H%d/%d D%-3d%s%s%s", good ? "ok" : "BAD",
+           c->bf16 ? "bf16" : "f16", (long long)c->batch, t, s, a.heads, a.kv_heads, D,
            c->causal ? " causal" : "", c->alibi ? " alibi" : "", c->p > 0 ? " drop" : "");
     for (int path = 0; path < 2; path++) {
         printf(path ? " | wgmma" : ": mma");
@@ -457,9 +465,11 @@ template <typename E, int D> static void time_case(const lab_case *c)
 {
     lab l;
     shape a = shape_of_case(c);
-    double bytes = 2.0 * c->batch * c->t * (2 * a.width + 2 * c->heads * D);
+    double bytes = 4.0 * c->batch * (c->t * (a.width + c->heads * D) +
+                                     (a.first ? 0 : c->s * a.kv_width));
     lab_open<E>(&l, c, std::max(1, (int)ceil(200e6 / bytes)));
-    double product = 2.0 * c->batch * c->heads * (double)c->t * c->t * D * (c->causal ? 0.5 : 1);
+    double pairs = c->t * (c->causal ? c->s - 0.5 * c->t : c->s); /* that see each other */
+    double product = 2.0 * c->batch * c->heads * pairs * D;
     double us[2][2], queries, keys;
     for (int path = 0; path < 2; path++) {
         us[path][0] = microseconds<E, D>(&l, path, FORWARD);
@@ -467,8 +477,8 @@ template <typename E, int D> static void time_case(const lab_case *c)
     }
     queries = microseconds<E, D>(&l, true, QUERIES);
     keys = microseconds<E, D>(&l, true, KEYS);
-    printf("%-12s B%-3lld T%-4d H%-2d/%-2d D%-3d%s%s%s", c->name, (long long)c->batch, c->t,
-           c->heads, c->kv_heads, D, c->causal ? " c" : " -", c->alibi ? "a" : "-",
+    printf("%-12s B%-3lld T%-4d S%-4d H%-2d/%-2d D%-3d%s%s%s", c->name, (long long)c->batch, c->t,
+           c->s, c->heads, c->kv_heads, D, c->causal ? " c" : " -", c->alibi ? "a" : "-",
            c->p > 0 ? "d" : "-");
     for (int b = 0; b < 2; b++)
         printf(" %8.1f %4.0f | %8.1f %4.0f", us[0][b], 1e-6 * product * (b ? 5 : 2) / us[0][b],
@@ -481,38 +491,47 @@ template <typename E, int D> static void time_case(const lab_case *c)
 /* ---- main ----------------------------------------------------------------------------------- */
 
 static const lab_case checks[] = {
-    {"", 2, 37, 4, 2, 64, true, false, 0, false},
-    {"", 1, 1, 2, 2, 64, true, false, 0, false},
-    {"", 1, 133, 3, 3, 64, true, true, 0, false},
-    {"", 1, 260, 2, 2, 64, false, false, 0, false},
-    {"", 2, 256, 6, 6, 64, true, true, 0, false},
-    {"", 1, 1000, 2, 1, 64, true, false, 0, false},
-    {"", 1, 320, 4, 2, 64, false, true, 0, false},
-    {"", 9, 640, 8, 8, 64, true, false, 0, false},
-    {"", 1, 256, 2, 2, 64, true, false, 0.2f, false},
-    {"", 1, 260, 4, 2, 64, true, true, 0.2f, false},
-    {"", 1, 133, 4, 2, 64, false, false, 0.1f, false},
-    {"", 1, 300, 4, 2, 64, true, false, 0, true},
-    {"", 1, 200, 4, 2, 32, true, false, 0, false},
-    {"", 2, 512, 4, 4, 32, true, true, 0.2f, false},
-    {"", 1, 333, 2, 1, 96, true, false, 0, false},
-    {"", 1, 333, 2, 2, 96, false, false, 0, false},
-    {"", 1, 300, 4, 2, 128, true, false, 0, false},
-    {"", 1, 512, 2, 2, 128, true, true, 0, false},
-    {"", 1, 300, 4, 1, 128, false, false, 0.1f, false},
+    {"", 2, 37, 37, 4, 2, 64, true, false, 0, false},
+    {"", 1, 1, 1, 2, 2, 64, true, false, 0, false},
+    {"", 1, 133, 133, 3, 3, 64, true, true, 0, false},
+    {"", 1, 260, 260, 2, 2, 64, false, false, 0, false},
+    {"", 2, 256, 256, 6, 6, 64, true, true, 0, false},
+    {"", 1, 1000, 1000, 2, 1, 64, true, false, 0, false},
+    {"", 1, 320, 320, 4, 2, 64, false, true, 0, false},
+    {"", 9, 640, 640, 8, 8, 64, true, false, 0, false},
+    {"", 1, 256, 256, 2, 2, 64, true, false, 0.2f, false},
+    {"", 1, 260, 260, 4, 2, 64, true, true, 0.2f, false},
+    {"", 1, 133, 133, 4, 2, 64, false, false, 0.1f, false},
+    {"", 1, 300, 300, 4, 2, 64, true, false, 0, true},
+    {"", 1, 200, 200, 4, 2, 32, true, false, 0, false},
+    {"", 2, 512, 512, 4, 4, 32, true, true, 0.2f, false},
+    {"", 1, 333, 333, 2, 1, 96, true, false, 0, false},
+    {"", 1, 333, 333, 2, 2, 96, false, false, 0, false},
+    {"", 1, 300, 300, 4, 2, 128, true, false, 0, false},
+    {"", 1, 512, 512, 2, 2, 128, true, true, 0, false},
+    {"", 1, 300, 300, 4, 1, 128, false, false, 0.1f, false},
+    {"", 2, 70, 197, 4, 2, 64, false, false, 0, false},
+    {"", 1, 197, 70, 2, 2, 64, false, true, 0.1f, false},
+    {"", 2, 1, 133, 4, 1, 64, true, true, 0, false},
+    {"", 1, 64, 260, 2, 2, 64, true, false, 0.1f, false},
+    {"", 1, 128, 255, 2, 1, 64, true, false, 0, true},
+    {"", 1, 200, 201, 2, 2, 32, true, true, 0.1f, false},
+    {"", 1, 150, 341, 2, 1, 96, true, true, 0, false},
+    {"", 1, 333, 640, 4, 2, 128, true, false, 0.1f, false},
 };
 
 static const lab_case times[] = {
-    {"gpt2", 32, 1024, 12, 12, 64, true, false, 0, false},
-    {"alibi10m", 64, 256, 6, 6, 64, true, true, 0, false},
-    {"shakespeare", 64, 256, 6, 6, 64, true, false, 0.2f, false},
-    {"fusion", 128, 260, 6, 6, 64, false, false, 0, false},
-    {"long", 4, 8192, 12, 12, 64, true, false, 0, false},
-    {"grouped", 16, 1024, 16, 4, 64, true, false, 0, false},
-    {"", 32, 1024, 24, 24, 32, true, false, 0, false},
-    {"", 16, 1024, 8, 8, 96, true, false, 0, false},
-    {"", 8, 2048, 16, 16, 128, true, false, 0, false},
-    {"", 32, 1000, 12, 12, 64, true, false, 0, false},
+    {"gpt2", 32, 1024, 1024, 12, 12, 64, true, false, 0, false},
+    {"alibi10m", 64, 256, 256, 6, 6, 64, true, true, 0, false},
+    {"shakespeare", 64, 256, 256, 6, 6, 64, true, false, 0.2f, false},
+    {"fusion", 128, 260, 260, 6, 6, 64, false, false, 0, false},
+    {"cross", 128, 64, 196, 6, 6, 64, false, false, 0, false},
+    {"long", 4, 8192, 8192, 12, 12, 64, true, false, 0, false},
+    {"grouped", 16, 1024, 1024, 16, 4, 64, true, false, 0, false},
+    {"", 32, 1024, 1024, 24, 24, 32, true, false, 0, false},
+    {"", 16, 1024, 1024, 8, 8, 96, true, false, 0, false},
+    {"", 8, 2048, 2048, 16, 16, 128, true, false, 0, false},
+    {"", 32, 1000, 1000, 12, 12, 64, true, false, 0, false},
 };
 
 #define EACH(list, call)                                                                           \

@@ -1,6 +1,8 @@
 /* attention and attention_grad: streaming softmax, never a T x T matrix in memory.
  *
- * Columns of qkv [B,T,(H+2K)D]: q heads, k heads, v heads. Three sets of kernels:
+ * Columns of qkv [B,T,(H+2K)D]: q heads, k heads, v heads. Where a sequence attends to another one,
+ * q [B,T,H D] and kv [B,S,2K D] lie apart; the kernels are the same, for they take q and kv each
+ * with its own pointer, rows and width. Three sets of them:
  *   attention_wgmma.cuh, attention_wgmma_grad.cuh  f16, bf16; Hopper; head sizes 32, 64, 96, 128
  *   attention_mma.cuh                              f16, bf16; any device and head size
  *   attention_float.cuh                            f32
@@ -30,12 +32,17 @@
 
 static shape shape_of(const lk_exec *x, const lk_node *n)
 {
+    const lk_tensor *q = n->in[0], *kv = n->in[1] ? n->in[1] : q;
     shape a;
-    a.t = (int)n->in[0]->dim[1];
+    a.t = (int)q->dim[1];
+    a.s = (int)kv->dim[1];
+    a.offset = a.s - a.t;
     a.d = n->attr.attention.head_dim;
     a.heads = n->attr.attention.heads;
     a.kv_heads = n->attr.attention.kv_heads;
-    a.width = lk_cols(n->in[0]);
+    a.first = n->in[1] ? 0 : a.heads;
+    a.width = lk_cols(q);
+    a.kv_width = lk_cols(kv);
     a.causal = n->attr.attention.causal;
     a.alibi = n->attr.attention.alibi;
     a.scale = n->attr.attention.scale;
@@ -55,10 +62,12 @@ lk_status lk_cuda_attention_check(const lk_node *n)
                        "%s: attention on CUDA needs heads of a size of 16, 32, 48 .. 128, found "
                        "%d; change model.width or model.heads, the size is their quotient, or use "
                        "the device 'cpu'", n->scope, d);
-    int64_t t = n->in[0]->dim[1], pairs = n->in[0]->dim[0] * n->attr.attention.heads;
+    const lk_tensor *q = n->in[0], *kv = n->in[1] ? n->in[1] : q;
+    int64_t t = q->dim[1] > kv->dim[1] ? q->dim[1] : kv->dim[1];
+    int64_t pairs = q->dim[0] * n->attr.attention.heads;
     if (t > 1 << 24 || pairs * lk_ceil(t, 32) > INT32_MAX)
         return lk_fail(LK_E_INPUT, "%s: attention over %lld x %lld tokens is too large", n->scope,
-                       (long long)n->in[0]->dim[0], (long long)t);
+                       (long long)q->dim[0], (long long)t);
     return LK_OK;
 }
 
@@ -96,9 +105,11 @@ static attention_call call_of(lk_exec *x, const lk_node *n)
     c.portable = ((lk_cuda *)x->device)->portable;
     c.batch = n->in[0]->dim[0];
     c.a = shape_of(x, n);
-    c.qkv = lk_data(x, n->in[0]);
+    c.q = lk_data(x, n->in[0]);
+    c.kv = n->in[1] ? lk_data(x, n->in[1]) : c.q;
     c.dy = NULL;
-    c.dqkv = NULL;
+    c.dq = NULL;
+    c.dkv = NULL;
     c.scratch = NULL;
     return c;
 }
@@ -107,7 +118,7 @@ extern "C" lk_status lk_cuda_attention(lk_exec *x, const lk_node *n)
 {
     LK_TRY(lk_cuda_attention_check(n));
     attention_call c = call_of(x, n);
-    c.state = (const lk_step_state *)lk_data(x, n->in[1]);
+    c.state = (const lk_step_state *)lk_data(x, n->in[2]);
     c.y = lk_data(x, n->out[0]);
     c.lse = (float *)lk_data(x, n->out[1]);
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
@@ -119,11 +130,12 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
 {
     LK_TRY(lk_cuda_attention_check(n));
     attention_call c = call_of(x, n);
-    c.y = lk_data(x, n->in[1]);
-    c.lse = (float *)lk_data(x, n->in[2]);
-    c.dy = lk_data(x, n->in[3]);
-    c.state = (const lk_step_state *)lk_data(x, n->in[4]);
-    c.dqkv = lk_data(x, n->out[0]);
+    c.y = lk_data(x, n->in[2]);
+    c.lse = (float *)lk_data(x, n->in[3]);
+    c.dy = lk_data(x, n->in[4]);
+    c.state = (const lk_step_state *)lk_data(x, n->in[5]);
+    c.dq = lk_data(x, n->out[0]);
+    c.dkv = n->in[1] ? lk_data(x, n->out[1]) : c.dq;
     c.scratch = (float *)x->base[LK_REGION_SCRATCH];
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
                     HEAD_SWITCH(c.a.d, DP, LK_CUDA_AT(n, (backward<E, DP>(c)))));

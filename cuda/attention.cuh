@@ -9,8 +9,11 @@
 #define LN2 0.6931471805599453f
 
 typedef struct shape {
-    int t, d, heads, kv_heads;
-    int64_t width; /* (H + 2K) D */
+    int t, s;   /* queries, keys */
+    int offset; /* S - T: place of query 0 among the keys; >= 0 when causal */
+    int d, heads, kv_heads;
+    int first;               /* heads before the k heads in a row of kv: H in qkv, else 0 */
+    int64_t width, kv_width; /* of rows of q and kv; in qkv both (H + 2K) D */
     bool causal, alibi;
     float scale;
     float keep; /* 1 / (1 - p) */
@@ -18,7 +21,8 @@ typedef struct shape {
     uint64_t seed;
 } shape;
 
-/* One forward or backward, for the launchers. E is the type of qkv, y, dy and dqkv. */
+/* One forward or backward, for the launchers. E is the type of q, kv, y and their cotangents. When
+ * q, k, v lie in one qkv, q and kv are the same, and so are dq and dkv. */
 typedef struct attention_call {
     cudaStream_t stream;
     int processors; /* blocks of a persistent kernel; never changes a result */
@@ -26,8 +30,8 @@ typedef struct attention_call {
     int64_t batch;
     shape a;
     const lk_step_state *state;
-    const void *qkv, *dy; /* [B,T,width], [B,T,H D] */
-    void *y, *dqkv;
+    const void *q, *kv, *dy; /* [B,T,width], [B,S,kv_width], [B,T,H D] */
+    void *y, *dq, *dkv;
     float *lse;     /* [B,H,T] */
     float *scratch; /* attention_scratch() bytes, backward only */
 } attention_call;
@@ -125,21 +129,21 @@ static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t strid
 static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, int64_t bh, int i,
                                                 int j)
 {
-    uint64_t index = ((uint64_t)bh * a.t + i) * a.t + j;
+    uint64_t index = ((uint64_t)bh * a.t + i) * a.s + j;
     lk_u32x4 w = lk_dropout_words(a.seed, a.site, a.leaf, step, index);
     uint32_t low = index & 1 ? w.v[1] : w.v[0], high = index & 1 ? w.v[3] : w.v[2];
     return (index & 2 ? high : low) >= a.threshold;
 }
 
 /* Bit e: accumulator element e is kept. i, j: query and key of element 0. KEYS: rows are keys.
- * When T is a multiple of 4, four neighbouring keys share one Philox call: each thread makes one
+ * When S is a multiple of 4, four neighbouring keys share one Philox call: each thread makes one
  * call for its four elements and the threads exchange words. */
 template <bool KEYS>
 static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t step, int64_t bh,
                                                      int i, int j)
 {
     uint32_t bits = 0, limit = a.threshold;
-    if (a.t % 4) {
+    if (a.s % 4) {
 #pragma unroll 1
         for (int e = 0; e < 4; e++) {
             int row = 8 * (e >> 1), col = e & 1;
@@ -154,7 +158,7 @@ static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t st
         int q = threadIdx.x >> 2 & 3; /* this lane calls for element q of all four */
         lk_u32x4 w = lk_dropout_words(
             a.seed, a.site, a.leaf, step,
-            ((uint64_t)bh * a.t + i + (q & 1)) * a.t + (uint64_t)((j & ~3) + 8 * (q >> 1)));
+            ((uint64_t)bh * a.t + i + (q & 1)) * a.s + (uint64_t)((j & ~3) + 8 * (q >> 1)));
         /* transpose lane (element) by word (key) */
         bool odd = q & 1, upper = q & 2;
         uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[1], 4);
@@ -169,7 +173,7 @@ static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t st
         bool odd = threadIdx.x & 1;
         lk_u32x4 w = lk_dropout_words(
             a.seed, a.site, a.leaf, step,
-            ((uint64_t)bh * a.t + i + (odd ? 8 : 0)) * a.t + (uint64_t)(j & ~3));
+            ((uint64_t)bh * a.t + i + (odd ? 8 : 0)) * a.s + (uint64_t)(j & ~3));
         uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[2], 1);
         uint32_t r1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[1] : w.v[3], 1);
         v[0] = odd ? r0 : w.v[0], v[1] = odd ? r1 : w.v[1];
@@ -224,14 +228,16 @@ typedef struct span {
 template <bool KEYS> static __device__ span spans(const shape &a, int own, int stream)
 {
     span p;
-    int tiles = (a.t + own - 1) / own, all = (a.t + stream - 1) / stream;
+    int tiles = ((KEYS ? a.s : a.t) + own - 1) / own;
+    int all = ((KEYS ? a.t : a.s) + stream - 1) / stream;
     int heads = KEYS ? a.kv_heads : a.heads, pair = blockIdx.x / tiles;
     p.tile = blockIdx.x % tiles; /* the longest first */
     if (!KEYS) p.tile = tiles - 1 - p.tile;
     p.b = pair / heads;
     p.head = pair % heads;
-    p.first = KEYS && a.causal ? p.tile * own / stream : 0;
-    int end = !KEYS && a.causal ? min(all, (p.tile * own + own + stream - 1) / stream) : all;
+    p.first = KEYS && a.causal ? max(0, p.tile * own - a.offset) / stream : 0;
+    int seen = p.tile * own + own + a.offset; /* by the own queries, when causal */
+    int end = !KEYS && a.causal ? min(all, (seen + stream - 1) / stream) : all;
     p.per_head = end - p.first;
     int group = a.heads / a.kv_heads;
     p.first_head = KEYS ? p.head * group : p.head;

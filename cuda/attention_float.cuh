@@ -75,7 +75,8 @@ static __device__ __forceinline__ void store_float(float *out, int64_t stride, i
 /* As k_attention, for TILE = 16 M queries. */
 template <int DP, int M>
 static __global__ void __launch_bounds__(256)
-    k_attention_float(shape a, const float *qkv, const lk_step_state *state, float *y, float *lse)
+    k_attention_float(shape a, const float *gq, const float *gkv, const lk_step_state *state,
+                      float *y, float *lse)
 {
     constexpr int LD = padded<float>(DP), TILE = 16 * M;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -83,9 +84,10 @@ static __global__ void __launch_bounds__(256)
     int tiles = (a.t + TILE - 1) / TILE, tile = tiles - 1 - (int)(blockIdx.x % tiles);
     int bh = blockIdx.x / tiles, b = bh / a.heads, h = bh % a.heads;
     int kv_head = h / (a.heads / a.kv_heads), q0 = tile * TILE;
-    const float *base = qkv + (int64_t)b * a.t * a.width;
-    const float *gk = base + (a.heads + kv_head) * a.d;
-    const float *gv = base + (a.heads + a.kv_heads + kv_head) * a.d;
+    gq += (int64_t)b * a.t * a.width;
+    gkv += (int64_t)b * a.s * a.kv_width;
+    const float *gk = gkv + (a.first + kv_head) * a.d;
+    const float *gv = gkv + (a.first + a.kv_heads + kv_head) * a.d;
     int tx = threadIdx.x & 15, ty = threadIdx.x >> 4;
     bool drop = a.threshold > 0;
     uint32_t step = drop ? (uint32_t)state->step : 0;
@@ -94,12 +96,12 @@ static __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int m = 0; m < M; m++) top[m] = -INFINITY, sum[m] = 0;
 
-    load_tile<float, DP, TILE, 256>(q, base + h * a.d, a.width, q0, a.t, a.d);
-    int end = a.causal ? min(a.t, q0 + TILE) : a.t;
+    load_tile<float, DP, TILE, 256>(q, gq + h * a.d, a.width, q0, a.t, a.d);
+    int end = a.causal ? min(a.s, q0 + TILE + a.offset) : a.s;
     for (int j0 = 0; j0 < end; j0 += TILE) {
         __syncthreads();
-        load_tile<float, DP, TILE, 256>(sk, gk, a.width, j0, a.t, a.d);
-        load_tile<float, DP, TILE, 256>(sv, gv, a.width, j0, a.t, a.d);
+        load_tile<float, DP, TILE, 256>(sk, gk, a.kv_width, j0, a.s, a.d);
+        load_tile<float, DP, TILE, 256>(sv, gv, a.kv_width, j0, a.s, a.d);
         copies_commit();
         copies_wait();
         __syncthreads();
@@ -111,9 +113,9 @@ static __global__ void __launch_bounds__(256)
             float best = top[m];
 #pragma unroll
             for (int n = 0; n < M; n++) {
-                int j = j0 + tx + 16 * n;
-                float v = s[m][n] * a.scale - slope * fabsf((float)(i - j));
-                if (j >= a.t || (a.causal && j > i)) v = -INFINITY;
+                int j = j0 + tx + 16 * n, p = j - a.offset; /* p: place among the queries */
+                float v = s[m][n] * a.scale - slope * fabsf((float)(i - p));
+                if (j >= a.s || (a.causal && p > i)) v = -INFINITY;
                 s[m][n] = v;
                 best = fmaxf(best, v);
             }
@@ -149,8 +151,8 @@ static __global__ void __launch_bounds__(256)
 /* As k_grad, for TILE = 16 M own rows. */
 template <int DP, int M, bool KEYS>
 static __global__ void __launch_bounds__(256)
-    k_grad_float(shape a, const float *qkv, const float *dy, const float *lse, const float *dot,
-                 const lk_step_state *state, float *dqkv)
+    k_grad_float(shape a, const float *q, const float *kv, const float *dy, const float *lse,
+                 const float *dot, const lk_step_state *state, float *out)
 {
     constexpr int LD = padded<float>(DP), TILE = 16 * M;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -159,17 +161,19 @@ static __global__ void __launch_bounds__(256)
     span p = spans<KEYS>(a, TILE, TILE);
     int kv_head = KEYS ? p.head : p.head / (a.heads / a.kv_heads), own_row = p.tile * TILE;
     int64_t dy_width = (int64_t)a.heads * a.d;
-    const float *base = qkv + (int64_t)p.b * a.t * a.width;
+    int own_rows = KEYS ? a.s : a.t, rows = KEYS ? a.t : a.s; /* rows: of what is streamed */
+    int64_t own_width = KEYS ? a.kv_width : a.width;
+    const float *gq = q + (int64_t)p.b * a.t * a.width;
     const float *gdy = dy + (int64_t)p.b * a.t * dy_width;
-    const float *gk = base + (a.heads + kv_head) * a.d;
-    const float *gv = base + (a.heads + a.kv_heads + kv_head) * a.d;
-    const float *gq = base + p.head * a.d;
+    const float *gk = kv + (int64_t)p.b * a.s * a.kv_width + (a.first + kv_head) * a.d;
+    const float *gv = gk + a.kv_heads * a.d;
     int tx = threadIdx.x & 15, ty = threadIdx.x >> 4;
     bool drop = a.threshold > 0;
     uint32_t step = drop ? (uint32_t)state->step : 0;
-    load_tile<float, DP, TILE, 256>(own0, KEYS ? gk : gq, a.width, own_row, a.t, a.d);
+    load_tile<float, DP, TILE, 256>(own0, KEYS ? gk : gq + p.head * a.d, own_width, own_row,
+                                    own_rows, a.d);
     load_tile<float, DP, TILE, 256>(own1, KEYS ? gv : gdy + p.head * a.d,
-                                    KEYS ? a.width : dy_width, own_row, a.t, a.d);
+                                    KEYS ? a.kv_width : dy_width, own_row, own_rows, a.d);
     float acc0[M][DP / 16] = {}, acc1[M][DP / 16] = {};
 
     for (int it = 0; it < p.steps; it++) {
@@ -177,10 +181,10 @@ static __global__ void __launch_bounds__(256)
         int64_t bh = (int64_t)p.b * a.heads + head;
         float slope = a.alibi ? lk_alibi_slope(head, a.heads) : 0;
         __syncthreads();
-        load_tile<float, DP, TILE, 256>(s0, KEYS ? base + head * a.d : gk, a.width, row0, a.t,
-                                        a.d);
+        load_tile<float, DP, TILE, 256>(s0, KEYS ? gq + head * a.d : gk,
+                                        KEYS ? a.width : a.kv_width, row0, rows, a.d);
         load_tile<float, DP, TILE, 256>(s1, KEYS ? gdy + head * a.d : gv,
-                                        KEYS ? dy_width : a.width, row0, a.t, a.d);
+                                        KEYS ? dy_width : a.kv_width, row0, rows, a.d);
         copies_commit();
         copies_wait();
         __syncthreads();
@@ -192,11 +196,11 @@ static __global__ void __launch_bounds__(256)
 #pragma unroll
             for (int n = 0; n < M; n++) {
                 int r = own_row + ty + 16 * m, c = row0 + tx + 16 * n;
-                int i = KEYS ? c : r, j = KEYS ? r : c;
+                int i = KEYS ? c : r, j = KEYS ? r : c, away = i + a.offset - j;
                 float w = 0, g = 0;
-                if (i < a.t && j < a.t && !(a.causal && j > i)) {
+                if (i < a.t && j < a.s && !(a.causal && away < 0)) {
                     bool kept = !drop || keep_one(a, step, bh, i, j);
-                    float v = s[m][n] * a.scale - slope * fabsf((float)(i - j));
+                    float v = s[m][n] * a.scale - slope * fabsf((float)away);
                     w = expf(v - lse[bh * a.t + i]);
                     g = w * ((kept ? ds[m][n] * a.keep : 0) - dot[bh * a.t + i]);
                     if (!kept) w = 0;
@@ -210,14 +214,13 @@ static __global__ void __launch_bounds__(256)
         sums<DP, M>(acc0, sd, s0);
     }
 
-    float *out = dqkv + (int64_t)p.b * a.t * a.width;
-    int column = KEYS ? a.heads + p.head : p.head;
+    out += (int64_t)p.b * own_rows * own_width + (KEYS ? a.first + p.head : p.head) * a.d;
 #pragma unroll
     for (int m = 0; m < M; m++) {
         int row = own_row + ty + 16 * m;
-        store_float<DP>(out + column * a.d, a.width, row, a.t, a.d, acc0[m], a.scale);
+        store_float<DP>(out, own_width, row, own_rows, a.d, acc0[m], a.scale);
         if (KEYS)
-            store_float<DP>(out + (column + a.kv_heads) * a.d, a.width, row, a.t, a.d, acc1[m],
+            store_float<DP>(out + a.kv_heads * a.d, own_width, row, own_rows, a.d, acc1[m],
                             a.keep);
     }
 }
@@ -227,7 +230,7 @@ template <int DP> static cudaError_t float_forward(const attention_call &c)
     constexpr int P = DP <= 64 ? 64 : 128, M = DP <= 64 ? 4 : 2, TILE = 16 * M;
     size_t bytes = sizeof(float) * TILE * (3 * padded<float>(P) + TILE + 1);
     LAUNCH(c, (k_attention_float<P, M>), c.batch * c.a.heads * lk_ceil(c.a.t, TILE), 256, bytes,
-           c.a, (const float *)c.qkv, c.state, (float *)c.y, c.lse);
+           c.a, (const float *)c.q, (const float *)c.kv, c.state, (float *)c.y, c.lse);
     return cudaSuccess;
 }
 
@@ -235,14 +238,14 @@ template <int DP> static cudaError_t float_backward(const attention_call &c)
 {
     constexpr int P = DP <= 64 ? 64 : 128, M = 2, TILE = 16 * M;
     size_t bytes = sizeof(float) * TILE * (4 * padded<float>(P) + 2 * (TILE + 1));
-    int64_t tiles = c.batch * lk_ceil(c.a.t, TILE);
-    const float *qkv = (const float *)c.qkv, *dy = (const float *)c.dy;
-    float *dqkv = (float *)c.dqkv;
+    int64_t keys = c.batch * c.a.kv_heads * lk_ceil(c.a.s, TILE);
+    int64_t queries = c.batch * c.a.heads * lk_ceil(c.a.t, TILE);
+    const float *q = (const float *)c.q, *kv = (const float *)c.kv, *dy = (const float *)c.dy;
     TRY_CUDA(dots_of_rows<float>(c));
-    LAUNCH(c, (k_grad_float<P, M, true>), tiles * c.a.kv_heads, 256, bytes, c.a, qkv, dy, c.lse,
-           c.scratch, c.state, dqkv);
-    LAUNCH(c, (k_grad_float<P, M, false>), tiles * c.a.heads, 256, bytes, c.a, qkv, dy, c.lse,
-           c.scratch, c.state, dqkv);
+    LAUNCH(c, (k_grad_float<P, M, true>), keys, 256, bytes, c.a, q, kv, dy, c.lse, c.scratch,
+           c.state, (float *)c.dkv);
+    LAUNCH(c, (k_grad_float<P, M, false>), queries, 256, bytes, c.a, q, kv, dy, c.lse, c.scratch,
+           c.state, (float *)c.dq);
     return cudaSuccess;
 }
 

@@ -118,10 +118,10 @@ template <typename E> static size_t forward_shared(int dp, int warps)
     return sizeof(E) * padded<E>(dp) * (16 * warps + 4 * KEY_TILE);
 }
 
-/* One block per 16 WARPS queries of one (b, h). qkv [B,T,width], y [B,T,H D], lse [B,H,T]. */
+/* One block per 16 WARPS queries of one (b, h). y [B,T,H D], lse [B,H,T]. */
 template <typename E, int DP, int WARPS, bool DROP>
 static __global__ void __launch_bounds__(32 * WARPS, 2)
-    k_attention(shape a, const E *qkv, const lk_step_state *state, E *y, float *lse)
+    k_attention(shape a, const E *gq, const E *gkv, const lk_step_state *state, E *y, float *lse)
 {
     constexpr int LD = padded<E>(DP), R = 16 * WARPS, C = KEY_TILE, NT = C / 8;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -129,14 +129,15 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
     int tiles = (a.t + R - 1) / R, tile = tiles - 1 - (int)(blockIdx.x % tiles);
     int bh = blockIdx.x / tiles, b = bh / a.heads, h = bh % a.heads;
     int kv_head = h / (a.heads / a.kv_heads), q0 = tile * R;
-    const E *base = qkv + (int64_t)b * a.t * a.width;
-    const E *gk = base + (a.heads + kv_head) * a.d;
-    const E *gv = base + (a.heads + a.kv_heads + kv_head) * a.d;
-    int end = a.causal ? min(a.t, q0 + R) : a.t, steps = (end + C - 1) / C;
+    gq += (int64_t)b * a.t * a.width;
+    gkv += (int64_t)b * a.s * a.kv_width;
+    const E *gk = gkv + (a.first + kv_head) * a.d;
+    const E *gv = gkv + (a.first + a.kv_heads + kv_head) * a.d;
+    int end = a.causal ? min(a.s, q0 + R + a.offset) : a.s, steps = (end + C - 1) / C;
 
-    load_tile<E, DP, R, 32 * WARPS>(q, base + h * a.d, a.width, q0, a.t, a.d);
-    load_tile<E, DP, C, 32 * WARPS>(kv, gk, a.width, 0, a.t, a.d);
-    load_tile<E, DP, C, 32 * WARPS>(kv + C * LD, gv, a.width, 0, a.t, a.d);
+    load_tile<E, DP, R, 32 * WARPS>(q, gq + h * a.d, a.width, q0, a.t, a.d);
+    load_tile<E, DP, C, 32 * WARPS>(kv, gk, a.kv_width, 0, a.s, a.d);
+    load_tile<E, DP, C, 32 * WARPS>(kv + C * LD, gv, a.kv_width, 0, a.s, a.d);
     copies_commit();
 
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
@@ -154,13 +155,14 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
     for (int it = 0; it < steps; it++) {
         if (it + 1 < steps) {
             E *next = kv + ((it + 1) & 1) * 2 * C * LD;
-            load_tile<E, DP, C, 32 * WARPS>(next, gk, a.width, (it + 1) * C, a.t, a.d);
-            load_tile<E, DP, C, 32 * WARPS>(next + C * LD, gv, a.width, (it + 1) * C, a.t, a.d);
+            load_tile<E, DP, C, 32 * WARPS>(next, gk, a.kv_width, (it + 1) * C, a.s, a.d);
+            load_tile<E, DP, C, 32 * WARPS>(next + C * LD, gv, a.kv_width, (it + 1) * C, a.s, a.d);
             copies_commit();
         }
         const E *sk = kv + (it & 1) * 2 * C * LD, *sv = sk + C * LD;
         int j0 = it * C, j = j0 + t2;
-        if (w0 < a.t && !(a.causal && j0 > w0 + 15)) {
+        int p = j0 - a.offset + t2; /* place of the first key among the queries */
+        if (w0 < a.t && !(a.causal && j0 > w0 + a.offset + 15)) {
             float s[NT][4] = {};
 #pragma unroll
             for (int k = 0; k < DP / 16; k++)
@@ -171,13 +173,13 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
                     mma<E>(s[2 * n], fq[k], f[0], f[1]);
                     mma<E>(s[2 * n + 1], fq[k], f[2], f[3]);
                 }
-            bool edge = j0 + C > a.t || (a.causal && j0 + C - 1 > w0);
+            bool edge = j0 + C > a.s || (a.causal && j0 + C - 1 > w0 + a.offset);
             float best[2] = {top[0], top[1]};
 #pragma unroll
             for (int n = 0; n < NT; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    int row = i + 8 * (e >> 1), col = j + 8 * n + (e & 1);
+                    int row = i + 8 * (e >> 1), col = p + 8 * n + (e & 1);
                     float v = s[n][e] * scale;
                     if (a.alibi) v -= slope * fabsf((float)(row - col));
                     if (edge && (col >= a.t || (a.causal && col > row))) v = -INFINITY;
@@ -235,11 +237,11 @@ template <typename E> static size_t grad_shared(int dp, int stream)
 }
 
 /* KEYS: dK and dV of 64 keys of one (b, kv head); else dQ of 64 queries of one (b, head).
- * qkv, dqkv [B,T,width], dy [B,T,H D], lse and dot [B,H,T]. */
+ * dy [B,T,H D], lse and dot [B,H,T]; out: dkv or dq. */
 template <typename E, int DP, int ST, bool KEYS, bool DROP>
 static __global__ void __launch_bounds__(GRAD_THREADS, 2)
-    k_grad(shape a, const E *qkv, const E *dy, const float *lse, const float *dot,
-           const lk_step_state *state, E *dqkv)
+    k_grad(shape a, const E *q, const E *kv, const E *dy, const float *lse, const float *dot,
+           const lk_step_state *state, E *out)
 {
     constexpr int LD = padded<E>(DP), R = GRAD_OWN, SUB = 32, NT = SUB / 8;
     extern __shared__ __align__(16) unsigned char shared[];
@@ -250,15 +252,17 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
     int group = a.heads / a.kv_heads, own_row = p.tile * R;
     int kv_head = KEYS ? p.head : p.head / group;
     int64_t dy_width = (int64_t)a.heads * a.d;
-    const E *base = qkv + (int64_t)p.b * a.t * a.width, *gdy = dy + (int64_t)p.b * a.t * dy_width;
-    const E *gk = base + (a.heads + kv_head) * a.d;
-    const E *gv = base + (a.heads + a.kv_heads + kv_head) * a.d;
+    int own_rows = KEYS ? a.s : a.t, rows = KEYS ? a.t : a.s; /* rows: of what is streamed */
+    int64_t own_width = KEYS ? a.kv_width : a.width;
+    const E *gq = q + (int64_t)p.b * a.t * a.width, *gdy = dy + (int64_t)p.b * a.t * dy_width;
+    const E *gk = kv + (int64_t)p.b * a.s * a.kv_width + (a.first + kv_head) * a.d;
+    const E *gv = gk + a.kv_heads * a.d;
 
     auto load_stream = [&](int s) {
         int head = p.first_head + s / p.per_head, row0 = (p.first + s % p.per_head) * ST;
         E *s0 = stream + (s & 1) * 2 * ST * LD, *s1 = s0 + ST * LD;
         if (KEYS) {
-            load_tile<E, DP, ST, GRAD_THREADS>(s0, base + head * a.d, a.width, row0, a.t, a.d);
+            load_tile<E, DP, ST, GRAD_THREADS>(s0, gq + head * a.d, a.width, row0, a.t, a.d);
             load_tile<E, DP, ST, GRAD_THREADS>(s1, gdy + head * a.d, dy_width, row0, a.t, a.d);
             float *f = stat + (s & 1) * 2 * ST;
             for (int k = threadIdx.x; k < ST; k += GRAD_THREADS) {
@@ -267,23 +271,25 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
                 f[ST + k] = row0 + k < a.t ? dot[at] : 0;
             }
         } else {
-            load_tile<E, DP, ST, GRAD_THREADS>(s0, gk, a.width, row0, a.t, a.d);
-            load_tile<E, DP, ST, GRAD_THREADS>(s1, gv, a.width, row0, a.t, a.d);
+            load_tile<E, DP, ST, GRAD_THREADS>(s0, gk, a.kv_width, row0, a.s, a.d);
+            load_tile<E, DP, ST, GRAD_THREADS>(s1, gv, a.kv_width, row0, a.s, a.d);
         }
         copies_commit();
     };
 
     if (KEYS) {
-        load_tile<E, DP, R, GRAD_THREADS>(own0, gk, a.width, own_row, a.t, a.d);
-        load_tile<E, DP, R, GRAD_THREADS>(own1, gv, a.width, own_row, a.t, a.d);
+        load_tile<E, DP, R, GRAD_THREADS>(own0, gk, a.kv_width, own_row, a.s, a.d);
+        load_tile<E, DP, R, GRAD_THREADS>(own1, gv, a.kv_width, own_row, a.s, a.d);
     } else {
-        load_tile<E, DP, R, GRAD_THREADS>(own0, base + p.head * a.d, a.width, own_row, a.t, a.d);
+        load_tile<E, DP, R, GRAD_THREADS>(own0, gq + p.head * a.d, a.width, own_row, a.t, a.d);
         load_tile<E, DP, R, GRAD_THREADS>(own1, gdy + p.head * a.d, dy_width, own_row, a.t, a.d);
     }
     load_stream(0);
 
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
     int w0 = own_row + 16 * warp, row = w0 + (lane >> 2);
+    int offset = KEYS ? -a.offset : a.offset, at0 = w0 + offset, at = row + offset; /* places of
+                                                         own rows among those streamed */
     uint32_t step = DROP ? (uint32_t)state->step : 0;
     float scale = a.scale * LOG2E, slope = 0;
     float own_lse[2] = {0, 0}, own_dot[2] = {0, 0};
@@ -313,10 +319,10 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
 #pragma unroll 1
         for (int sub = 0; sub < ST; sub += SUB) {
             int c0 = row0 + sub, col = c0 + t2;
-            if (w0 >= a.t || c0 >= a.t) continue;
-            if (a.causal && (KEYS ? c0 + SUB - 1 < w0 : c0 > w0 + 15)) continue;
-            bool edge = w0 + 16 > a.t || c0 + SUB > a.t ||
-                        (a.causal && (KEYS ? w0 + 15 > c0 : c0 + SUB - 1 > w0));
+            if (w0 >= own_rows || c0 >= rows) continue;
+            if (a.causal && (KEYS ? c0 + SUB - 1 < at0 : c0 > at0 + 15)) continue;
+            bool edge = w0 + 16 > own_rows || c0 + SUB > rows ||
+                        (a.causal && (KEYS ? at0 + 15 > c0 : c0 + SUB - 1 > at0));
             float s[NT][4] = {}, ds[NT][4] = {}; /* scores, then P; dP, then dS */
 #pragma unroll
             for (int k = 0; k < DP / 16; k++) {
@@ -343,13 +349,15 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     int r = row + 8 * (e >> 1), c = col + 8 * n + (e & 1);
-                    int i = KEYS ? c : r, j = KEYS ? r : c;
+                    int away = c - at - 8 * (e >> 1); /* from the place of the own row */
                     float l = KEYS ? f[c - row0] : own_lse[e >> 1];
                     float d = KEYS ? f[ST + c - row0] : own_dot[e >> 1];
                     float v = s[n][e] * scale;
-                    if (a.alibi) v -= slope * fabsf((float)(i - j));
+                    if (a.alibi) v -= slope * fabsf((float)away);
                     float w = power2(v - l);
-                    if (edge && (i >= a.t || j >= a.t || (a.causal && j > i))) w = 0;
+                    if (edge && (r >= own_rows || c >= rows ||
+                                 (a.causal && (KEYS ? away < 0 : away > 0))))
+                        w = 0;
                     if (DROP) {
                         bool kept = bits >> e & 1;
                         ds[n][e] = w * ((kept ? ds[n][e] * a.keep : 0) - d);
@@ -367,11 +375,10 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
         __syncthreads();
     }
 
-    E *out = dqkv + (int64_t)p.b * a.t * a.width;
-    int column = KEYS ? a.heads + p.head : p.head;
-    store_rows<E, DP>(out + column * a.d, a.width, row, a.t, a.d, acc0, a.scale, a.scale);
+    out += (int64_t)p.b * own_rows * own_width + (KEYS ? a.first + p.head : p.head) * a.d;
+    store_rows<E, DP>(out, own_width, row, own_rows, a.d, acc0, a.scale, a.scale);
     if constexpr (KEYS)
-        store_rows<E, DP>(out + (column + a.kv_heads) * a.d, a.width, row, a.t, a.d, acc1, a.keep,
+        store_rows<E, DP>(out + a.kv_heads * a.d, own_width, row, own_rows, a.d, acc1, a.keep,
                           a.keep);
 }
 
@@ -382,35 +389,35 @@ template <typename E, int DP> static cudaError_t mma_forward(const attention_cal
     constexpr int WARPS = DP <= 64 ? 8 : 4;
     size_t bytes = forward_shared<E>(DP, WARPS);
     int64_t blocks = c.batch * c.a.heads * lk_ceil(c.a.t, 16 * WARPS);
-    const E *qkv = (const E *)c.qkv;
+    const E *q = (const E *)c.q, *kv = (const E *)c.kv;
     if (c.a.threshold)
-        LAUNCH(c, (k_attention<E, DP, WARPS, true>), blocks, 32 * WARPS, bytes, c.a, qkv, c.state,
-               (E *)c.y, c.lse);
+        LAUNCH(c, (k_attention<E, DP, WARPS, true>), blocks, 32 * WARPS, bytes, c.a, q, kv,
+               c.state, (E *)c.y, c.lse);
     else
-        LAUNCH(c, (k_attention<E, DP, WARPS, false>), blocks, 32 * WARPS, bytes, c.a, qkv, c.state,
-               (E *)c.y, c.lse);
+        LAUNCH(c, (k_attention<E, DP, WARPS, false>), blocks, 32 * WARPS, bytes, c.a, q, kv,
+               c.state, (E *)c.y, c.lse);
     return cudaSuccess;
 }
 
 template <typename E, int DP> static cudaError_t mma_backward(const attention_call &c)
 {
     constexpr int ST = DP <= 64 ? 64 : 32;
-    const E *qkv = (const E *)c.qkv, *dy = (const E *)c.dy;
-    E *dqkv = (E *)c.dqkv;
+    const E *q = (const E *)c.q, *kv = (const E *)c.kv, *dy = (const E *)c.dy;
+    E *dq = (E *)c.dq, *dkv = (E *)c.dkv;
     size_t bytes = grad_shared<E>(DP, ST);
-    int64_t tiles = c.batch * lk_ceil(c.a.t, GRAD_OWN), keys = tiles * c.a.kv_heads;
-    int64_t queries = tiles * c.a.heads;
+    int64_t keys = c.batch * c.a.kv_heads * lk_ceil(c.a.s, GRAD_OWN);
+    int64_t queries = c.batch * c.a.heads * lk_ceil(c.a.t, GRAD_OWN);
     TRY_CUDA(dots_of_rows<E>(c));
     if (c.a.threshold) {
-        LAUNCH(c, (k_grad<E, DP, ST, true, true>), keys, GRAD_THREADS, bytes, c.a, qkv, dy, c.lse,
-               c.scratch, c.state, dqkv);
-        LAUNCH(c, (k_grad<E, DP, ST, false, true>), queries, GRAD_THREADS, bytes, c.a, qkv, dy,
-               c.lse, c.scratch, c.state, dqkv);
+        LAUNCH(c, (k_grad<E, DP, ST, true, true>), keys, GRAD_THREADS, bytes, c.a, q, kv, dy,
+               c.lse, c.scratch, c.state, dkv);
+        LAUNCH(c, (k_grad<E, DP, ST, false, true>), queries, GRAD_THREADS, bytes, c.a, q, kv, dy,
+               c.lse, c.scratch, c.state, dq);
     } else {
-        LAUNCH(c, (k_grad<E, DP, ST, true, false>), keys, GRAD_THREADS, bytes, c.a, qkv, dy, c.lse,
-               c.scratch, c.state, dqkv);
-        LAUNCH(c, (k_grad<E, DP, ST, false, false>), queries, GRAD_THREADS, bytes, c.a, qkv, dy,
-               c.lse, c.scratch, c.state, dqkv);
+        LAUNCH(c, (k_grad<E, DP, ST, true, false>), keys, GRAD_THREADS, bytes, c.a, q, kv, dy,
+               c.lse, c.scratch, c.state, dkv);
+        LAUNCH(c, (k_grad<E, DP, ST, false, false>), queries, GRAD_THREADS, bytes, c.a, q, kv, dy,
+               c.lse, c.scratch, c.state, dq);
     }
     return cudaSuccess;
 }

@@ -22,16 +22,16 @@ static __device__ __forceinline__ float alibi_slope(int h, int heads) /* lk_alib
     return exp2f(-(h < n ? 8.0f * (h + 1) / n : 4.0f * (2 * (h - n) + 1) / n));
 }
 
-/* Set s and shift[2], of the two rows, so that s - shift = s scale - slope |i - j|; shift is equal
- * in all lanes of a row. `distance` is (i - j) slope at the row of element 0 and the tile's first
- * column; it grows by 8 `down` to the second row and by `across` per column. */
+/* Set s and shift[2], of the two rows, so that s - shift = s scale - slope |t - j|, t = i + offset;
+ * shift is equal in all lanes of a row. `distance` is (t - j) slope at the row of element 0 and the
+ * tile's first column; it grows by 8 `down` to the second row and by `across` per column. */
 template <int N>
 static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], bool causal, float scale,
                                                    float distance, float down, float across,
                                                    float *shift)
 {
     float first = across * (float)((threadIdx.x & 3) * 2);
-    if (causal) { /* i >= j wherever it matters */
+    if (causal) { /* t >= j wherever it matters */
 #pragma unroll
         for (int n = 0; n < N; n++)
 #pragma unroll
@@ -81,6 +81,12 @@ static __device__ __forceinline__ void store_tile(E *out, int64_t stride, int fi
         }
 }
 
+/* How many tiles of 64 keys, of `steps`, any of the 64 queries from w0 on sees. */
+static __device__ __forceinline__ int tiles_seen(const shape &a, int w0, int steps)
+{
+    return w0 >= a.t ? 0 : a.causal ? min(steps, (w0 + a.offset + 63) / 64 + 1) : steps;
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
 template <int D> constexpr int forward_bytes(void)
@@ -88,10 +94,11 @@ template <int D> constexpr int forward_bytes(void)
     return 1024 + (2 + 2 * STAGES) * tile_bytes(64, D);
 }
 
-/* As k_attention. `tensor` maps qkv for tiles of 64 rows. */
+/* As k_attention. mq and mkv map q and kv for tiles of 64 rows. */
 template <typename E, int D, bool DROP>
 static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
-    k_attention_wgmma(const __grid_constant__ CUtensorMap tensor, shape a,
+    k_attention_wgmma(const __grid_constant__ CUtensorMap mq,
+                      const __grid_constant__ CUtensorMap mkv, shape a,
                       const lk_step_state *state, E *y, float *lse)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -102,15 +109,15 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     uint32_t own = ring + 2 * STAGES * TILE;
     int tiles = (a.t + 127) / 128, tile = tiles - 1 - (int)(blockIdx.x % tiles);
     int bh = blockIdx.x / tiles, b = bh / a.heads, h = bh % a.heads, q0 = 128 * tile;
-    int kv_head = h / (a.heads / a.kv_heads);
-    int steps = ((a.causal ? min(a.t, q0 + 128) : a.t) + 63) / 64;
+    int kv = a.first + h / (a.heads / a.kv_heads);
+    int steps = ((a.causal ? min(a.s, q0 + 128 + a.offset) : a.s) + 63) / 64;
 
     auto load = [&](int m) { /* by one thread */
         uint32_t to = ring + m % STAGES * 2 * TILE;
         uint64_t *bar = &full[m % STAGES];
         barrier_expect(bar, 2 * TILE);
-        copy_tile<D, 64>(to, &tensor, bar, (a.heads + kv_head) * D, 64 * m, b);
-        copy_tile<D, 64>(to + TILE, &tensor, bar, (a.heads + a.kv_heads + kv_head) * D, 64 * m, b);
+        copy_tile<D, 64>(to, &mkv, bar, kv * D, 64 * m, b);
+        copy_tile<D, 64>(to + TILE, &mkv, bar, (kv + a.kv_heads) * D, 64 * m, b);
     };
     if (threadIdx.x == 0) {
         barrier_init(&own_full, 1);
@@ -123,16 +130,16 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     __syncthreads();
     if (threadIdx.x == 0) {
         barrier_expect(&own_full, 2 * TILE);
-        copy_tile<D, 64>(own, &tensor, &own_full, h * D, q0, b);
-        copy_tile<D, 64>(own + TILE, &tensor, &own_full, h * D, q0 + 64, b);
+        copy_tile<D, 64>(own, &mq, &own_full, h * D, q0, b);
+        copy_tile<D, 64>(own + TILE, &mq, &own_full, h * D, q0 + 64, b);
         for (int m = 0; m < STAGES && m < steps; m++) load(m);
     }
     __syncwarp();
 
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
     int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
-    int w0 = q0 + 64 * group, i = w0 + 16 * warp + (lane >> 2);
-    int mine = w0 >= a.t ? 0 : a.causal ? min(steps, w0 / 64 + 1) : steps;
+    int w0 = q0 + 64 * group, i = w0 + 16 * warp + (lane >> 2), at = i + a.offset;
+    int mine = tiles_seen(a, w0, steps);
     uint32_t step = DROP ? (uint32_t)state->step : 0;
     float scale = a.scale * LOG2E, slope = a.alibi ? alibi_slope(h, a.heads) * LOG2E : 0;
     float o[D / 8][4] = {}, s[8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
@@ -165,16 +172,16 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         pin(o);
         if (it > 0 && lane == 0) barrier_arrive(&empty[(it - 1) % STAGES]);
         if (a.alibi) {
-            apply_alibi(s, a.causal, scale, slope * (float)(i - 64 * it), slope, -slope, shift);
+            apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope, shift);
             factor = 1;
         }
-        if (64 * it + 64 > a.t || (a.causal && 64 * it == w0)) {
+        if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    int row = i + 8 * (e >> 1), col = j + 8 * n + (e & 1);
-                    if (col >= a.t || (a.causal && col > row)) s[n][e] = -INFINITY;
+                    int row = at + 8 * (e >> 1), col = j + 8 * n + (e & 1);
+                    if (col >= a.s || (a.causal && col > row)) s[n][e] = -INFINITY;
                 }
         }
         float most[2][4], best[2]; /* short chains */
@@ -269,15 +276,17 @@ template <typename K> static bool wgmma_compiled(K kernel)
 
 template <typename E, int D> static cudaError_t wgmma_forward(const attention_call &c)
 {
-    CUtensorMap tensor;
-    int64_t blocks = c.batch * c.a.heads * lk_ceil(c.a.t, 128);
-    TRY_CUDA(tile_map(&tensor, std::is_same<E, __nv_bfloat16>::value, c.qkv, c.batch, c.a.t,
-                      c.a.width, 64, D));
-    if (c.a.threshold)
-        LAUNCH(c, (k_attention_wgmma<E, D, true>), blocks, 256, forward_bytes<D>(), tensor, c.a,
+    const shape &a = c.a;
+    bool bf16 = std::is_same<E, __nv_bfloat16>::value;
+    int64_t blocks = c.batch * a.heads * lk_ceil(a.t, 128);
+    CUtensorMap mq, mkv;
+    TRY_CUDA(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
+    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
+    if (a.threshold)
+        LAUNCH(c, (k_attention_wgmma<E, D, true>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
                c.state, (E *)c.y, c.lse);
     else
-        LAUNCH(c, (k_attention_wgmma<E, D, false>), blocks, 256, forward_bytes<D>(), tensor, c.a,
+        LAUNCH(c, (k_attention_wgmma<E, D, false>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
                c.state, (E *)c.y, c.lse);
     return cudaSuccess;
 }

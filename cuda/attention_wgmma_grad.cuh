@@ -26,17 +26,18 @@ typedef struct unit {
     int row0, entry, head;
 } unit;
 
-static __host__ __device__ inline int items_per_head(const shape &a)
+/* Of `rows` rows: queries or keys. */
+static __host__ __device__ inline int items_per_head(const shape &a, int rows)
 {
-    int tiles = (a.t + 127) / 128;
+    int tiles = (rows + 127) / 128;
     return a.causal ? (tiles + 1) / 2 : tiles;
 }
 
 /* Unit `half` (0, 1) of an item; false: there is none. */
-static __device__ __forceinline__ bool unit_of(const shape &a, int heads, int item, int half,
-                                               unit *u)
+static __device__ __forceinline__ bool unit_of(const shape &a, int rows, int heads, int item,
+                                               int half, unit *u)
 {
-    int tiles = (a.t + 127) / 128, each = items_per_head(a);
+    int tiles = (rows + 127) / 128, each = items_per_head(a, rows);
     int pair = item / each, tile = item % each;
     if (half) {
         if (!a.causal || tiles - 1 - tile == tile) return false;
@@ -101,18 +102,25 @@ template <typename E> static __device__ __forceinline__ float dot_word(uint32_t 
 
 /* ---- own queries: dQ ------------------------------------------------------------------------ */
 
+/* How many tiles of 64 keys any of 128 queries from row0 on sees. */
+static __device__ __forceinline__ int steps_of(const shape &a, int row0)
+{
+    return ((a.causal ? min(a.s, row0 + 128 + a.offset) : a.s) + 63) / 64;
+}
+
 template <int D> constexpr int queries_bytes(void)
 {
     return 1024 + (6 + 2 * STAGES) * tile_bytes(64, D);
 }
 
-/* Maps: qkv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D). */
+/* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D). */
 template <typename E, int D, bool DROP>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
-    k_queries_wgmma(const __grid_constant__ CUtensorMap mqkv,
+    k_queries_wgmma(const __grid_constant__ CUtensorMap mq,
+                    const __grid_constant__ CUtensorMap mkv,
                     const __grid_constant__ CUtensorMap mdy, const __grid_constant__ CUtensorMap my,
                     shape a, int items, const float *lse, const lk_step_state *state, float2 *pairs,
-                    int64_t rows, E *dqkv)
+                    int64_t rows, E *dq)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D);
@@ -131,24 +139,24 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
         if (threadIdx.x != 256) return;
         for (int item = blockIdx.x; item < items; item += gridDim.x)
             for (int half = 0; half < 2; half++) {
-                if (!unit_of(a, a.heads, item, half, &u)) continue;
-                int steps = ((a.causal ? min(a.t, u.row0 + 128) : a.t) + 63) / 64;
-                int kv = a.heads + u.head / (a.heads / a.kv_heads);
+                if (!unit_of(a, a.t, a.heads, item, half, &u)) continue;
+                int steps = steps_of(a, u.row0);
+                int kv = a.first + u.head / (a.heads / a.kv_heads);
                 barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
                 barrier_expect(&bar.own_full, 6 * TILE);
 #pragma unroll
                 for (int g = 0; g < 2; g++) {
                     int row0 = u.row0 + 64 * g, column = u.head * D;
                     uint32_t to = own + g * TILE;
-                    copy_tile<D, 64>(to, &mqkv, &bar.own_full, column, row0, u.entry);
+                    copy_tile<D, 64>(to, &mq, &bar.own_full, column, row0, u.entry);
                     copy_tile<D, 64>(to + 2 * TILE, &mdy, &bar.own_full, column, row0, u.entry);
                     copy_tile<D, 64>(to + 4 * TILE, &my, &bar.own_full, column, row0, u.entry);
                 }
                 for (int it = 0; it < steps; it++, n++) {
                     int slot = slot_claim(&bar, n, 2 * TILE), v = kv + a.kv_heads;
                     uint32_t to = ring + slot * 2 * TILE;
-                    copy_tile<D, 64>(to, &mqkv, &bar.full[slot], kv * D, 64 * it, u.entry);
-                    copy_tile<D, 64>(to + TILE, &mqkv, &bar.full[slot], v * D, 64 * it, u.entry);
+                    copy_tile<D, 64>(to, &mkv, &bar.full[slot], kv * D, 64 * it, u.entry);
+                    copy_tile<D, 64>(to + TILE, &mkv, &bar.full[slot], v * D, 64 * it, u.entry);
                 }
             }
         return;
@@ -161,10 +169,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     turns_begin(group);
     for (int item = blockIdx.x; item < items; item += gridDim.x)
         for (int half = 0; half < 2; half++) {
-            if (!unit_of(a, a.heads, item, half, &u)) continue;
-            int steps = ((a.causal ? min(a.t, u.row0 + 128) : a.t) + 63) / 64;
-            int w0 = u.row0 + 64 * group, i = w0 + 16 * warp + (lane >> 2);
-            int mine = w0 >= a.t ? 0 : a.causal ? min(steps, w0 / 64 + 1) : steps;
+            if (!unit_of(a, a.t, a.heads, item, half, &u)) continue;
+            int steps = steps_of(a, u.row0);
+            int w0 = u.row0 + 64 * group, i = w0 + 16 * warp + (lane >> 2), at = i + a.offset;
+            int mine = tiles_seen(a, w0, steps);
             int64_t bh = (int64_t)u.entry * a.heads + u.head;
             float slope = a.alibi ? alibi_slope(u.head, a.heads) * LOG2E : 0;
             float l[2], d[2] = {0, 0};
@@ -173,15 +181,15 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 l[r] = i + 8 * r < a.t ? lse[bh * a.t + i + 8 * r] * LOG2E : INFINITY;
 
             left_operand<D, REGISTERS> q, dy;
-            uint32_t at = own + group * TILE;
+            uint32_t from = own + group * TILE;
             barrier_wait(&bar.own_full, units++ & 1);
-            q.load(at, 16 * warp);
-            dy.load(at + 2 * TILE, 16 * warp);
+            q.load(from, 16 * warp);
+            dy.load(from + 2 * TILE, 16 * warp);
 #pragma unroll
             for (int k = 0; k < D / 16; k++) {
                 uint32_t x[4], y[4];
-                tile_fragment<D>(y, at + 4 * TILE, 16 * warp, k);
-                if constexpr (!REGISTERS) tile_fragment<D>(x, at + 2 * TILE, 16 * warp, k);
+                tile_fragment<D>(y, from + 4 * TILE, 16 * warp, k);
+                if constexpr (!REGISTERS) tile_fragment<D>(x, from + 2 * TILE, 16 * warp, k);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     if constexpr (REGISTERS) x[e] = dy.r[k][e];
@@ -214,7 +222,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 pin(s);
                 if (it > 0) slot_release(&bar, n + it - 1);
                 if (a.alibi) {
-                    apply_alibi(s, a.causal, scale, slope * (float)(i - 64 * it), slope, -slope,
+                    apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope,
                                 shift);
                     factor = 1;
                 }
@@ -223,13 +231,13 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
                         s[m][e] = power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
-                if (64 * it + 64 > a.t || (a.causal && 64 * it == w0)) {
+                if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
 #pragma unroll
                     for (int m = 0; m < 8; m++)
 #pragma unroll
                         for (int e = 0; e < 4; e++) {
-                            int row = i + 8 * (e >> 1), col = j + 8 * m + (e & 1);
-                            if (col >= a.t || (a.causal && col > row)) s[m][e] = 0;
+                            int row = at + 8 * (e >> 1), col = j + 8 * m + (e & 1);
+                            if (col >= a.s || (a.causal && col > row)) s[m][e] = 0;
                         }
                 }
                 products_wait<0>();
@@ -264,7 +272,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             }
             n += steps;
             if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
-            E *out = dqkv + (int64_t)u.entry * a.t * a.width + u.head * D;
+            E *out = dq + (int64_t)u.entry * a.t * a.width + u.head * D;
             store_tile<E, D>(out, a.width, i, a.t, acc, a.scale, a.scale);
         }
     turns_end(group);
@@ -278,12 +286,18 @@ template <int D, int STREAM> constexpr int keys_bytes(void)
     return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 8);
 }
 
-/* Maps: mqkv for tiles of 64 rows, sqkv and sdy for tiles of STREAM rows. */
+/* The first query, from tiles of STREAM, that sees the key; 0 if all do. */
+template <int STREAM> static __device__ __forceinline__ int first_query(const shape &a, int key)
+{
+    return a.causal ? max(0, key - a.offset) / STREAM * STREAM : 0;
+}
+
+/* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. */
 template <typename E, int D, int STREAM, bool DROP>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
-    k_keys_wgmma(const __grid_constant__ CUtensorMap mqkv, const __grid_constant__ CUtensorMap sqkv,
+    k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
-                 int64_t rows, const lk_step_state *state, E *dqkv)
+                 int64_t rows, const lk_step_state *state, E *dkv)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D), PART = tile_bytes(STREAM, D), NT = STREAM / 8;
@@ -303,23 +317,23 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
         if (threadIdx.x != 256) return;
         for (int item = blockIdx.x; item < items; item += gridDim.x)
             for (int half = 0; half < 2; half++) {
-                if (!unit_of(a, a.kv_heads, item, half, &u)) continue;
-                int kv = a.heads + u.head;
+                if (!unit_of(a, a.s, a.kv_heads, item, half, &u)) continue;
+                int kv = a.first + u.head;
                 barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
                 barrier_expect(&bar.own_full, 4 * TILE);
 #pragma unroll
                 for (int g = 0; g < 2; g++) {
                     int row0 = u.row0 + 64 * g, v = kv + a.kv_heads;
                     uint32_t to = own + g * TILE;
-                    copy_tile<D, 64>(to, &mqkv, &bar.own_full, kv * D, row0, u.entry);
-                    copy_tile<D, 64>(to + 2 * TILE, &mqkv, &bar.own_full, v * D, row0, u.entry);
+                    copy_tile<D, 64>(to, &mkv, &bar.own_full, kv * D, row0, u.entry);
+                    copy_tile<D, 64>(to + 2 * TILE, &mkv, &bar.own_full, v * D, row0, u.entry);
                 }
                 for (int h = u.head * share; h < (u.head + 1) * share; h++)
-                    for (int r = a.causal ? u.row0 : 0; r < last_row; r += STREAM, n++) {
+                    for (int r = first_query<STREAM>(a, u.row0); r < last_row; r += STREAM, n++) {
                         int slot = slot_claim(&bar, n, 2 * PART + STREAM * 8);
                         uint32_t to = ring + slot * 2 * PART;
                         const float2 *from = pairs + ((int64_t)u.entry * a.heads + h) * rows + r;
-                        copy_tile<D, STREAM>(to, &sqkv, &bar.full[slot], h * D, r, u.entry);
+                        copy_tile<D, STREAM>(to, &sq, &bar.full[slot], h * D, r, u.entry);
                         copy_tile<D, STREAM>(to + PART, &sdy, &bar.full[slot], h * D, r, u.entry);
                         copy_bytes(stat + slot * STREAM * 8, from, STREAM * 8, &bar.full[slot]);
                     }
@@ -334,14 +348,14 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     turns_begin(group);
     for (int item = blockIdx.x; item < items; item += gridDim.x)
         for (int half = 0; half < 2; half++) {
-            if (!unit_of(a, a.kv_heads, item, half, &u)) continue;
-            int w0 = u.row0 + 64 * group, j = w0 + 16 * warp + (lane >> 2);
-            int skip = w0 >= a.t ? last_row : a.causal ? w0 : 0; /* rows below have no work */
+            if (!unit_of(a, a.s, a.kv_heads, item, half, &u)) continue;
+            int w0 = u.row0 + 64 * group, j = w0 + 16 * warp + (lane >> 2), at = j - a.offset;
+            int skip = w0 >= a.s ? last_row : first_query<STREAM>(a, w0); /* no work below */
             left_operand<D, REGISTERS> k, v;
-            uint32_t at = own + group * TILE;
+            uint32_t from = own + group * TILE;
             barrier_wait(&bar.own_full, units++ & 1);
-            k.load(at, 16 * warp);
-            v.load(at + 2 * TILE, 16 * warp);
+            k.load(from, 16 * warp);
+            v.load(from + 2 * TILE, 16 * warp);
             if (REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
 
             float dk[D / 8][4] = {}, dv[D / 8][4] = {}, s[NT][4] = {}, ds[NT][4] = {};
@@ -356,7 +370,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             for (int h = u.head * share; h < (u.head + 1) * share; h++) {
                 int64_t bh = (int64_t)u.entry * a.heads + h;
                 float slope = a.alibi ? alibi_slope(h, a.heads) * LOG2E : 0;
-                int r = a.causal ? u.row0 : 0;
+                int r = first_query<STREAM>(a, u.row0);
                 for (; r < skip; r += STREAM, n++) {
                     turn_pass(group);
                     turn_take(group);
@@ -377,7 +391,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     pending = true;
                     before = n;
                     if (a.alibi) {
-                        apply_alibi(s, a.causal, scale, slope * (float)(r - j), -slope, slope,
+                        apply_alibi(s, a.causal, scale, slope * (float)(r - at), -slope, slope,
                                     shift);
                         factor = 1;
                     }
@@ -390,12 +404,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                             s[c][e] =
                                 power2(fmaf(s[c][e], factor, -(e & 1 ? m.x : l.x) - shift[e >> 1]));
                     }
-                    if (a.causal && r < w0 + 63) {
+                    if (a.causal && r < w0 - a.offset + 63) {
 #pragma unroll
                         for (int c = 0; c < NT; c++)
 #pragma unroll
                             for (int e = 0; e < 4; e++)
-                                if (j + 8 * (e >> 1) > i + 8 * c + (e & 1)) s[c][e] = 0;
+                                if (at + 8 * (e >> 1) > i + 8 * c + (e & 1)) s[c][e] = 0;
                     }
 #pragma unroll
                     for (int c = 0; c < NT; c++) {
@@ -439,9 +453,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             pin(dv);
             if (pending) slot_release(&bar, before);
             if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
-            E *out = dqkv + (int64_t)u.entry * a.t * a.width + (a.heads + u.head) * D;
-            store_tile<E, D>(out, a.width, j, a.t, dk, a.scale, a.scale);
-            store_tile<E, D>(out + a.kv_heads * D, a.width, j, a.t, dv, a.keep, a.keep);
+            E *out = dkv + (int64_t)u.entry * a.s * a.kv_width + (a.first + u.head) * D;
+            store_tile<E, D>(out, a.kv_width, j, a.s, dk, a.scale, a.scale);
+            store_tile<E, D>(out + a.kv_heads * D, a.kv_width, j, a.s, dv, a.keep, a.keep);
         }
     turns_end(group);
 #endif
@@ -451,19 +465,20 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
 {
     const shape &a = c.a;
     bool bf16 = std::is_same<E, __nv_bfloat16>::value;
-    int64_t items = c.batch * a.heads * items_per_head(a), width = (int64_t)a.heads * D;
+    int64_t items = c.batch * a.heads * items_per_head(a, a.t), width = (int64_t)a.heads * D;
     int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
     float2 *pairs = (float2 *)c.scratch;
-    CUtensorMap mqkv, mdy, my;
-    TRY_CUDA(tile_map(&mqkv, bf16, c.qkv, c.batch, a.t, a.width, 64, D));
+    CUtensorMap mq, mkv, mdy, my;
+    TRY_CUDA(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
+    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     TRY_CUDA(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
     TRY_CUDA(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     if (a.threshold)
-        LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mqkv, mdy,
-               my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dqkv);
+        LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dq);
     else
-        LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mqkv, mdy,
-               my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dqkv);
+        LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dq);
     return cudaSuccess;
 }
 
@@ -472,19 +487,19 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     constexpr int STREAM = D <= 64 ? 64 : 32, bytes = keys_bytes<D, STREAM>();
     const shape &a = c.a;
     bool bf16 = std::is_same<E, __nv_bfloat16>::value;
-    int64_t items = c.batch * a.kv_heads * items_per_head(a), width = (int64_t)a.heads * D;
+    int64_t items = c.batch * a.kv_heads * items_per_head(a, a.s), width = (int64_t)a.heads * D;
     int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
     const float2 *pairs = (const float2 *)c.scratch;
-    CUtensorMap mqkv, sqkv, sdy;
-    TRY_CUDA(tile_map(&mqkv, bf16, c.qkv, c.batch, a.t, a.width, 64, D));
-    TRY_CUDA(tile_map(&sqkv, bf16, c.qkv, c.batch, a.t, a.width, STREAM, D));
+    CUtensorMap mkv, sq, sdy;
+    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
+    TRY_CUDA(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
     TRY_CUDA(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
     if (a.threshold)
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mqkv, sqkv, sdy, a,
-               (int)items, pairs, rows, c.state, (E *)c.dqkv);
+        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
+               (int)items, pairs, rows, c.state, (E *)c.dkv);
     else
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mqkv, sqkv, sdy,
-               a, (int)items, pairs, rows, c.state, (E *)c.dqkv);
+        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
+               (int)items, pairs, rows, c.state, (E *)c.dkv);
     return cudaSuccess;
 }
 

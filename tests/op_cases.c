@@ -348,13 +348,38 @@ static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
 
 static int64_t attention_reference(const op_case *c, double *const *in, double *y)
 {
-    ref_attention(c->batch, c->time, c->heads, c->kv_heads, c->head_dim, c->causal, c->alibi,
-                  draw(c, 0), in[0], y);
+    ref_attention(c->batch, c->time, c->time, c->heads, c->kv_heads, c->head_dim, c->causal,
+                  c->alibi, draw(c, 0), in[0], NULL, y);
     return rows(c) * c->heads * c->head_dim;
 }
 
 static const case_kind attention =
     CASE_KIND("attention", qkv_tensors, attention_build, attention_reference);
+
+static int cross_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    case_role role = c->keys > 1 ? CASE_INPUT : CASE_DATA; /* of one key 0, but for rounding */
+    TENSOR("q", role, 3, {c->batch, c->time, (int64_t)c->heads * c->head_dim});
+    TENSOR("kv", CASE_INPUT, 3, {c->batch, c->keys, (int64_t)2 * c->kv_heads * c->head_dim});
+    return n;
+}
+
+static lk_tensor *cross_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)type;
+    return lk_cross_attention(g, in[0], in[1], c->heads, c->kv_heads, c->causal, c->alibi, c->p);
+}
+
+static int64_t cross_reference(const op_case *c, double *const *in, double *y)
+{
+    ref_attention(c->batch, c->time, c->keys, c->heads, c->kv_heads, c->head_dim, c->causal,
+                  c->alibi, draw(c, 0), in[0], in[1], y);
+    return rows(c) * c->heads * c->head_dim;
+}
+
+static const case_kind cross =
+    CASE_KIND("cross attention", cross_tensors, cross_build, cross_reference);
 
 /* ---- cross-entropy ------------------------------------------------------------------------- */
 
@@ -393,6 +418,7 @@ static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_r
     {.kind = &residual_norm, .batch = b, .time = t, .in = 24, .out = c, __VA_ARGS__}
 #define HEADS(what, b, t, h, k, d, ...)                                                            \
     {.kind = &what, .batch = b, .time = t, .heads = h, .kv_heads = k, .head_dim = d, __VA_ARGS__}
+#define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
 #define XENT(n, v, k) {.kind = &xent, .batch = 1, .time = n, .out = v, .classes = k}
 
 const op_case op_cases[] = {
@@ -464,6 +490,30 @@ const op_case op_cases[] = {
     HEADS(attention, 1, 150, 2, 2, 96, .causal = true, .alibi = true, .p = 0.1f),
     HEADS(attention, 1, 192, 2, 1, 128, .causal = true),
     HEADS(attention, 1, 140, 2, 2, 128, .alibi = true, .p = 0.1f),
+    CROSS(2, 37, 64, 4, 2, 16),
+    CROSS(1, 64, 37, 4, 4, 16, .alibi = true),
+    CROSS(2, 37, 64, 4, 1, 16, .causal = true, .alibi = true, .p = 0.2f),
+    CROSS(1, 64, 37, 2, 2, 32, .p = 0.2f),
+    CROSS(3, 1, 50, 4, 2, 32),
+    CROSS(2, 1, 133, 2, 1, 64, .causal = true, .alibi = true),
+    CROSS(3, 50, 1, 4, 4, 32),
+    CROSS(1, 200, 1, 2, 1, 64, .alibi = true),
+    CROSS(2, 1, 1, 2, 2, 64, .causal = true),
+    CROSS(1, 70, 197, 2, 1, 64),
+    CROSS(1, 70, 197, 2, 1, 64, .causal = true, .alibi = true, .p = 0.1f),
+    CROSS(1, 196, 64, 2, 2, 64, .p = 0.1f),
+    CROSS(1, 64, 260, 2, 2, 64, .causal = true, .p = 0.1f),
+    CROSS(1, 64, 260, 2, 1, 64, .alibi = true),
+    /* the first key that a query must not see lies at any place of a tile */
+    CROSS(1, 128, 255, 2, 2, 64, .causal = true),
+    CROSS(1, 200, 201, 1, 1, 64, .causal = true, .alibi = true),
+    CROSS(1, 150, 341, 2, 1, 64, .causal = true),
+    CROSS(1, 261, 300, 1, 1, 32, .causal = true, .p = 0.1f),
+    CROSS(1, 70, 197, 2, 1, 48, .causal = true),
+    CROSS(1, 70, 197, 2, 2, 96, .causal = true, .alibi = true, .p = 0.1f),
+    CROSS(1, 197, 70, 2, 1, 96),
+    CROSS(1, 64, 260, 2, 1, 128, .causal = true),
+    CROSS(1, 260, 64, 2, 2, 128, .alibi = true, .p = 0.1f),
     XENT(37, 40, 40),
     XENT(37, 64, 51),
     XENT(100, 320, 257),
@@ -480,6 +530,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->in) APPEND(" in %lld", (long long)c->in);
     if (c->out) APPEND(" out %lld", (long long)c->out);
     if (c->heads) APPEND(" heads %d/%d of %d", c->heads, c->kv_heads, c->head_dim);
+    if (c->keys) APPEND(" keys %lld", (long long)c->keys);
     if (c->classes) APPEND(" classes %lld", (long long)c->classes);
     if (c->bias) APPEND(" bias");
     static const char *const activation[] = {"", "gelu", "relu", "hard_swish", "hard_sigmoid",

@@ -56,6 +56,7 @@ struct op_case {
     lk_embed_position position;
     int heads, kv_heads, head_dim;
     bool causal, alibi, inverse;
+    int64_t keys; /* cross_attention: of `time` queries */
     int64_t classes;
     float p;
     int64_t height, width; /* images: batch x height x width x in, time 1 */

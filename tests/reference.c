@@ -90,34 +90,37 @@ void ref_rope(int64_t batch, int64_t time, int heads, int kv, int dim, float the
         }
 }
 
-void ref_attention(int64_t batch, int64_t time, int heads, int kv, int dim, bool causal,
-                   bool alibi, ref_draw draw, const double *qkv, double *y)
+void ref_attention(int64_t batch, int64_t time, int64_t keys, int heads, int kv_heads, int dim,
+                   bool causal, bool alibi, ref_draw draw, const double *q, const double *kv,
+                   double *y)
 {
-    int64_t width = (int64_t)(heads + 2 * kv) * dim;
+    int64_t width = (int64_t)(heads + (kv ? 0 : 2 * kv_heads)) * dim;
+    int64_t kv_width = kv ? (int64_t)2 * kv_heads * dim : width;
+    const double *all_k = kv ? kv : q + (int64_t)heads * dim;
     double scale = (double)(1.0f / sqrtf((float)dim));
-    double *s = malloc((size_t)time * sizeof *s);
+    double *s = malloc((size_t)keys * sizeof *s);
     for (int64_t b = 0; b < batch; b++)
         for (int h = 0; h < heads; h++)
             for (int64_t i = 0; i < time; i++) {
-                const double *base = qkv + b * time * width;
-                const double *q = base + i * width + (int64_t)h * dim;
-                const double *k = base + (int64_t)(heads + h / (heads / kv)) * dim;
-                const double *v = k + (int64_t)kv * dim;
-                int64_t end = causal ? i + 1 : time;
+                int64_t at = i + keys - time, end = causal ? at + 1 : keys;
+                const double *qi = q + (b * time + i) * width + (int64_t)h * dim;
+                const double *k =
+                    all_k + b * keys * kv_width + (int64_t)(h / (heads / kv_heads)) * dim;
+                const double *v = k + (int64_t)kv_heads * dim;
                 double most = -1e300, sum = 0, slope = alibi ? lk_alibi_slope(h, heads) : 0;
                 for (int64_t j = 0; j < end; j++) {
                     double dot = 0;
-                    for (int l = 0; l < dim; l++) dot += q[l] * k[j * width + l];
-                    s[j] = scale * dot - slope * fabs((double)(i - j));
+                    for (int l = 0; l < dim; l++) dot += qi[l] * k[j * kv_width + l];
+                    s[j] = scale * dot - slope * fabs((double)(at - j));
                     if (s[j] > most) most = s[j];
                 }
                 for (int64_t j = 0; j < end; j++) sum += s[j] = exp(s[j] - most);
                 double *out = y + (b * time + i) * heads * dim + (int64_t)h * dim;
                 for (int l = 0; l < dim; l++) out[l] = 0;
                 for (int64_t j = 0; j < end; j++) {
-                    uint64_t element = (uint64_t)(((b * heads + h) * time + i) * time + j);
+                    uint64_t element = (uint64_t)(((b * heads + h) * time + i) * keys + j);
                     double weight = s[j] / sum * ref_keep(draw, element);
-                    for (int l = 0; l < dim; l++) out[l] += weight * v[j * width + l];
+                    for (int l = 0; l < dim; l++) out[l] += weight * v[j * kv_width + l];
                 }
             }
     free(s);

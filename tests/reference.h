@@ -29,9 +29,10 @@ void ref_dropout(int64_t n, ref_draw draw, const double *x, double *y);
 /* qkv, y [batch,time,(heads + 2 kv) dim] */
 void ref_rope(int64_t batch, int64_t time, int heads, int kv, int dim, float theta, bool inverse,
               const double *qkv, double *y);
-/* y [batch,time,heads dim] */
-void ref_attention(int64_t batch, int64_t time, int heads, int kv, int dim, bool causal,
-                   bool alibi, ref_draw draw, const double *qkv, double *y);
+/* q, y [batch,time,heads dim], kv [batch,keys,2 kv_heads dim]; kv NULL: q is qkv, keys is time */
+void ref_attention(int64_t batch, int64_t time, int64_t keys, int heads, int kv_heads, int dim,
+                   bool causal, bool alibi, ref_draw draw, const double *q, const double *kv,
+                   double *y);
 double ref_xent(int64_t n, int64_t v, int64_t classes, const double *logits,
                 const double *targets);
 

@@ -86,6 +86,17 @@ static lk_tensor *bad_kv_heads(lk_graph *g)
     return lk_attention(g, x, 4, 3, true, false, 0);
 }
 
+static lk_tensor *cross(lk_graph *g, int64_t batch, int64_t keys, int64_t width, bool causal)
+{
+    lk_tensor *q = lk_input(g, "q", LK_F32, 3, (int64_t[]){2, 9, 64});
+    lk_tensor *kv = lk_input(g, "kv", LK_F32, 3, (int64_t[]){batch, keys, width});
+    return lk_cross_attention(g, q, kv, 4, 2, causal, false, 0);
+}
+
+static lk_tensor *bad_cross_batch(lk_graph *g) { return cross(g, 3, 7, 64, false); }
+static lk_tensor *bad_cross_width(lk_graph *g) { return cross(g, 2, 7, 128, false); }
+static lk_tensor *bad_cross_causal(lk_graph *g) { return cross(g, 2, 8, 64, true); }
+
 static lk_tensor *bad_rope(lk_graph *g)
 {
     lk_tensor *x = lk_input(g, "qkv", LK_F32, 3, (int64_t[]){2, 4, 36});
@@ -243,6 +254,9 @@ static const struct {
     {"residual", bad_residual, {"[2, 8]", "[2, 8, 1]"}},
     {"attention, width", bad_attention, {"[2, 4, 50]", "4 heads"}},
     {"attention, kv heads", bad_kv_heads, {"4 heads", "3 kv heads"}},
+    {"cross attention, batch", bad_cross_batch, {"[2, 9, 64]", "[3, 7, 64]"}},
+    {"cross attention, width", bad_cross_width, {"[2, 7, 128]", "[B, T, 4 D]", "[B, S, 4 D]"}},
+    {"cross attention, causal", bad_cross_causal, {"9 queries", "8 keys", "at least as many"}},
     {"attention, dropout", bad_weights, {"2228224 x 8192", "17179869184", "train.leaves"}},
     {"dropout", bad_dropout, {"131073 x 131072", "17179869184", "train.leaves"}},
     {"residual, dropout", bad_branch, {"17180000256", "17179869184", "train.leaves"}},

@@ -1,6 +1,6 @@
 /* attention: blocks of queries against all keys they may see; one thread per head.
  *
- * A thread copies the q, k, v it needs to f32 [T, D] and works in sgemm calls on blocks of
+ * A thread copies the q, k, v it needs to f32 [T or S, D] and works in sgemm calls on blocks of
  * BLOCK queries: scores S [BLOCK, keys], softmax by rows, then the products. The gradient
  * recomputes the weights from lse; one thread owns a kv head and runs over its query heads in
  * order, so dk and dv are summed in one order. */
@@ -9,8 +9,10 @@
 enum { BLOCK = 64 };
 
 typedef struct shape {
-    int64_t batch, time, width; /* width: columns of qkv */
+    int64_t batch, time, keys; /* B, T, S */
+    int64_t offset;            /* S - T: of query 0 among the keys */
     int heads, kv, dim;
+    int first; /* heads before the k heads in a row of `from` */
     bool causal, alibi;
     float scale, p;
     uint32_t site, threshold;
@@ -18,15 +20,20 @@ typedef struct shape {
     uint64_t step;
 } shape;
 
+/* Where k and v lie: kv, or qkv. */
+static const lk_tensor *keys_in(const lk_node *n) { return n->in[1] ? n->in[1] : n->in[0]; }
+
 static shape shape_of(const lk_exec *x, const lk_node *n, const lk_tensor *state)
 {
-    const lk_tensor *qkv = n->in[0];
+    int64_t time = n->in[0]->dim[1], keys = keys_in(n)->dim[1];
     return (shape){
-        .batch = qkv->dim[0],
-        .time = qkv->dim[1],
-        .width = lk_cols(qkv),
+        .batch = n->in[0]->dim[0],
+        .time = time,
+        .keys = keys,
+        .offset = keys - time,
         .heads = n->attr.attention.heads,
         .kv = n->attr.attention.kv_heads,
+        .first = n->in[1] ? 0 : n->attr.attention.heads,
         .dim = n->attr.attention.head_dim,
         .causal = n->attr.attention.causal,
         .alibi = n->attr.attention.alibi,
@@ -39,26 +46,26 @@ static shape shape_of(const lk_exec *x, const lk_node *n, const lk_tensor *state
     };
 }
 
-/* out [T, D] = columns [column, column + D) of sample b of a tensor [B, T, width] */
+/* out [rows, D] = columns [column, column + D) of sample b of a tensor [B, rows, width] */
 static void load_head(const shape *s, const lk_tensor *t, const void *p, int64_t b, int64_t column,
                       float *out)
 {
-    int64_t width = lk_cols(t);
-    for (int64_t i = 0; i < s->time; i++)
-        lk_cpu_load(t->dtype, p, (b * s->time + i) * width + column, s->dim, out + i * s->dim);
+    int64_t rows = t->dim[1], width = lk_cols(t);
+    for (int64_t i = 0; i < rows; i++)
+        lk_cpu_load(t->dtype, p, (b * rows + i) * width + column, s->dim, out + i * s->dim);
 }
 
 static void store_head(const shape *s, const lk_tensor *t, void *p, int64_t b, int64_t column,
                        const float *in)
 {
-    int64_t width = lk_cols(t);
-    for (int64_t i = 0; i < s->time; i++)
-        lk_cpu_store(t->dtype, p, (b * s->time + i) * width + column, s->dim, in + i * s->dim);
+    int64_t rows = t->dim[1], width = lk_cols(t);
+    for (int64_t i = 0; i < rows; i++)
+        lk_cpu_store(t->dtype, p, (b * rows + i) * width + column, s->dim, in + i * s->dim);
 }
 
 static int64_t keys_of(const shape *s, int64_t first, int64_t queries)
 {
-    return s->causal ? first + queries : s->time;
+    return s->causal ? first + queries + s->offset : s->keys;
 }
 
 /* S [queries, keys] = scale q k^T with bias; masked entries are left alone. */
@@ -71,14 +78,14 @@ static lk_status scores(const shape *s, int h, int64_t first, int64_t queries, i
     float slope = lk_alibi_slope(h, s->heads);
     for (int64_t i = 0; i < queries; i++)
         for (int64_t j = 0; j < keys; j++)
-            S[i * keys + j] -= slope * fabsf((float)(first + i - j));
+            S[i * keys + j] -= slope * fabsf((float)(first + i + s->offset - j));
     return LK_OK;
 }
 
 /* keep [keys] of query i: 0 or 1/(1-p), the dropout factors of its weights. */
 static void factors(const shape *s, int64_t b, int h, int64_t i, int64_t keys, float *keep)
 {
-    uint64_t row = (uint64_t)(((b * s->heads + h) * s->time + i) * s->time);
+    uint64_t row = (uint64_t)(((b * s->heads + h) * s->time + i) * s->keys);
     float scale = 1.0f / (1.0f - s->p);
     lk_u32x4 w = {{0}};
     for (int64_t j = 0; j < keys; j++) {
@@ -100,7 +107,7 @@ static lk_status forward_head(const shape *s, int64_t b, int h, const float *q, 
         LK_TRY(scores(s, h, first, queries, keys, q, k, S));
         for (int64_t i = 0; i < queries; i++) {
             float *row = S + i * keys;
-            int64_t seen = s->causal ? first + i + 1 : keys;
+            int64_t seen = s->causal ? first + i + s->offset + 1 : keys;
             float most = lk_cpu_max(row, seen);
             for (int64_t j = 0; j < seen; j++) row[j] = lk_cpu_exp(row[j] - most);
             for (int64_t j = seen; j < keys; j++) row[j] = 0.0f;
@@ -122,36 +129,36 @@ static lk_status finished(const lk_node *n, bool bad)
     return bad ? lk_fail(LK_E_DEVICE, "%s: oneDNN sgemm failed", n->scope) : LK_OK;
 }
 
-/* q, k, v, y [T, D]; S [BLOCK, T]; keep [T] */
+/* q, y [T, D]; k, v [S, D]; S [BLOCK, S]; keep [S] */
 static int64_t forward_floats(const lk_node *n)
 {
-    int64_t time = n->in[0]->dim[1];
-    return 4 * time * n->attr.attention.head_dim + (BLOCK + 1) * time;
+    int64_t time = n->in[0]->dim[1], keys = keys_in(n)->dim[1];
+    return 2 * (time + keys) * n->attr.attention.head_dim + (BLOCK + 1) * keys;
 }
 
 size_t lk_cpu_attention_scratch(const lk_node *n) { return lk_cpu_own_bytes(forward_floats(n)); }
 
 lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
 {
-    shape s = shape_of(x, n, n->in[1]);
-    const lk_tensor *qkv = n->in[0], *out = n->out[0];
-    const void *from = lk_data(x, qkv);
+    shape s = shape_of(x, n, n->in[2]);
+    const lk_tensor *queries = n->in[0], *keys = keys_in(n), *out = n->out[0];
+    const void *from_q = lk_data(x, queries), *from = lk_data(x, keys);
     void *to = lk_data(x, out);
     float *lse = lk_data(x, n->out[1]);
-    int64_t head = s.time * s.dim;
+    int64_t head = s.time * s.dim, kv_head = s.keys * s.dim;
     int bad = 0;
 #pragma omp parallel reduction(| : bad)
     {
         float *q = lk_cpu_own(lk_cpu_scratch(x), forward_floats(n));
-        float *k = q + head, *v = k + head, *y = v + head, *S = y + head;
-        float *keep = S + BLOCK * s.time;
+        float *y = q + head, *k = y + head, *v = k + kv_head, *S = v + kv_head;
+        float *keep = S + BLOCK * s.keys;
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * s.heads; task++) {
             int64_t b = task / s.heads;
-            int h = (int)(task % s.heads), shared = s.heads + h / (s.heads / s.kv);
-            load_head(&s, qkv, from, b, (int64_t)h * s.dim, q);
-            load_head(&s, qkv, from, b, (int64_t)shared * s.dim, k);
-            load_head(&s, qkv, from, b, (int64_t)(shared + s.kv) * s.dim, v);
+            int h = (int)(task % s.heads), shared = s.first + h / (s.heads / s.kv);
+            load_head(&s, queries, from_q, b, (int64_t)h * s.dim, q);
+            load_head(&s, keys, from, b, (int64_t)shared * s.dim, k);
+            load_head(&s, keys, from, b, (int64_t)(shared + s.kv) * s.dim, v);
             bad |= forward_head(&s, b, h, q, k, v, S, keep, y, lse + task * s.time) != LK_OK;
             store_head(&s, out, to, b, (int64_t)h * s.dim, y);
         }
@@ -161,14 +168,15 @@ lk_status lk_cpu_attention(lk_exec *x, const lk_node *n)
 
 /* ---- gradient ------------------------------------------------------------------------------- */
 
-typedef struct buffers { /* of one thread, f32 [T, D] each; S and P [BLOCK, T] */
-    float *q, *k, *v, *y, *dy, *dq, *dk, *dv, *S, *P, *keep;
+typedef struct buffers { /* of one thread, f32 */
+    float *q, *y, *dy, *dq, *k, *v, *dk, *dv; /* [T, D], from k on [S, D] */
+    float *S, *P, *keep;                      /* [BLOCK, S], [BLOCK, S], [S] */
 } buffers;
 
 static int64_t backward_floats(const lk_node *n)
 {
-    int64_t time = n->in[0]->dim[1];
-    return 8 * time * n->attr.attention.head_dim + (2 * BLOCK + 1) * time;
+    int64_t time = n->in[0]->dim[1], keys = keys_in(n)->dim[1];
+    return 4 * (time + keys) * n->attr.attention.head_dim + (2 * BLOCK + 1) * keys;
 }
 
 size_t lk_cpu_attention_grad_scratch(const lk_node *n)
@@ -187,7 +195,7 @@ static lk_status backward_head(const shape *s, int64_t b, int h, const float *ls
                            s->dim, 0.0f, P, keys));
         for (int64_t i = 0; i < queries; i++) { /* S becomes dS, P the weights after dropout */
             float *row = S + i * keys, *weight = P + i * keys, l = lse[first + i];
-            int64_t seen = s->causal ? first + i + 1 : keys, o = at + i * s->dim;
+            int64_t seen = s->causal ? first + i + s->offset + 1 : keys, o = at + i * s->dim;
             float delta = lk_cpu_dot(u->dy + o, u->y + o, s->dim);
             if (s->p > 0) {
                 factors(s, b, h, first + i, seen, u->keep);
@@ -217,36 +225,39 @@ static lk_status backward_head(const shape *s, int64_t b, int h, const float *ls
 
 lk_status lk_cpu_attention_grad(lk_exec *x, const lk_node *n)
 {
-    shape s = shape_of(x, n, n->in[4]);
-    const lk_tensor *qkv = n->in[0], *out = n->in[1], *cotangent = n->in[3], *dqkv = n->out[0];
-    const void *from = lk_data(x, qkv), *y = lk_data(x, out), *dy = lk_data(x, cotangent);
-    const float *lse = lk_data(x, n->in[2]);
-    void *to = lk_data(x, dqkv);
-    int64_t head = s.time * s.dim;
+    shape s = shape_of(x, n, n->in[5]);
+    const lk_tensor *queries = n->in[0], *keys = keys_in(n), *out = n->in[2], *cotangent = n->in[4];
+    const lk_tensor *dqueries = n->out[0], *dkeys = n->in[1] ? n->out[1] : n->out[0];
+    const void *from_q = lk_data(x, queries), *from = lk_data(x, keys), *y = lk_data(x, out);
+    const void *dy = lk_data(x, cotangent);
+    const float *lse = lk_data(x, n->in[3]);
+    void *to_q = lk_data(x, dqueries), *to = lk_data(x, dkeys);
+    int64_t head = s.time * s.dim, kv_head = s.keys * s.dim;
     int group = s.heads / s.kv, bad = 0;
 #pragma omp parallel reduction(| : bad)
     {
         float *m = lk_cpu_own(lk_cpu_scratch(x), backward_floats(n));
-        buffers u = {m, m + head, m + 2 * head, m + 3 * head, m + 4 * head, m + 5 * head,
-                     m + 6 * head, m + 7 * head, m + 8 * head, m + 8 * head + BLOCK * s.time,
-                     m + 8 * head + 2 * BLOCK * s.time};
+        float *k = m + 4 * head, *S = k + 4 * kv_head;
+        buffers u = {m, m + head, m + 2 * head, m + 3 * head,
+                     k, k + kv_head, k + 2 * kv_head, k + 3 * kv_head,
+                     S, S + BLOCK * s.keys, S + 2 * BLOCK * s.keys};
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < s.batch * s.kv; task++) {
             int64_t b = task / s.kv, c = task % s.kv;
-            int64_t key = (s.heads + c) * s.dim, value = key + (int64_t)s.kv * s.dim;
-            load_head(&s, qkv, from, b, key, u.k);
-            load_head(&s, qkv, from, b, value, u.v);
-            memset(u.dk, 0, (size_t)(2 * head) * sizeof *m); /* and dv behind it */
+            int64_t key = (s.first + c) * s.dim, value = key + (int64_t)s.kv * s.dim;
+            load_head(&s, keys, from, b, key, u.k);
+            load_head(&s, keys, from, b, value, u.v);
+            memset(u.dk, 0, (size_t)(2 * kv_head) * sizeof *m); /* and dv behind it */
             for (int g = 0; g < group; g++) {
                 int h = (int)c * group + g;
-                load_head(&s, qkv, from, b, (int64_t)h * s.dim, u.q);
+                load_head(&s, queries, from_q, b, (int64_t)h * s.dim, u.q);
                 load_head(&s, out, y, b, (int64_t)h * s.dim, u.y);
                 load_head(&s, cotangent, dy, b, (int64_t)h * s.dim, u.dy);
                 bad |= backward_head(&s, b, h, lse + (b * s.heads + h) * s.time, &u) != LK_OK;
-                store_head(&s, dqkv, to, b, (int64_t)h * s.dim, u.dq);
+                store_head(&s, dqueries, to_q, b, (int64_t)h * s.dim, u.dq);
             }
-            store_head(&s, dqkv, to, b, key, u.dk);
-            store_head(&s, dqkv, to, b, value, u.dv);
+            store_head(&s, dkeys, to, b, key, u.dk);
+            store_head(&s, dkeys, to, b, value, u.dv);
         }
     }
     return finished(n, bad);

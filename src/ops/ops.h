@@ -100,13 +100,15 @@
  * ROPE            in  qkv X [B,T,(H+2K)D]         out y X: q and k heads rotated, v copied
  *   pairs (i, i+D/2) of a head rotated by t * theta^(-2i/D) (J. Su et al., RoFormer, 2021; the
  *   half-split layout of GPT-NeoX and LLaMA); `inverse`: by the negative angle.
- * ATTENTION       in  qkv X [B,T,(H+2K)D], state  out y X [B,T,H D], lse f32 [B,H,T]
- *   columns: q heads, then k heads, then v heads; q head h uses kv head h / (H/K).
- *   s_ij = scale q_i.k_j + (alibi: slope_h (j-i)); j <= i when causal (without causal, alibi uses
- *   -slope_h |i-j|); lse_i = log sum_j exp(s_ij); y_i = sum_j dropout(exp(s_ij - lse_i)) v_j.
+ * ATTENTION       in  qkv X [B,T,(H+2K)D] and NULL, or q X [B,T,H D] and kv X [B,S,2K D]; state
+ *                 out y X [B,T,H D], lse f32 [B,H,T]
+ *   columns: q heads, then k heads, then v heads; q head h uses kv head h / (H/K). S = T with qkv.
+ *   Query i stands at t = i + S - T among the keys: the last query at the last key.
+ *   s_ij = scale q_i.k_j + (alibi: slope_h (j-t)); j <= t when causal (without causal, alibi uses
+ *   -slope_h |t-j|); lse_i = log sum_j exp(s_ij); y_i = sum_j dropout(exp(s_ij - lse_i)) v_j.
  *   slope_h: lk_alibi_slope (O. Press et al., "Train short, test long", ICLR 2022).
- *   Dropout of weight (b,h,i,j): element ((b H + h) T + i) T + j of its site.
- * ATTENTION_GRAD  in  qkv, y X, lse, dy X, state  out dqkv X
+ *   Dropout of weight (b,h,i,j): element ((b H + h) T + i) S + j of its site.
+ * ATTENTION_GRAD  in  qkv or q, NULL or kv, y X, lse, dy X, state     out dqkv X or dq X, dkv X
  * XENT            in  logits X [N,V], targets i32 [N]     out loss f32 [1], lse f32 [N]
  *   columns >= classes count as -inf. loss = mean_n (lse_n - logits[n, target_n]), summed in
  *   double in a fixed order.
@@ -227,6 +229,10 @@ lk_tensor *lk_soft_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targ
 lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float theta, bool inverse);
 lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bool causal,
                         bool alibi, float p);
+/* Queries of one sequence, keys and values of another; causal only over at least as many keys as
+ * queries. */
+lk_tensor *lk_cross_attention(lk_graph *g, lk_tensor *q, lk_tensor *kv, int heads, int kv_heads,
+                              bool causal, bool alibi, float p);
 lk_tensor *lk_cross_entropy(lk_graph *g, lk_tensor *logits, lk_tensor *targets, int64_t classes);
 lk_tensor *lk_cast(lk_graph *g, lk_tensor *x, lk_dtype dtype);
 /* Bytes of every tensor of a node, each counted once. */
