@@ -263,17 +263,6 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
 #endif
 }
 
-/* Whether this build has `kernel` for the current device. */
-template <typename K> static bool wgmma_compiled(K kernel)
-{
-    cudaFuncAttributes f;
-    if (cudaFuncGetAttributes(&f, kernel) != cudaSuccess) {
-        cudaGetLastError();
-        return false;
-    }
-    return f.sharedSizeBytes > 0;
-}
-
 template <typename E, int D> static cudaError_t wgmma_forward(const attention_call &c)
 {
     const shape &a = c.a;

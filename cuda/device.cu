@@ -21,6 +21,7 @@ extern "C" void *lk_cuda_stream(lk_device *d) { return of(d)->stream; }
 extern "C" int lk_cuda_index(lk_device *d) { return of(d)->index; }
 
 extern "C" void lk_cuda_portable(lk_device *d) { of(d)->portable = true; }
+extern "C" void lk_cuda_narrow(lk_device *d) { of(d)->processors = 4; }
 
 extern "C" int lk_cuda_device_count(void)
 {
@@ -62,6 +63,7 @@ static lk_status fill(lk_cuda *c)
     if (p.major < 8)
         return lk_fail(LK_E_DEVICE, "%s has compute capability %d.%d; 8.0 or newer is needed",
                        p.name, p.major, p.minor);
+    c->major = p.major;
     c->processors = p.multiProcessorCount;
     c->memory = p.totalGlobalMem;
     c->shared = p.sharedMemPerBlockOptin;

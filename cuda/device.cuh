@@ -31,6 +31,7 @@ typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
 typedef struct lk_cuda {
     lk_device device; /* first */
     int index;
+    int major;      /* of the compute capability */
     int processors; /* blocks of persistent kernels; results must not depend on it */
     bool portable;  /* kernels of any device also where there are others: for tests */
     char model[128];
@@ -206,6 +207,15 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
+
+/* ---- product.cu ----------------------------------------------------------------------------- */
+
+/* To be raised with every change of the bits of these products: resumed runs rely on it. */
+enum { LK_PRODUCT_VERSION = 1 };
+/* Whether node n is a linear with gelu or a linear_dx with gelu' that can run here. */
+bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
+/* Run it, all of it. */
+lk_status lk_cuda_product(lk_exec *x, const lk_node *n);
 
 /* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
 

@@ -10,8 +10,12 @@ void *lk_cuda_stream(lk_device *d);
 /* CUDA device number of an open CUDA device. */
 int lk_cuda_index(lk_device *d);
 
-/* From now on attention and excite on an open CUDA device run as before Hopper. For tests. */
+/* From now on attention, excite and linear layers on an open CUDA device run as before Hopper. For
+ * tests. */
 void lk_cuda_portable(lk_device *d);
+
+/* From now on persistent kernels have 4 blocks. For tests. */
+void lk_cuda_narrow(lk_device *d);
 
 /* GPUs visible to this process; 0 when there is no driver. */
 int lk_cuda_device_count(void);

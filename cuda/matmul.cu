@@ -1,4 +1,5 @@
-/* The three products of a linear layer by cuBLASLt, and the choice of their algorithms.
+/* The three products of a linear layer, by cuBLASLt but for those that fit kernels of ours
+ * (product.cu), and the choice of their algorithms.
  *
  * Our tensors are row-major; cuBLASLt reads the same bytes as column-major matrices, so that every
  * product is written transposed (x [N,K], w [M,K], y and dy [N,M]; "cm" is the column-major view):
@@ -18,7 +19,8 @@
  * bits: of the candidates that give exactly its output on random operands, the fastest is kept, or
  * the fastest of those that there was time to try: with any of them the bits are the same.
  * Split-K is accepted only with partial sums in f32 in the workspace, added in a fixed order; never
- * with atomics. Choices can be read and set as text: a resumed run uses the same ones. */
+ * with atomics. Choices, a kernel of ours being one, can be read and set as text: a resumed run
+ * uses the same ones. */
 #include "base/clock.h"
 #include "cuda/device.cuh"
 
@@ -40,6 +42,7 @@ static const double TIME_EACH = 2, TIME_ALL = 10;
 
 typedef struct choice {
     char key[KEY_SIZE];
+    bool own; /* by product.cu; no algorithm */
     cublasLtMatmulAlgo_t algo;
     bool ready; /* chosen here, or set from text and accepted by the library */
 } choice;
@@ -49,6 +52,7 @@ struct lk_cuda_matmuls {
     void *workspace; /* WORKSPACE bytes */
     choice *list;
     int count, room;
+    bool restored; /* choices were set from text */
     lk_tuning tuning;
 };
 
@@ -117,7 +121,7 @@ static choice *find(const lk_cuda_matmuls *m, const char *key)
     return NULL;
 }
 
-/* Add or replace the choice for `key`. */
+/* Add or replace the choice for `key`; algo NULL: by product.cu. */
 static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulAlgo_t *algo,
                       bool ready)
 {
@@ -133,7 +137,9 @@ static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulA
         c = &m->list[m->count++];
         snprintf(c->key, sizeof c->key, "%s", key);
     }
-    c->algo = *algo;
+    c->own = !algo;
+    if (algo) c->algo = *algo;
+    else memset(&c->algo, 0, sizeof c->algo);
     c->ready = ready;
     return LK_OK;
 }
@@ -510,9 +516,23 @@ static lk_status fastest(lk_cuda *d, const lk_node *n, product *p,
     return LK_OK;
 }
 
+/* The same for one of product.cu. */
+static lk_status admit_own(const lk_cuda *d, const lk_node *n, const product *p, choice *c)
+{
+    if (!lk_cuda_product_fits(d, n))
+        return lk_fail(LK_E_INPUT,
+                       "%s: '%s' was computed by a kernel for Hopper GPUs, which this build does "
+                       "not have for %s; go on with the kind of GPU and the build that the run was "
+                       "started with, or start a new run",
+                       n->scope, p->key, d->model);
+    c->ready = true;
+    return LK_OK;
+}
+
 /* Accept a choice that was set from text, or say why not. */
 static lk_status admit(lk_cuda *d, const lk_node *n, product *p, choice *c)
 {
+    if (c->own) return admit_own(d, n, p, c);
     cublasLtMatmulHeuristicResult_t result;
     memset(&result, 0, sizeof result);
     cublasStatus_t status =
@@ -557,6 +577,9 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         LK_TRY(describe(&d->device, n, (fusion)level, &p));
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
+        /* A run that was started before product.cu was there goes on without. */
+        if (level == FUSE_GELU && !d->matmuls->restored && lk_cuda_product_fits(d, n))
+            return keep(d->matmuls, p.key, NULL, true);
         int count = 0;
         LK_TRY(candidates(d, n, &p, algo, &count));
         if (count > 0) return tune(d, n, &p, algo, count);
@@ -593,6 +616,7 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
     *gelu_done = level == FUSE_GELU;
+    if (c->own) return lk_cuda_product(x, n);
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
     bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
@@ -610,7 +634,9 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
     return lk_cuda_launched(n);
 }
 
-/* ---- choices as text: key TAB algorithm in hex TAB cuBLASLt version -------------------------- */
+/* ---- choices as text: key TAB algorithm in hex TAB cuBLASLt version --------------------------
+ *
+ * or key TAB "own" TAB LK_PRODUCT_VERSION */
 
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text)
 {
@@ -622,6 +648,10 @@ lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text)
     for (int i = 0; i < m->count; i++) {
         const unsigned char *byte = (const unsigned char *)&m->list[i].algo;
         at += snprintf(at, line, "%s\t", m->list[i].key);
+        if (m->list[i].own) {
+            at += snprintf(at, 32, "own\t%d\n", LK_PRODUCT_VERSION);
+            continue;
+        }
         for (size_t k = 0; k < sizeof m->list[i].algo; k++) at += snprintf(at, 3, "%02x", byte[k]);
         at += snprintf(at, 32, "\t%zu\n", cublasLtGetVersion());
     }
@@ -635,7 +665,7 @@ static int hex_digit(char c)
 }
 
 /* Read one line; returns where the next begins, or NULL when the line is damaged. */
-static const char *read_line(const char *text, char *key, cublasLtMatmulAlgo_t *algo,
+static const char *read_line(const char *text, char *key, bool *own, cublasLtMatmulAlgo_t *algo,
                              size_t *version)
 {
     size_t length = strcspn(text, "\t\n");
@@ -644,7 +674,9 @@ static const char *read_line(const char *text, char *key, cublasLtMatmulAlgo_t *
     key[length] = 0;
     text += length + 1;
     unsigned char *byte = (unsigned char *)algo;
-    for (size_t i = 0; i < sizeof *algo; i++, text += 2) {
+    *own = strncmp(text, "own\t", 4) == 0;
+    if (*own) text += 3;
+    for (size_t i = 0; i < sizeof *algo && !*own; i++, text += 2) {
         int high = hex_digit(text[0]), low = high < 0 ? -1 : hex_digit(text[1]);
         if (low < 0) return NULL;
         byte[i] = (unsigned char)(16 * high + low);
@@ -669,16 +701,24 @@ lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text)
             char key[KEY_SIZE];
             cublasLtMatmulAlgo_t algo;
             size_t version;
-            at = read_line(at, key, &algo, &version);
+            bool own;
+            at = read_line(at, key, &own, &algo, &version);
             if (!at) return lk_fail(LK_E_INPUT, "algorithm choices: line %d is damaged; use "
                                                 "another checkpoint", number);
-            if (version != cublasLtGetVersion())
+            if (own && version != LK_PRODUCT_VERSION)
+                return lk_fail(LK_E_INPUT,
+                               "algorithm choices are of version %zu of lockstep's own products, "
+                               "this is %d: the same bits cannot be had; use the lockstep that the "
+                               "run was started with, or start a new run",
+                               version, LK_PRODUCT_VERSION);
+            if (!own && version != cublasLtGetVersion())
                 return lk_fail(LK_E_INPUT,
                                "algorithm choices are of cuBLASLt version %zu, this is %zu: the "
                                "same bits cannot be had; load that version, or start a new run",
                                version, cublasLtGetVersion());
-            if (pass == 1) LK_TRY(keep(((lk_cuda *)d)->matmuls, key, &algo, false));
+            if (pass == 1) LK_TRY(keep(((lk_cuda *)d)->matmuls, key, own ? NULL : &algo, false));
         }
     }
+    if (*text) ((lk_cuda *)d)->matmuls->restored = true;
     return LK_OK;
 }

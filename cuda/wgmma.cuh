@@ -7,7 +7,7 @@
  * layout". Tiles start at multiples of 1024 bytes.
  *
  * Accumulators d[N / 8][4] and A operands a[4] are laid out over the lanes of each warp as those of
- * mma.sync m16n8k16. Included by the attention files. */
+ * mma.sync m16n8k16. Included by the attention files and product.cuh. */
 #ifndef LK_CUDA_WGMMA_CUH
 #define LK_CUDA_WGMMA_CUH
 
@@ -109,10 +109,17 @@ template <int N> static __device__ __forceinline__ void pin(uint32_t (&a)[N][4])
 #define LK_ACC32 LK_ACC16(0), LK_ACC16(4)
 #define LK_ACC48 LK_ACC32, LK_ACC16(8)
 #define LK_ACC64 LK_ACC48, LK_ACC16(12)
+#define LK_ACC128 LK_ACC64, LK_ACC16(16), LK_ACC16(20), LK_ACC16(24), LK_ACC16(28)
 #define LK_REG16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define LK_REG32 LK_REG16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define LK_REG48 LK_REG32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define LK_REG64 LK_REG48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define LK_REG80 LK_REG64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
+#define LK_REG96 LK_REG80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define LK_REG112                                                                                  \
+    LK_REG96 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
+#define LK_REG128                                                                                  \
+    LK_REG112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 /* One instruction; `types` and register numbers as text. */
 #define LK_WGMMA_RS(n, types, regs, r0, r1, r2, r3, r4, r5, r6, ...)                               \
@@ -121,12 +128,12 @@ template <int N> static __device__ __forceinline__ void pin(uint32_t (&a)[N][4])
                  "{%" r0 ",%" r1 ",%" r2 ",%" r3 "}, %" r4 ", p, 1, 1, %" r6 "; }"                 \
                  : __VA_ARGS__                                                                     \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(MN))
-#define LK_WGMMA_SS(n, types, regs, r0, r1, r2, ...)                                               \
+#define LK_WGMMA_SS(n, types, regs, r0, r1, r2, r3, ...)                                           \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" r2 ", 0;\n"                                    \
                  "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." types " {" regs "}, "            \
-                 "%" r0 ", %" r1 ", p, 1, 1, 0, 0; }"                                              \
+                 "%" r0 ", %" r1 ", p, 1, 1, 0, %" r3 "; }"                                        \
                  : __VA_ARGS__                                                                     \
-                 : "l"(a), "l"(b), "r"(add))
+                 : "l"(a), "l"(b), "r"(add), "n"(MN))
 #define LK_WGMMA_RS_ANY(types)                                                                     \
     if constexpr (N == 32)                                                                         \
         LK_WGMMA_RS("32", types, LK_REG16, "16", "17", "18", "19", "20", "21", "22", LK_ACC16(0)); \
@@ -139,9 +146,13 @@ template <int N> static __device__ __forceinline__ void pin(uint32_t (&a)[N][4])
 
 #define LK_WGMMA_SS_ANY(types)                                                                     \
     if constexpr (N == 32)                                                                         \
-        LK_WGMMA_SS("32", types, LK_REG16, "16", "17", "18", LK_ACC16(0));                         \
+        LK_WGMMA_SS("32", types, LK_REG16, "16", "17", "18", "19", LK_ACC16(0));                   \
+    else if constexpr (N == 64)                                                                    \
+        LK_WGMMA_SS("64", types, LK_REG32, "32", "33", "34", "35", LK_ACC32);                      \
+    else if constexpr (N == 128)                                                                   \
+        LK_WGMMA_SS("128", types, LK_REG64, "64", "65", "66", "67", LK_ACC64);                     \
     else                                                                                           \
-        LK_WGMMA_SS("64", types, LK_REG32, "32", "33", "34", LK_ACC32)
+        LK_WGMMA_SS("256", types, LK_REG128, "128", "129", "130", "131", LK_ACC128)
 
 /* d [64, N] (+)= a b, a [64, 16] in registers. MN: b is MN-major. */
 template <typename E, int MN, int N>
@@ -156,11 +167,12 @@ static __device__ __forceinline__ void wgmma(float (&d)[N / 8][4], const uint32_
     }
 }
 
-/* The same with a [64, 16] in shared memory; both K-major. */
-template <typename E, int N>
-static __device__ __forceinline__ void wgmma(float (&d)[N / 8][4], uint64_t a, uint64_t b, int add)
+/* The same with a [64, 16] in shared memory, K-major. */
+template <typename E, int MN, int N>
+static __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b,
+                                                    int add)
 {
-    static_assert(N == 32 || N == 64, "");
+    static_assert(N == 32 || N == 64 || N == 128 || N == 256, "");
     if constexpr (std::is_same<E, __half>::value) {
         LK_WGMMA_SS_ANY("f16.f16");
     } else {
@@ -204,7 +216,7 @@ static __device__ __forceinline__ void scores(float (&s)[ROWS / 8][4],
         } else if constexpr (REGISTERS) {
             wgmma<E, 0, ROWS>(s, a.r[k], at + step_k<D, ROWS>(k), k > 0);
         } else {
-            wgmma<E, ROWS>(s, a.tile + step_k<D, 64>(k), at + step_k<D, ROWS>(k), k > 0);
+            wgmma_shared<E, 0, ROWS>(s, a.tile + step_k<D, 64>(k), at + step_k<D, ROWS>(k), k > 0);
         }
     products_commit();
 }
@@ -274,6 +286,31 @@ static __device__ __forceinline__ void barrier_arrive(uint64_t *b)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(b)) : "memory");
 }
 
+/* At the barrier of block `rank` of the cluster that lies where `b` does. */
+static __device__ __forceinline__ void barrier_arrive_at(uint64_t *b, int rank)
+{
+    asm volatile("{ .reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(
+                     address(b)),
+                 "r"(rank)
+                 : "memory");
+}
+
+static __device__ __forceinline__ int cluster_rank(void)
+{
+    int rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of all blocks of the cluster. */
+static __device__ __forceinline__ void cluster_sync(void)
+{
+    asm volatile("barrier.cluster.arrive.release;\n"
+                 "barrier.cluster.wait.acquire;" ::: "memory");
+}
+
 /* Arrive and expect that many bytes of copies. */
 static __device__ __forceinline__ void barrier_expect(uint64_t *b, int bytes)
 {
@@ -304,6 +341,79 @@ static __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap 
                      "l"(map), "r"(address(b)), "r"(column + p * panel_columns(D)), "r"(row0),
                      "r"(entry)
                      : "memory");
+}
+
+/* The same to this place in every block of the cluster that `blocks` has a bit for; each block's
+ * barrier at the place of `b` counts what came to it. */
+template <int D, int ROWS>
+static __device__ __forceinline__ void copy_tile_to(uint16_t blocks, uint32_t to,
+                                                    const CUtensorMap *map, uint64_t *b, int column,
+                                                    int row0)
+{
+#pragma unroll
+    for (int p = 0; p < panels(D); p++)
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx"
+                     "::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
+                         to + p * ROWS * row_bytes(D)),
+                     "l"(map), "r"(address(b)), "r"(column + p * panel_columns(D)), "r"(row0),
+                     "r"(0), "h"(blocks)
+                     : "memory");
+}
+
+/* Bring a tile, of one panel, into the L2 cache. */
+static __device__ __forceinline__ void fetch_tile(const CUtensorMap *map, int column, int row0)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map),
+                 "r"(column), "r"(row0), "r"(0)
+                 : "memory");
+}
+
+/* Tile of one panel at `from` to rows row0.., columns column..; what lies outside is left out.
+ * Shared memory written by other instructions is seen after shared_publish() by each writer. */
+static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint32_t from,
+                                                   int column, int row0)
+{
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group "
+                 "[%0, {%2, %3, %4}], [%1];" ::"l"(map),
+                 "r"(from), "r"(column), "r"(row0), "r"(0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ uint64_t evict_first(void)
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint32_t from,
+                                                   int column, int row0, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group.L2::cache_hint "
+                 "[%0, {%2, %3, %4}], [%1], %5;" ::"l"(map),
+                 "r"(from), "r"(column), "r"(row0), "r"(0), "l"(policy)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void shared_publish(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+static __device__ __forceinline__ void stores_commit(void)
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* The stores of this thread have read shared memory; stores_wait: and are done. */
+static __device__ __forceinline__ void stores_read(void)
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+static __device__ __forceinline__ void stores_wait(void)
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 /* Bytes and both addresses are multiples of 16. */
@@ -339,6 +449,18 @@ static cudaError_t tile_map(CUtensorMap *map, bool bf16, const void *data, int64
         d % 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/* A kernel's body exists in code for sm_90a only; its static shared memory tells whether it does:
+ * whether this build has `kernel` for the current device. */
+template <typename K> static bool wgmma_compiled(K kernel)
+{
+    cudaFuncAttributes f;
+    if (cudaFuncGetAttributes(&f, kernel) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return f.sharedSizeBytes > 0;
 }
 
 #endif

@@ -6,9 +6,10 @@
  * Rows with NaN: they come out where they should, on both backends.
  * Memory is filled with NaN before a run, so that an element never written shows.
  * Then windows and conversion of special values; test_images has images, test_steps the optimizer.
- * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention
- * and excite run on a Hopper GPU as on others; an argument that is no option selects the rows whose
- * name contains it. */
+ * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention, excite
+ * and linear layers run on a Hopper GPU as on others; `--narrow` gives persistent kernels few
+ * blocks, so that a block has several tiles of small shapes; an argument that is no option selects
+ * the rows whose name contains it. */
 #include "program/program.h"
 #include "tests/op_cases.h"
 #include "tests/ops_help.h"
@@ -622,11 +623,12 @@ static void check_conversion(lk_device *d, lk_dtype type)
 
 int main(int argc, char **argv)
 {
-    bool timing = false, portable = false;
+    bool timing = false, portable = false, narrow = false;
     const char *only = NULL;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--time") == 0) timing = true;
         else if (strcmp(argv[i], "--portable") == 0) portable = true;
+        else if (strcmp(argv[i], "--narrow") == 0) narrow = true;
         else only = argv[i];
     }
     lk_device *cpu = NULL, *cuda = open_cuda(), *device[2];
@@ -635,8 +637,10 @@ int main(int argc, char **argv)
         return tap_done();
 #ifdef LK_HAVE_CUDA
     if (cuda && portable) lk_cuda_portable(cuda);
+    if (cuda && narrow) lk_cuda_narrow(cuda);
 #endif
-    if (portable && !cuda) printf("# no GPU: --portable changes nothing\n");
+    if ((portable || narrow) && !cuda)
+        printf("# no GPU: --portable and --narrow change nothing\n");
     if (timing) printf("# milliseconds: forward, forward and backward\n");
     for (int i = 0; i < op_case_count + vision_case_count; i++) {
         const op_case *c = i < op_case_count ? &op_cases[i] : &vision_cases[i - op_case_count];
