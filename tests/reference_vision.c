@@ -30,29 +30,28 @@ static const double *seen(const ref_window *s, const double *x, int64_t p, int k
 
 void ref_conv(const ref_window *s, int64_t out, const double *x, const double *w, double *y)
 {
-    for (int64_t p = 0; p < s->batch * ref_rows(s) * ref_columns(s); p++)
-        for (int64_t o = 0; o < out; o++) {
-            double sum = 0;
-            for (int k = 0; k < s->kh * s->kw; k++) {
-                const double *from = seen(s, x, p, k / s->kw, k % s->kw);
-                for (int64_t c = 0; from && c < s->in; c++)
-                    sum += from[c] * w[(o * s->kh * s->kw + k) * s->in + c];
-            }
-            y[p * out + o] = sum;
+    for (int64_t p = 0; p < s->batch * ref_rows(s) * ref_columns(s); p++) {
+        double *to = y + p * out;
+        for (int64_t o = 0; o < out; o++) to[o] = 0;
+        for (int k = 0; k < s->kh * s->kw; k++) {
+            const double *from = seen(s, x, p, k / s->kw, k % s->kw);
+            for (int64_t o = 0; from && o < out; o++)
+                for (int64_t c = 0; c < s->in; c++)
+                    to[o] += from[c] * w[(o * s->kh * s->kw + k) * s->in + c];
         }
+    }
 }
 
 void ref_dwconv(const ref_window *s, const double *x, const double *w, double *y)
 {
-    for (int64_t p = 0; p < s->batch * ref_rows(s) * ref_columns(s); p++)
-        for (int64_t c = 0; c < s->in; c++) {
-            double sum = 0;
-            for (int k = 0; k < s->kh * s->kw; k++) {
-                const double *from = seen(s, x, p, k / s->kw, k % s->kw);
-                if (from) sum += from[c] * w[k * s->in + c];
-            }
-            y[p * s->in + c] = sum;
+    for (int64_t p = 0; p < s->batch * ref_rows(s) * ref_columns(s); p++) {
+        double *to = y + p * s->in;
+        for (int64_t c = 0; c < s->in; c++) to[c] = 0;
+        for (int k = 0; k < s->kh * s->kw; k++) {
+            const double *from = seen(s, x, p, k / s->kw, k % s->kw);
+            for (int64_t c = 0; from && c < s->in; c++) to[c] += from[c] * w[k * s->in + c];
         }
+    }
 }
 
 void ref_max_pool(const ref_window *s, const double *x, double *y, double *index)
@@ -100,22 +99,21 @@ double ref_activate(lk_activation kind, double x)
 
 void ref_moments(int64_t n, int64_t c, const double *x, double *mean, double *var)
 {
-    for (int64_t j = 0; j < c; j++) {
-        mean[j] = var[j] = 0;
-        for (int64_t i = 0; i < n; i++) mean[j] += x[i * c + j] / (double)n;
-        for (int64_t i = 0; i < n; i++)
+    for (int64_t j = 0; j < c; j++) mean[j] = var[j] = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < c; j++) mean[j] += x[i * c + j] / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < c; j++)
             var[j] += (x[i * c + j] - mean[j]) * (x[i * c + j] - mean[j]) / (double)n;
-    }
 }
 
 void ref_batch_norm(int64_t n, int64_t c, float eps, lk_activation act, const double *x,
                     const double *w, const double *b, const double *mean, const double *var,
                     double *y)
 {
-    for (int64_t i = 0; i < n * c; i++) {
-        int64_t j = i % c;
-        y[i] = ref_activate(act, (x[i] - mean[j]) / sqrt(var[j] + (double)eps) * w[j] + b[j]);
-    }
+    for (int64_t i = 0; i < n; i++, x += c, y += c)
+        for (int64_t j = 0; j < c; j++)
+            y[j] = ref_activate(act, (x[j] - mean[j]) / sqrt(var[j] + (double)eps) * w[j] + b[j]);
 }
 
 void ref_pool(int64_t n, int64_t pixels, int64_t c, const double *x, double *y)

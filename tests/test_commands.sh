@@ -72,6 +72,13 @@ prints "import text, bytes" 'a.h5: |training and |vocabulary of 256, digest ' \
     "$LOCKSTEP" import text a.txt -o a.h5
 prints "show of a dataset" 'a.h5|lockstep dataset, version 2|256 bytes|a.txt|train/tokens|u8' \
     "$LOCKSTEP" show a.h5
+# To look for networks takes a fifth of a second, to leave libfabric a whole one.
+run env -u OMPI_MCA_pml OMPI_MCA_btl=^tcp LD_DEBUG=files LD_DEBUG_OUTPUT=loaded \
+    "$LOCKSTEP" show a.h5
+cat loaded.* >libraries
+rm loaded.*
+ok "a process alone loads no library of a network" sh -c \
+    'grep -q "init: .*libmpi" libraries && ! grep -E "init: .*lib(fabric|psm|uc[pt])" libraries'
 run sh -c '"$1" show a.h5 | head -n 1' sh "$LOCKSTEP"
 ok "a reader that has enough is no failure" sh -c 'test "$1" = 1 -a ! -s "$2"' sh \
     "$(grep -c '' "$work/out")" "$work/err"

@@ -14,7 +14,7 @@ unset OMP_NUM_THREADS # nproc obeys it
 cores=$(nproc)
 OMP_NUM_THREADS=$cores
 export OMP_NUM_THREADS
-unset OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle
+unset OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle OMPI_MCA_pml
 
 # start [N] COMMAND...
 start() {

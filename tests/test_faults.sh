@@ -106,12 +106,12 @@ ranks 1 "$LOCKSTEP" train r.yaml --set directory=burst $wide --resume
 ok "resumed, the run has the bits of one without them" same calm burst
 
 # A validation of seconds is left, in the middle of the run and at its end.
-slow='--set train.steps=30 --set eval.every=20 --set eval.batches=30000 --set checkpoint.every=0'
+slow='--set train.steps=30 --set eval.every=20 --set eval.batches=15000 --set checkpoint.every=0'
 ranks 2 "$LOCKSTEP" train r.yaml --set directory=slow $slow
 for at in 20 30; do
     begin 2 --set directory=left $slow --resume-or-start
     steps left $at
-    hit USR1 1 400000 left
+    hit USR1 1 200000 left
     finish_job
     ok "a signal in the validation after step $at: exit status 75" test "$rc" -eq 75
     ok "without waiting for its end ($took s)" below "$took" 4
@@ -219,13 +219,13 @@ steps rest 20
 hit STOP 0 0 rest
 first=$pid
 hit STOP 1 0 rest
-sleep 5
+sleep 4
 kill -CONT "$first" "$pid"
 before=$(wc -l <rest/loss.log)
 steps rest $((before + 20))
 kill -KILL "$first" "$pid"
 finish_job
-ok "suspended for 5 s with a timeout of 3 s, the run goes on past step $before" \
+ok "suspended for 4 s with a timeout of 3 s, the run goes on past step $before" \
     test "$(wc -l <rest/loss.log)" -ge $((before + 20))
 ok "and nothing was said" test "$(grep -c '^lockstep: .* has taken' "$work/err")" -eq 0
 
