@@ -2,17 +2,15 @@
  * Hopper, for f16 and bf16 and shapes that fill their tiles. matmul.cu asks here first, then
  * cuBLASLt. Whether a node fits depends on the device and the shape alone.
  *
- * Predicted on an H200, f16: 32768 x 3072, summed over 768: 215 to 235 us forward and backward,
- * where cuBLASLt takes 283 and 285. */
+ * On an H200, f16, normal random operands, hot: 32768 x 3072, summed over 768: 295 us with gelu where
+ * cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us with gelu where cuBLASLt
+ * takes 59. (bench/NOTES.md) */
 #include "cuda/product.cuh"
 
-/* The kernels in use. */
-enum { GELU_WAY = DEFER | LAG, SLOPE_WAY = DEFER | LAG, CLUSTER_ = 2 };
+/* Steps below which dx is left to cuBLASLt: a tile's pre has no time to come. */
+enum { SLOPE_STEPS = 8 };
 
-static bool has_code(void)
-{
-    return wgmma_compiled(k_product<__half, PRODUCT_GELU, 0, GELU_WAY, CLUSTER_>);
-}
+static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU>); }
 
 /* What node n computes, but for the addresses. */
 static product_call call_of(const lk_node *n)
@@ -33,11 +31,10 @@ bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n)
     if (n->attr.linear.activation != LK_GELU || (type != LK_F16 && type != LK_BF16)) return false;
     if (n->out[0]->dtype != type) return false;
     product_call c = call_of(n);
-    int across = product_columns(n->op == LK_OP_LINEAR ? GELU_WAY : SLOPE_WAY);
-    int64_t tiles = lk_ceil(c.rows, PRODUCT_ROWS) * (c.columns / across);
-    int64_t steps = c.depth / PRODUCT_DEPTH;
+    int64_t tiles = lk_ceil(c.rows, PRODUCT_TILE) * (c.columns / PRODUCT_TILE);
+    int64_t steps = c.depth / PRODUCT_DEPTH, fewest = n->op == LK_OP_LINEAR ? 1 : SLOPE_STEPS;
     /* Few tiles of many steps are better cut along the sum. */
-    return c.columns % across == 0 && c.depth % PRODUCT_DEPTH == 0 && steps > 0 &&
+    return c.columns % PRODUCT_TILE == 0 && c.depth % PRODUCT_DEPTH == 0 && steps >= fewest &&
            tiles >= steps && c.rows <= INT32_MAX / 2 && tiles <= INT32_MAX && has_code();
 }
 
@@ -55,13 +52,13 @@ lk_status lk_cuda_product(lk_exec *x, const lk_node *n)
         c.pre = lk_data(x, n->out[1]);
         LK_FLOAT_SWITCH(n->in[0]->dtype, E, {
             if constexpr (sizeof(E) == 2)
-                LK_CUDA_AT(n, (product_launch<E, PRODUCT_GELU, 0, GELU_WAY, CLUSTER_>(c)));
+                LK_CUDA_AT(n, (product_launch<E, PRODUCT_GELU>(c)));
         });
     } else {
         c.pre = lk_data(x, n->in[2]);
         LK_FLOAT_SWITCH(n->in[0]->dtype, E, {
             if constexpr (sizeof(E) == 2)
-                LK_CUDA_AT(n, (product_launch<E, PRODUCT_SLOPE, 1, SLOPE_WAY, CLUSTER_>(c)));
+                LK_CUDA_AT(n, (product_launch<E, PRODUCT_SLOPE>(c)));
         });
     }
     return LK_OK;

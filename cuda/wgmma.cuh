@@ -109,17 +109,10 @@ template <int N> static __device__ __forceinline__ void pin(uint32_t (&a)[N][4])
 #define LK_ACC32 LK_ACC16(0), LK_ACC16(4)
 #define LK_ACC48 LK_ACC32, LK_ACC16(8)
 #define LK_ACC64 LK_ACC48, LK_ACC16(12)
-#define LK_ACC128 LK_ACC64, LK_ACC16(16), LK_ACC16(20), LK_ACC16(24), LK_ACC16(28)
 #define LK_REG16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define LK_REG32 LK_REG16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define LK_REG48 LK_REG32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define LK_REG64 LK_REG48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define LK_REG80 LK_REG64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79"
-#define LK_REG96 LK_REG80 ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
-#define LK_REG112                                                                                  \
-    LK_REG96 ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111"
-#define LK_REG128                                                                                  \
-    LK_REG112 ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 /* One instruction; `types` and register numbers as text. */
 #define LK_WGMMA_RS(n, types, regs, r0, r1, r2, r3, r4, r5, r6, ...)                               \
@@ -149,10 +142,8 @@ template <int N> static __device__ __forceinline__ void pin(uint32_t (&a)[N][4])
         LK_WGMMA_SS("32", types, LK_REG16, "16", "17", "18", "19", LK_ACC16(0));                   \
     else if constexpr (N == 64)                                                                    \
         LK_WGMMA_SS("64", types, LK_REG32, "32", "33", "34", "35", LK_ACC32);                      \
-    else if constexpr (N == 128)                                                                   \
-        LK_WGMMA_SS("128", types, LK_REG64, "64", "65", "66", "67", LK_ACC64);                     \
     else                                                                                           \
-        LK_WGMMA_SS("256", types, LK_REG128, "128", "129", "130", "131", LK_ACC128)
+        LK_WGMMA_SS("128", types, LK_REG64, "64", "65", "66", "67", LK_ACC64)
 
 /* d [64, N] (+)= a b, a [64, 16] in registers. MN: b is MN-major. */
 template <typename E, int MN, int N>
@@ -172,7 +163,7 @@ template <typename E, int MN, int N>
 static __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64_t a, uint64_t b,
                                                     int add)
 {
-    static_assert(N == 32 || N == 64 || N == 128 || N == 256, "");
+    static_assert(N == 32 || N == 64 || N == 128, "");
     if constexpr (std::is_same<E, __half>::value) {
         LK_WGMMA_SS_ANY("f16.f16");
     } else {
@@ -376,22 +367,6 @@ static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint3
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group "
                  "[%0, {%2, %3, %4}], [%1];" ::"l"(map),
                  "r"(from), "r"(column), "r"(row0), "r"(0)
-                 : "memory");
-}
-
-static __device__ __forceinline__ uint64_t evict_first(void)
-{
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint32_t from,
-                                                   int column, int row0, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group.L2::cache_hint "
-                 "[%0, {%2, %3, %4}], [%1], %5;" ::"l"(map),
-                 "r"(from), "r"(column), "r"(row0), "r"(0), "l"(policy)
                  : "memory");
 }
 
