@@ -3,8 +3,8 @@
  * cuBLASLt. Whether a node fits depends on the device and the shape alone.
  *
  * On an H200, f16, random normal operands, a GPU that is hot: 32768 x 3072, summed over 768: 295 us
- * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us with gelu
- * where cuBLASLt takes 59. (bench/NOTES.md) */
+ * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us
+ * with gelu where cuBLASLt takes 59. (bench/NOTES.md) */
 #include "cuda/product.cuh"
 
 /* Steps below which dx is left to cuBLASLt: a tile's pre has no time to come. */
