@@ -280,10 +280,17 @@ static __device__ __forceinline__ void copy_stages(const CUtensorMap *ma, const 
     }
 }
 
+/* Other code than Hopper's has no clusters, nor a body. */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define PRODUCT_CLUSTERS __cluster_dims__(PRODUCT_CLUSTER)
+#else
+#define PRODUCT_CLUSTERS
+#endif
+
 /* Maps: a for tiles of 128 x 64, b for a block's share of 64 x 64, out and pre for panels of
  * 64 x 64. bias [columns] may be NULL. */
 template <typename E, int KIND>
-static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) __cluster_dims__(PRODUCT_CLUSTER)
+static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
     k_product(const __grid_constant__ CUtensorMap ma, const __grid_constant__ CUtensorMap mb,
               const __grid_constant__ CUtensorMap mout, const __grid_constant__ CUtensorMap mpre,
               const E *bias, product_grid g)
