@@ -218,7 +218,7 @@ static inline float lk_cpu_slope(lk_activation kind, float x)
     case LK_HARD_SWISH:
         middle = x <= -3.0f ? 0.0f : middle;
         return x > 3.0f ? 1.0f : middle;
-    case LK_HARD_SIGMOID: return (x > -3.0f) & (x <= 3.0f) ? 1.0f / 6.0f : 0.0f;
+    case LK_HARD_SIGMOID: return ((x > -3.0f) & (x <= 3.0f)) ? 1.0f / 6.0f : 0.0f;
     case LK_SIGMOID: s = lk_cpu_sigmoid(x); return s * (1.0f - s);
     default: return 1.0f;
     }

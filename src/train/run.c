@@ -89,15 +89,15 @@ static bool among(const char *choices, const char *value)
     return false;
 }
 
-/* Names and paths: UTF-8 without control characters, so that YAML can hold them again. */
+/* Names and paths: UTF-8 without what YAML takes for the end of a line or cannot hold. */
 static bool is_text(const char *value)
 {
     size_t n = strlen(value), length;
     for (size_t at = 0; at < n; at += length) {
         uint32_t code = 0;
         int step = lk_utf8_decode((const unsigned char *)value + at, n - at, &code);
-        if (step <= 0 || code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xfeff ||
-            code == 0xfffe || code == 0xffff)
+        if (step <= 0 || code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x2028 ||
+            code == 0x2029 || code == 0xfeff || code == 0xfffe || code == 0xffff)
             return false;
         length = (size_t)step;
     }
@@ -107,7 +107,7 @@ static bool is_text(const char *value)
 static const char *expected(const key *k, char text[256])
 {
     switch (k->kind) {
-    case TEXT: snprintf(text, 256, "text in UTF-8"); break;
+    case TEXT: snprintf(text, 256, "a line of text in UTF-8"); break;
     case CHOICE: snprintf(text, 256, "one of %s", k->choices); break;
     case BOOLEAN: snprintf(text, 256, "true or false"); break;
     case INTEGER:
