@@ -46,7 +46,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     if ((exists || nowhere) && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already%s; give --overwrite to replace it, or name "
                        "another output", to->output, nowhere ? ", a link that leads nowhere" : "");
-    return lk_replace_check(to->output);
+    return lk_replace_check(to->output, NULL);
 }
 
 lk_status lk_import_name(const char *output, const char *ending, char **name)

@@ -40,7 +40,7 @@ static lk_status check(void *argument)
 {
     const target *t = argument;
     hid_t file = -1;
-    if (access(t->path, F_OK) != 0) return lk_replace_check(t->path);
+    if (access(t->path, F_OK) != 0) return lk_replace_check(t->path, NULL);
     LK_TRY(lk_h5_open(t->path, "lockstep predictions", &file));
     H5Fclose(file); /* read only: nothing to lose */
     return t->overwrite ? LK_OK

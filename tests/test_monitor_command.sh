@@ -271,6 +271,26 @@ ok "with the last step" grep -q '^lockstep_steps_total{run="parts"} 400$' parts/
 train prom 1 --set train.steps=5 --set log.prometheus=metrics/x.prom
 ok "log.prometheus in no directory is an error: $(grep '^lockstep' "$work/err")" \
     test "$rc" -eq 2 -a "$(grep -c "log.prometheus.*metrics/x.prom" "$work/err")" -eq 1
+ok "no run directory is made" test ! -e prom
+cp -R parts before
+train parts 1 --resume --set train.steps=500 --set log.prometheus=metrics/x.prom
+ok "nor is one changed" sh -c "test $rc -eq 2 && diff -r before parts"
+rm -rf before
+
+# What a mistyped output would cost.
+for kept in clean.h5 parts/checkpoints/latest parts/run.jsonl; do
+    cp "$kept" kept.copy
+    bad "a page in the place of $kept" "$kept: is there, and is no file of the kind" \
+        "$LOCKSTEP" report parts -o "$kept"
+    ok "it is untouched" cmp "$kept" kept.copy
+done
+train prom 1 --set train.steps=5 --set log.prometheus=clean.h5
+ok "metrics in the place of the data are refused: $(grep '^lockstep' "$work/err")" \
+    test "$rc" -eq 2 -a ! -e prom
+train prom 1 --set train.steps=5 --set log.prometheus=x.prom
+train prom 1 --resume --set train.steps=6 --set log.prometheus=x.prom
+ok "metrics may replace metrics" test "$rc" -eq 0
+rm -rf prom x.prom
 
 # ---- watch and report --------------------------------------------------------------------------
 

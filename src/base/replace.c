@@ -18,7 +18,23 @@ static lk_status directory_of(const char *path, char **directory)
     return *directory ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
-lk_status lk_replace_check(const char *path)
+/* A mistyped output must not cost a dataset, a checkpoint or a log. */
+static lk_status check_replaced(const char *path, const char *begins)
+{
+    char found[32];
+    size_t length = strlen(begins), n;
+    struct stat s;
+    if (stat(path, &s) != 0 || !S_ISREG(s.st_mode) || s.st_size == 0) return LK_OK;
+    FILE *f = fopen(path, "rb");
+    n = f ? fread(found, 1, length, f) : 0;
+    if (f) fclose(f);
+    return n == length && memcmp(found, begins, length) == 0
+               ? LK_OK
+               : lk_fail(LK_E_INPUT, "%s: is there, and is no file of the kind that would replace "
+                         "it; name another output, or move it away", path);
+}
+
+lk_status lk_replace_check(const char *path, const char *begins)
 {
     char *directory;
     struct stat s;
@@ -26,6 +42,7 @@ lk_status lk_replace_check(const char *path)
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
         return lk_fail(LK_E_INPUT, "%s: cannot write a file: it is a directory; name another place",
                        path);
+    if (begins) LK_TRY(check_replaced(path, begins));
     LK_TRY(directory_of(path, &directory));
     if (stat(directory, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
     else errno = access(directory, W_OK | X_OK) == 0 ? 0 : errno;
@@ -158,8 +175,9 @@ static lk_status make_part(lk_replace *r)
     return cannot(r, error);
 }
 
-lk_status lk_replace_open(lk_replace *r, const char *path, const char *what)
+lk_status lk_replace_open(lk_replace *r, const char *path, const char *what, const char *begins)
 {
+    if (begins) LK_TRY(check_replaced(path, begins));
     lk_replace made = {.path = strdup(path), .what = what};
     lk_status status = made.path ? lk_replace_part(path, &made.part)
                                  : lk_fail(LK_E_SYSTEM, "out of memory");

@@ -8,10 +8,16 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+/* What the files begin with that lockstep makes for people and other programs. */
+#define LK_BEGINS_PAGE "<!DOCTYPE html>"
+#define LK_BEGINS_METRICS "# HELP lockstep_"
+#define LK_BEGINS_TRACE "{\"displayTimeUnit\":"
+
 /* Whether a file can be made or replaced at `path`, before the work whose result it will hold.
- * LK_E_INPUT: it is a directory, or what it would lie in cannot be written into; LK_E_SYSTEM: the
- * latter for a reason of the disk's (lk_status_of_errno). */
-lk_status lk_replace_check(const char *path);
+ * LK_E_INPUT: it is a directory, a file that is not empty and does not begin with `begins` (NULL:
+ * any may be replaced), or what it would lie in cannot be written into; LK_E_SYSTEM: the latter for
+ * a reason of the disk's (lk_status_of_errno). */
+lk_status lk_replace_check(const char *path, const char *begins);
 /* PATH.part, malloc'ed. */
 lk_status lk_replace_part(const char *path, char **part);
 /* Make `part` if it is not there and keep others from writing it until *lock, a file descriptor, is
@@ -31,8 +37,9 @@ typedef struct lk_replace {
     char *path, *part;
     const char *what;  /* for messages: "the page" */
 } lk_replace;
-/* LK_E_INPUT: cannot be made there; LK_E_SYSTEM: no room, or the disk. Both name `what`. */
-lk_status lk_replace_open(lk_replace *r, const char *path, const char *what);
+/* `begins` as for lk_replace_check(). LK_E_INPUT: cannot be made there, or another file is there;
+ * LK_E_SYSTEM: no room, or the disk. Both name `what`. */
+lk_status lk_replace_open(lk_replace *r, const char *path, const char *what, const char *begins);
 /* Put it in place. Whatever happens r is closed, and after a failure nothing is left of it.
  * `durable`: as lk_replace_publish(). */
 lk_status lk_replace_close(lk_replace *r, bool durable);

@@ -55,7 +55,7 @@ static json_t *read_memory(const char *path, const json_t *expected)
 static bool write_memory(const char *path, const char *text)
 {
     lk_replace out;
-    bool good = lk_replace_open(&out, path, "what was found") == LK_OK;
+    bool good = lk_replace_open(&out, path, "what was found", NULL) == LK_OK;
     if (good) {
         fprintf(out.file, "%s\n", text);
         good = lk_replace_close(&out, false) == LK_OK;

@@ -108,8 +108,8 @@ static lk_status check_places(const options *o)
 {
     struct stat s;
     const char *tmp = o->job.temporary;
-    if (o->html) LK_TRY(lk_replace_check(o->html));
-    if (o->prometheus) LK_TRY(lk_replace_check(o->prometheus));
+    if (o->html) LK_TRY(lk_replace_check(o->html, LK_BEGINS_PAGE));
+    if (o->prometheus) LK_TRY(lk_replace_check(o->prometheus, LK_BEGINS_METRICS));
     if (!o->tmp_given) return LK_OK; /* the standard one is not always needed */
     if (stat(tmp, &s) == 0 && !S_ISDIR(s.st_mode)) errno = ENOTDIR;
     else if (access(tmp, W_OK | X_OK) == 0) return LK_OK;

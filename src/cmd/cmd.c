@@ -87,6 +87,22 @@ long lk_cmd_number(const struct argp_state *state, const char *option, const cha
     return number;
 }
 
+/* What to try next, for a message that does not say it itself. */
+static const char *advice(int code)
+{
+    if (strpbrk(lk_error_text(), ";?")) return "";
+    switch (code) {
+    case LK_E_INTERNAL: return "; --detect-anomaly finds where values stop being finite";
+    case LK_E_SYSTEM: return "; 'lockstep doctor' looks at memory, limits and the disk";
+    case LK_E_DEVICE:
+        return "; 'lockstep doctor' looks at the device and its libraries, --launch-blocking finds "
+               "the node that fails";
+    case LK_E_COMM:
+        return "; 'lockstep doctor', started in the same way, looks at MPI, NCCL and what is set";
+    default: return "";
+    }
+}
+
 /* The rest of a failed rank's life: one message if all failed, else an end to all. */
 static void report(lk_comm *comm, int code)
 {
@@ -94,10 +110,11 @@ static void report(lk_comm *comm, int code)
     if (together && comm->rank != 0) return;
     if (comm->hung && comm->rank != 0) sleep(30); /* rank 0 prints and ends all */
     else if (together || comm->size == 1 || comm->hung)
-        fprintf(stderr, "lockstep: %s\n", lk_error_text());
+        fprintf(stderr, "lockstep: %s%s\n", lk_error_text(), advice(code));
     if (comm->hung) lk_comm_abort(comm, code);
     if (together || comm->size == 1) return;
-    fprintf(stderr, "lockstep: rank %d on %s: %s\n", comm->rank, comm->host, lk_error_text());
+    fprintf(stderr, "lockstep: rank %d on %s: %s%s\n", comm->rank, comm->host, lk_error_text(),
+            advice(code));
     fflush(stderr);
     lk_comm_abort(comm, code);
 }

@@ -68,7 +68,7 @@ static lk_status check_export(const lk_comm *c, const options *o)
     bool inside = n > 0 && o->perfetto && strncmp(o->perfetto, o->directory, n) == 0 &&
                   (o->directory[n - 1] == '/' || o->perfetto[n] == '/');
     if (c->rank != 0 || !o->perfetto || inside) return LK_OK;
-    return lk_replace_check(o->perfetto);
+    return lk_replace_check(o->perfetto, LK_BEGINS_TRACE);
 }
 
 /* A directory of its own below the working directory, which all hosts are likely to see; or the

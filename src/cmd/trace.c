@@ -118,7 +118,7 @@ lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines)
 static lk_status export_to(const lk_trace *t, const char *path)
 {
     lk_replace out;
-    LK_TRY(lk_replace_open(&out, path, "the export"));
+    LK_TRY(lk_replace_open(&out, path, "the export", LK_BEGINS_TRACE));
     lk_status status = lk_trace_perfetto(t, out.file);
     if (status == LK_OK) return lk_replace_close(&out, false);
     lk_replace_discard(&out);

@@ -83,13 +83,13 @@ lk_status lk_html_open(const char *path, const char *title, lk_html **page)
 {
     lk_html *p = calloc(1, sizeof *p);
     if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = lk_replace_open(&p->out, path, "the page");
+    lk_status status = lk_replace_open(&p->out, path, "the page", LK_BEGINS_PAGE);
     if (status != LK_OK) {
         free(p);
         return status;
     }
     p->file = p->out.file;
-    lk_html_raw(p, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+    lk_html_raw(p, LK_BEGINS_PAGE "\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                 "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
                 "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
                 "style-src 'unsafe-inline'; img-src data:\">\n"

@@ -43,7 +43,7 @@ static void write_metrics(FILE *f, const lk_prometheus_sample *m, int count)
 lk_status lk_prometheus_write(const char *path, const lk_prometheus_sample *metric, int count)
 {
     lk_replace out;
-    LK_TRY(lk_replace_open(&out, path, "the metrics"));
+    LK_TRY(lk_replace_open(&out, path, "the metrics", LK_BEGINS_METRICS));
     write_metrics(out.file, metric, count);
     return lk_replace_close(&out, false);
 }

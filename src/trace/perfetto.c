@@ -3,6 +3,7 @@
  * viewer, but not to be built as one JSON value in memory.
  * (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU) */
 #include "trace/trace.h"
+#include "base/replace.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -83,7 +84,7 @@ static void put_span(writer *w, const lk_trace_span *s)
 lk_status lk_trace_perfetto(const lk_trace *t, FILE *out)
 {
     writer w = {.t = t, .out = out, .first = true, .status = LK_OK};
-    fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[", out);
+    fputs(LK_BEGINS_TRACE "\"ms\",\"traceEvents\":[", out);
     for (int r = 0; r < t->ranks && w.status == LK_OK; r++) put_rank(&w, r);
     for (int64_t i = 0; i < t->spans && w.status == LK_OK; i++) put_span(&w, &t->span[i]);
     fputs("\n]}\n", out);

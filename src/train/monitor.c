@@ -2,6 +2,7 @@
 #include "train/monitor_state.h"
 
 #include "base/clock.h"
+#include "base/replace.h"
 
 #include <errno.h>
 #include <math.h>
@@ -56,11 +57,28 @@ static lk_status open_drift(lk_monitor *m)
     return lk_drift_prometheus_create(&part, 1, run, &m->drift);
 }
 
+/* Metrics in a place of their own: the path, else NULL. */
+static const char *prometheus_path(const lk_run *run)
+{
+    const char *where = run->log.prometheus;
+    return strcmp(where, "true") == 0 || strcmp(where, "false") == 0 ? NULL : where;
+}
+
+lk_status lk_monitor_check(const lk_run *run)
+{
+    const char *where = prometheus_path(run);
+    size_t n = strlen(run->directory);
+    if (!where || (strncmp(where, run->directory, n) == 0 && where[n] == '/')) return LK_OK;
+    lk_status status = lk_replace_check(where, LK_BEGINS_METRICS);
+    return status == LK_OK ? LK_OK : lk_fail_prefix(status, "'log.prometheus'");
+}
+
 static lk_status open_prometheus(lk_monitor *m)
 {
     const char *where = m->o.run->log.prometheus;
     if (strcmp(where, "false") == 0) return LK_OK;
-    if (strcmp(where, "true") == 0) LK_TRY(lk_monitor_path(m, "metrics.prom", &m->prometheus));
+    if (!prometheus_path(m->o.run))
+        LK_TRY(lk_monitor_path(m, "metrics.prom", &m->prometheus));
     else m->prometheus = strdup(where);
     if (!m->prometheus) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(open_drift(m));

@@ -31,6 +31,9 @@ typedef struct lk_monitor_options { /* what it points to outlives the monitor */
     const lk_reporter *reporter;    /* gets a line for each warning, and one of tuning */
 } lk_monitor_options;
 
+/* Whether log.prometheus can be written, before the run directory is made or changed. LK_E_INPUT;
+ * LK_E_SYSTEM: the disk. */
+lk_status lk_monitor_check(const lk_run *run);
 /* After the logs of the run directory were opened: its loss.log tells what came before `start`, so
  * that warnings of outliers are those of an uninterrupted run. LK_E_INPUT: log.prometheus cannot be
  * written. Not collective, but called by all ranks. */

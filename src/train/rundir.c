@@ -251,7 +251,7 @@ static lk_status write_file(const lk_rundir *d, const char *name, const char *te
     char *path = join(d->path, name);
     lk_replace out;
     if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = lk_replace_open(&out, path, "the file");
+    lk_status status = lk_replace_open(&out, path, "the file", NULL);
     if (status == LK_OK) {
         fputs(text, out.file); /* close tells */
         status = lk_replace_close(&out, true);

@@ -253,6 +253,7 @@ static lk_status open_directory(lk_trainer *t, bool *begins)
         status = lk_rundir_begins(t->rundir, begins);
         if (status == LK_OK)
             status = lk_checkpoint_check_directory(lk_rundir_checkpoints(t->rundir));
+        if (status == LK_OK) status = lk_monitor_check(t->run);
     }
     LK_TRY(lk_comm_agree(t->comm, status));
     return lk_comm_broadcast(t->comm, begins, sizeof *begins);
