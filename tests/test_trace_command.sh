@@ -202,6 +202,10 @@ ok "an export into the directory that it makes" test -s deep/p.json
 prints "profile on 2 ranks keeps a directory and exports" 'p.json: ' \
     2 "$LOCKSTEP" profile run.yaml --steps 2 --directory kept --perfetto p.json
 ok "they are there" test -s kept/trace.h5 -a -s p.json -a ! -e kept/checkpoints/latest
+bad "not into a directory that is there" 'kept: exists already; a profile makes its own' \
+    "$LOCKSTEP" profile run.yaml --steps 2 --directory kept
+bad "nor a trace into its own export" 'kept/trace.h5: is there, and is no file of the kind' \
+    "$LOCKSTEP" trace kept/trace.h5 --perfetto kept/trace.h5
 
 # ---- what goes wrong -----------------------------------------------------------------------------
 

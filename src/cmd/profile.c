@@ -77,7 +77,10 @@ static lk_status choose_directory(lk_comm *c, const char *given, char **home)
 {
     lk_status status = LK_OK;
     *home = NULL;
-    if (c->rank == 0) {
+    if (c->rank == 0 && given && access(given, F_OK) == 0)
+        status = lk_fail(LK_E_INPUT, "%s: exists already; a profile makes its own directory: name "
+                         "another one", given);
+    else if (c->rank == 0) {
         *home = strdup(given ? given : "lockstep-profile-XXXXXX");
         if (!*home) status = lk_fail(LK_E_SYSTEM, "out of memory");
         else if (!given && !mkdtemp(*home))
