@@ -25,13 +25,22 @@ static lk_status write_access(const char *path, MPI_Comm comm, hid_t *list)
     return LK_OK;
 }
 
+static lk_status create(const char *path, hid_t access, hid_t *id)
+{
+    LK_H5(LK_E_SYSTEM, *id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access),
+          "%s: cannot create the file", path);
+    return LK_OK;
+}
+
 lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     LK_H5_AUTO hid_t fapl = -1, id = -1;
     LK_TRY(write_access(path, comm, &fapl));
-    LK_H5(LK_E_SYSTEM, id = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl),
-          "%s: cannot create the file", path);
+    lk_status made = create(path, fapl, &id);
+    if (made != LK_OK) /* MPI tells a full disk as an internal error */
+        return lk_fail_suffix(made, "; see that the disk is not full: its space, its number of "
+                              "files, your quota");
     LK_TRY(lk_h5_set_text(id, path, "schema", schema));
     LK_TRY(lk_h5_set_u64(id, path, "version", lk_h5_newest_version(schema)));
     *file = id;

@@ -9,7 +9,8 @@
 # PAUSE seconds (default 10) later, until it is done: RUNDIR/DONE. Not on bad input, nor after three
 # restarts without progress. Started at boot, it waits for its file systems (doc/jobs.md).
 #
-# SIGUSR1 to this script: save and go on in a new process, for example a newly installed one.
+# SIGUSR1 or SIGUSR2 to this script: save and go on in a new process, for example a newly installed
+# one.
 # SIGTERM, SIGINT (Ctrl-C), SIGHUP: save and stop, exit code 75; the same command goes on later.
 # Another one of these, a second or more after the first, ends the run at once, without a save; the
 # exit code is then that of the run (143). In a Slurm job, the end of the job ends it too, with 75.
@@ -67,6 +68,7 @@ end_by()
     if ((ranks > 1)); then pass_on "$1" USR1; else pass_on "$1" TERM; fi
 }
 trap 'pass_on USR1 USR1' USR1
+trap 'pass_on USR2 USR1' USR2
 for signal in HUP INT TERM; do
     # shellcheck disable=SC2064 # its name now
     trap "end_by $signal" "$signal"

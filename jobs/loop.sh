@@ -45,7 +45,7 @@ find_lockstep()
 # and data, as lockstep itself reads them.
 find_run()
 {
-    local option
+    local option end=$((SECONDS + FILES_WAIT))
     run=("$@")
     for option in "${run[@]:1}"; do
         case $option in
@@ -53,9 +53,16 @@ find_run()
             "'lockstep train' itself" ;;
         esac
     done
-    directory=$("$lockstep" train "${run[@]}" --print directory) ||
-        quit $? "lockstep train ${run[*]}: not started"
-    data=$("$lockstep" train "${run[@]}" --print data.file)
+    # a disk that fails for a moment is no bad run file (2)
+    until directory=$("$lockstep" train "${run[@]}" --print directory) &&
+        data=$("$lockstep" train "${run[@]}" --print data.file); do
+        code=$?
+        if ((code == 2 || SECONDS >= end)); then
+            quit $code "lockstep train ${run[*]}: not started"
+        fi
+        say "lockstep train ${run[*]} --print: exit code $code; tried again in 2 s"
+        sleep 2
+    done
     restarts=${directory%/}.restarts
 }
 
@@ -354,6 +361,7 @@ enter_job()
 train_in_job()
 {
     trap 'pass_on USR1 USR1' USR1
+    trap 'pass_on USR2 USR1' USR2
     trap 'heard=yes; asked=${asked:-TERM}' TERM # the ranks have it from Slurm
     enter_job
     await_run "$@"

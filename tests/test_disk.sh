@@ -130,6 +130,15 @@ ok "a directory that cannot be synced is good enough" test "$rc" -eq 0 -a $struc
 go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync
 ok "not one whose sync fails: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
 
+# Nor what it does to the run file, which a job reads at every start.
+go_on 1 0 FAULT_FILE=a.yaml FAULT_KIND=open FAULT_TIMES=2 FAULT_ERRNO=116
+ok "a run file that opens at the third try" test "$rc" -eq 0 -a $struck = 1
+go_on 1 0 FAULT_FILE=a.yaml FAULT_KIND=open FAULT_TIMES=99 FAULT_ERRNO=116
+ok "one that does not, code 3: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
+go_on 1 0 FAULT_FILE=a.yaml FAULT_KIND=read FAULT_TIMES=99
+ok "one that cannot be read, code 3: $(grep '^lockstep: ' "$work/err")" \
+    test "$rc" -eq 3 -a $struck = 1
+
 # A log that can grow no more.
 run sh -c 'trap "" XFSZ; ulimit -f 16; exec "$@"' sh "$LOCKSTEP" train a.yaml \
     --set directory=t/long --set train.steps=1000 --set checkpoint.every=0 --set log.run_log=false

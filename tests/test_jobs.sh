@@ -64,7 +64,8 @@ for i in 1 2 3; do
     progress usr1
     hold usr1
     [ $i -lt 3 ] || give_end usr1
-    kill -USR1 $local
+    [ $i -eq 2 ] && signal=USR2 || signal=USR1
+    kill -$signal $local
     let_go usr1
     within 200 started usr1 $((i + 1))
 done

@@ -1,6 +1,7 @@
 /* The run file: one table of keys; parsing, --set, help, and the resolved copy all come from it. */
 #include "train/run_keys.h"
 
+#include "io/small_file.h"
 #include "io/utf8.h"
 
 #include <ctype.h>
@@ -428,15 +429,25 @@ static lk_status load(yaml_parser_t *parser, const char *name, int sets, const c
     return LK_OK;
 }
 
-lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_run *run)
+static lk_status parse(const char *name, const char *text, size_t size, int sets,
+                       const char *const *set_text, lk_run *run)
+{
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser)) return lk_fail(LK_E_SYSTEM, "out of memory");
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
+    lk_status status = load(&parser, name, sets, set_text, run);
+    yaml_parser_delete(&parser);
+    return status;
+}
+
+/* What is no file, or is too large for a run file: as it comes, until it is not YAML any more. */
+static lk_status load_stream(const char *path, int sets, const char *const *text, lk_run *run)
 {
     yaml_parser_t parser;
     FILE *f = fopen(path, "rb");
     if (!f)
-        return lk_fail(LK_E_INPUT,
-                       "%s: cannot read the run file: %s; check the path and its "
-                       "permissions",
-                       path, strerror(errno));
+        return lk_fail(lk_status_of_errno(errno), "%s: cannot read the run file: %s; check the "
+                       "path and its permissions", path, strerror(errno));
     if (!yaml_parser_initialize(&parser)) {
         fclose(f);
         return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -448,15 +459,24 @@ lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_ru
     return status;
 }
 
+/* A job reads its run file at every start: a disk that fails for a moment must not end it, nor one
+ * that fails for longer pass for bad input. */
+lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_run *run)
+{
+    enum { MOST = 1 << 20 };
+    char *bytes;
+    size_t size;
+    LK_TRY(lk_small_file(path, "the run file", MOST, &bytes, &size));
+    lk_status status = bytes ? parse(path, bytes, size, sets, text, run)
+                             : load_stream(path, sets, text, run);
+    free(bytes);
+    return status;
+}
+
 lk_status lk_run_parse(const char *name, const char *text, int sets, const char *const *set_text,
                        lk_run *run)
 {
-    yaml_parser_t parser;
-    if (!yaml_parser_initialize(&parser)) return lk_fail(LK_E_SYSTEM, "out of memory");
-    yaml_parser_set_input_string(&parser, (const unsigned char *)text, strlen(text));
-    lk_status status = load(&parser, name, sets, set_text, run);
-    yaml_parser_delete(&parser);
-    return status;
+    return parse(name, text, strlen(text), sets, set_text, run);
 }
 
 /* The value as YAML: numbers in the fewest digits that read back the same, text quoted. */
