@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* *text, malloc'ed: *size bytes and a NUL. NULL where `path` is no regular file (a pipe), is empty,
- * or is larger than `most`. By lk_status_of_errno(): it cannot be read; the message names `what`. */
+ * or is larger than `most`. By lk_status_of_errno(): it cannot be read; that is said of `what`. */
 lk_status lk_small_file(const char *path, const char *what, size_t most, char **text,
                         size_t *size);
 

@@ -65,7 +65,7 @@ for i in 1 2 3; do
     hold usr1
     [ $i -lt 3 ] || give_end usr1
     [ $i -eq 2 ] && signal=USR2 || signal=USR1
-    kill -$signal $local
+    kill "-$signal" $local
     let_go usr1
     within 200 started usr1 $((i + 1))
 done
