@@ -19,6 +19,7 @@
 #define LK_CUDA_PRODUCT_CUH
 
 #include "cuda/activation.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/wgmma.cuh"
 
 enum product_kind { PRODUCT_GELU, PRODUCT_SLOPE };
@@ -113,18 +114,11 @@ static __device__ __forceinline__ float2 unpack(uint32_t word, __nv_bfloat16)
 
 /* ---- finishing a tile ----------------------------------------------------------------------- */
 
+/* As lk_matrices(), the other way. */
 static __device__ __forceinline__ void matrix_put(uint32_t at, const uint32_t *r)
 {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at),
                  "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-                 : "memory");
-}
-
-static __device__ __forceinline__ void matrix_get(uint32_t *r, uint32_t at)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
                  : "memory");
 }
 
@@ -185,7 +179,7 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
             h[i] = held[4 * j + i];
             asm volatile("" : "+r"(h[i]));
         }
-        if (KIND == PRODUCT_SLOPE) matrix_get(r, out + at);
+        if (KIND == PRODUCT_SLOPE) lk_matrices(r, out + at);
         if (KIND == PRODUCT_GELU && f.keep) matrix_put(pre + at, h);
 #pragma unroll
         for (int i = 0; i < 4; i++) {

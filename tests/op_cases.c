@@ -432,7 +432,7 @@ const op_case op_cases[] = {
     LINEAR(256, 128, 384, .bias = true, .activation = LK_GELU),
     {.kind = &linear_twice, .batch = 2, .time = 9, .in = 24, .out = 24, .bias = true},
     {.kind = &linear_twice, .batch = 2, .time = 9, .in = 24, .out = 24, .activation = LK_GELU},
-    /* tiles of 128 x 128, the last rows partly filled; 1, 2, 4 and 9 steps of the sum */
+    /* tiles of 128 x 128, the last rows partly filled; 1, 2 and 9 steps of the sum */
     LINEAR(700, 64, 512, .bias = true, .activation = LK_GELU),
     LINEAR(390, 128, 256, .activation = LK_GELU),
     LINEAR(300, 576, 384, .bias = true, .activation = LK_GELU),

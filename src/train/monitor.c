@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define EXPORT_EVERY 5.0 /* seconds */
 
@@ -68,7 +69,8 @@ lk_status lk_monitor_check(const lk_run *run)
 {
     const char *where = prometheus_path(run);
     size_t n = strlen(run->directory);
-    if (!where || (strncmp(where, run->directory, n) == 0 && where[n] == '/')) return LK_OK;
+    bool inside = where && strncmp(where, run->directory, n) == 0 && where[n] == '/';
+    if (!where || (inside && access(where, F_OK) != 0)) return LK_OK; /* the run makes it */
     lk_status status = lk_replace_check(where, LK_BEGINS_METRICS);
     return status == LK_OK ? LK_OK : lk_fail_prefix(status, "'log.prometheus'");
 }
