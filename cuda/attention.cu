@@ -111,6 +111,7 @@ static attention_call call_of(lk_exec *x, const lk_node *n)
     c.dq = NULL;
     c.dkv = NULL;
     c.scratch = NULL;
+    c.angles = NULL;
     return c;
 }
 
@@ -137,7 +138,9 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
     c.dq = lk_data(x, n->out[0]);
     c.dkv = n->in[1] ? lk_data(x, n->out[1]) : c.dq;
     c.scratch = (float *)x->base[LK_REGION_SCRATCH];
+    bool rotated = lk_rotation_of(n) != NULL, within = n->in[0]->dtype != LK_F32 && hopper(c);
+    if (rotated && within) LK_TRY(lk_cuda_angles((lk_cuda *)x->device, n, &c.angles));
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
                     HEAD_SWITCH(c.a.d, DP, LK_CUDA_AT(n, (backward<E, DP>(c)))));
-    return LK_OK;
+    return rotated && !within ? lk_cuda_rotate(x, n, n->out[0]) : LK_OK;
 }

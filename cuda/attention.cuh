@@ -34,6 +34,7 @@ typedef struct attention_call {
     void *y, *dq, *dkv;
     float *lse;     /* [B,H,T] */
     float *scratch; /* attention_scratch() bytes, backward only */
+    const float2 *angles; /* [T, D / 2] for Hopper's backward to rotate dq and dk back; or NULL */
 } attention_call;
 
 /* Rows of the backward's scratch: T rounded up to whole tiles. */

@@ -12,12 +12,15 @@
  * The sums of a tile and both score products of the next one are issued together, in turns with
  * the other warpgroup; the exponentials run while the second score product does.
  *
+ * dQ and dK of rotary positions are rotated back before they are rounded.
+ *
  * When causal, a unit's time depends on its tile; an item pairs a long unit with a short one, so
  * that all items take the same time. */
 #ifndef LK_CUDA_ATTENTION_WGMMA_GRAD_CUH
 #define LK_CUDA_ATTENTION_WGMMA_GRAD_CUH
 
 #include "cuda/attention_wgmma.cuh"
+#include "cuda/rotary.cuh"
 
 enum { GRAD_BLOCK = 384 };
 
@@ -100,6 +103,18 @@ template <typename E> static __device__ __forceinline__ float dot_word(uint32_t 
     return lk_float(x.v[0]) * lk_float(y.v[0]) + lk_float(x.v[1]) * lk_float(y.v[1]);
 }
 
+/* Sums of the positions `first` and `first` + 8, rotated back; angles [rows, D / 2]. */
+template <int D>
+static __device__ __forceinline__ void rotate_back(float (&d)[D / 8][4], const float2 *angles,
+                                                   int first, int rows)
+{
+    const float4 *u = angles_at<D>(angles, min(first, rows - 1));
+    const float4 *v = angles_at<D>(angles, min(first + 8, rows - 1));
+#pragma unroll
+    for (int j = 0; j < D / 16; j++)
+        rotate(d[j], d[j + D / 16], __ldg(u + 4 * j), __ldg(v + 4 * j), -1);
+}
+
 /* ---- own queries: dQ ------------------------------------------------------------------------ */
 
 /* How many tiles of 64 keys any of 128 queries from row0 on sees. */
@@ -120,7 +135,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     const __grid_constant__ CUtensorMap mkv,
                     const __grid_constant__ CUtensorMap mdy, const __grid_constant__ CUtensorMap my,
                     shape a, int items, const float *lse, const lk_step_state *state, float2 *pairs,
-                    int64_t rows, E *dq)
+                    int64_t rows, const float2 *angles, E *dq)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D);
@@ -272,6 +287,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             }
             n += steps;
             if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (angles) rotate_back<D>(acc, angles, i, a.t);
             E *out = dq + (int64_t)u.entry * a.t * a.width + u.head * D;
             store_tile<E, D>(out, a.width, i, a.t, acc, a.scale, a.scale);
         }
@@ -297,7 +313,7 @@ template <typename E, int D, int STREAM, bool DROP>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
-                 int64_t rows, const lk_step_state *state, E *dkv)
+                 int64_t rows, const lk_step_state *state, const float2 *angles, E *dkv)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D), PART = tile_bytes(STREAM, D), NT = STREAM / 8;
@@ -453,6 +469,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             pin(dv);
             if (pending) slot_release(&bar, before);
             if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (angles) rotate_back<D>(dk, angles, j, a.s);
             E *out = dkv + (int64_t)u.entry * a.s * a.kv_width + (a.first + u.head) * D;
             store_tile<E, D>(out, a.kv_width, j, a.s, dk, a.scale, a.scale);
             store_tile<E, D>(out + a.kv_heads * D, a.kv_width, j, a.s, dv, a.keep, a.keep);
@@ -475,10 +492,10 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     TRY_CUDA(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     if (a.threshold)
         LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dq);
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
     else
         LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, (E *)c.dq);
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
     return cudaSuccess;
 }
 
@@ -496,10 +513,10 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     TRY_CUDA(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
     if (a.threshold)
         LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, (E *)c.dkv);
+               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
     else
         LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, (E *)c.dkv);
+               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
     return cudaSuccess;
 }
 

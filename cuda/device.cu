@@ -46,6 +46,7 @@ static void device_close(lk_device *d)
     if (c->stream) cudaStreamSynchronize(c->stream);
     if (c->measured) cudaFreeHost(c->measured);
     lk_cuda_matmuls_close(c);
+    lk_cuda_angles_close(c);
     for (int i = 0; i < LK_CUDA_EVENTS; i++)
         if (c->event[i]) cudaEventDestroy(c->event[i]);
     if (c->fork) cudaEventDestroy(c->fork);
@@ -278,6 +279,7 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
 {
     LK_TRY(use(d));
     size_t bytes = 0;
+    LK_TRY(lk_cuda_angles_prepare(of(d), n));
     switch (n->op) {
     case LK_OP_LINEAR:
     case LK_OP_LINEAR_DX: LK_TRY(lk_cuda_matmul_prepare(of(d), n)); break;

@@ -27,6 +27,7 @@ extern "C" {
 enum { LK_CUDA_EVENTS = 8 };
 
 typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
+typedef struct lk_cuda_angle_table lk_cuda_angle_table; /* rope.cu */
 
 typedef struct lk_cuda {
     lk_device device; /* first */
@@ -42,6 +43,7 @@ typedef struct lk_cuda {
     cudaEvent_t fork, join;
     cudaEvent_t event[LK_CUDA_EVENTS];
     lk_cuda_matmuls *matmuls;
+    lk_cuda_angle_table *angles;   /* all that were made, the newest first */
     void *measured;              /* measure.cu: pinned */
     struct lk_cuda_trace *trace; /* trace.cu; NULL: none is being taken */
 } lk_cuda;
@@ -201,9 +203,9 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it, bias included. *gelu_done: the epilogue did gelu (linear) or gelu' (linear_dx); else the
- * product of a linear with gelu lies in pre, if that is wanted, or in y. */
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done);
+/* Run it, bias included. *done: the epilogue did gelu or the rotation (linear) or gelu' (linear_dx);
+ * else the product of a linear with gelu lies in pre, if that is wanted, or in y. */
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
@@ -212,10 +214,20 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 
 /* To be raised with every change of the bits of these products: resumed runs rely on it. */
 enum { LK_PRODUCT_VERSION = 1 };
-/* Whether node n is a linear with gelu or a linear_dx with gelu' that can run here. */
+/* Whether node n is a linear with gelu or a rotation, or a linear_dx with gelu', that can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
 /* Run it, all of it. */
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n);
+
+/* ---- rope.cu -------------------------------------------------------------------------------- */
+
+/* Make the table of angles for node n if it rotates and there is none yet. */
+lk_status lk_cuda_angles_prepare(lk_cuda *d, const lk_node *n);
+/* The table [T or more, D / 2] of (cosine, sine) for node n. */
+lk_status lk_cuda_angles(const lk_cuda *d, const lk_node *n, const float2 **angles);
+void lk_cuda_angles_close(lk_cuda *d);
+/* Output 0 of n = in [B,T,width], which it may be, rotated as n says. */
+lk_status lk_cuda_rotate(lk_exec *x, const lk_node *n, const lk_tensor *in);
 
 /* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
 

@@ -164,6 +164,7 @@ extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 {
     bool done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
+    if (!done && lk_rotation_of(n)) return lk_cuda_rotate(x, n, n->out[0]);
     if (done || n->attr.linear.activation != LK_GELU) return LK_OK;
     const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
     lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));

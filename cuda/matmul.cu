@@ -11,7 +11,7 @@
  * All are dense: the leading dimension is the number of cm rows. Sums are in f32. The epilogue adds
  * the bias and applies gelu to y, keeping pre as the library's "aux", or multiplies dx by
  * gelu'(pre); where the library has no such epilogue for a type and shape, kernels of ours do it
- * after.
+ * after. It has none that rotates.
  *
  * An algorithm is chosen once per key (product, type, shape, beta, bias). Algorithms add in
  * different orders, so a choice by timing alone would make the bits of a run depend on noise. The
@@ -65,7 +65,7 @@ typedef struct matrix {
 
 /* What the epilogue does besides the product; each level less than the one before. */
 typedef enum fusion {
-    FUSE_GELU, /* y: bias and gelu; dx: gelu' */
+    FUSE_ALL,  /* y: bias and gelu or rotation; dx: gelu' */
     FUSE_BIAS, /* y: bias */
     FUSE_NONE,
     FUSIONS
@@ -187,29 +187,35 @@ static bool has_gelu(const lk_node *n)
     return n->op != LK_OP_LINEAR_DW && n->attr.linear.activation == LK_GELU;
 }
 
+/* Whether the rotation is to be fused: only product.cu does that. */
+static bool rotates(const lk_node *n, fusion level)
+{
+    return level == FUSE_ALL && lk_rotation_of(n);
+}
+
 /* Whether node n has something to fuse at this level. */
 static bool applies(const lk_node *n, fusion level)
 {
-    if (level == FUSE_GELU) return has_gelu(n);
+    if (level == FUSE_ALL) return has_gelu(n) || lk_rotation_of(n);
     return level == FUSE_NONE || bias_of(n) != NULL;
 }
 
 static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const char **name)
 {
     cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
-    bool y = n->op == LK_OP_LINEAR;
+    bool y = n->op == LK_OP_LINEAR, gelu = level == FUSE_ALL && has_gelu(n);
     p->bias = level != FUSE_NONE && bias_of(n);
-    p->aux = level == FUSE_GELU && (!y || n->out[1]);
-    if (level == FUSE_GELU && !y) e = CUBLASLT_EPILOGUE_DGELU;
-    else if (level == FUSE_GELU && p->aux)
+    p->aux = gelu && (!y || n->out[1]);
+    if (gelu && !y) e = CUBLASLT_EPILOGUE_DGELU;
+    else if (gelu && p->aux)
         e = p->bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-    else if (level == FUSE_GELU)
+    else if (gelu)
         e = p->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
     else if (p->bias) e = CUBLASLT_EPILOGUE_BIAS;
-    *name = level == FUSE_NONE ? "plain" : level == FUSE_BIAS ? "bias"
-            : !y               ? "dgelu"
-            : p->aux           ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
-                               : (p->bias ? "bias+gelu" : "gelu");
+    *name = !gelu    ? (p->bias ? "bias" : "plain")
+            : !y     ? "dgelu"
+            : p->aux ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
+                     : (p->bias ? "bias+gelu" : "gelu");
     if (e == CUBLASLT_EPILOGUE_DEFAULT) return LK_OK;
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE, &e, sizeof e));
     if (p->aux) {
@@ -259,9 +265,12 @@ static lk_status describe(const lk_device *device, const lk_node *n, fusion leve
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
     LK_TRY(set_epilogue(n, level, p, &epilogue));
-    snprintf(p->key, sizeof p->key, "%s %s %lld %lld %lld beta%d %s", name,
-             tf32 ? "tf32" : lk_dtype_name(type), (long long)N, (long long)K, (long long)M,
-             p->beta != 0.0f, epilogue);
+    int length = snprintf(p->key, sizeof p->key, "%s %s %lld %lld %lld beta%d %s", name,
+                          tf32 ? "tf32" : lk_dtype_name(type), (long long)N, (long long)K,
+                          (long long)M, p->beta != 0.0f, epilogue);
+    if (rotates(n, level)) /* by what decides whether it fits */
+        snprintf(p->key + length, sizeof p->key - (size_t)length, "+rope%d",
+                 lk_rotation_of(n)->head_dim);
     return LK_OK;
 }
 
@@ -578,8 +587,9 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
         /* A run that was started before product.cu was there goes on without. */
-        if (level == FUSE_GELU && !d->matmuls->restored && lk_cuda_product_fits(d, n))
+        if (level == FUSE_ALL && !d->matmuls->restored && lk_cuda_product_fits(d, n))
             return keep(d->matmuls, p.key, NULL, true);
+        if (rotates(n, (fusion)level)) continue;
         int count = 0;
         LK_TRY(candidates(d, n, &p, algo, &count));
         if (count > 0) return tune(d, n, &p, algo, count);
@@ -601,7 +611,7 @@ template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t co
     if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
 }
 
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
 {
     lk_cuda *d = (lk_cuda *)x->device;
     const lk_tensor *bias = bias_of(n);
@@ -615,14 +625,14 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
     }
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
-    *gelu_done = level == FUSE_GELU;
+    *done = level == FUSE_ALL;
     if (c->own) return lk_cuda_product(x, n);
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
     bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
     const lk_tensor *pre = y ? n->out[1] : has_gelu(n) ? n->in[2] : NULL;
-    void *out = lk_data(x, y && pre && !*gelu_done ? pre : n->out[0]);
+    void *out = lk_data(x, y && pre && !*done ? pre : n->out[0]);
     LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
     LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));
     if (y && bias && !p.bias) {

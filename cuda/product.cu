@@ -1,6 +1,6 @@
-/* The products of linear and linear_dx whose epilogue is gelu or gelu', by kernels of ours: on
- * Hopper, for f16 and bf16 and shapes that fill their tiles. matmul.cu asks here first, then
- * cuBLASLt. Whether a node fits depends on the device and the shape alone.
+/* The products of linear and linear_dx whose epilogue is gelu, gelu' or a rotation, by kernels of
+ * ours: on Hopper, for f16 and bf16 and shapes that fill their tiles. matmul.cu asks here first,
+ * then cuBLASLt. Whether a node fits depends on the device and the shape alone.
  *
  * On an H200, f16, random normal operands, a GPU that is hot: 32768 x 3072, summed over 768: 295 us
  * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us
@@ -10,7 +10,7 @@
 /* Steps below which dx is left to cuBLASLt: a tile's pre has no time to come. */
 enum { SLOPE_STEPS = 8 };
 
-static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU>); }
+static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU, 0>); }
 
 /* What node n computes, but for the addresses. */
 static product_call call_of(const lk_node *n)
@@ -28,14 +28,34 @@ bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n)
 {
     lk_dtype type = n->in[0]->dtype;
     if (d->portable || d->major != 9 || n->op == LK_OP_LINEAR_DW) return false;
-    if (n->attr.linear.activation != LK_GELU || (type != LK_F16 && type != LK_BF16)) return false;
-    if (n->out[0]->dtype != type) return false;
+    if ((type != LK_F16 && type != LK_BF16) || n->out[0]->dtype != type) return false;
+    const lk_rotation *r = lk_rotation_of(n);
+    if (r ? r->head_dim != 32 && r->head_dim != 64 && r->head_dim != 128
+          : n->attr.linear.activation != LK_GELU)
+        return false;
     product_call c = call_of(n);
     int64_t tiles = lk_ceil(c.rows, PRODUCT_TILE) * (c.columns / PRODUCT_TILE);
     int64_t steps = c.depth / PRODUCT_DEPTH, fewest = n->op == LK_OP_LINEAR ? 1 : SLOPE_STEPS;
     /* Few tiles of many steps are better cut along the sum. */
     return c.columns % PRODUCT_TILE == 0 && c.depth % PRODUCT_DEPTH == 0 && steps >= fewest &&
            tiles >= steps && c.rows <= INT32_MAX / 2 && tiles <= INT32_MAX && has_code();
+}
+
+static lk_status rotation(const lk_cuda *d, const lk_node *n, product_call *c)
+{
+    const lk_rotation *r = lk_rotation_of(n);
+    c->time = n->out[0]->dim[1];
+    c->rotated = (int64_t)(r->heads + r->kv_heads) * r->head_dim;
+    return lk_cuda_angles(d, n, &c->angles);
+}
+
+template <typename E> static cudaError_t rotate_launch(const lk_node *n, const product_call &c)
+{
+    switch (lk_rotation_of(n)->head_dim) {
+    case 32: return product_launch<E, PRODUCT_ROTATE, 32>(c);
+    case 64: return product_launch<E, PRODUCT_ROTATE, 64>(c);
+    default: return product_launch<E, PRODUCT_ROTATE, 128>(c);
+    }
 }
 
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n)
@@ -47,7 +67,13 @@ lk_status lk_cuda_product(lk_exec *x, const lk_node *n)
     c.a = lk_data(x, n->in[0]);
     c.b = lk_data(x, n->in[1]);
     c.out = lk_data(x, n->out[0]);
-    if (n->op == LK_OP_LINEAR) {
+    if (lk_rotation_of(n)) {
+        LK_TRY(rotation(d, n, &c));
+        c.bias = lk_data(x, n->in[2]);
+        LK_FLOAT_SWITCH(n->in[0]->dtype, E, {
+            if constexpr (sizeof(E) == 2) LK_CUDA_AT(n, (rotate_launch<E>(n, c)));
+        });
+    } else if (n->op == LK_OP_LINEAR) {
         c.bias = lk_data(x, n->in[2]);
         c.pre = lk_data(x, n->out[1]);
         LK_FLOAT_SWITCH(n->in[0]->dtype, E, {

@@ -1,7 +1,9 @@
-/* Matrix products for Hopper with gelu or gelu' on the way out, f16 and bf16, sums in f32.
+/* Matrix products for Hopper with more on the way out, f16 and bf16, sums in f32.
  *
- *   PRODUCT_GELU   pre = x w^T + b, y = gelu(pre)   x [N,K], w [M,K], b [M], pre and y [N,M]
- *   PRODUCT_SLOPE  dx = (dy w) gelu'(pre)           dy [N,M], w [M,K], pre and dx [N,K]
+ *   PRODUCT_GELU    pre = x w^T + b, y = gelu(pre)    x [N,K], w [M,K], b [M], pre and y [N,M]
+ *   PRODUCT_SLOPE   dx = (dy w) gelu'(pre)            dy [N,M], w [M,K], pre and dx [N,K]
+ *   PRODUCT_ROTATE  y = x w^T + b, and of its columns the first heads of D rotated by the position
+ *                   of the row, N mod T, before y is rounded
  *
  * In the kernel the left operand is a [rows, depth] and the result is [rows, columns]; the right
  * operand is K-major for x w^T and MN-major for dy w.
@@ -20,9 +22,10 @@
 
 #include "cuda/activation.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/rotary.cuh"
 #include "cuda/wgmma.cuh"
 
-enum product_kind { PRODUCT_GELU, PRODUCT_SLOPE };
+enum product_kind { PRODUCT_GELU, PRODUCT_SLOPE, PRODUCT_ROTATE };
 
 enum {
     PRODUCT_BLOCK = 384,
@@ -43,6 +46,9 @@ typedef struct product_grid {
     int row_tiles, column_tiles, steps; /* row_tiles: of a cluster's tiles */
     int columns;
     bool keep; /* PRODUCT_GELU: pre is wanted */
+    /* PRODUCT_ROTATE: positions, columns that are rotated, angles [time, D / 2] */
+    int time, rotated;
+    const float2 *angles;
 } product_grid;
 
 typedef struct tile_place {
@@ -156,11 +162,11 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
                                               tile_place now, tile_place next, bool more)
 {
     constexpr int P = S / 2;
-    uint32_t out = f.panel + (KIND == PRODUCT_SLOPE ? P % 2 * PANEL : 0), pre = f.panel + PANEL;
+    uint32_t out = f.panel + (KIND == PRODUCT_GELU ? 0 : P % 2 * PANEL), pre = f.panel + PANEL;
     int lane = threadIdx.x & 31, row = (threadIdx.x >> 5 & 3) * 16 + (lane & 15);
     if (S % 2 == 0) {
         if (f.leader) {
-            stores_read();
+            stores_read<KIND == PRODUCT_ROTATE>(); /* with two panels one may be under way */
             if (KIND == PRODUCT_SLOPE && P < 3) pre_load(f, now, P + 1);
             if (KIND == PRODUCT_SLOPE && P == 3 && more) pre_load(f, next, 0);
         }
@@ -184,7 +190,9 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float2 v = unpack(h[i], E());
-            if (KIND == PRODUCT_SLOPE) {
+            if (KIND == PRODUCT_ROTATE) {
+                r[i] = h[i];
+            } else if (KIND == PRODUCT_SLOPE) {
                 float2 x = unpack(r[i], E());
                 v.x *= gelu_slope_of(x.x), v.y *= gelu_slope_of(x.y);
                 r[i] = pack(v.x, v.y, E());
@@ -204,6 +212,32 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
             stores_commit();
         }
         __syncwarp();
+    }
+}
+
+/* Rotate the sums of the tile at `p`, 128 / D heads of 128 rows. */
+template <int D>
+static __device__ __forceinline__ void rotate_tile(float (&acc)[32][4], const product_grid &g,
+                                                   tile_place p, int group)
+{
+    int heads = (g.rotated - p.column) / D;
+    int row = p.row + (threadIdx.x >> 5 & 3) * 16 + ((threadIdx.x & 31) >> 2);
+    if (heads <= 0) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float4 *u = angles_at<D>(g.angles, (row + 64 * half) % g.time);
+        const float4 *v = angles_at<D>(g.angles, (row + 64 * half + 8) % g.time);
+#pragma unroll
+        for (int j = 0; j < D / 16; j++) {
+            if (half + j && j % 4 == 0) group_sync(group); /* later loads stay behind it:
+                                                              registers are few */
+            float4 upper = u[4 * j], lower = v[4 * j];
+#pragma unroll
+            for (int h = 0; h < PRODUCT_TILE / D; h++) {
+                int n = 16 * half + h * (D / 8) + j;
+                if (h < heads) rotate(acc[n], acc[n + D / 16], upper, lower, 1);
+            }
+        }
     }
 }
 
@@ -282,8 +316,8 @@ static __device__ __forceinline__ void copy_stages(const CUtensorMap *ma, const 
 #endif
 
 /* Maps: a for tiles of 128 x 64, b for a block's share of 64 x 64, out and pre for panels of
- * 64 x 64. bias [columns] may be NULL. */
-template <typename E, int KIND>
+ * 64 x 64. bias [columns] may be NULL. D: head size, of PRODUCT_ROTATE. */
+template <typename E, int KIND, int D>
 static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
     k_product(const __grid_constant__ CUtensorMap ma, const __grid_constant__ CUtensorMap mb,
               const __grid_constant__ CUtensorMap mout, const __grid_constant__ CUtensorMap mpre,
@@ -344,7 +378,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
                                      MN ? descriptor_mn<PRODUCT_TILE, 64>(right)
                                         : descriptor_k<64>(right),
                                      k > 0);
-                if (KIND == PRODUCT_GELU && k == 0) { /* read when the tile is rounded */
+                if (!MN && k == 0) { /* read when the tile is rounded */
                     int c = here.column + 2 * thread;
                     if (thread < PRODUCT_TILE / 2)
                         bias_words[group][thread] =
@@ -361,13 +395,17 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
             products_wait<0>();
             pin(acc);
             release(last);
+            if (!MN) {
 #pragma unroll
-            for (int n = 0; n < 32; n++) {
-                uint32_t *h = &held[n / 4][2 * (n % 4)];
-                if (KIND == PRODUCT_GELU) {
+                for (int n = 0; n < 32; n++) {
                     float2 b = unpack(bias_words[group][4 * (n % 16) + (lane & 3)], E());
                     acc[n][0] += b.x, acc[n][1] += b.y, acc[n][2] += b.x, acc[n][3] += b.y;
                 }
+            }
+            if constexpr (KIND == PRODUCT_ROTATE) rotate_tile<D>(acc, g, here, group);
+#pragma unroll
+            for (int n = 0; n < 32; n++) {
+                uint32_t *h = &held[n / 4][2 * (n % 4)];
                 h[0] = pack(acc[n][0], acc[n][1], E());
                 h[1] = pack(acc[n][2], acc[n][3], E());
             }
@@ -392,9 +430,12 @@ typedef struct product_call {
     int64_t rows, columns, depth; /* of the result; summed over */
     const void *a, *b, *bias;     /* bias: NULL, or [columns] */
     void *out, *pre;              /* pre: written, or NULL (PRODUCT_GELU); read (PRODUCT_SLOPE) */
+    int64_t time, rotated;        /* as in product_grid */
+    const float2 *angles;
 } product_call;
 
-template <typename E, int KIND> static cudaError_t product_launch(const product_call &c)
+template <typename E, int KIND, int D = 0>
+static cudaError_t product_launch(const product_call &c)
 {
     constexpr int SHARE = PRODUCT_TILE / PRODUCT_CLUSTER;
     bool bf16 = std::is_same<E, __nv_bfloat16>::value;
@@ -410,8 +451,11 @@ template <typename E, int KIND> static cudaError_t product_launch(const product_
     g.steps = (int)lk_ceil(c.depth, PRODUCT_DEPTH);
     g.columns = (int)c.columns;
     g.keep = c.pre != NULL;
+    g.time = (int)c.time;
+    g.rotated = (int)c.rotated;
+    g.angles = c.angles;
 
-    auto kernel = k_product<E, KIND>;
+    auto kernel = k_product<E, KIND, D>;
     int clusters = c.processors / PRODUCT_CLUSTER, resident = clusters;
     TRY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   PRODUCT_BYTES));

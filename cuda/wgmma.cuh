@@ -380,10 +380,11 @@ static __device__ __forceinline__ void stores_commit(void)
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/* The stores of this thread have read shared memory; stores_wait: and are done. */
-static __device__ __forceinline__ void stores_read(void)
+/* The stores of this thread, but for the last PENDING committed ones, have read shared memory;
+ * stores_wait: all are done. */
+template <int PENDING> static __device__ __forceinline__ void stores_read(void)
 {
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
 static __device__ __forceinline__ void stores_wait(void)

@@ -317,27 +317,53 @@ static const case_kind cast = CASE_KIND("cast", unary_tensors, cast_build, cast_
 
 /* ---- rope, attention ----------------------------------------------------------------------- */
 
+static int64_t qkv_width(const op_case *c)
+{
+    return (int64_t)(c->heads + 2 * c->kv_heads) * c->head_dim;
+}
+
 static int qkv_tensors(const op_case *c, case_tensor *t)
 {
     int n = 0;
-    TENSOR("qkv", CASE_INPUT, 3,
-           {c->batch, c->time, (int64_t)(c->heads + 2 * c->kv_heads) * c->head_dim});
+    TENSOR("qkv", CASE_INPUT, 3, {c->batch, c->time, qkv_width(c)});
     return n;
 }
+
+static float theta(const op_case *c) { return c->theta > 0 ? c->theta : 10000.0f; }
 
 static lk_tensor *rope_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
 {
     (void)type;
-    return lk_rope(g, in[0], c->heads, c->kv_heads, 10000.0f, c->inverse);
+    return lk_rope(g, in[0], c->heads, c->kv_heads, theta(c), c->inverse);
 }
 
 static int64_t rope_reference(const op_case *c, double *const *in, double *y)
 {
-    ref_rope(c->batch, c->time, c->heads, c->kv_heads, c->head_dim, 10000.0f, c->inverse, in[0], y);
-    return rows(c) * (c->heads + 2 * c->kv_heads) * c->head_dim;
+    ref_rope(c->batch, c->time, c->heads, c->kv_heads, c->head_dim, theta(c), c->inverse, in[0], y);
+    return rows(c) * qkv_width(c);
 }
 
 static const case_kind rope = CASE_KIND("rope", qkv_tensors, rope_build, rope_reference);
+
+/* The product that makes qkv rotates it. */
+static lk_tensor *linear_rope_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                    lk_tensor *const *in)
+{
+    lk_tensor *qkv = linear_build(g, c, type, in);
+    return rope_build(g, c, type, &qkv);
+}
+
+static int64_t linear_rope_reference(const op_case *c, double *const *in, double *y)
+{
+    double *qkv = malloc((size_t)(rows(c) * c->out) * sizeof *qkv);
+    linear_reference(c, in, qkv);
+    int64_t n = rope_reference(c, &qkv, y);
+    free(qkv);
+    return n;
+}
+
+static const case_kind linear_rope =
+    CASE_KIND("linear rope", linear_tensors, linear_rope_build, linear_rope_reference);
 
 static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
                                   lk_tensor *const *in)
@@ -355,6 +381,26 @@ static int64_t attention_reference(const op_case *c, double *const *in, double *
 
 static const case_kind attention =
     CASE_KIND("attention", qkv_tensors, attention_build, attention_reference);
+
+/* The gradient of attention rotates dqkv back. */
+static lk_tensor *rope_attention_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                       lk_tensor *const *in)
+{
+    lk_tensor *qkv = rope_build(g, c, type, in);
+    return attention_build(g, c, type, &qkv);
+}
+
+static int64_t rope_attention_reference(const op_case *c, double *const *in, double *y)
+{
+    double *qkv = malloc((size_t)(rows(c) * qkv_width(c)) * sizeof *qkv);
+    rope_reference(c, in, qkv);
+    int64_t n = attention_reference(c, &qkv, y);
+    free(qkv);
+    return n;
+}
+
+static const case_kind rope_attention =
+    CASE_KIND("rope attention", qkv_tensors, rope_attention_build, rope_attention_reference);
 
 static int cross_tensors(const op_case *c, case_tensor *t)
 {
@@ -418,6 +464,8 @@ static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_r
     {.kind = &residual_norm, .batch = b, .time = t, .in = 24, .out = c, __VA_ARGS__}
 #define HEADS(what, b, t, h, k, d, ...)                                                            \
     {.kind = &what, .batch = b, .time = t, .heads = h, .kv_heads = k, .head_dim = d, __VA_ARGS__}
+#define ROTATED(b, t, c, h, k, d, ...)                                                             \
+    HEADS(linear_rope, b, t, h, k, d, .in = c, .out = (h + 2 * k) * d, ##__VA_ARGS__)
 #define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
 #define XENT(n, v, k) {.kind = &xent, .batch = 1, .time = n, .out = v, .classes = k}
 
@@ -476,6 +524,18 @@ const op_case op_cases[] = {
     HEADS(rope, 2, 19, 4, 4, 16),
     HEADS(rope, 2, 19, 4, 2, 32),
     HEADS(rope, 2, 19, 4, 1, 6, .inverse = true),
+    HEADS(rope, 1, 8192, 2, 1, 8, .theta = 1e6f),
+    ROTATED(2, 19, 24, 4, 2, 6, .bias = true),
+    ROTATED(2, 19, 24, 4, 2, 6, .inverse = true),
+    /* tiles of 128 x 128, the last rows partly filled; heads of v in a tile of their own, or in one
+     * with rotated heads; 1, 2 and 9 steps of the sum */
+    ROTATED(3, 50, 64, 2, 1, 32, .bias = true),
+    ROTATED(2, 200, 128, 4, 2, 64, .bias = true),
+    ROTATED(1, 300, 128, 2, 1, 64),
+    ROTATED(5, 60, 576, 4, 1, 64, .bias = true),
+    ROTATED(2, 130, 64, 3, 1, 128, .bias = true, .theta = 500),
+    ROTATED(1, 140, 64, 2, 1, 96, .bias = true),
+    ROTATED(1, 8192, 64, 2, 1, 32, .theta = 1e6f),
     HEADS(attention, 2, 64, 4, 4, 16, .causal = true),
     HEADS(attention, 2, 37, 4, 2, 16, .causal = true),
     HEADS(attention, 2, 37, 4, 1, 16, .causal = true, .alibi = true),
@@ -497,6 +557,14 @@ const op_case op_cases[] = {
     HEADS(attention, 1, 150, 2, 2, 96, .causal = true, .alibi = true, .p = 0.1f),
     HEADS(attention, 1, 192, 2, 1, 128, .causal = true),
     HEADS(attention, 1, 140, 2, 2, 128, .alibi = true, .p = 0.1f),
+    HEADS(rope_attention, 2, 37, 4, 2, 16, .causal = true),
+    HEADS(rope_attention, 1, 70, 2, 1, 48),
+    HEADS(rope_attention, 1, 200, 2, 1, 32, .causal = true),
+    HEADS(rope_attention, 2, 260, 2, 2, 64, .causal = true),
+    HEADS(rope_attention, 1, 300, 4, 2, 64, .causal = true, .p = 0.2f),
+    HEADS(rope_attention, 1, 133, 3, 3, 64, .theta = 500),
+    HEADS(rope_attention, 1, 150, 2, 2, 96, .causal = true),
+    HEADS(rope_attention, 1, 192, 2, 1, 128, .causal = true, .theta = 1e6f),
     CROSS(2, 37, 64, 4, 2, 16),
     CROSS(1, 64, 37, 4, 4, 16, .alibi = true),
     CROSS(2, 37, 64, 4, 1, 16, .causal = true, .alibi = true, .p = 0.2f),
@@ -537,6 +605,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->in) APPEND(" in %lld", (long long)c->in);
     if (c->out) APPEND(" out %lld", (long long)c->out);
     if (c->heads) APPEND(" heads %d/%d of %d", c->heads, c->kv_heads, c->head_dim);
+    if (c->theta > 0) APPEND(" theta %g", (double)c->theta);
     if (c->keys) APPEND(" keys %lld", (long long)c->keys);
     if (c->classes) APPEND(" classes %lld", (long long)c->classes);
     if (c->bias) APPEND(" bias");

@@ -56,6 +56,7 @@ struct op_case {
     lk_embed_position position;
     int heads, kv_heads, head_dim;
     bool causal, alibi, inverse;
+    float theta;  /* of rope; 0: 10000 */
     int64_t keys; /* cross_attention: of `time` queries */
     int64_t classes;
     float p;

@@ -223,8 +223,40 @@ static void check(const lk_transformer *m, lk_dtype type)
                c[LK_OP_NORM_GRAD] == !embedding && c[LK_OP_DROPOUT] == embedding &&
                plain.count[LK_OP_DROPOUT] == (embedding ? branches + 2 : 0),
            "they make the cotangents of the branches");
+    int rope = strcmp(m->position, "rope") == 0;
+    tap_ok(c[LK_OP_ROPE] == 0 && plain.count[LK_OP_ROPE] == 2 * rope * layers,
+           "q and k are rotated where they are made, and back where their cotangents are");
     tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);
     check_same(&fused, &plain, type, type == LK_F32);
+}
+
+/* Rotations that stay nodes: of what others read too, of what is rotated already, of a product with
+ * an activation, of the other direction, of other heads than attention has. */
+static void check_ropes(void)
+{
+    enum { READ, TWICE, ACTIVATED, BACK, HEADS, ROPES };
+    int64_t w[2] = {3 * WIDTH, WIDTH};
+    for (int i = 0; i < ROPES; i++) {
+        lk_params *params = lk_params_create();
+        lk_graph *g = lk_graph_create(params, true);
+        lk_tensor *x = lk_input(g, "x", LK_F32, 3, (int64_t[]){BATCH, CONTEXT, WIDTH});
+        lk_tensor *qkv = lk_linear(g, x, weight(g, "w", 2, w), NULL,
+                                   i == ACTIVATED ? LK_GELU : LK_LINEAR);
+        lk_tensor *y = lk_rope(g, qkv, i == HEADS ? 2 : 4, i == HEADS ? 2 : 4, 1e4f, i == BACK);
+        if (i == READ) lk_add(g, qkv, y);
+        if (i == TWICE) lk_rope(g, y, 4, 4, 1e4f, false);
+        if (i == HEADS) {
+            lk_tensor *a = lk_attention(g, y, 4, 4, true, false, 0);
+            lk_autodiff(g, a, lk_input(g, "dy", LK_F32, 3, a->dim), 0, NULL, NULL);
+        }
+        int count = 0;
+        lk_status status = lk_fuse(g);
+        for (lk_node *n = g->first; n; n = n->next) count += n->op == LK_OP_ROPE;
+        tap_ok(status == LK_OK && count == 1, "rotation %d: %d node stays %s", i, count,
+               lk_error_text());
+        lk_graph_destroy(g);
+        lk_params_destroy(params);
+    }
 }
 
 static void check_images(lk_dtype type)
@@ -278,8 +310,10 @@ int main(void)
         m.dropout = variant & 1 ? 0.2f : 0;
         m.ffn = variant & 2 ? "swiglu" : "gelu";
         m.norm = variant & 2 ? "rmsnorm" : "layernorm";
+        m.position = variant & 2 ? "rope" : "alibi";
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check(&m, type);
     }
+    check_ropes();
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_images(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_blocks(type);
     return tap_done();

@@ -181,7 +181,8 @@ static int64_t backward_floats(const lk_node *n)
 
 size_t lk_cpu_attention_grad_scratch(const lk_node *n)
 {
-    return lk_cpu_own_bytes(backward_floats(n));
+    size_t own = lk_cpu_own_bytes(backward_floats(n)), rope = lk_cpu_rope_scratch(n);
+    return own > rope ? own : rope;
 }
 
 static lk_status backward_head(const shape *s, int64_t b, int h, const float *lse, buffers *u)
@@ -260,5 +261,6 @@ lk_status lk_cpu_attention_grad(lk_exec *x, const lk_node *n)
             store_head(&s, dkeys, to, b, value, u.dv);
         }
     }
+    if (lk_rotation_of(n)) lk_cpu_rotate(x, n, dqueries);
     return finished(n, bad);
 }

@@ -114,6 +114,12 @@ size_t lk_cpu_apply_scratch(const lk_tensor *t);
 void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
                   const lk_tensor *out);
 
+/* ---- rope.c ---------------------------------------------------------------------------------- */
+
+/* Output 0 of n = t [B,T,width], which it may be, rotated as n says. Uses lk_cpu_rope_scratch(n) of
+ * the beginning of scratch. */
+void lk_cpu_rotate(lk_exec *x, const lk_node *n, const lk_tensor *t);
+
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cpu_attention_scratch(const lk_node *n);
@@ -136,7 +142,7 @@ size_t lk_cpu_excite_dw_scratch(const lk_node *n);
 size_t lk_cpu_norm_scratch(const lk_node *n); /* and RESIDUAL_NORM */
 size_t lk_cpu_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_residual_norm_grad_scratch(const lk_node *n);
-size_t lk_cpu_rope_scratch(const lk_node *n);
+size_t lk_cpu_rope_scratch(const lk_node *n); /* of any node; 0 where nothing is rotated */
 size_t lk_cpu_batch_norm_scratch(const lk_node *n);
 size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_batch_moments_scratch(const lk_node *n);

@@ -60,8 +60,10 @@ void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *
 
 size_t lk_cpu_linear_scratch(const lk_node *n)
 {
-    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) + lk_cpu_copy_bytes(n->in[2]) +
-           lk_cpu_copy_bytes(n->out[0]) + 1024;
+    size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
+                    lk_cpu_copy_bytes(n->in[2]) + lk_cpu_copy_bytes(n->out[0]) + 1024;
+    size_t rope = lk_cpu_rope_scratch(n);
+    return copies > rope ? copies : rope;
 }
 
 size_t lk_cpu_linear_dx_scratch(const lk_node *n)
@@ -122,6 +124,7 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
     LK_TRY(lk_cpu_matmul(false, true, lk_rows(in), w->dim[0], w->dim[1], xs, ws, 0.0f, y));
     if (b || n->attr.linear.activation != LK_LINEAR || out->dtype != LK_F32)
         finish(n, y, bs, lk_data(x, out), lk_data(x, n->out[1]));
+    if (lk_rotation_of(n)) lk_cpu_rotate(x, n, out);
     return LK_OK;
 }
 

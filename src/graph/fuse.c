@@ -8,6 +8,9 @@
  *   NORM_GRAD or RESIDUAL_NORM_GRAD, LINEAR_DW
  *                            -> RESIDUAL_NORM_GRAD that makes the gradient of the bias
  *   XENT, XENT_GRAD          -> XENT_FUSED
+ *   LINEAR, ROPE             -> LINEAR that rotates what it writes
+ *   ATTENTION_GRAD, inverse ROPE
+ *                            -> ATTENTION_GRAD that does so
  *   GATE_DX, POOL_GRAD, ADD  -> GATE_DX that adds the pool's cotangent
  *   BATCH_NORM in training, DWCONV, DWCONV_GRAD
  *                            -> BATCH_MOMENTS, NORM_DWCONV, NORM_DWCONV_GRAD: the normalised image
@@ -184,6 +187,27 @@ static bool xent_grad(const fuser *f, lk_node *n)
     return true;
 }
 
+/* q and k are rotated by the product that makes them, and their cotangents back by the gradient of
+ * attention. */
+static bool rope(const fuser *f, lk_node *n)
+{
+    const lk_rotation *r = &n->attr.rope;
+    lk_node *p = maker(f, n->in[0], r->inverse ? LK_OP_ATTENTION_GRAD : LK_OP_LINEAR, 1);
+    if (!p || lk_rotation_of(p)) return false;
+    if (r->inverse) {
+        if (p->in[1] || p->attr.attention.heads != r->heads ||
+            p->attr.attention.kv_heads != r->kv_heads)
+            return false;
+        p->attr.attention.rope = *r;
+    } else {
+        if (p->attr.linear.activation != LK_LINEAR) return false;
+        p->attr.linear.rope = *r;
+    }
+    f->ready[n->out[0]->id] = f->ready[p->out[0]->id];
+    give(p, 0, n->out[0]);
+    return true;
+}
+
 /* ---- batch norms around depthwise convolutions ---------------------------------------------- */
 
 /* Whether m reads all of t, and only as its image. */
@@ -273,6 +297,7 @@ static bool joined(const fuser *f, lk_node *n)
     case LK_OP_DROPOUT: return dropout(f, n);
     case LK_OP_LINEAR_DW: bias_gradient(f, n); return false;
     case LK_OP_NORM: return norm(f, n);
+    case LK_OP_ROPE: return rope(f, n);
     case LK_OP_XENT_GRAD: return xent_grad(f, n);
     default: return false;
     }

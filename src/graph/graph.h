@@ -92,6 +92,13 @@ typedef enum lk_norm_kind { LK_LAYERNORM, LK_RMSNORM } lk_norm_kind;
 typedef enum lk_embed_position { LK_POSITION_NONE, LK_POSITION_TABLE, LK_POSITION_SINUSOIDAL }
 lk_embed_position;
 
+/* Rotary positions, as ROPE has them, of the q and k heads of [B,T,(H+2K)D]. */
+typedef struct lk_rotation {
+    int heads, kv_heads, head_dim; /* H, K, D; H 0: nothing is rotated */
+    float theta;
+    bool inverse; /* by the negative angle */
+} lk_rotation;
+
 /* What a node needs besides tensors. The member is that of the node's op. */
 typedef union lk_attr {
     struct {
@@ -105,6 +112,7 @@ typedef union lk_attr {
     } embed;
     struct {
         lk_activation activation;
+        lk_rotation rope; /* LINEAR: of the result */
     } linear;
     struct {
         lk_norm_kind kind;
@@ -121,17 +129,14 @@ typedef union lk_attr {
         lk_norm_kind kind;
         float eps;
     } residual_norm; /* and its gradient */
-    struct {
-        int heads, kv_heads, head_dim;
-        float theta;
-        bool inverse;
-    } rope;
+    lk_rotation rope;
     struct {
         int heads, kv_heads, head_dim;
         bool causal, alibi;
         float scale; /* of q.k, usually 1/sqrt(head_dim) */
         float p;     /* dropout of the attention weights */
         uint32_t site;
+        lk_rotation rope; /* ATTENTION_GRAD: of dqkv */
     } attention;
     struct {
         int64_t classes; /* columns beyond are headroom: as -inf, no gradient */

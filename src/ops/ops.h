@@ -140,6 +140,9 @@
  *   BATCH_MOMENTS of y as stored; their sums may be cut otherwise than those of BATCH_NORM.
  * NORM_DWCONV_GRAD  in  x, w, nw, nb, mean, rstd, dy              out dn X or NULL, dw f32 [k,k,C]
  *   DWCONV_GRAD of the same n; dn is the cotangent of n.
+ * LINEAR, ATTENTION_GRAD with a rotation (attr.rope)
+ *   y or dqkv = ROPE of what they compute without; X before the rotation: rounded or not, as the
+ *   kernel does it. Only of activation LK_LINEAR, and only of qkv.
  * XENT_FUSED      in  logits X [N,V], targets, dloss f32 [1]      out dlogits X [N,V], loss f32 [1]
  *   XENT and XENT_GRAD. May run in place.
  *
@@ -175,6 +178,8 @@ typedef struct lk_rule {
 #undef LK_OP
 
 const char *lk_op_name(lk_op op);
+/* How a ROPE, LINEAR or ATTENTION_GRAD rotates its output 0; NULL: it does not, nor do others. */
+const lk_rotation *lk_rotation_of(const lk_node *n);
 const lk_rule *lk_op_rule(lk_op op);
 lk_policy lk_op_policy(lk_op op);
 void lk_op_cost(const lk_node *n, double *flops, double *bytes);

@@ -28,4 +28,13 @@ lk_tensor *lk_rope(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, float t
     return lk_node_output(g, n, lk_tensor_like(g, qkv));
 }
 
+const lk_rotation *lk_rotation_of(const lk_node *n)
+{
+    const lk_rotation *r = n->op == LK_OP_ROPE             ? &n->attr.rope
+                           : n->op == LK_OP_LINEAR         ? &n->attr.linear.rope
+                           : n->op == LK_OP_ATTENTION_GRAD ? &n->attr.attention.rope
+                                                           : NULL;
+    return r && r->heads ? r : NULL;
+}
+
 const lk_rule lk_rule_rope = {.gradient = gradient, .in_place = 0};
