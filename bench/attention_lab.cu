@@ -35,6 +35,7 @@ typedef struct lab_case {
     bool causal, alibi;
     float p;
     bool bf16;
+    bool rope = false; /* times: wgmma rotates dq and dk back */
 } lab_case;
 
 /* ---- host side ------------------------------------------------------------------------------ */
@@ -99,6 +100,20 @@ static void *device(size_t bytes)
     return p;
 }
 
+/* [T, D / 2] */
+static const float2 *angles_of(const lab_case *c)
+{
+    std::vector<float2> host((size_t)c->t * c->d / 2);
+    for (size_t i = 0; i < host.size(); i++) {
+        int half = c->d / 2;
+        double angle = (double)(i / half) * pow(1e4, -(double)(i % half) / half);
+        host[i] = make_float2((float)cos(angle), (float)sin(angle));
+    }
+    void *angles = device(host.size() * sizeof(float2));
+    CHECK(cudaMemcpy(angles, host.data(), host.size() * sizeof(float2), cudaMemcpyHostToDevice));
+    return (const float2 *)angles;
+}
+
 template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
 {
     cudaDeviceProp prop;
@@ -129,6 +144,7 @@ template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
         lk_step_state *st = (lk_step_state *)device(sizeof *st);
         CHECK(cudaMemcpy(st, &state, sizeof state, cudaMemcpyHostToDevice));
         k.state = st;
+        if (c->rope) k.angles = angles_of(c);
         l->call.push_back(k);
     }
     CHECK(cudaStreamSynchronize(l->stream));
@@ -139,6 +155,7 @@ static void lab_close(lab *l)
     for (attention_call &k : l->call) {
         cudaFree((void *)k.q), cudaFree((void *)k.dy), cudaFree(k.y), cudaFree(k.dq);
         cudaFree(k.lse), cudaFree(k.scratch), cudaFree((void *)k.state);
+        cudaFree((void *)k.angles);
     }
     cudaStreamDestroy(l->stream);
 }
@@ -522,6 +539,7 @@ static const lab_case checks[] = {
 
 static const lab_case times[] = {
     {"gpt2", 32, 1024, 1024, 12, 12, 64, true, false, 0, false},
+    {"gpt2 rope", 32, 1024, 1024, 12, 12, 64, true, false, 0, false, true},
     {"alibi10m", 64, 256, 256, 6, 6, 64, true, true, 0, false},
     {"shakespeare", 64, 256, 256, 6, 6, 64, true, false, 0.2f, false},
     {"fusion", 128, 260, 260, 6, 6, 64, false, false, 0, false},

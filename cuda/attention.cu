@@ -6,8 +6,9 @@
  *   attention_wgmma.cuh, attention_wgmma_grad.cuh  f16, bf16; Hopper; head sizes 32, 64, 96, 128
  *   attention_mma.cuh                              f16, bf16; any device and head size
  *   attention_float.cuh                            f32
- * The set is chosen by device and shape alone. In every set each sum has one owner and one order:
- * no atomics, bits depend on the shape only. */
+ * The set is chosen by device and shape alone. The first rotates dq and dk back where that is asked
+ * for; after the others rope.cu does. In every set each sum has one owner, one order: no atomics,
+ * bits depend on the shape only. */
 #include "cuda/attention_float.cuh"
 #include "cuda/attention_mma.cuh"
 #include "cuda/attention_wgmma_grad.cuh"

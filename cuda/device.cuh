@@ -203,8 +203,8 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it, bias included. *done: the epilogue did gelu or the rotation (linear) or gelu' (linear_dx);
- * else the product of a linear with gelu lies in pre, if that is wanted, or in y. */
+/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu' or rotation; else the
+ * product of a linear with gelu lies in pre, if that is wanted, or in y. */
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
@@ -214,7 +214,7 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 
 /* To be raised with every change of the bits of these products: resumed runs rely on it. */
 enum { LK_PRODUCT_VERSION = 1 };
-/* Whether node n is a linear with gelu or a rotation, or a linear_dx with gelu', that can run here. */
+/* Whether node n, a linear with gelu or a rotation or a linear_dx with gelu', can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
 /* Run it, all of it. */
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n);

@@ -229,8 +229,8 @@ static __device__ __forceinline__ void rotate_tile(float (&acc)[32][4], const pr
         const float4 *v = angles_at<D>(g.angles, (row + 64 * half + 8) % g.time);
 #pragma unroll
         for (int j = 0; j < D / 16; j++) {
-            if (half + j && j % 4 == 0) group_sync(group); /* later loads stay behind it:
-                                                              registers are few */
+            /* No load goes past this: registers are few. */
+            if ((half || j) && j % 4 == 0) group_sync(group);
             float4 upper = u[4 * j], lower = v[4 * j];
 #pragma unroll
             for (int h = 0; h < PRODUCT_TILE / D; h++) {

@@ -37,8 +37,8 @@ lk_status lk_cuda_angles(const lk_cuda *d, const lk_node *n, const float2 **angl
     return LK_OK;
 }
 
-/* angles [time, half]: cosine and sine of t theta^(-i/half), which is computed in double and reduced
- * to a turn before the f32 functions. log_theta: base-2 logarithm. */
+/* angles [time, half]: cosine and sine of t theta^(-i/half), in double and reduced to a turn before
+ * the f32 functions. log_theta: base-2 logarithm. */
 static __global__ void k_angles(float2 *angles, int64_t time, int half, double log_theta)
 {
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -148,7 +148,7 @@ lk_status lk_cuda_rotate(lk_exec *x, const lk_node *n, const lk_tensor *in)
 {
     const lk_cuda *d = (const lk_cuda *)x->device;
     const lk_rotation *r = lk_rotation_of(n);
-    const float2 *angles;
+    const float2 *angles = NULL;
     LK_TRY(lk_cuda_angles(d, n, &angles));
     int64_t batch = in->dim[0], t = in->dim[1];
     int half = r->head_dim / 2;

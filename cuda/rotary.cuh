@@ -22,7 +22,7 @@ static __device__ __forceinline__ void rotate(float (&a)[4], float (&b)[4], floa
     }
 }
 
-/* Where the angles of this lane's columns of position t begin, in steps of 4 for every 8 columns. */
+/* The angles of this lane's columns at position t; those of 8 columns further stand 4 further. */
 template <int D>
 static __device__ __forceinline__ const float4 *angles_at(const float2 *angles, int t)
 {
