@@ -9,7 +9,6 @@
 enum {
     STRIP = 7,    /* outputs across a strip */
     LINES = 2,    /* and down */
-    PAIRS = 3,    /* of columns in a strip of dx with stride 2 */
     ROLE = 128,   /* threads of a block that do one thing: 1 role forward, 2 in the gradient */
     MOST_WIDTH = 16,
     FORWARD_BYTES = 40 << 10, /* most of a tile */
@@ -54,7 +53,6 @@ typedef struct cut {
     int down, across;  /* tiles of an image; more than one only with images = 1 */
     int tiles;         /* in all, without groups */
     int strips, lines; /* of an image in a tile: across and down */
-    int pairs, pair_rows; /* the same of dx with stride 2 */
     part x, dy;
     lk_divisor by_chunks; /* 16-byte chunks of a pixel */
 } cut;
@@ -87,13 +85,6 @@ static part part_of(const cut *c, int rows, int cols, int last_row, int last_col
     return p;
 }
 
-/* Rows (or columns) of dx with stride 2 that a tile can have, in pairs. All of the image's are at
- * most (pad + 1) / 2 more than its outputs. */
-static int dx_pairs(bool all, int outputs, int input, int pad)
-{
-    return all ? (input - 1 + pad) / 2 + 1 : outputs + (pad + 1) / 2;
-}
-
 /* Complete a cut whose width, images, rows, cols, down and across are chosen. */
 static void cut_fill(cut *c, const shape *a, size_t element, bool grad)
 {
@@ -109,16 +100,11 @@ static void cut_fill(cut *c, const shape *a, size_t element, bool grad)
                    extent(c->across == 1, a->w, a->pad, (c->cols - 1) * s + k),
                    last_row * s + k - 1, last_col * s + k - 1, threads);
     if (!grad) return;
-    int more = s == 1 ? 2 * a->pad : a->pad + (a->pad + 1) / 2;
+    int after = s == 1 ? a->pad : (a->pad + 1) / 2, more = a->pad + after;
     int rows = extent(c->down == 1, a->ho, a->pad, c->rows + more);
     int cols = extent(c->across == 1, a->wo, a->pad, c->cols + more);
-    c->pair_rows = dx_pairs(c->down == 1, c->rows, a->h, a->pad);
-    c->pairs = (int)lk_ceil(dx_pairs(c->across == 1, c->cols, a->w, a->pad), PAIRS);
-    if (s == 1)
-        c->dy = part_of(c, rows, cols, last_row + k - 1, last_col + k - 1, threads);
-    else
-        c->dy = part_of(c, rows, cols, c->pair_rows - 1 + a->pad, c->pairs * PAIRS - 1 + a->pad,
-                        threads);
+    if (s == 2) last_row = c->rows - 1;
+    c->dy = part_of(c, rows, cols, last_row + more, last_col + more, threads);
 }
 
 /* Threads of a warp read 16-byte chunks of different planes and strips: choose the planes' distance
@@ -171,11 +157,11 @@ static double tile_work(const cut *c, const shape *a, bool grad)
         return TILE + part_work(&c->x, a->normal ? FETCH_NORMAL : FETCH) +
                strip_work(strips, c->slots, pixels, outputs, area,
                           STORE + (a->normal ? MEASURE : 0));
-    int64_t pairs = (int64_t)c->images * c->pair_rows * c->pairs;
+    int64_t pairs = (int64_t)c->images * c->rows * c->strips; /* of rows */
     double dw = strip_work(strips, c->slots, pixels, outputs, area, STORE);
     double dx = s == 1 ? strip_work(strips, c->slots, pixels, outputs, area, STORE)
-                       : strip_work(pairs, c->slots, (k / 2 + 1) * (PAIRS + k / 2), 4 * PAIRS,
-                                    area / 4.0, 2 * STORE);
+                       : strip_work(pairs, c->slots, k * (STRIP + k / 2), 2 * outputs, area / 4.0,
+                                    STORE);
     return 2 * TILE + dw + dx + /* both roles' warps are on each scheduler */
            2 * part_work(&c->x, FETCH) + 2 * part_work(&c->dy, FETCH) +
            (a->normal ? 2 * part_work(&c->x, NORMAL) : 0);

@@ -6,8 +6,8 @@
  * sum of dw a tap and channel; a second kernel adds those of the chunks in double. The cut into
  * tiles and chunks is made from the shapes.
  *
- * With stride 2 a thread of dx takes pairs of rows and of columns (v = h + pad = 2i + q, alike for
- * columns), whose taps are those of the same parity: no products with inserted zeros.
+ * With stride 2 the rows of dx of one parity come after those of the other, 2 STRIP columns at once:
+ * each meets the taps of its parity alone, and there are no products with inserted zeros.
  *
  * Other shapes, as forward, and pad != k/2: plain kernels, one result a thread.
  *
@@ -86,24 +86,25 @@ static __device__ __forceinline__ void tile_dx(const E *dys, E *dx, const shape 
     }
 }
 
-/* sum[q][2j + p] of dx with stride 2: rows of parity q, columns of parity p; taps as they are. */
-template <typename E, int K>
+/* 2 STRIP columns of a row of dx of parity Q, with stride 2, one half after the other; taps as they
+ * are. at: of dy, K/4 rows and columns before the pair of the first two. */
+template <typename E, int K, int Q>
 static __device__ __forceinline__ void spread(const E *at, int row, const float2 *taps,
-                                              float2 (*sum)[2 * PAIRS])
+                                              float2 (*sum)[STRIP])
 {
-    enum { CHUNK = 16 / sizeof(E), REACH = K / 2 }; /* of dy before the pair's own */
+    enum { CHUNK = 16 / sizeof(E), REACH = K / 2, FIRST = REACH + 2 * (K / 4) };
 #pragma unroll
     for (int r = 0; r <= REACH; r++) {
+        int ky = FIRST + Q - 2 * r;
+        if (ky >= 0 && ky < K) {
 #pragma unroll
-        for (int u = 0; u < PAIRS + REACH; u++) {
-            float2 v = get2(at + u * CHUNK);
+            for (int u = 0; u < STRIP + REACH; u++) {
+                float2 v = get2(at + u * CHUNK);
 #pragma unroll
-            for (int q = 0; q < 2; q++) {
-                int ky = q + 2 * (REACH - r);
-#pragma unroll
-                for (int j = 0; j < 2 * PAIRS; j++) {
-                    int kx = (j & 1) + 2 * (j / 2 + REACH - u);
-                    if (ky < K && kx >= 0 && kx < K) add_product(sum[q][j], taps[ky * K + kx], v);
+                for (int j = 0; j < 2 * STRIP; j++) {
+                    int kx = FIRST + j % 2 - 2 * (u - j / 2);
+                    if (kx >= 0 && kx < K)
+                        add_product(sum[j / STRIP][j % STRIP], taps[ky * K + kx], v);
                 }
             }
         }
@@ -111,31 +112,33 @@ static __device__ __forceinline__ void spread(const E *at, int row, const float2
     }
 }
 
-/* dx with stride 2: pairs of rows and columns from the tile's own; the last tile has the rest. */
-template <typename E, int K>
+/* dx with stride 2, the rows of parity Q: 2i + Q for each row i of outputs of the tile, and twice its
+ * columns. */
+template <typename E, int K, int Q>
 static __device__ __forceinline__ void tile_dx2(const E *dys, E *dx, const shape &a, const cut &c,
                                                 const tile &t, const seat &s, const float2 *taps)
 {
+    enum { BACK = K / 2 - K / 4 };
     strip p = {};
-    int row_limit = t.bottom ? a.h : 2 * (t.row + c.rows) - a.pad; /* of h and w */
-    int col_limit = t.right ? a.w : 2 * (t.col + c.cols) - a.pad;
     dx += (int64_t)t.image * a.h * a.w * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.pairs, c.pair_rows); p.image < c.images;
-         strip_move(p, c.slots, c.pairs, c.pair_rows)) {
-        if (t.image + p.image >= a.batch) continue;
-        int col = p.at * PAIRS;
-        float2 sum[2][2 * PAIRS] = {};
-        spread<E, K>(pixel_of(dys, c.dy, s, p.image, p.line, col), c.dy.cols, taps, sum);
-        int h = 2 * (t.row + p.line) - a.pad, w = 2 * (t.col + col) - a.pad;
-        E *to = dx + ((p.image * a.h + h) * a.w + w) * a.cols;
+    for (strip_move(p, s.slot, c.strips, c.rows); p.image < c.images;
+         strip_move(p, c.slots, c.strips, c.rows)) {
+        int row = 2 * p.line + Q, col = 2 * STRIP * p.at;
+        int down = left_of(a.h, 2 * t.row, 2 * c.rows, row);
+        int across = left_of(a.w, 2 * t.col, 2 * c.cols, col);
+        if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
+        float2 sum[LINES][STRIP] = {};
+        spread<E, K, Q>(pixel_of(dys, c.dy, s, p.image, p.line + BACK, p.at * STRIP + BACK),
+                        c.dy.cols, taps, sum);
+        E *to = dx + ((p.image * a.h + 2 * t.row + row) * a.w + 2 * t.col + col) * a.cols;
+        if (across >= 2 * STRIP) { /* most are whole */
 #pragma unroll
-        for (int q = 0; q < 2; q++) {
-            if (h + q < 0 || h + q >= row_limit) continue;
-#pragma unroll
-            for (int j = 0; j < 2 * PAIRS; j++)
-                if (w + j >= 0 && w + j < col_limit)
-                    put2(to + (q * a.w + j) * a.cols, sum[q][j]);
+            for (int j = 0; j < 2 * STRIP; j++) put2(to + j * a.cols, sum[j / STRIP][j % STRIP]);
+            continue;
         }
+#pragma unroll
+        for (int j = 0; j < 2 * STRIP; j++)
+            if (j < across) put2(to + j * a.cols, sum[j / STRIP][j % STRIP]);
     }
 }
 
@@ -215,7 +218,10 @@ static __global__ void __launch_bounds__(2 * ROLE, K == 7 ? 1 : 2)
         if (s.active) {
             if (for_dw) tile_dw<E, K, S>(in, dys, a, c, t, s, taps);
             else if (dx && S == 1) tile_dx<E, K>(dys, dx, a, c, t, s, taps);
-            else if (dx) tile_dx2<E, K>(dys, dx, a, c, t, s, taps);
+            else if (dx) {
+                tile_dx2<E, K, 0>(dys, dx, a, c, t, s, taps);
+                tile_dx2<E, K, 1>(dys, dx, a, c, t, s, taps);
+            }
         }
         __syncthreads(); /* before this tile's place is written again */
     }

@@ -11,7 +11,6 @@
 typedef struct tile {
     int image;
     int row, col;
-    bool bottom, right; /* the last one in that direction */
 } tile;
 
 static __device__ __forceinline__ tile tile_of(const cut &c, int number)
@@ -21,8 +20,6 @@ static __device__ __forceinline__ tile tile_of(const cut &c, int number)
     t.image = number / per * c.images;
     t.row = i / c.across * c.rows;
     t.col = i % c.across * c.cols;
-    t.bottom = i / c.across == c.down - 1;
-    t.right = i % c.across == c.across - 1;
     return t;
 }
 
