@@ -3,14 +3,15 @@
  *
  * Training: moments of the columns, their combination (tiny), then y in a second pass: x is read
  * twice, y written once. Gradient: sums of dz and dz xhat, their combination (tiny), then dx: x and
- * dy are read twice, dx written once; z is computed again from x.
+ * dy are read twice, dx written once; z is computed again from x. The node that makes dy may have
+ * made the sums: then x and dy are read once.
  *
  * A pass runs over tiles of rows (columns.cuh). Block i of P takes tiles i, i + P, ...: the cut is
  * given by the shape. A block sums about its own first row, so that a large mean cancels nothing;
  * the blocks' means and squares are joined in double (T. Chan et al., "Algorithms for computing the
  * sample variance", 1983). The passes that sum go from the last tile to the first and those that
- * write after them go forward, batch_apply backward: what was written or read last is what the
- * level 2 cache still holds.
+ * write after them go forward, batch_apply and dx of given sums backward: what was written or read
+ * last is what the level 2 cache still holds.
  *
  * x, y, dy, dx X [N,C]; w, b, mean, rstd, dw, db f32 [C]. */
 #include "cuda/batch_norm.cuh"
@@ -365,12 +366,18 @@ static __global__ void __launch_bounds__(THREADS, 2)
     lk_put<V>(dw + (int64_t)block * k.cols + p.column, product);
 }
 
-/* The gradients of the parameters, and what k_dx needs of them: [2,C], the averages of dz and of
- * dz xhat, the second times rstd. */
+/* Where the sums go: the gradients of the parameters, and what k_dx needs of them; or `sums` alone,
+ * as they are. */
+typedef struct sums_end {
+    float *db, *dw;   /* [C] or NULL */
+    bool add_b, add_w;
+    float *average;   /* [2,C]: the averages of dz and of dz xhat, the second times rstd */
+    float *sums;      /* [2,C] or NULL */
+} sums_end;
+
 static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
     k_sums_end(const float *partial_b /* [blocks,C] */, const float *partial_w /* [blocks,C] */,
-               const float *rstd /* [C] */, cut k, float *average /* [2,C] */,
-               float *db /* [C] or NULL */, float *dw /* [C] or NULL */, bool add_b, bool add_w)
+               const float *rstd /* [C] */, cut k, sums_end out)
 {
     __shared__ double shared[END_LANES][END_COLUMNS];
     int column = (int)(blockIdx.x * END_COLUMNS + threadIdx.x);
@@ -385,12 +392,17 @@ static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
     b = lane_sum(b, shared);
     w = lane_sum(w, shared);
     if (threadIdx.y != 0 || column >= k.cols) return;
+    if (out.sums) {
+        out.sums[column] = (float)b;
+        out.sums[k.cols + column] = (float)w;
+        return;
+    }
     double r = rstd[column], n = (double)k.rows;
     w *= r;
-    average[column] = (float)(b / n);
-    average[k.cols + column] = (float)(w * r / n);
-    if (db) db[column] = add_b ? db[column] + (float)b : (float)b;
-    if (dw) dw[column] = add_w ? dw[column] + (float)w : (float)w;
+    out.average[column] = (float)(b / n);
+    out.average[k.cols + column] = (float)(w * r / n);
+    if (out.db) out.db[column] = out.add_b ? out.db[column] + (float)b : (float)b;
+    if (out.dw) out.dw[column] = out.add_w ? out.dw[column] + (float)w : (float)w;
 }
 
 /* ---- gradient: dx --------------------------------------------------------------------------- */
@@ -398,7 +410,7 @@ static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
 template <typename E, int V, int A>
 static __global__ void __launch_bounds__(THREADS, 2)
     k_dx(const E *x /* [N,C] */, const E *dy /* [N,C] */, lk_normal from, lk_activation kind,
-         const float *average /* [2,C] */, E *dx /* [N,C], may be x or dy */, cut k)
+         const float *average /* [2,C] */, E *dx /* [N,C], may be x or dy */, bool backward, cut k)
 {
     constexpr int STEP = run_of<E, V>();
     lk_place p = lk_place_of<V>(k.g, blockIdx.x);
@@ -409,7 +421,8 @@ static __global__ void __launch_bounds__(THREADS, 2)
     lk_get<V>(shift, average + p.column);
     lk_get<V>(slope, average + k.cols + p.column);
     int64_t step = (int64_t)k.g.slots * k.cols;
-    for (int64_t t = blockIdx.y; t < k.tiles; t += k.blocks) {
+    for (int64_t i = blockIdx.y; i < k.tiles; i += k.blocks) {
+        int64_t t = backward ? k.tiles - 1 - i : i;
         int64_t at = (t * k.g.rows + p.slot) * k.cols + p.column;
         int valid = valid_rows(k, t, p.slot);
 #pragma unroll
@@ -439,17 +452,58 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
+/* ---- gradient: launch ----------------------------------------------------------------------- */
+
+/* db, dw [blocks,C] */
+static lk_status launch_sums(lk_exec *x, const lk_node *n, const lk_tensor *in,
+                             const lk_tensor *dy, lk_normal from, lk_activation kind, cut k,
+                             float *db, float *dw)
+{
+    dim3 grid(k.g.groups, k.blocks);
+    LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
+        k_sums<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, in), (const E *)lk_data(x, dy), from, kind, db, dw, k);
+    })));
+    return lk_cuda_launched(n);
+}
+
+/* Of k.blocks partial sums [blocks,C]. */
+static lk_status launch_sums_end(lk_exec *x, const lk_node *n, const float *db, const float *dw,
+                                 lk_normal from, cut k, sums_end out)
+{
+    k_sums_end<<<lk_blocks(k.cols, END_COLUMNS), dim3(END_COLUMNS, END_LANES), 0,
+                 lk_cuda_stream_of(x)>>>(db, dw, from.spread, k, out);
+    return lk_cuda_launched(n);
+}
+
+size_t lk_cuda_batch_sums_scratch(const lk_tensor *t)
+{
+    cut k = cut_of(t, SUM_BLOCKS);
+    return 2 * (size_t)k.blocks * (size_t)k.cols * sizeof(float);
+}
+
+lk_status lk_cuda_batch_sums(lk_exec *x, const lk_node *n, const lk_tensor *in,
+                             const lk_tensor *dy, lk_normal from, lk_activation kind, float *sums)
+{
+    cut k = cut_of(in, SUM_BLOCKS);
+    float *db = (float *)x->base[LK_REGION_SCRATCH];
+    float *dw = db + (int64_t)k.blocks * k.cols;
+    sums_end out = {NULL, NULL, false, false, NULL, sums};
+    LK_TRY(launch_sums(x, n, in, dy, from, kind, k, db, dw));
+    return launch_sums_end(x, n, db, dw, from, k, out);
+}
+
 size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n)
 {
-    cut k = cut_of(n->in[0], SUM_BLOCKS);
-    return 2 * ((size_t)k.blocks + 1) * (size_t)k.cols * sizeof(float);
+    size_t average = 2 * (size_t)lk_cols(n->in[0]) * sizeof(float);
+    return average + (n->in[6] ? 0 : lk_cuda_batch_sums_scratch(n->in[0]));
 }
 
 extern "C" lk_status lk_cuda_batch_norm_grad(lk_exec *x, const lk_node *n)
 {
-    const lk_tensor *in = n->in[0];
+    const lk_tensor *in = n->in[0], *dy = n->in[5], *sums = n->in[6];
     lk_activation kind = n->attr.batch_norm.activation;
-    cut k = cut_of(in, SUM_BLOCKS);
+    cut k = cut_of(in, SUM_BLOCKS), given = k;
     float *average = (float *)x->base[LK_REGION_SCRATCH];    /* [2,C] */
     float *db = average + 2 * (int64_t)k.cols;               /* [blocks,C] */
     float *dw = db + (int64_t)k.blocks * k.cols;             /* [blocks,C] */
@@ -459,19 +513,23 @@ extern "C" lk_status lk_cuda_batch_norm_grad(lk_exec *x, const lk_node *n)
                       (const float *)lk_data(x, n->in[2]),
                       n->attr.batch_norm.eps,
                       false};
-    cudaStream_t s = lk_cuda_stream_of(x);
-    dim3 grid(k.g.groups, k.blocks);
+    sums_end out = {(float *)lk_data(x, n->out[2]), (float *)lk_data(x, n->out[1]),
+                    (n->accumulate >> 2 & 1) != 0, (n->accumulate >> 1 & 1) != 0, average, NULL};
     if (k.rows == 0 || k.cols == 0) return LK_OK;
+    if (sums) {
+        const float *of = (const float *)lk_data(x, sums); /* [2,C] */
+        given.blocks = 1;
+        LK_TRY(launch_sums_end(x, n, of, of + k.cols, from, given, out));
+    } else {
+        LK_TRY(launch_sums(x, n, in, dy, from, kind, k, db, dw));
+        LK_TRY(launch_sums_end(x, n, db, dw, from, k, out));
+    }
+    if (!n->out[0]) return LK_OK;
+    dim3 grid(k.g.groups, k.blocks);
     LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
-        const E *from_x = (const E *)lk_data(x, in), *dy = (const E *)lk_data(x, n->in[5]);
-        E *dx = (E *)lk_data(x, n->out[0]);
-        k_sums<E, V, A><<<grid, k.g.threads, 0, s>>>(from_x, dy, from, kind, db, dw, k);
-        k_sums_end<<<lk_blocks(k.cols, END_COLUMNS), dim3(END_COLUMNS, END_LANES), 0, s>>>(
-            db, dw, from.spread, k, average, (float *)lk_data(x, n->out[2]),
-            (float *)lk_data(x, n->out[1]), (n->accumulate >> 2 & 1) != 0,
-            (n->accumulate >> 1 & 1) != 0);
-        if (dx)
-            k_dx<E, V, A><<<grid, k.g.threads, 0, s>>>(from_x, dy, from, kind, average, dx, k);
+        k_dx<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, in), (const E *)lk_data(x, dy), from, kind, average,
+            (E *)lk_data(x, n->out[0]), sums != NULL, k);
     })));
     return lk_cuda_launched(n);
 }

@@ -34,6 +34,11 @@ lk_status lk_cuda_measure(lk_exec *x, const lk_node *n, const lk_tensor *t, lk_m
 lk_status lk_cuda_join_moments(lk_exec *x, const lk_node *n, const float *mean,
                                const float *square, const float *count, int chunks,
                                const lk_tensor *t, lk_moments out);
+/* sums f32 [2,C] of dz = dy act'(z(in)) and of dz (in - mean); lk_cuda_batch_sums_scratch(in) bytes
+ * at the start of scratch. */
+size_t lk_cuda_batch_sums_scratch(const lk_tensor *t);
+lk_status lk_cuda_batch_sums(lk_exec *x, const lk_node *n, const lk_tensor *in,
+                             const lk_tensor *dy, lk_normal from, lk_activation kind, float *sums);
 
 /* Those of V neighbouring channels, in registers. */
 template <int V> struct lk_channels {

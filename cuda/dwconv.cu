@@ -110,14 +110,14 @@ static __global__ void __launch_bounds__(ROLE, blocks_of(K))
         origin o = origin_of<S>(a, c, t, group);
         if constexpr (FUSED) {
             if (number == begin || !EARLY) {
-                k = walk_of(x, c.x, c, o);
+                k = walk_of(x, c.x, c, o, (int)threadIdx.x);
                 fetch_chunks(r, k, c.x, o);
             }
             __syncthreads(); /* the tile before is done with, or the figures are there */
             take_part<E, A>(in, r, k, c.x, c, o, figures, f.kind);
             if (number + 1 < end && EARLY) {
                 origin next = origin_of<S>(a, c, tile_of(c, number + 1), group);
-                k = walk_of(x, c.x, c, next);
+                k = walk_of(x, c.x, c, next, (int)threadIdx.x);
                 fetch_chunks(r, k, c.x, next);
             }
         } else {

@@ -12,7 +12,8 @@ enum {
     ROLE = 128,   /* threads of a block that do one thing: 1 role forward, 2 in the gradient */
     MOST_WIDTH = 16,
     FORWARD_BYTES = 40 << 10, /* most of a tile */
-    GRAD_BYTES = 48 << 10,    /* most of a tile of x and one of dy; two are in flight */
+    GRAD_BYTES = 47 << 10,    /* most of a tile of x and one of dy; two are in flight, and with
+                               * what lies before them a block has less than 99 KiB */
     MULTIPROCESSORS = 132,    /* of the device the cut is made for, whatever runs it */
     FORWARD_BLOCKS = 528,     /* about those resident there */
     GRAD_BLOCKS = 528,        /* twice those resident */
@@ -149,7 +150,8 @@ static double strip_work(int64_t strips, int slots, int pixels, double outputs, 
 /* Instructions that the busiest scheduler of a multiprocessor issues for a tile of a group. */
 static double tile_work(const cut *c, const shape *a, bool grad)
 {
-    enum { FETCH = 5, FETCH_NORMAL = 34, NORMAL = 26, STORE = 3, MEASURE = 8, TILE = 200 };
+    enum { FETCH = 5, FETCH_NORMAL = 34, NORMAL = 26, STORE = 3, MEASURE = 8, SUM = 20,
+           TILE = 200 };
     int s = a->stride, k = a->k, area = k * k, outputs = LINES * STRIP;
     int pixels = ((LINES - 1) * s + k) * ((STRIP - 1) * s + k);
     int64_t strips = (int64_t)c->images * c->lines * c->strips;
@@ -159,9 +161,10 @@ static double tile_work(const cut *c, const shape *a, bool grad)
                           STORE + (a->normal ? MEASURE : 0));
     int64_t pairs = (int64_t)c->images * c->rows * c->strips; /* of rows */
     double dw = strip_work(strips, c->slots, pixels, outputs, area, STORE);
-    double dx = s == 1 ? strip_work(strips, c->slots, pixels, outputs, area, STORE)
+    double end = STORE + (a->normal ? SUM : 0);
+    double dx = s == 1 ? strip_work(strips, c->slots, pixels, outputs, area, end)
                        : strip_work(pairs, c->slots, k * (STRIP + k / 2), 2 * outputs, area / 4.0,
-                                    STORE);
+                                    end);
     return 2 * TILE + dw + dx + /* both roles' warps are on each scheduler */
            2 * part_work(&c->x, FETCH) + 2 * part_work(&c->dy, FETCH) +
            (a->normal ? 2 * part_work(&c->x, NORMAL) : 0);

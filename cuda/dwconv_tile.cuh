@@ -71,11 +71,11 @@ typedef struct walk {
 
 template <typename E>
 static __device__ __forceinline__ walk walk_of(const E *x, const part &p, const cut &c,
-                                               const origin &o)
+                                               const origin &o, int thread)
 {
     enum { CHUNK = 16 / sizeof(E) };
     walk k;
-    k.pixel = lk_divide((int)threadIdx.x, c.by_chunks, &k.chunk);
+    k.pixel = lk_divide(thread, c.by_chunks, &k.chunk);
     int image = lk_divide(lk_divide(k.pixel, p.by_cols, &k.col), p.by_rows, &k.row);
     int images = c.images < o.batch - o.image ? c.images : o.batch - o.image;
     int channel = o.channel + k.chunk * CHUNK;
@@ -138,7 +138,7 @@ static __device__ __forceinline__ void load_part(E *to, const E *x, const part &
                                                  const origin &o)
 {
     enum { CHUNK = 16 / sizeof(E) };
-    walk k = walk_of(x, p, c, o);
+    walk k = walk_of(x, p, c, o, (int)threadIdx.x);
     E *at = to + (k.chunk * p.plane + k.pixel) * CHUNK;
     if (p.down) load_rest<E, true>(at, k, p, o);
     else load_rest<E, false>(at, k, p, o);
@@ -166,38 +166,46 @@ static __device__ __forceinline__ void get_figures(lk_channels<CHUNK> &of, const
     lk_get<CHUNK>(of.shift, figures + columns + chunk * CHUNK);
 }
 
-template <typename E, int A, bool DOWN>
+template <typename E, int A, int RUN, bool DOWN>
 static __device__ __forceinline__ void
 normalise_rest(E *at, walk k, const part &p, const origin &o,
                const lk_channels<16 / sizeof(E)> &of, lk_activation kind)
 {
     enum { CHUNK = 16 / sizeof(E) };
+    int step = p.lanes * CHUNK;
     while (k.pixel < p.held) {
-        if (walk_inside<DOWN>(k, o)) {
-            lk_held<E, CHUNK> held;
-            float v[CHUNK];
-            held.load(at);
-            held.get(v);
-            lk_channels_put<CHUNK, A>(of, kind, v, at);
+        lk_held<E, CHUNK> held[RUN];
+        bool inside[RUN];
+#pragma unroll
+        for (int u = 0; u < RUN; u++) {
+            inside[u] = walk_inside<DOWN>(k, o);
+            if (inside[u]) held[u].load(at + u * step);
+            walk_on<E, DOWN>(k, p, o);
         }
-        walk_on<E, DOWN>(k, p, o);
-        at += p.lanes * CHUNK;
+#pragma unroll
+        for (int u = 0; u < RUN; u++) {
+            float v[CHUNK];
+            if (!inside[u]) continue;
+            held[u].get(v);
+            lk_channels_put<CHUNK, A>(of, kind, v, at + u * step);
+        }
+        at += RUN * step;
     }
 }
 
-/* Normalise in place what this thread has copied of a part and waited for; padding stays 0. */
-template <typename E, int A>
+/* Normalise in place what `thread` has copied of a part, RUN chunks at once; padding stays 0. */
+template <typename E, int A, int RUN>
 static __device__ __forceinline__ void normalise_part(E *to, const part &p, const cut &c,
                                                       const origin &o, const float *figures,
-                                                      lk_activation kind)
+                                                      lk_activation kind, int thread)
 {
     enum { CHUNK = 16 / sizeof(E) };
-    walk k = walk_of((const E *)NULL, p, c, o);
+    walk k = walk_of((const E *)NULL, p, c, o, thread);
     lk_channels<CHUNK> of;
     get_figures<CHUNK>(of, figures, c.width * 8, k.chunk);
     E *at = to + (k.chunk * p.plane + k.pixel) * CHUNK;
-    if (p.down) normalise_rest<E, A, true>(at, k, p, o, of, kind);
-    else normalise_rest<E, A, false>(at, k, p, o, of, kind);
+    if (p.down) normalise_rest<E, A, RUN, true>(at, k, p, o, of, kind);
+    else normalise_rest<E, A, RUN, false>(at, k, p, o, of, kind);
 }
 
 /* Chunks of a thread on their way from memory: the next RUN of its walk. */

@@ -14,6 +14,7 @@ enum { BATCH = 2, CONTEXT = 24, VOCABULARY = 37, WIDTH = 24, BLOCKS = 3,
 
 typedef struct outcome {
     int count[LK_OPS]; /* nodes by kind */
+    int sums;          /* gradients of batch norms whose sums are given */
     double bytes;      /* that the nodes move */
     float *gradient, loss;
     int64_t total;
@@ -147,6 +148,8 @@ static lk_status run(const lk_transformer *m, model *images, lk_dtype type, bool
         lk_op_cost(n, &flops, &bytes);
         o->bytes += bytes;
         o->count[n->op]++;
+        o->sums += n->op == LK_OP_BATCH_NORM_GRAD && n->in[6] &&
+                   n->in[6]->producer->op == LK_OP_NORM_DWCONV_GRAD;
     }
 
     LK_TRY(lk_backend_cpu.open(1, &d));
@@ -288,12 +291,14 @@ static void check_blocks(lk_dtype type)
            "norms go into the depthwise convolutions beside them");
     tap_ok(c[LK_OP_BATCH_NORM] == BLOCKS && c[LK_OP_DWCONV] == 0 && c[LK_OP_DWCONV_GRAD] == 0,
            "the norm of another convolution stays");
+    tap_ok(fused.sums == BLOCKS && c[LK_OP_BATCH_NORM_GRAD] == 3 * BLOCKS && plain.sums == 0,
+           "the depthwise gradients make the sums of the norms before them");
     tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);
     check_same(&fused, &plain, type, true);
     status = run(NULL, blocks_loss, type, false, false, &plain);
     fused = (outcome){.loss = NAN};
     if (status == LK_OK) status = run(NULL, blocks_loss, type, true, true, &fused);
-    if (!tap_ok(status == LK_OK && c[LK_OP_NORM_DWCONV] == 2 * BLOCKS,
+    if (!tap_ok(status == LK_OK && c[LK_OP_NORM_DWCONV] == 2 * BLOCKS && fused.sums == BLOCKS,
                 "%d depthwise convolutions, computed again in the backward pass %s",
                 c[LK_OP_NORM_DWCONV], lk_error_text()))
         return;

@@ -288,6 +288,26 @@ static const case_kind norm_dwconv =
     CASE_KIND("norm dwconv", norm_dwconv_tensors, norm_dwconv_build, norm_dwconv_reference,
               .prepare = norm_dwconv_prepare);
 
+/* Two convolutions read the norm: its cotangent is a sum, which neither gradient knows. */
+static lk_tensor *norm_shared_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                    lk_tensor *const *in)
+{
+    lk_tensor *n = batch_norm_build(g, c, type, in);
+    return lk_add(g, lk_dwconv(g, n, in[5], c->stride, c->pad),
+                  lk_dwconv(g, n, in[5], c->stride, c->pad));
+}
+
+static int64_t norm_shared_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t n = norm_dwconv_reference(c, in, y);
+    for (int64_t i = 0; i < n; i++) y[i] *= 2;
+    return n;
+}
+
+static const case_kind norm_shared =
+    CASE_KIND("norm dwconv shared", norm_dwconv_tensors, norm_shared_build, norm_shared_reference,
+              .prepare = norm_dwconv_prepare);
+
 static int between_tensors(const op_case *c, case_tensor *t)
 {
     int n = norm_dwconv_tensors(c, t);
@@ -628,6 +648,9 @@ const op_case vision_cases[] = {
     DW(2, 9, 8, 8, 9, 1, 4), /* more taps than are listed at once */
     DW(2, 7, 7, 32, 2, 2, 0),
     DW(2, 9, 7, 16, 3, 2, 1, .fixed = true),
+    DW(2, 10, 9, 16, 7, 2, 3),
+    DW(3, 29, 16, 40, 5, 2, 2),
+    DW(2, 57, 31, 24, 3, 2, 1), /* several tiles to an image */
     DW(19, 8, 8, 88, 3, 1, 1),
     DW(17, 4, 4, 576, 5, 1, 2),
     CONV(dwconv_twice, 3, 5, 6, 24, 0, 3, 1, 1),
@@ -673,6 +696,11 @@ const op_case vision_cases[] = {
     ND(norm_dwconv, 2, 7, 7, 32, 2, 2, 0, LK_HARD_SWISH),
     ND(norm_dwconv, 2, 6, 7, 16, 3, 1, 0, LK_RELU), /* a special kernel forward alone */
     ND(norm_dwconv, 19, 1, 1, 96, 5, 1, 2, LK_HARD_SWISH),
+    ND(norm_dwconv, 2, 15, 29, 40, 5, 2, 2, LK_HARD_SWISH),
+    ND(norm_dwconv, 1, 57, 45, 24, 3, 2, 1, LK_RELU), /* several tiles to an image */
+    ND(norm_dwconv, 1, 31, 57, 48, 5, 1, 2, LK_RELU),
+    ND(norm_shared, 2, 9, 7, 16, 3, 2, 1, LK_RELU),
+    ND(norm_shared, 2, 6, 5, 13, 3, 1, 1, LK_HARD_SWISH),
     ND(between, 2, 9, 7, 16, 3, 1, 1, LK_RELU),
     ND(between, 3, 9, 7, 16, 3, 1, 1, LK_HARD_SWISH),
     ND(between, 3, 9, 7, 16, 3, 2, 1, LK_RELU),

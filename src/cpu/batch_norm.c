@@ -219,12 +219,6 @@ lk_status lk_cpu_batch_norm(lk_exec *x, const lk_node *n)
 
 /* ---- backward ------------------------------------------------------------------------------- */
 
-size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n)
-{
-    cut k = cut_of(n->in[0]);
-    return (size_t)((5 + 2 * k.chunks) * k.pattern) * sizeof(float);
-}
-
 typedef struct gradient { /* patterns */
     lk_dtype type;
     lk_activation act;
@@ -295,33 +289,72 @@ static void write_dx(const cut *k, const gradient *g, void *to)
     }
 }
 
+/* The gradient but for shift and slope; p: 5 patterns. given: w, b, mean, rstd. */
+static gradient gradient_of(lk_exec *x, const cut *k, const lk_tensor *in, lk_activation act,
+                            lk_tensor *const given[4], const lk_tensor *dy, float *p)
+{
+    gradient g = {.type = in->dtype, .act = act, .x = lk_data(x, in), .dy = lk_data(x, dy),
+                  .mean = p, .factor = p + k->pattern, .bias = p + 2 * k->pattern,
+                  .shift = p + 3 * k->pattern, .slope = p + 4 * k->pattern};
+    const float *w = lk_data(x, given[0]), *rstd = lk_data(x, given[3]);
+    for (int64_t c = 0; c < k->channels; c++) g.factor[c] = w[c] * rstd[c];
+    lk_cpu_repeat(lk_data(x, given[2]), k->channels, g.mean);
+    lk_cpu_repeat(g.factor, k->channels, g.factor);
+    lk_cpu_repeat(lk_data(x, given[1]), k->channels, g.bias);
+    return g;
+}
+
+/* sums [2,C] of dz and dz (x - mean); partial: 2 patterns a chunk. */
+static void all_sums(const cut *k, const gradient *g, float *partial, float *sums)
+{
+    float *biases = partial, *weights = biases + k->chunks * k->pattern;
+#pragma omp parallel for schedule(static) if (k->elements > LK_CPU_SMALL)
+    for (int64_t i = 0; i < k->chunks; i++)
+        chunk_sums(k, i, g, biases + i * k->pattern, weights + i * k->pattern);
+    for (int64_t c = 0; c < k->channels; c++) {
+        float b = 0, s = 0;
+        for (int64_t i = 0; i < k->chunks; i++) {
+            b += biases[i * k->pattern + c];
+            s += weights[i * k->pattern + c];
+        }
+        sums[c] = b;
+        sums[k->channels + c] = s;
+    }
+}
+
+size_t lk_cpu_batch_sums_scratch(const lk_tensor *t)
+{
+    cut k = cut_of(t);
+    return (size_t)((5 + 2 * k.chunks) * k.pattern) * sizeof(float);
+}
+
+void lk_cpu_batch_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
+                       lk_tensor *const given[4], const lk_tensor *dy, float *sums)
+{
+    cut k = cut_of(in);
+    float *p = lk_cpu_scratch(x);
+    gradient g = gradient_of(x, &k, in, act, given, dy, p);
+    all_sums(&k, &g, p + 5 * k.pattern, sums);
+}
+
+size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n)
+{
+    return lk_cpu_batch_sums_scratch(n->in[0]) + (size_t)(2 * lk_cols(n->in[0])) * sizeof(float);
+}
+
 lk_status lk_cpu_batch_norm_grad(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
-    const float *w = lk_data(x, n->in[1]), *rstd = lk_data(x, n->in[4]);
+    const float *rstd = lk_data(x, n->in[4]);
     float *dw = lk_data(x, n->out[1]), *db = lk_data(x, n->out[2]);
     cut k = cut_of(in);
     float *p = lk_cpu_scratch(x);
-    gradient g = {.type = in->dtype, .act = n->attr.batch_norm.activation, .x = lk_data(x, in),
-                  .dy = lk_data(x, n->in[5]), .mean = p, .factor = p + k.pattern,
-                  .bias = p + 2 * k.pattern, .shift = p + 3 * k.pattern,
-                  .slope = p + 4 * k.pattern};
-    float *biases = p + 5 * k.pattern, *weights = biases + k.chunks * k.pattern;
-    for (int64_t c = 0; c < k.channels; c++) g.factor[c] = w[c] * rstd[c];
-    lk_cpu_repeat(lk_data(x, n->in[3]), k.channels, g.mean);
-    lk_cpu_repeat(g.factor, k.channels, g.factor);
-    lk_cpu_repeat(lk_data(x, n->in[2]), k.channels, g.bias);
-#pragma omp parallel for schedule(static) if (k.elements > LK_CPU_SMALL)
-    for (int64_t i = 0; i < k.chunks; i++)
-        chunk_sums(&k, i, &g, biases + i * k.pattern, weights + i * k.pattern);
+    gradient g = gradient_of(x, &k, in, n->attr.batch_norm.activation, n->in + 1, n->in[5], p);
+    float *sums = n->in[6] ? lk_data(x, n->in[6]) : p + (5 + 2 * k.chunks) * k.pattern;
+    if (!n->in[6]) all_sums(&k, &g, p + 5 * k.pattern, sums);
     float share = (float)k.channels / (float)k.elements;
     for (int64_t c = 0; c < k.channels; c++) {
-        float b = 0, s = 0;
-        for (int64_t i = 0; i < k.chunks; i++) {
-            b += biases[i * k.pattern + c];
-            s += weights[i * k.pattern + c];
-        }
-        s *= rstd[c];
+        float b = sums[c], s = sums[k.channels + c] * rstd[c];
         g.shift[c] = g.factor[c] * b * share;
         g.slope[c] = g.factor[c] * s * share * rstd[c];
         dw[c] = n->accumulate & 2 ? dw[c] + s : s;

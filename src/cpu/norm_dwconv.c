@@ -31,7 +31,8 @@ static size_t gradient_bytes(const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, 0, &z);
-    return larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_apply_scratch(&z));
+    size_t bytes = larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_apply_scratch(&z));
+    return n->out[2] ? larger(bytes, lk_cpu_batch_sums_scratch(&z)) : bytes;
 }
 
 size_t lk_cpu_norm_dwconv_scratch(const lk_node *n)
@@ -58,6 +59,10 @@ lk_status lk_cpu_norm_dwconv_grad(lk_exec *x, const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, gradient_bytes(n), &z);
-    lk_cpu_apply(x, n->in[0], n->attr.norm_dwconv.activation, n->in + 2, &z);
-    return lk_cpu_dwconv_grad(x, &plain);
+    lk_activation act = n->attr.norm_dwconv.activation;
+    lk_cpu_apply(x, n->in[0], act, n->in + 2, &z);
+    LK_TRY(lk_cpu_dwconv_grad(x, &plain));
+    if (n->out[2])
+        lk_cpu_batch_sums(x, n->in[0], act, n->in + 2, n->out[0], lk_data(x, n->out[2]));
+    return LK_OK;
 }

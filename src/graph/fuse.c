@@ -17,10 +17,12 @@
  *                               is never stored
  *   NORM_DWCONV, BATCH_NORM in training
  *                            -> NORM_DWCONV that measures what it writes, BATCH_APPLY
+ *   NORM_DWCONV_GRAD, BATCH_NORM_GRAD
+ *                            -> the first makes the sums of the second too
  *
  * A fused node stands where the first of the two stood; everything the second read besides must
  * exist by then. The pool's cotangent is made of the gate's: that pattern stands where the ADD
- * stood. LINEAR_DW, and in the last two each node, stays where it was. */
+ * stood. LINEAR_DW, and in the last three each node, stays where it was. */
 #include "graph/graph.h"
 #include "ops/ops.h"
 
@@ -242,6 +244,21 @@ static void normalise_on_load(const fuser *f, lk_node *m, lk_tensor *x, lk_tenso
     f->uses[lk_root(x)->id]++;
 }
 
+/* m, just made, writes the cotangent of a norm's result: if the norm's gradient is all that reads
+ * it, m makes its sums meanwhile. */
+static void sum_before(const fuser *f, lk_node *m)
+{
+    lk_tensor *dn = m->out[0];
+    if (m->op != LK_OP_NORM_DWCONV_GRAD || !dn || uses_of(f, dn) != 1) return;
+    for (lk_node *d = m->next; d; d = d->next) {
+        if (d->op != LK_OP_BATCH_NORM_GRAD || d->in[5] != dn) continue;
+        give(m, 2, lk_tensor_f32(f->g, 2, (int64_t[]){2, lk_cols(dn)}));
+        d->in[6] = m->out[2];
+        d->inputs = 7;
+        return;
+    }
+}
+
 /* n measures what p writes: p does so meanwhile, and n only applies it. */
 static void measure_before(const fuser *f, lk_node *p, lk_node *n)
 {
@@ -281,8 +298,11 @@ static bool batch_norm(const fuser *f, lk_node *n)
     bool inside = only_convolved(f, n, y);
     if (measured) measure_before(f, p, n);
     if (!inside) return false;
-    for (lk_node *m = n->next; m; m = m->next)
-        if (convolves(m, y)) normalise_on_load(f, m, x, given, n->attr.batch_norm.activation);
+    for (lk_node *m = n->next; m; m = m->next) {
+        if (!convolves(m, y)) continue;
+        normalise_on_load(f, m, x, given, n->attr.batch_norm.activation);
+        sum_before(f, m);
+    }
     y->producer = NULL;
     if (!measured) measure_only(n);
     return measured; /* nothing is left of it */

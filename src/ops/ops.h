@@ -69,9 +69,9 @@
  *   y = act((x - mean) rstd w + b), rstd = 1/sqrt(var + eps), with the running figures or with mean
  *   and biased variance over the leaf's N (S. Ioffe and C. Szegedy, ICML 2015). z, the value
  *   before act, is not rounded to X.
- * BATCH_NORM_GRAD in  x, w, b, mean, rstd, dy     out dx X, dw f32, db f32
+ * BATCH_NORM_GRAD in  x, w, b, mean, rstd, dy, sums f32 [2,C] or NULL    out dx X, dw f32, db f32
  *   dz = dy act'(z); db = sum dz, dw = sum dz xhat, dx = w rstd (dz - db/N - xhat dw/N),
- *   xhat = (x - mean) rstd.
+ *   xhat = (x - mean) rstd. sums, if another node has made them: sum dz and sum dz (x - mean).
  * POOL            in  x X [B,H,W,C]               out y X [B,C], the mean over H and W
  * POOL_GRAD       in  dy X [B,C]                  out dx X [B,H,W,C] = dy / (H W)
  * MAX_POOL        in  x X [B,H,W,C]               out y X [B,Ho,Wo,C], index u8 [B,Ho,Wo,C]
@@ -138,8 +138,10 @@
  *   y = DWCONV(n, w), n = BATCH_APPLY(x, nw, nb, mean, rstd) rounded to X, although it is not
  *   stored: y and the gradients have the bits of the nodes apart. The other outputs are
  *   BATCH_MOMENTS of y as stored; their sums may be cut otherwise than those of BATCH_NORM.
- * NORM_DWCONV_GRAD  in  x, w, nw, nb, mean, rstd, dy              out dn X or NULL, dw f32 [k,k,C]
- *   DWCONV_GRAD of the same n; dn is the cotangent of n.
+ * NORM_DWCONV_GRAD  in  x, w, nw, nb, mean, rstd, dy
+ *                 out dn X or NULL, dw f32 [k,k,C], sums f32 [2,C] or NULL
+ *   DWCONV_GRAD of the same n; dn is the cotangent of n, and sums, asked for only with dn, are what
+ *   BATCH_NORM_GRAD sums of dn as stored. On CUDA they may be cut otherwise.
  * LINEAR, ATTENTION_GRAD with a rotation (attr.rope)
  *   y or dqkv = ROPE of what they compute without; X before the rotation: rounded or not, as the
  *   kernel does it. Only of activation LK_LINEAR, and only of qkv.
