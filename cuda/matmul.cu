@@ -1,5 +1,5 @@
 /* The three products of a linear layer, by cuBLASLt but for those that fit kernels of ours
- * (product.cu), and the choice of their algorithms.
+ * (product.cu, pointwise.cu), and the choice of their algorithms.
  *
  * Our tensors are row-major; cuBLASLt reads the same bytes as column-major matrices, so that every
  * product is written transposed (x [N,K], w [M,K], y and dy [N,M]; "cm" is the column-major view):
@@ -42,7 +42,7 @@ static const double TIME_EACH = 2, TIME_ALL = 10;
 
 typedef struct choice {
     char key[KEY_SIZE];
-    bool own; /* by product.cu; no algorithm */
+    bool own; /* by a kernel of ours; no algorithm */
     cublasLtMatmulAlgo_t algo;
     bool ready; /* chosen here, or set from text and accepted by the library */
 } choice;
@@ -65,8 +65,9 @@ typedef struct matrix {
 
 /* What the epilogue does besides the product; each level less than the one before. */
 typedef enum fusion {
-    FUSE_GELU, /* y: bias and gelu; dx: gelu' */
-    FUSE_BIAS, /* y: bias */
+    FUSE_GELU,    /* y: bias and gelu; dx: gelu' */
+    FUSE_MOMENTS, /* y: its moments; by a kernel of ours alone */
+    FUSE_BIAS,    /* y: bias */
     FUSE_NONE,
     FUSIONS
 } fusion;
@@ -121,7 +122,7 @@ static choice *find(const lk_cuda_matmuls *m, const char *key)
     return NULL;
 }
 
-/* Add or replace the choice for `key`; algo NULL: by product.cu. */
+/* Add or replace the choice for `key`; algo NULL: by a kernel of ours. */
 static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulAlgo_t *algo,
                       bool ready)
 {
@@ -184,20 +185,34 @@ static const lk_tensor *bias_of(const lk_node *n)
 
 static bool has_gelu(const lk_node *n)
 {
-    return n->op != LK_OP_LINEAR_DW && n->attr.linear.activation == LK_GELU;
+    return (n->op == LK_OP_LINEAR || n->op == LK_OP_LINEAR_DX) &&
+           n->attr.linear.activation == LK_GELU;
+}
+
+static bool is_forward(const lk_node *n)
+{
+    return n->op == LK_OP_LINEAR || n->op == LK_OP_LINEAR_MOMENTS;
+}
+
+/* Whether a kernel of ours takes the node with all that belongs to it. */
+static bool fits_own(const lk_cuda *d, const lk_node *n)
+{
+    if (n->op == LK_OP_LINEAR_MOMENTS) return lk_cuda_pointwise_fits(d, n);
+    return has_gelu(n) && lk_cuda_product_fits(d, n);
 }
 
 /* Whether node n has something to fuse at this level. */
 static bool applies(const lk_node *n, fusion level)
 {
     if (level == FUSE_GELU) return has_gelu(n);
+    if (level == FUSE_MOMENTS) return n->op == LK_OP_LINEAR_MOMENTS;
     return level == FUSE_NONE || bias_of(n) != NULL;
 }
 
 static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const char **name)
 {
     cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
-    bool y = n->op == LK_OP_LINEAR;
+    bool y = is_forward(n);
     p->bias = level != FUSE_NONE && bias_of(n);
     p->aux = level == FUSE_GELU && (!y || n->out[1]);
     if (level == FUSE_GELU && !y) e = CUBLASLT_EPILOGUE_DGELU;
@@ -206,10 +221,12 @@ static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const 
     else if (level == FUSE_GELU)
         e = p->bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
     else if (p->bias) e = CUBLASLT_EPILOGUE_BIAS;
-    *name = level == FUSE_NONE ? "plain" : level == FUSE_BIAS ? "bias"
-            : !y               ? "dgelu"
-            : p->aux           ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
-                               : (p->bias ? "bias+gelu" : "gelu");
+    *name = level == FUSE_NONE      ? "plain"
+            : level == FUSE_MOMENTS ? "moments"
+            : level == FUSE_BIAS    ? "bias"
+            : !y                    ? "dgelu"
+            : p->aux                ? (p->bias ? "bias+gelu+aux" : "gelu+aux")
+                                    : (p->bias ? "bias+gelu" : "gelu");
     if (e == CUBLASLT_EPILOGUE_DEFAULT) return LK_OK;
     LK_TRY(set_op(n, p, CUBLASLT_MATMUL_DESC_EPILOGUE, &e, sizeof e));
     if (p->aux) {
@@ -230,7 +247,7 @@ static lk_status describe(const lk_device *device, const lk_node *n, fusion leve
     int64_t N = lk_rows(x), K, M;
     cublasOperation_t op_a = CUBLAS_OP_N, op_b = CUBLAS_OP_N;
     const char *name, *epilogue;
-    if (n->op == LK_OP_LINEAR) { /* x [N,K], w [M,K] */
+    if (is_forward(n)) { /* x [N,K], w [M,K] */
         name = "y";
         K = lk_cols(x), M = w->dim[0];
         op_a = CUBLAS_OP_T;
@@ -516,12 +533,12 @@ static lk_status fastest(lk_cuda *d, const lk_node *n, product *p,
     return LK_OK;
 }
 
-/* The same for one of product.cu. */
+/* The same for a kernel of ours. */
 static lk_status admit_own(const lk_cuda *d, const lk_node *n, const product *p, choice *c)
 {
-    if (!lk_cuda_product_fits(d, n))
+    if (!fits_own(d, n))
         return lk_fail(LK_E_INPUT,
-                       "%s: '%s' was computed by a kernel for Hopper GPUs, which this build does "
+                       "%s: '%s' was computed by a kernel of lockstep's own, which this build does "
                        "not have for %s; go on with the kind of GPU and the build that the run was "
                        "started with, or start a new run",
                        n->scope, p->key, d->model);
@@ -577,9 +594,10 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         LK_TRY(describe(&d->device, n, (fusion)level, &p));
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
-        /* A run that was started before product.cu was there goes on without. */
-        if (level == FUSE_GELU && !d->matmuls->restored && lk_cuda_product_fits(d, n))
+        /* A run that was started before our kernels were there goes on without. */
+        if (level <= FUSE_MOMENTS && !d->matmuls->restored && fits_own(d, n))
             return keep(d->matmuls, p.key, NULL, true);
+        if (level == FUSE_MOMENTS) continue;
         int count = 0;
         LK_TRY(candidates(d, n, &p, algo, &count));
         if (count > 0) return tune(d, n, &p, algo, count);
@@ -601,7 +619,7 @@ template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t co
     if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
 }
 
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
 {
     lk_cuda *d = (lk_cuda *)x->device;
     const lk_tensor *bias = bias_of(n);
@@ -615,14 +633,15 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *gelu_done)
     }
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
-    *gelu_done = level == FUSE_GELU;
-    if (c->own) return lk_cuda_product(x, n);
+    *done = level == FUSE_GELU || c->own;
+    if (c->own)
+        return n->op == LK_OP_LINEAR_MOMENTS ? lk_cuda_pointwise(x, n) : lk_cuda_product(x, n);
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
-    bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
+    bool dw = n->op == LK_OP_LINEAR_DW, y = is_forward(n);
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
-    const lk_tensor *pre = y ? n->out[1] : has_gelu(n) ? n->in[2] : NULL;
-    void *out = lk_data(x, y && pre && !*gelu_done ? pre : n->out[0]);
+    const lk_tensor *pre = !has_gelu(n) ? NULL : y ? n->out[1] : n->in[2];
+    void *out = lk_data(x, y && pre && !*done ? pre : n->out[0]);
     LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
     LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));
     if (y && bias && !p.bias) {
