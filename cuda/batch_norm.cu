@@ -253,17 +253,9 @@ lk_status lk_cuda_measure(lk_exec *x, const lk_node *n, const lk_tensor *t, lk_m
     return lk_cuda_join_moments(x, n, mean, square, NULL, k.blocks, t, out);
 }
 
-/* Outputs first, first + 1: mean, rstd; then the statistics. */
 static lk_moments moments_of(lk_exec *x, const lk_node *n, int first)
 {
-    lk_moments m = {(float *)lk_data(x, n->out[first]),
-                    (float *)lk_data(x, n->out[first + 1]),
-                    (float *)lk_data(x, n->out[first + 2]),
-                    (float *)lk_data(x, n->out[first + 3]),
-                    (n->accumulate >> (first + 2) & 1) != 0,
-                    (n->accumulate >> (first + 3) & 1) != 0,
-                    n->attr.batch_norm.eps};
-    return m;
+    return lk_cuda_moments_of(x, n, first, n->attr.batch_norm.eps);
 }
 
 size_t lk_cuda_batch_moments_scratch(const lk_node *n) { return lk_cuda_moments_scratch(n->in[0]); }

@@ -22,6 +22,19 @@ typedef struct lk_moments {
     float eps;
 } lk_moments;
 
+/* Those of node n as its outputs first .. first + 3: mean, rstd, two statistics. */
+static inline lk_moments lk_cuda_moments_of(lk_exec *x, const lk_node *n, int first, float eps)
+{
+    lk_moments m = {(float *)lk_data(x, n->out[first]),
+                    (float *)lk_data(x, n->out[first + 1]),
+                    (float *)lk_data(x, n->out[first + 2]),
+                    (float *)lk_data(x, n->out[first + 3]),
+                    (n->accumulate >> (first + 2) & 1) != 0,
+                    (n->accumulate >> (first + 3) & 1) != 0,
+                    eps};
+    return m;
+}
+
 /* batch_norm.cu; n names the node in errors. y [N,C] = act(z(x)); may run in place. backward: from
  * the last rows to the first. */
 lk_status lk_cuda_normalise(lk_exec *x, const lk_node *n, const lk_tensor *in,

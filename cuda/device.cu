@@ -287,6 +287,10 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
         LK_TRY(lk_cuda_matmul_prepare(of(d), n));
         bytes = lk_cuda_linear_dw_scratch(n);
         break;
+    case LK_OP_LINEAR_MOMENTS:
+        LK_TRY(lk_cuda_matmul_prepare(of(d), n));
+        bytes = lk_cuda_linear_moments_scratch(n);
+        break;
     case LK_OP_NORM_GRAD:
     case LK_OP_RESIDUAL_NORM_GRAD: bytes = lk_cuda_norm_grad_scratch(n); break;
     case LK_OP_BATCH_NORM: bytes = lk_cuda_batch_norm_scratch(n); break;

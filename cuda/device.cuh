@@ -201,10 +201,10 @@ void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, 
 
 lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
-/* Choose the algorithm of a linear, linear_dx or linear_dw node. */
+/* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu' or rotation; else the
- * product of a linear with gelu lies in pre, if that is wanted, or in y. */
+/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu', rotation or moments; else
+ * the product of a linear with gelu lies in pre, if that is wanted, or in y. */
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
@@ -229,6 +229,13 @@ void lk_cuda_angles_close(lk_cuda *d);
 /* Output 0 of n = in [B,T,width], which it may be, rotated as n says. */
 lk_status lk_cuda_rotate(lk_exec *x, const lk_node *n, const lk_tensor *in);
 
+/* ---- pointwise.cu --------------------------------------------------------------------------- */
+
+/* Whether linear_moments node n can run by its kernels here. */
+bool lk_cuda_pointwise_fits(const lk_cuda *d, const lk_node *n);
+/* Run it, all of it. */
+lk_status lk_cuda_pointwise(lk_exec *x, const lk_node *n);
+
 /* ---- measure.cu, trace.cu: of the backend ---------------------------------------------------- */
 
 lk_status lk_cuda_measure_range(lk_device *d, lk_dtype type, const void *data, int64_t count,
@@ -240,6 +247,7 @@ extern "C" const lk_device_tracer lk_cuda_tracer;
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
 size_t lk_cuda_linear_dw_scratch(const lk_node *n);
+size_t lk_cuda_linear_moments_scratch(const lk_node *n);
 size_t lk_cuda_norm_grad_scratch(const lk_node *n); /* and RESIDUAL_NORM_GRAD */
 size_t lk_cuda_batch_norm_scratch(const lk_node *n);
 size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);

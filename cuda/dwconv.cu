@@ -209,14 +209,7 @@ size_t lk_cuda_norm_dwconv_scratch(const lk_node *n)
 
 static lk_moments normal_moments(lk_exec *x, const lk_node *n)
 {
-    lk_moments m = {(float *)lk_data(x, n->out[1]),
-                    (float *)lk_data(x, n->out[2]),
-                    (float *)lk_data(x, n->out[3]),
-                    (float *)lk_data(x, n->out[4]),
-                    (n->accumulate >> 3 & 1) != 0,
-                    (n->accumulate >> 4 & 1) != 0,
-                    n->attr.norm_dwconv.eps};
-    return m;
+    return lk_cuda_moments_of(x, n, 1, n->attr.norm_dwconv.eps);
 }
 
 template <typename E>

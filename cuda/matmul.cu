@@ -1,5 +1,5 @@
 /* The three products of a linear layer, by cuBLASLt but for those that fit kernels of ours
- * (product.cu), and the choice of their algorithms.
+ * (product.cu, pointwise.cu), and the choice of their algorithms.
  *
  * Our tensors are row-major; cuBLASLt reads the same bytes as column-major matrices, so that every
  * product is written transposed (x [N,K], w [M,K], y and dy [N,M]; "cm" is the column-major view):
@@ -11,7 +11,7 @@
  * All are dense: the leading dimension is the number of cm rows. Sums are in f32. The epilogue adds
  * the bias and applies gelu to y, keeping pre as the library's "aux", or multiplies dx by
  * gelu'(pre); where the library has no such epilogue for a type and shape, kernels of ours do it
- * after. It has none that rotates.
+ * after. It has none that rotates or measures.
  *
  * An algorithm is chosen once per key (product, type, shape, beta, bias). Algorithms add in
  * different orders, so a choice by timing alone would make the bits of a run depend on noise. The
@@ -42,7 +42,7 @@ static const double TIME_EACH = 2, TIME_ALL = 10;
 
 typedef struct choice {
     char key[KEY_SIZE];
-    bool own; /* by product.cu; no algorithm */
+    bool own; /* by a kernel of ours; no algorithm */
     cublasLtMatmulAlgo_t algo;
     bool ready; /* chosen here, or set from text and accepted by the library */
 } choice;
@@ -65,7 +65,7 @@ typedef struct matrix {
 
 /* What the epilogue does besides the product; each level less than the one before. */
 typedef enum fusion {
-    FUSE_ALL,  /* y: bias and gelu or rotation; dx: gelu' */
+    FUSE_ALL,  /* y: bias and gelu, rotation or moments; dx: gelu' */
     FUSE_BIAS, /* y: bias */
     FUSE_NONE,
     FUSIONS
@@ -121,7 +121,7 @@ static choice *find(const lk_cuda_matmuls *m, const char *key)
     return NULL;
 }
 
-/* Add or replace the choice for `key`; algo NULL: by product.cu. */
+/* Add or replace the choice for `key`; algo NULL: by a kernel of ours. */
 static lk_status keep(lk_cuda_matmuls *m, const char *key, const cublasLtMatmulAlgo_t *algo,
                       bool ready)
 {
@@ -184,26 +184,40 @@ static const lk_tensor *bias_of(const lk_node *n)
 
 static bool has_gelu(const lk_node *n)
 {
-    return n->op != LK_OP_LINEAR_DW && n->attr.linear.activation == LK_GELU;
+    return (n->op == LK_OP_LINEAR || n->op == LK_OP_LINEAR_DX) &&
+           n->attr.linear.activation == LK_GELU;
 }
 
-/* Whether the rotation is to be fused: only product.cu does that. */
-static bool rotates(const lk_node *n, fusion level)
+static bool is_forward(const lk_node *n)
 {
-    return level == FUSE_ALL && lk_rotation_of(n);
+    return n->op == LK_OP_LINEAR || n->op == LK_OP_LINEAR_MOMENTS;
+}
+
+/* Whether a kernel of ours takes the node with all that belongs to it. */
+static bool fits_own(const lk_cuda *d, const lk_node *n)
+{
+    if (n->op == LK_OP_LINEAR_MOMENTS) return lk_cuda_pointwise_fits(d, n);
+    return lk_cuda_product_fits(d, n);
+}
+
+/* Whether only kernels of ours do what is to be fused: a rotation, or moments. */
+static bool only_own(const lk_node *n, fusion level)
+{
+    return level == FUSE_ALL && (lk_rotation_of(n) || n->op == LK_OP_LINEAR_MOMENTS);
 }
 
 /* Whether node n has something to fuse at this level. */
 static bool applies(const lk_node *n, fusion level)
 {
-    if (level == FUSE_ALL) return has_gelu(n) || lk_rotation_of(n);
+    if (level == FUSE_ALL)
+        return has_gelu(n) || lk_rotation_of(n) || n->op == LK_OP_LINEAR_MOMENTS;
     return level == FUSE_NONE || bias_of(n) != NULL;
 }
 
 static lk_status set_epilogue(const lk_node *n, fusion level, product *p, const char **name)
 {
     cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
-    bool y = n->op == LK_OP_LINEAR, gelu = level == FUSE_ALL && has_gelu(n);
+    bool y = is_forward(n), gelu = level == FUSE_ALL && has_gelu(n);
     p->bias = level != FUSE_NONE && bias_of(n);
     p->aux = gelu && (!y || n->out[1]);
     if (gelu && !y) e = CUBLASLT_EPILOGUE_DGELU;
@@ -236,7 +250,7 @@ static lk_status describe(const lk_device *device, const lk_node *n, fusion leve
     int64_t N = lk_rows(x), K, M;
     cublasOperation_t op_a = CUBLAS_OP_N, op_b = CUBLAS_OP_N;
     const char *name, *epilogue;
-    if (n->op == LK_OP_LINEAR) { /* x [N,K], w [M,K] */
+    if (is_forward(n)) { /* x [N,K], w [M,K] */
         name = "y";
         K = lk_cols(x), M = w->dim[0];
         op_a = CUBLAS_OP_T;
@@ -268,9 +282,12 @@ static lk_status describe(const lk_device *device, const lk_node *n, fusion leve
     int length = snprintf(p->key, sizeof p->key, "%s %s %lld %lld %lld beta%d %s", name,
                           tf32 ? "tf32" : lk_dtype_name(type), (long long)N, (long long)K,
                           (long long)M, p->beta != 0.0f, epilogue);
-    if (rotates(n, level)) /* by what decides whether it fits */
-        snprintf(p->key + length, sizeof p->key - (size_t)length, "+rope%d",
-                 lk_rotation_of(n)->head_dim);
+    if (!only_own(n, level)) return LK_OK;
+    char *end = p->key + length;
+    size_t room = sizeof p->key - (size_t)length;
+    const lk_rotation *r = lk_rotation_of(n); /* of it, the key has what decides whether it fits */
+    if (r) snprintf(end, room, "+rope%d", r->head_dim);
+    else snprintf(end, room, "+moments");
     return LK_OK;
 }
 
@@ -525,12 +542,12 @@ static lk_status fastest(lk_cuda *d, const lk_node *n, product *p,
     return LK_OK;
 }
 
-/* The same for one of product.cu. */
+/* The same for a kernel of ours. */
 static lk_status admit_own(const lk_cuda *d, const lk_node *n, const product *p, choice *c)
 {
-    if (!lk_cuda_product_fits(d, n))
+    if (!fits_own(d, n))
         return lk_fail(LK_E_INPUT,
-                       "%s: '%s' was computed by a kernel for Hopper GPUs, which this build does "
+                       "%s: '%s' was computed by a kernel of lockstep's own, which this build does "
                        "not have for %s; go on with the kind of GPU and the build that the run was "
                        "started with, or start a new run",
                        n->scope, p->key, d->model);
@@ -586,10 +603,10 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         LK_TRY(describe(&d->device, n, (fusion)level, &p));
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
-        /* A run that was started before product.cu was there goes on without. */
-        if (level == FUSE_ALL && !d->matmuls->restored && lk_cuda_product_fits(d, n))
+        /* A run that was started before our kernels were there goes on without. */
+        if (level == FUSE_ALL && !d->matmuls->restored && fits_own(d, n))
             return keep(d->matmuls, p.key, NULL, true);
-        if (rotates(n, (fusion)level)) continue;
+        if (only_own(n, (fusion)level)) continue;
         int count = 0;
         LK_TRY(candidates(d, n, &p, algo, &count));
         if (count > 0) return tune(d, n, &p, algo, count);
@@ -626,12 +643,13 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
     *done = level == FUSE_ALL;
-    if (c->own) return lk_cuda_product(x, n);
+    if (c->own)
+        return n->op == LK_OP_LINEAR_MOMENTS ? lk_cuda_pointwise(x, n) : lk_cuda_product(x, n);
 
     /* A is w, w, x and B is x, dy, dy of linear, linear_dx, linear_dw. */
-    bool dw = n->op == LK_OP_LINEAR_DW, y = n->op == LK_OP_LINEAR;
+    bool dw = n->op == LK_OP_LINEAR_DW, y = is_forward(n);
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
-    const lk_tensor *pre = y ? n->out[1] : has_gelu(n) ? n->in[2] : NULL;
+    const lk_tensor *pre = !has_gelu(n) ? NULL : y ? n->out[1] : n->in[2];
     void *out = lk_data(x, y && pre && !*done ? pre : n->out[0]);
     LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
     LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));

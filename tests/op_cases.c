@@ -61,6 +61,60 @@ static int64_t linear_twice_reference(const op_case *c, double *const *in, doubl
 static const case_kind linear_twice =
     CASE_KIND("linear twice", linear_tensors, linear_twice_build, linear_twice_reference);
 
+/* ---- linear, measured by the batch norm after it --------------------------------------------- */
+
+#define EPS 1e-3f
+
+static int linear_norm_tensors(const op_case *c, case_tensor *t)
+{
+    int n = linear_tensors(c, t);
+    TENSOR("nw", CASE_PARAM, 1, {c->out}, .full = true, .centre = 1);
+    TENSOR("nb", CASE_PARAM, 1, {c->out}, .full = true);
+    TENSOR("mean", CASE_STATISTIC, 1, {c->out}, .full = true);
+    TENSOR("var", CASE_STATISTIC, 1, {c->out}, .full = true, .centre = 1);
+    return n;
+}
+
+static lk_tensor *linear_norm_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                    lk_tensor *const *in)
+{
+    (void)type;
+    lk_tensor *y = lk_linear(g, in[0], in[1], NULL, LK_LINEAR);
+    return lk_batch_norm(g, y, in[2], in[3], in[4], in[5], EPS, c->activation);
+}
+
+static int64_t linear_norm_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = malloc((size_t)((rows(c) + 2) * c->out) * sizeof *h);
+    double *mean = h + rows(c) * c->out, *var = mean + c->out;
+    ref_linear(rows(c), c->in, c->out, LK_LINEAR, in[0], in[1], NULL, h);
+    ref_moments(rows(c), c->out, h, mean, var);
+    ref_batch_norm(rows(c), c->out, EPS, c->activation, h, in[2], in[3], mean, var, y);
+    free(h);
+    return rows(c) * c->out;
+}
+
+static const case_kind linear_norm =
+    CASE_KIND("linear norm", linear_norm_tensors, linear_norm_build, linear_norm_reference);
+
+/* Means far larger than deviations, and sums that every type holds: 64 and one or two of -1, 0 and
+ * 1. */
+static void far_prepare(const op_case *c, double *const *value)
+{
+    for (int64_t i = 0; i < rows(c) * c->in; i++) {
+        double *x = value[0] + i;
+        *x = i % c->in == 0 ? 1 : *x < -0.4 ? -1 : *x > 0.4 ? 1 : 0;
+    }
+    for (int64_t i = 0; i < c->out * c->in; i++) {
+        int64_t k = i % c->in, m = i / c->in % (c->in - 1) + 1;
+        value[1][i] = k == 0 ? 64 : k == m ? 1 : k == (m + 1) % c->in ? -1 : 0;
+    }
+}
+
+static const case_kind linear_norm_far =
+    CASE_KIND("linear norm far from 0", linear_norm_tensors, linear_norm_build,
+              linear_norm_reference, .prepare = far_prepare);
+
 /* ---- swiglu -------------------------------------------------------------------------------- */
 
 static int swiglu_tensors(const op_case *c, case_tensor *t)
@@ -456,6 +510,8 @@ static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_r
 
 #define LINEAR(n, k, m, ...)                                                                       \
     {.kind = &linear, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
+#define MEASURED(what, n, k, m, ...)                                                               \
+    {.kind = &what, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
 #define NORM(n, c, ...) {.kind = &norm, .batch = 1, .time = n, .in = c, __VA_ARGS__}
 #define EMBED(b, t, c, v, ...)                                                                     \
     {.kind = &embed, .batch = b, .time = t, .in = c, .out = v, __VA_ARGS__}
@@ -487,6 +543,27 @@ const op_case op_cases[] = {
     /* of the second layer also dx: 8 steps */
     {.kind = &linear_twice, .batch = 2, .time = 150, .in = 512, .out = 512, .bias = true,
      .activation = LK_GELU},
+    MEASURED(linear_norm, 3, 8, 8),
+    MEASURED(linear_norm, 19, 16, 16, .activation = LK_GELU),
+    MEASURED(linear_norm, 105, 16, 64),
+    MEASURED(linear_norm, 126, 24, 72),
+    MEASURED(linear_norm, 1764, 64, 24),
+    MEASURED(linear_norm, 80, 40, 240),
+    MEASURED(linear_norm, 240, 72, 40),
+    MEASURED(linear_norm, 98, 112, 672),
+    MEASURED(linear_norm, 90, 120, 40),
+    MEASURED(linear_norm, 49, 160, 960),
+    MEASURED(linear_norm, 30, 184, 80),
+    MEASURED(linear_norm, 48, 200, 104),
+    MEASURED(linear_norm, 60, 256, 32),
+    MEASURED(linear_norm, 101614, 32, 8),  /* several tiles a block */
+    MEASURED(linear_norm, 32, 960, 160),   /* no kernel of its own: too deep, */
+    MEASURED(linear_norm, 25, 256, 1024),  /* too many products, */
+    MEASURED(linear_norm, 70, 16, 45),     /* odd widths */
+    MEASURED(linear_norm, 75, 13, 24, .activation = LK_GELU),
+    MEASURED(linear_norm_far, 189, 24, 72),
+    MEASURED(linear_norm_far, 1764, 40, 16),
+    MEASURED(linear_norm_far, 245, 13, 9),
     {.kind = &swiglu, .batch = 3, .time = 11, .out = 40},
     {.kind = &swiglu, .batch = 1, .time = 5, .out = 7},
     NORM(37, 40, .bias = true),

@@ -87,6 +87,15 @@ static lk_tensor *blocks_loss(lk_graph *g)
     int64_t c = WIDTH, targets[2] = {BATCH, VOCABULARY};
     lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
     x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){c, 3, 3, 3}), 1, 1);
+    lk_scope_push(g, "stem_norm");
+    x = normed(g, x, LK_HARD_SWISH);
+    lk_scope_pop(g);
+    x = lk_dwconv(g, x, weight(g, "dw", 3, (int64_t[]){3, 3, c}), 1, 1);
+    lk_tensor *add = lk_linear(g, x, weight(g, "mix", 2, (int64_t[]){c, c}),
+                               lk_parameter(g, "bias", 1, &c, LK_INIT_NORMAL, 1, false), LK_LINEAR);
+    lk_scope_push(g, "mix_norm");
+    x = lk_add(g, x, normed(g, add, LK_RELU));
+    lk_scope_pop(g);
     lk_scope_push(g, "blocks");
     for (int i = 0; i < BLOCKS; i++) {
         lk_scope_push(g, "%d", i);
@@ -286,19 +295,23 @@ static void check_blocks(lk_dtype type)
     if (status == LK_OK) status = run(NULL, blocks_loss, type, true, false, &fused);
     if (!tap_ok(status == LK_OK, "blocks %s run %s", lk_dtype_name(type), lk_error_text())) return;
     const int *c = fused.count;
-    tap_ok(c[LK_OP_BATCH_MOMENTS] == BLOCKS && c[LK_OP_NORM_DWCONV] == BLOCKS &&
-               c[LK_OP_NORM_DWCONV_GRAD] == BLOCKS && c[LK_OP_BATCH_APPLY] == BLOCKS,
-           "norms go into the depthwise convolutions beside them");
-    tap_ok(c[LK_OP_BATCH_NORM] == BLOCKS && c[LK_OP_DWCONV] == 0 && c[LK_OP_DWCONV_GRAD] == 0,
-           "the norm of another convolution stays");
-    tap_ok(fused.sums == BLOCKS && c[LK_OP_BATCH_NORM_GRAD] == 3 * BLOCKS && plain.sums == 0,
+    tap_ok(c[LK_OP_NORM_DWCONV] == BLOCKS + 1 && c[LK_OP_NORM_DWCONV_GRAD] == BLOCKS + 1 &&
+               c[LK_OP_DWCONV] == 0 && c[LK_OP_DWCONV_GRAD] == 0 && c[LK_OP_BATCH_MOMENTS] == 1,
+           "norms go into the depthwise convolutions after them");
+    tap_ok(c[LK_OP_LINEAR_MOMENTS] == 2 * BLOCKS && c[LK_OP_BATCH_APPLY] == 2 * BLOCKS,
+           "products and depthwise convolutions measure what they write");
+    tap_ok(c[LK_OP_BATCH_NORM] == 1 && c[LK_OP_LINEAR] == 2,
+           "the norm of a product with a bias stays");
+    tap_ok(fused.sums == BLOCKS + 1 && c[LK_OP_BATCH_NORM_GRAD] == 3 * BLOCKS + 2 &&
+               plain.sums == 0,
            "the depthwise gradients make the sums of the norms before them");
     tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);
     check_same(&fused, &plain, type, true);
     status = run(NULL, blocks_loss, type, false, false, &plain);
     fused = (outcome){.loss = NAN};
     if (status == LK_OK) status = run(NULL, blocks_loss, type, true, true, &fused);
-    if (!tap_ok(status == LK_OK && c[LK_OP_NORM_DWCONV] == 2 * BLOCKS && fused.sums == BLOCKS,
+    if (!tap_ok(status == LK_OK && c[LK_OP_NORM_DWCONV] == 2 * BLOCKS + 1 &&
+                    c[LK_OP_LINEAR_MOMENTS] == 4 * BLOCKS && fused.sums == BLOCKS + 1,
                 "%d depthwise convolutions, computed again in the backward pass %s",
                 c[LK_OP_NORM_DWCONV], lk_error_text()))
         return;

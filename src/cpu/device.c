@@ -138,6 +138,7 @@ static size_t (*const scratch_of[LK_OPS])(const lk_node *) = {
     [LK_OP_LINEAR] = lk_cpu_linear_scratch,
     [LK_OP_LINEAR_DW] = lk_cpu_linear_dw_scratch,
     [LK_OP_LINEAR_DX] = lk_cpu_linear_dx_scratch,
+    [LK_OP_LINEAR_MOMENTS] = lk_cpu_linear_moments_scratch,
     [LK_OP_NORM] = lk_cpu_norm_scratch,
     [LK_OP_NORM_DWCONV] = lk_cpu_norm_dwconv_scratch,
     [LK_OP_NORM_DWCONV_GRAD] = lk_cpu_norm_dwconv_grad_scratch,

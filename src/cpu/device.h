@@ -133,6 +133,7 @@ size_t lk_cpu_images_scratch(const lk_node *n);
 size_t lk_cpu_linear_scratch(const lk_node *n);
 size_t lk_cpu_linear_dx_scratch(const lk_node *n);
 size_t lk_cpu_linear_dw_scratch(const lk_node *n);
+size_t lk_cpu_linear_moments_scratch(const lk_node *n);
 size_t lk_cpu_conv_scratch(const lk_node *n);
 size_t lk_cpu_conv_dx_scratch(const lk_node *n);
 size_t lk_cpu_conv_dw_scratch(const lk_node *n);

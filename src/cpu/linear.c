@@ -1,5 +1,5 @@
-/* linear, its two gradient products, the gradient of gelu. Products are computed in f32; half
- * operands are converted into scratch first, results rounded once. */
+/* linear, alone or measured, its two gradient products, the gradient of gelu. Products are computed
+ * in f32; half operands are converted into scratch first, results rounded once. */
 #include "cpu/device.h"
 
 enum {
@@ -127,6 +127,33 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
     if (lk_rotation_of(n)) lk_cpu_rotate(x, n, out);
     return LK_OK;
 }
+
+/* ---- linear_moments: the product, and what batch_moments does with it ------------------------ */
+
+static lk_node plain_of(const lk_node *n)
+{
+    lk_node plain = *n;
+    plain.attr.linear.activation = LK_LINEAR;
+    plain.in[2] = plain.out[1] = NULL; /* no bias, no pre */
+    return plain;
+}
+
+size_t lk_cpu_linear_moments_scratch(const lk_node *n)
+{
+    lk_node plain = plain_of(n);
+    size_t product = lk_cpu_linear_scratch(&plain), measure = lk_cpu_measure_scratch(n->out[0]);
+    return product > measure ? product : measure;
+}
+
+lk_status lk_cpu_linear_moments(lk_exec *x, const lk_node *n)
+{
+    lk_node plain = plain_of(n);
+    LK_TRY(lk_cpu_linear(x, &plain));
+    lk_cpu_measure(x, n->out[0], n->attr.batch_norm.eps, n->out + 1);
+    return LK_OK;
+}
+
+/* ---- gradients ------------------------------------------------------------------------------ */
 
 /* dx [count] *= gelu'(pre) */
 static void times_slope(lk_dtype type, float *dx, const void *pre, int64_t count)

@@ -19,6 +19,8 @@
  *                            -> NORM_DWCONV that measures what it writes, BATCH_APPLY
  *   NORM_DWCONV_GRAD, BATCH_NORM_GRAD
  *                            -> the first makes the sums of the second too
+ *   LINEAR, BATCH_NORM in training
+ *                            -> LINEAR_MOMENTS, BATCH_APPLY, or that in the depthwise convolution
  *
  * A fused node stands where the first of the two stood; everything the second read besides must
  * exist by then. The pool's cotangent is made of the gate's: that pattern stands where the ADD
@@ -259,10 +261,24 @@ static void sum_before(const fuser *f, lk_node *m)
     }
 }
 
+/* Whether p can measure what it writes: a depthwise convolution, or a product and nothing more. */
+static bool can_measure(const lk_node *p)
+{
+    if (p->op == LK_OP_NORM_DWCONV) return p->outputs == 1;
+    return p->op == LK_OP_LINEAR && !p->in[2] && p->attr.linear.activation == LK_LINEAR &&
+           !lk_rotation_of(p);
+}
+
 /* n measures what p writes: p does so meanwhile, and n only applies it. */
 static void measure_before(const fuser *f, lk_node *p, lk_node *n)
 {
-    p->attr.norm_dwconv.eps = n->attr.batch_norm.eps;
+    if (p->op == LK_OP_LINEAR) {
+        p->op = LK_OP_LINEAR_MOMENTS;
+        p->inputs = 2;
+        p->attr = (lk_attr){.batch_norm = {n->attr.batch_norm.eps, LK_LINEAR}};
+    } else {
+        p->attr.norm_dwconv.eps = n->attr.batch_norm.eps;
+    }
     p->accumulate |= n->accumulate & ~1u; /* outputs 1 to 4 of both */
     n->accumulate &= 1;
     for (int i = 1; i < 5; i++) {
@@ -294,7 +310,7 @@ static bool batch_norm(const fuser *f, lk_node *n)
     lk_tensor *x = n->in[0], *y = n->out[0];
     lk_tensor *given[4] = {n->in[1], n->in[2], n->out[1], n->out[2]};
     lk_node *p = x->base ? NULL : x->producer;
-    bool measured = p && p->op == LK_OP_NORM_DWCONV && p->outputs == 1;
+    bool measured = p && can_measure(p);
     bool inside = only_convolved(f, n, y);
     if (measured) measure_before(f, p, n);
     if (!inside) return false;

@@ -157,7 +157,7 @@ typedef union lk_attr {
     struct {
         float eps;
         lk_activation activation; /* applied to the normalised value */
-    } batch_norm; /* its gradient, BATCH_MOMENTS and BATCH_APPLY */
+    } batch_norm; /* its gradient, BATCH_MOMENTS, BATCH_APPLY and, for its eps, LINEAR_MOMENTS */
     struct {
         int stride, pad;
         float eps;                /* of the norm of the result: for its rstd */

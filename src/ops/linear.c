@@ -1,4 +1,5 @@
-/* linear: y = activation(x w^T + b), and its two gradient products. */
+/* linear: y = activation(x w^T + b), and its two gradient products; linear_moments, which the fuse
+ * pass makes. */
 #include "ops/ops.h"
 
 static double products(const lk_tensor *x, const lk_tensor *w)
@@ -67,6 +68,7 @@ lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_a
 }
 
 const lk_rule lk_rule_linear = {.gradient = gradient, .cost = cost, .in_place = -1};
+const lk_rule lk_rule_linear_moments = {.cost = cost, .in_place = -1};
 const lk_rule lk_rule_linear_dx = {.cost = cost, .in_place = -1};
 const lk_rule lk_rule_linear_dw = {.cost = cost_dw, .in_place = -1};
 const lk_rule lk_rule_gelu_grad = {.in_place = 0};

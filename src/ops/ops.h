@@ -129,6 +129,10 @@
  *                 out dx X, dw f32, db f32|NULL, dbranch X [N,C]|NULL, sums f32 [C]|NULL
  *   dx, dw, db = NORM_GRAD; dbranch = DROPOUT(dx) if p > 0; sums: of the columns of dbranch, or of
  *   dx without dropout: what LINEAR_DW of the branch's last product makes as its db.
+ * LINEAR_MOMENTS  in  x X [N,K], w X [M,K]
+ *                 out y X [N,M], mean f32 [M], rstd f32 [M], and the two statistics
+ *   y = LINEAR(x, w) without bias and activation; the others are BATCH_MOMENTS of y as stored.
+ *   Where one kernel does both, its sums may be cut otherwise than those of the two nodes.
  * BATCH_MOMENTS   in  x X [N,C]       out mean f32 [C], rstd f32 [C], and the two statistics
  *   what BATCH_NORM measures in training.
  * BATCH_APPLY     in  x X [N,C], w f32, b f32, mean f32, rstd f32 [C]     out y X [N,C]
