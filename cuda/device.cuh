@@ -203,8 +203,8 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu', rotation or moments; else
- * the product of a linear with gelu lies in pre, if that is wanted, or in y. */
+/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu' or rotation or moments;
+ * else the product of a linear with gelu lies in pre, if that is wanted, or in y. */
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);

@@ -133,7 +133,8 @@ lk_status lk_cpu_linear(lk_exec *x, const lk_node *n)
 static lk_node plain_of(const lk_node *n)
 {
     lk_node plain = *n;
-    plain.attr.linear.activation = LK_LINEAR;
+    plain.op = LK_OP_LINEAR;
+    plain.attr = (lk_attr){.linear = {.activation = LK_LINEAR}};
     plain.in[2] = plain.out[1] = NULL; /* no bias, no pre */
     return plain;
 }
