@@ -259,6 +259,42 @@ for rank in 1 0; do
     note "$(grep '^lockstep: ' "$work/err")"
 done
 
+# ---- a rank hangs where no watchdog sees it: before it is open, and when it is closed ----------
+
+# hangs WHAT RANK FAULT...: for ever, with that fault.
+hangs() {
+    rm -rf early log
+    what=$1 rank=$2
+    shift 2
+    WRAP="env LD_PRELOAD=$faulty FAULT_RANK=$rank FAULT_LOG=$PWD/log $*" \
+        begin 2 --set directory=early --set train.stop_after=20 --set train.timeout=1
+    begun=$(now)
+    finish_job
+    ok "rank $rank of 2 hangs, $what: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
+    ok "within the limit of 10 s for all that is short, and the next rank's patience" \
+        below "$took" 25
+}
+hangs "it never comes to its work" 1 FAULT_CALL=MPI_Init_thread
+ok "one message names who waits, in what, and what to do" says_once "rank 0 on " \
+    "(process " "): MPI_Init has taken 10 s, more than 10 s (ten times train.timeout)" \
+    "waits for one that hangs" "'lockstep doctor'"
+note "$(grep '^lockstep: ' "$work/err")"
+hangs "as rank 0, in MPI_Init" 0 FAULT_CALL=MPI_Init_thread
+ok "one message" says_once "rank 0 on " "MPI_Init has taken"
+hangs "reading the run file" 0 FAULT_FILE=r.yaml FAULT_KIND=stall
+ok "one message" says_once "rank 0 on " "reading the run file has taken 10 s"
+ok "and no run was begun" test ! -e early
+hangs "at its end" 1 FAULT_CALL=MPI_Finalize
+ok "one message" says_once "rank 0 on " "MPI_Finalize has taken 10 s"
+ok "and what was done is there" test "$(readlink early/checkpoints/latest)" = step-000020.h5
+begin 2 --set directory=early --set train.timeout=1 --resume --set train.stop_after=40
+hit STOP 0 0 early
+finish_job
+kill -KILL "$pid" 2>/dev/null
+ok "rank 0 stopped at any time: status 5 after $took s" test "$rc" -eq 5
+ok "one message" says_once "rank "
+note "$(grep '^lockstep: ' "$work/err")"
+
 # ---- a semaphore of Open MPI, left by a process that was killed as it opened a file ------------
 
 if [ -d /dev/shm ]; then

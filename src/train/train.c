@@ -375,12 +375,14 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .good = LK_CHECKPOINT_NONE,
                  .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = open_watchdog(&t);
+    if (how->watched) how->watched(how->context, true);
     if (status == LK_OK) status = run(&t);
     lk_monitor_close(t.monitor, status, t.result.stopped);
     t.monitor = NULL;
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
         lk_watchdog_leave(t.watchdog);
+        if (how->watched) how->watched(how->context, false);
         return status;
     }
     lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
@@ -410,6 +412,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_session_device_close(t.device);
     lk_drift_report_clear(&t.drift);
     lk_rundir_close(t.rundir);
+    if (how->watched) how->watched(how->context, false);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
     return status;
