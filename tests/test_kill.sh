@@ -119,6 +119,7 @@ while [ "$kills" -lt "$KILLS" ] || [ "$saves" -lt "$SAVES" ]; do
     ranks $((1 << $(random 3))) "$LOCKSTEP" train r.yaml --set directory=killed \
         --set checkpoint.keep=$keep --resume-or-start
     check_start
+    look_at_checkpoints
     if [ "$rc" -ne 0 ] || [ ! -f killed/DONE ] || ! same whole killed >"$work/same" 2>&1; then
         wrong=$((wrong + 1))
         note_run "the last start of run $runs"
