@@ -12,7 +12,8 @@
  *                any, after which writes fail with ENOSPC; hang: writes never return;
  *                stuck: as eio, and then the main thread does not wake from a short sleep;
  *                make, open, read: openings for writing fail, openings for reading, or reads,
- *                FAULT_TIMES of them, or all that follow; stall: openings never return
+ *                FAULT_TIMES of them, or all that follow; stall: openings never return;
+ *                deaf: nor do reads
  *   FAULT_ERRNO  of sync, make, open and read, a number; EIO if there is none
  *   FAULT_CALL   MPI_Init_thread or MPI_Finalize: it never returns, whatever the file
  *   FAULT_RANK   of Open MPI's ranks only this one
@@ -104,7 +105,7 @@ static int fate(int fd)
 {
     if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "blank") ||
         is("FAULT_KIND", "full") || is("FAULT_KIND", "make") || is("FAULT_KIND", "open") ||
-        is("FAULT_KIND", "read"))
+        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf"))
         return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - number("FAULT_AFTER", 0);
@@ -228,6 +229,7 @@ static bool refused(const char *kind)
 
 static bool read_refused(int fd)
 {
+    if (is("FAULT_KIND", "deaf") && meant(fd) && refused("deaf")) stall();
     return is("FAULT_KIND", "read") && meant(fd) && refused("read");
 }
 
