@@ -6,10 +6,10 @@
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
  * algorithms), code_version, build, dataset_digest, dataset_path, validated (optional: step of the
  * last validation), loss_log_bytes, loss_log_digest, loss_log_changed, and the same of
- * validation_log (optional: lk_checkpoint_log), reference (optional: that of the dataset), kind (of the data; without it:
- * text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
- * width, channels, classes (texts), mean and std (f64, a list by channel). Each dataset has the
- * attribute digest (XXH3-128 of the bytes).
+ * validation_log (optional: lk_checkpoint_log), reference (optional: that of the dataset), kind (of
+ * the data; without it: text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images:
+ * attributes height, width, channels, classes (texts), mean and std (f64, a list by channel). Each
+ * dataset has the attribute digest (XXH3-128 of the bytes).
  *
  * The order of a save, and where it is:
  *

@@ -268,7 +268,7 @@ ok "and training went on meanwhile" test "$(wc -l <hang/loss.log)" -gt 25
 # A read that never returns, on one rank, of data too large to be kept: the other's I/O thread
 # rests, its main thread waits.
 rm -rf hang log
-awk 'BEGIN { while (i < 150000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >b.txt
+awk 'BEGIN { while (i < 150000) print "in step " i++ " a quick fox jumps over " i % 7 "." }' >b.txt
 run "$LOCKSTEP" import text b.txt -v character -o b.h5
 WRAP="env LD_PRELOAD=$faulty FAULT_FILE=/b.h5 FAULT_KIND=deaf FAULT_AFTER=50 FAULT_RANK=1
     FAULT_LOG=$PWD/log" begin 2 --set directory=hang $long --set data.file=b.h5 \

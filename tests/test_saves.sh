@@ -235,7 +235,9 @@ for name in loss validation; do
 done
 rm -rf j
 cp -R logs j
-for name in loss validation; do "$h5edit" j/checkpoints/step-000020.h5 forget ${name}_log_digest; done
+for name in loss validation; do
+    "$h5edit" j/checkpoints/step-000020.h5 forget ${name}_log_digest
+done
 sed '2s/ \([0-9]\)\.\([0-9]\)/ \2.\1/' logs/loss.log >j/loss.log
 prints "a checkpoint that knows nothing of logs loads as before" 'from step 20' \
     "$LOCKSTEP" train a.yaml $more --set directory=j --resume

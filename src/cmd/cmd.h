@@ -40,8 +40,8 @@ typedef struct lk_world {
     lk_io *io;
 } lk_world;
 
-/* For another thread, where a process hangs: print an error; end this process, with `all` all ranks,
- * without returning. `comm`: a lk_comm *, NULL where MPI does not work. */
+/* For another thread, where a process hangs: print an error; end this process, with `all` all
+ * ranks, without returning. `comm`: a lk_comm *, NULL where MPI does not work. */
 void lk_cmd_say(void *comm, const char *text);
 void lk_cmd_end(void *comm, bool all);
 /* The rank that a launcher (mpirun, srun, a batch job) gave this process; -1: none started it. */

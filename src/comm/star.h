@@ -29,8 +29,8 @@ typedef struct lk_star_events {
     void (*message)(void *context, int from, const void *message);
     void (*gone)(void *context, int rank); /* its connection has ended; told once */
 } lk_star_events;
-/* Wait up to `seconds`, or until one of `wake` (file descriptors, -1: none) can be read, and tell of
- * what came meanwhile. */
+/* Wait up to `seconds`, or until one of `wake` (file descriptors, -1: none) can be read, and tell
+ * of what came meanwhile. */
 void lk_star_poll(lk_star *s, double seconds, const int wake[2], const lk_star_events *events);
 /* The address of this rank with which it has reached rank 0. Not of rank 0; false: unknown. */
 bool lk_star_address(const lk_star *s, struct sockaddr_storage *mine);

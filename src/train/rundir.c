@@ -16,7 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { LOSS = LK_CHECKPOINT_LOSS, VALIDATION = LK_CHECKPOINT_VALIDATION, LOGS = LK_CHECKPOINT_LOGS };
+enum {
+    LOSS = LK_CHECKPOINT_LOSS,
+    VALIDATION = LK_CHECKPOINT_VALIDATION,
+    LOGS = LK_CHECKPOINT_LOGS
+};
 
 struct lk_rundir {
     char *path, *checkpoints;

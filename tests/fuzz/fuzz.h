@@ -12,8 +12,8 @@
  * - Files of more than 20,000 bytes (64 KiB under make check), several ranks that see different
  *   bytes of a file, and files that change while they are read.
  *
- * tests/fuzz/corpus/TARGET holds small files by what is odd about them: good ones, one of an earlier
- * version where that was another, and what was once a finding. */
+ * tests/fuzz/corpus/TARGET holds small files by what is odd about them: good ones, one of an
+ * earlier version where that was another, and what was once a finding. */
 #ifndef LK_TESTS_FUZZ_FUZZ_H
 #define LK_TESTS_FUZZ_FUZZ_H
 
