@@ -327,7 +327,11 @@ cat >saves <<END
 case "\$*" in *--print* | --version) exec '$LOCKSTEP' "\$@" ;; esac
 exit 75
 END
-printf '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n' >bin/srun
+cat >bin/srun <<'END'
+#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@"
+END
 chmod +x bin/squeue bin/scontrol bin/sleep bin/srun saves
 
 # in_job AWAY VARIABLE=VALUE...: a start that stops in time, while scontrol fails AWAY times.
