@@ -20,6 +20,10 @@ const char *const lk_checkpoint_text_name[TEXTS] = {
     "run_file", "choices", "code_version", "build", "dataset_path", "dataset_digest",
     "reference"};
 
+const char *const lk_checkpoint_log_name[LK_CHECKPOINT_LOGS][3] = {
+    {"loss_log_bytes", "loss_log_digest", "loss_log_changed"},
+    {"validation_log_bytes", "validation_log_digest", "validation_log_changed"}};
+
 char **lk_checkpoint_text(lk_checkpoint_info *info, int i)
 {
     char **const member[TEXTS] = {&info->run_file, &info->choices,      &info->code_version,
@@ -112,6 +116,17 @@ static lk_status read_state(hid_t file, const char *where, lk_step_state *state)
     return status;
 }
 
+static lk_status check_digest(const char *where, const char *name, const char *text)
+{
+    if (strlen(text) == LK_DIGEST_TEXT - 1 &&
+        strspn(text, "0123456789abcdef") == LK_DIGEST_TEXT - 1)
+        return LK_OK;
+    return lk_fail(LK_E_INPUT,
+                   "%s: attribute '%s': expected 32 hexadecimal digits, found "
+                   "'%.60s'; the file is damaged, use another checkpoint",
+                   where, name, text);
+}
+
 static lk_status check_info(const char *where, const lk_checkpoint_info *info, uint64_t step,
                             uint64_t leaves)
 {
@@ -142,13 +157,7 @@ static lk_status check_info(const char *where, const lk_checkpoint_info *info, u
                        "%s: 'state': expected a learning rate, found %g; the file is "
                        "damaged, use another checkpoint",
                        where, (double)s->lr);
-    if (strlen(info->dataset_digest) != LK_DIGEST_TEXT - 1 ||
-        strspn(info->dataset_digest, "0123456789abcdef") != LK_DIGEST_TEXT - 1)
-        return lk_fail(LK_E_INPUT,
-                       "%s: attribute 'dataset_digest': expected 32 hexadecimal "
-                       "digits, found '%.60s'; the file is damaged, use another checkpoint",
-                       where, info->dataset_digest);
-    return LK_OK;
+    return check_digest(where, "dataset_digest", info->dataset_digest);
 }
 
 /* Checkpoints before there were images have no kind. */
@@ -187,6 +196,25 @@ static lk_status read_image(hid_t file, const char *where, lk_image_format *f)
     return lk_format_read_images(file, where, f);
 }
 
+/* Checkpoints of before know nothing of the logs. */
+static lk_status read_log(hid_t file, const char *where, const char *const name[3],
+                          lk_checkpoint_log *log)
+{
+    const char *digest = name[LK_CHECKPOINT_LOG_DIGEST], *changed = name[LK_CHECKPOINT_LOG_CHANGED];
+    char *text = NULL;
+    bool there = false;
+    LK_TRY(lk_h5_has(file, where, digest, &there));
+    if (!there) return LK_OK;
+    LK_TRY(lk_h5_get_u64(file, where, name[LK_CHECKPOINT_LOG_BYTES], &log->bytes));
+    LK_TRY(lk_h5_has(file, where, changed, &there));
+    if (there) LK_TRY(lk_h5_get_u64(file, where, changed, &log->changed));
+    LK_TRY(lk_h5_get_text(file, where, digest, &text));
+    lk_status status = check_digest(where, digest, text);
+    if (status == LK_OK) strcpy(log->digest, text);
+    free(text);
+    return status;
+}
+
 lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_info *info)
 {
     uint64_t step = 0, leaves = 0;
@@ -197,6 +225,8 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
     info->validated = LK_CHECKPOINT_NONE;
     LK_TRY(lk_h5_has(file, where, "validated", &told));
     if (told) LK_TRY(lk_h5_get_u64(file, where, "validated", &info->validated));
+    for (int i = 0; i < LK_CHECKPOINT_LOGS; i++)
+        LK_TRY(read_log(file, where, lk_checkpoint_log_name[i], &info->log[i]));
     for (int i = 0; i < TEXTS; i++) {
         const char *name = lk_checkpoint_text_name[i];
         bool there = true;

@@ -5,10 +5,11 @@
  * Fletcher-32; dataset `state` (the lk_step_state bytes, u8) and root attributes: schema ("lockstep
  * checkpoint"), version, step, run_file (resolved YAML text), seed, leaves, choices (library
  * algorithms), code_version, build, dataset_digest, dataset_path, validated (optional: step of the
- * last validation), reference (optional: that of the dataset), kind (of the data; without it:
- * text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images: attributes height,
- * width, channels, classes (texts), mean and std (f64, a list by channel). Each dataset has the
- * attribute digest (XXH3-128 of the bytes).
+ * last validation), loss_log_bytes, loss_log_digest, loss_log_changed, and the same of
+ * validation_log (optional: lk_checkpoint_log), reference (optional: that of the dataset), kind (of
+ * the data; without it: text). Text: dataset `vocabulary` (u32), attribute vocabulary kind. Images:
+ * attributes height, width, channels, classes (texts), mean and std (f64, a list by channel). Each
+ * dataset has the attribute digest (XXH3-128 of the bytes).
  *
  * The order of a save, and where it is:
  *
@@ -33,11 +34,20 @@
 #ifndef LK_IO_CHECKPOINT_H
 #define LK_IO_CHECKPOINT_H
 
+#include "base/digest.h"
 #include "io/dataset.h"
 #include "io/io.h"
 #include "program/store.h"
 
 #include <mpi.h>
+
+/* A log of the run as it was when the save began. */
+typedef struct lk_checkpoint_log {
+    uint64_t bytes;
+    char digest[LK_DIGEST_TEXT]; /* of them, XXH3-128; "": not known */
+    uint64_t changed; /* step from which a start found it changed; 0: none did */
+} lk_checkpoint_log;
+enum { LK_CHECKPOINT_LOSS, LK_CHECKPOINT_VALIDATION, LK_CHECKPOINT_LOGS };
 
 /* Everything but the tensors. Strings are owned by whoever filled the struct
  * (lk_checkpoint_open: free with lk_checkpoint_info_clear). */
@@ -47,6 +57,7 @@ typedef struct lk_checkpoint_info {
     int leaves;
     char *run_file, *choices, *code_version, *build, *dataset_path, *dataset_digest;
     uint64_t validated;   /* step of the last validation; LK_CHECKPOINT_NONE: not known */
+    lk_checkpoint_log log[LK_CHECKPOINT_LOGS];
     char *reference;      /* distribution of the training data, JSON (metric/drift.h); or NULL */
     lk_dataset_kind kind; /* of the data: text or images */
     bool characters;      /* text: the vocabulary */

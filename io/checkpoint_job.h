@@ -78,6 +78,10 @@ lk_status lk_checkpoint_broadcast(const lk_checkpoint_job *j, void *bytes, size_
 extern const char *const lk_checkpoint_text_name[LK_CHECKPOINT_TEXTS];
 char **lk_checkpoint_text(lk_checkpoint_info *info, int i);
 
+/* Names of the attributes of a log; the last one is there where it is not 0. */
+enum { LK_CHECKPOINT_LOG_BYTES, LK_CHECKPOINT_LOG_DIGEST, LK_CHECKPOINT_LOG_CHANGED };
+extern const char *const lk_checkpoint_log_name[LK_CHECKPOINT_LOGS][3];
+
 void lk_checkpoint_set_item(lk_checkpoint_item *x, lk_h5_type type, size_t element, int dims,
                             const int64_t *dim, void *data);
 /* One item for each parameter in each group that is there; room for two more. */

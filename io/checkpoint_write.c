@@ -212,6 +212,15 @@ static lk_status write_kind(job *j)
     return lk_format_write_images(j->file, j->part, f);
 }
 
+static lk_status write_log(const job *j, const char *const name[3], const lk_checkpoint_log *log)
+{
+    if (!log->digest[0]) return LK_OK;
+    LK_TRY(lk_h5_set_u64(j->file, j->part, name[LK_CHECKPOINT_LOG_BYTES], log->bytes));
+    LK_TRY(lk_h5_set_text(j->file, j->part, name[LK_CHECKPOINT_LOG_DIGEST], log->digest));
+    if (log->changed == 0) return LK_OK;
+    return lk_h5_set_u64(j->file, j->part, name[LK_CHECKPOINT_LOG_CHANGED], log->changed);
+}
+
 static lk_status write_attributes(job *j)
 {
     lk_checkpoint_info *info = &j->info;
@@ -227,6 +236,8 @@ static lk_status write_attributes(job *j)
     LK_TRY(lk_h5_set_u64(j->file, j->part, "leaves", (uint64_t)info->leaves));
     if (info->validated != LK_CHECKPOINT_NONE)
         LK_TRY(lk_h5_set_u64(j->file, j->part, "validated", info->validated));
+    for (int i = 0; i < LK_CHECKPOINT_LOGS; i++)
+        LK_TRY(write_log(j, lk_checkpoint_log_name[i], &info->log[i]));
     LK_TRY(lk_h5_set_text(j->file, j->part, "kind", lk_dataset_kind_name(info->kind)));
     LK_TRY(write_kind(j));
     for (int i = 0; i < TEXTS; i++) {

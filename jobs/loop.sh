@@ -376,15 +376,29 @@ train_in_job()
     requeue
 }
 
+# Seconds for requeue(): a controller that is started again is away for minutes, and what has failed
+# once may be refused for ever. No longer than the job has, but half a minute anyway.
+requeue_seconds()
+{
+    local seconds=$REQUEUE_WAIT left
+    if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
+        left=$((SLURM_JOB_END_TIME - $(date +%s)))
+        if ((left < seconds)); then seconds=$((left < 30 ? 30 : left)); fi
+    fi
+    echo "$seconds"
+}
+
 # Not when Slurm itself is ending the job: a cancelled one would come back to life.
 requeue()
 {
-    local state try
-    state=$(squeue -h -j "$job" -o %T)
-    if [ -n "$state" ] && [ "$state" != RUNNING ]; then
-        quit "$code" "Slurm is ending this job ($state); whether it comes back is Slurm's decision"
-    fi
-    for try in 1 2 3; do
+    local state pause=1 begun=$SECONDS limit
+    limit=$(requeue_seconds)
+    while :; do
+        state=$(squeue -h -j "$job" -o %T)
+        if [ -n "$state" ] && [ "$state" != RUNNING ]; then
+            quit "$code" "Slurm is ending this job ($state); whether it comes back is Slurm's" \
+                decision
+        fi
         if scontrol requeue "$job"; then
             say 'requeued; Slurm lets it wait about two minutes'
             # and ends this script; if it ended by itself first, that could be taken for the end of
@@ -394,9 +408,15 @@ requeue()
             wait
             quit "$code" 'Slurm has not ended this script after its requeue'
         fi
-        sleep $((try * 5))
+        if ((SECONDS - begun + pause > limit)); then break; fi
+        say "not requeued (see the error above); tried again in $pause s"
+        sleep $pause &
+        wait $! # which a signal ends: then what Slurm makes of the job is looked at at once
+        kill $! 2>/dev/null
+        pause=$((pause < 32 ? 2 * pause : 60))
     done
-    quit "$code" "this job cannot be requeued (see the error above): submit it again to go on"
+    quit "$code" "this job could not be requeued in $((SECONDS - begun)) s (REQUEUE_WAIT; see the" \
+        "errors above): submit it again to go on"
 }
 
 # submit SCRIPT [OPTION of sbatch...] ARGUMENT...: outside of a job, put SCRIPT in the queue.

@@ -32,5 +32,9 @@ site_setup()
 : "${FSTAB=/etc/fstab}"
 : "${FILES_WAIT=300}"
 
+# How many seconds a job tries to be requeued while Slurm's controller does not answer, or refuses;
+# not beyond the job's end.
+: "${REQUEUE_WAIT=600}"
+
 # The program; empty: the one that was installed or built with these scripts, else from the PATH.
 : "${LOCKSTEP=}"

@@ -12,8 +12,10 @@
  *                any, after which writes fail with ENOSPC; hang: writes never return;
  *                stuck: as eio, and then the main thread does not wake from a short sleep;
  *                make, open, read: openings for writing fail, openings for reading, or reads,
- *                FAULT_TIMES of them, or all that follow
+ *                FAULT_TIMES of them, or all that follow; stall: openings never return;
+ *                deaf: nor do reads
  *   FAULT_ERRNO  of sync, make, open and read, a number; EIO if there is none
+ *   FAULT_CALL   MPI_Init_thread or MPI_Finalize: it never returns, whatever the file
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
 #include <errno.h>
@@ -45,12 +47,17 @@ static long number(const char *name, long otherwise)
     return found ? atol(found) : otherwise;
 }
 
+static bool meant_rank(void)
+{
+    const char *rank = getenv("FAULT_RANK"), *mine = getenv("OMPI_COMM_WORLD_RANK");
+    return !rank || (mine && strcmp(rank, mine) == 0);
+}
+
 static bool meant_path(const char *path)
 {
     char pattern[4096];
-    const char *end = getenv("FAULT_FILE"), *rank = getenv("FAULT_RANK");
-    const char *mine = getenv("OMPI_COMM_WORLD_RANK");
-    if (!end || (rank && (!mine || strcmp(rank, mine) != 0))) return false;
+    const char *end = getenv("FAULT_FILE");
+    if (!end || !meant_rank()) return false;
     snprintf(pattern, sizeof pattern, "*%s", end);
     return fnmatch(pattern, path, 0) == 0;
 }
@@ -76,6 +83,12 @@ static void tell(void)
     close(fd);
 }
 
+static void stall(void)
+{
+    tell();
+    for (;;) pause();
+}
+
 enum { GOOD, FAIL, HALF, TORN };
 
 /* A write that the system never finishes: to a pipe that nobody reads. */
@@ -92,7 +105,7 @@ static int fate(int fd)
 {
     if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "blank") ||
         is("FAULT_KIND", "full") || is("FAULT_KIND", "make") || is("FAULT_KIND", "open") ||
-        is("FAULT_KIND", "read"))
+        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf"))
         return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - number("FAULT_AFTER", 0);
@@ -216,6 +229,7 @@ static bool refused(const char *kind)
 
 static bool read_refused(int fd)
 {
+    if (is("FAULT_KIND", "deaf") && meant(fd) && refused("deaf")) stall();
     return is("FAULT_KIND", "read") && meant(fd) && refused("read");
 }
 
@@ -235,6 +249,7 @@ static int open_faulty(const char *path, int flags, mode_t mode)
 {
     const char *kind = (flags & O_ACCMODE) == O_RDONLY ? "open" : "make";
     if (meant_path(path) && refused(kind)) return -1;
+    if (meant_path(path) && is("FAULT_KIND", "stall")) stall();
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
@@ -254,4 +269,23 @@ int open64(const char *path, int flags, ...)
     mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
     va_end(args);
     return open_faulty(path, flags, mode);
+}
+
+/* ---- MPI, of programs that have it ----------------------------------------------------------- */
+
+int PMPI_Init_thread(int *argc, char ***argv, int required, int *provided) __attribute__((weak));
+int PMPI_Finalize(void) __attribute__((weak));
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided);
+int MPI_Finalize(void);
+
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+{
+    if (is("FAULT_CALL", "MPI_Init_thread") && meant_rank()) stall();
+    return PMPI_Init_thread(argc, argv, required, provided);
+}
+
+int MPI_Finalize(void)
+{
+    if (is("FAULT_CALL", "MPI_Finalize") && meant_rank()) stall();
+    return PMPI_Finalize();
 }

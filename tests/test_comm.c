@@ -1,6 +1,7 @@
 /* Tests of communication; run under mpirun with 1, 2, 4 and 8 ranks. Every rank checks, rank 0
  * prints, and the exit status of every rank tells. */
 #include "comm/comm.h"
+#include "comm/roll.h"
 #include "comm/star.h"
 #include "comm/vote.h"
 #include "tests/tap.h"
@@ -201,21 +202,47 @@ static void check_star(lk_comm *c)
     bool good = lk_star_open(c, sizeof(int), &s, reason, sizeof reason) == LK_OK && s;
     struct heard heard = {0, 0, 0};
     const lk_star_events events = {&heard, keep, count};
+    const int none[2] = {-1, -1};
     if (good && c->rank != 0) lk_star_send(s, 0, &c->rank);
     for (int i = 0; good && c->rank == 0 && heard.messages < c->size - 1 && i < 10000; i++)
-        lk_star_poll(s, 0.001, -1, &events);
+        lk_star_poll(s, 0.001, none, &events);
     if (c->rank == 0) good = good && heard.sum == c->size * (c->size - 1) / 2;
     for (int r = 1; good && c->rank == 0 && r < c->size; r++) lk_star_send(s, r, &(int){100 + r});
     for (int tries = 0; good && c->rank != 0 && heard.messages == 0 && tries < 10000; tries++)
-        lk_star_poll(s, 0.001, -1, &events);
+        lk_star_poll(s, 0.001, none, &events);
     if (c->rank != 0) good = good && heard.sum == 100 + c->rank;
     MPI_Barrier(c->world);
     if (c->rank != 0) lk_star_close(s);
     for (int tries = 0; good && c->rank == 0 && heard.ends < c->size - 1 && tries < 10000; tries++)
-        lk_star_poll(s, 0.001, -1, &events);
+        lk_star_poll(s, 0.001, none, &events);
     if (c->rank == 0) good = good && heard.ends == c->size - 1;
     if (c->rank == 0) lk_star_close(s);
     tap_ok(all(c, good), "messages beside MPI among %d ranks, and their ends %s", c->size, reason);
+}
+
+/* All but rank 0 ask each other, again and again, for a datagram may be lost; each hears from each.
+ * It goes on until all have, for the last to ask must still be answered. */
+static void check_roll(lk_comm *c)
+{
+    char reason[200] = "";
+    lk_star *s = NULL;
+    lk_roll *r = NULL;
+    struct heard heard = {0, 0, 0};
+    if (c->size < 3) return;
+    bool good = lk_star_open(c, sizeof(int), &s, reason, sizeof reason) == LK_OK && s &&
+                lk_roll_open(c, s, sizeof(int), &r) == LK_OK && r;
+    bool done = !all(c, good);
+    for (int tries = 0; !done && tries < 2000; tries++) {
+        heard.messages = heard.sum = c->rank == 0 ? c->size - 2 : 0;
+        for (int i = 1; i < c->size && c->rank != 0; i++)
+            if (i != c->rank) lk_roll_ask(r, i);
+        for (int i = 0; i < 10 && heard.messages < c->size - 2; i++, usleep(1000))
+            lk_roll_serve(r, &(int){1}, keep, &heard);
+        done = all(c, heard.messages >= c->size - 2 && heard.sum == heard.messages);
+    }
+    tap_ok(done && good, "a roll call among %d ranks %s", c->size, reason);
+    lk_roll_close(r);
+    lk_star_close(s);
 }
 
 int main(void)
@@ -234,6 +261,7 @@ int main(void)
     check_vote(c);
     check_gather(c);
     check_star(c);
+    check_roll(c);
     lk_status status = lk_backend_cpu.open(0, &d);
     if (status == LK_OK) status = lk_comm_attach(c, d, 100003);
     if (tap_ok(all(c, status == LK_OK), "the device is attached %s", lk_error_text()))

@@ -212,6 +212,28 @@ for rank in 1 0; do
     kill -KILL "$pid" 2>/dev/null
 done
 
+# Several are stopped, rank 0 among them, through which the others know of each other.
+for gone in '0 2' '0 1 2'; do
+    rm -rf stop
+    begin 4 --set directory=stop $long --set train.timeout="$TIMEOUT"
+    steps stop 20
+    stopped=
+    for rank in $gone; do
+        hit STOP "$rank" 0 stop
+        stopped="$stopped $pid"
+    done
+    finish_job
+    case $gone in
+    '0 2') who='ranks 0, 2 are silent, rank 0 on ' waits='; ranks 1, 3 wait' ;;
+    *) who='ranks 0-2 are silent, rank 0 on ' waits='; rank 3 waits' ;;
+    esac
+    ok "ranks $gone of 4 stopped: all end with status 5, after $took s" test "$rc" -eq 5
+    ok "one message names them all and who waits" says_once "$who" "s, last seen in " "$waits"
+    ok "and nobody waits in nothing" test "$(grep -c nothing "$work/err")" -eq 0
+    note "$(grep '^lockstep: ' "$work/err")"
+    kill -KILL $stopped 2>/dev/null
+done
+
 # A job that is suspended for longer than the timeout, all ranks of it, goes on afterwards.
 rm -rf rest
 begin 2 --set directory=rest $long --set train.timeout=3
@@ -243,6 +265,22 @@ ok "one message names it and what it does" says_once "the save after step 20 has
 note "$(grep '^lockstep: ' "$work/err")"
 ok "and training went on meanwhile" test "$(wc -l <hang/loss.log)" -gt 25
 
+# A read that never returns, on one rank, of data too large to be kept: the other's I/O thread
+# rests, its main thread waits.
+rm -rf hang log
+awk 'BEGIN { while (i < 150000) print "in step " i++ " a quick fox jumps over " i % 7 "." }' >b.txt
+run "$LOCKSTEP" import text b.txt -v character -o b.h5
+WRAP="env LD_PRELOAD=$faulty FAULT_FILE=/b.h5 FAULT_KIND=deaf FAULT_AFTER=50 FAULT_RANK=1
+    FAULT_LOG=$PWD/log" begin 2 --set directory=hang $long --set data.file=b.h5 \
+    --set data.resident=no --set data.check=off --set train.timeout="$TIMEOUT"
+begun=$(now)
+finish_job
+ok "a read of rank 1 hangs: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
+ok "one message names it and where the other waits" says_once "rank 1 on " "is late, in reading" \
+    "; rank 0 waits in "
+ok "which is not nothing" test "$(grep -c nothing "$work/err")" -eq 0
+note "$(grep '^lockstep: ' "$work/err")"
+
 # The shell between mpirun and lockstep stays.
 printf '#!/bin/sh\n"$@"\n[ $? -lt 128 ] || sleep 60\n' >shell
 chmod +x shell
@@ -258,6 +296,42 @@ for rank in 1 0; do
     ok "one message names it" says_once "rank $rank on " "(process $pid) has died, in step"
     note "$(grep '^lockstep: ' "$work/err")"
 done
+
+# ---- a rank hangs where no watchdog sees it: before it is open, and when it is closed ----------
+
+# hangs WHAT RANK FAULT...: for ever, with that fault.
+hangs() {
+    rm -rf early log
+    what=$1 rank=$2
+    shift 2
+    WRAP="env LD_PRELOAD=$faulty FAULT_RANK=$rank FAULT_LOG=$PWD/log $*" \
+        begin 2 --set directory=early --set train.stop_after=20 --set train.timeout=1
+    begun=$(now)
+    finish_job
+    ok "rank $rank of 2 hangs, $what: all end with status 5 ($took s)" test "$rc" -eq 5 -a -s log
+    ok "within the limit of 10 s for all that is short, and the next rank's patience" \
+        below "$took" 25
+}
+hangs "it never comes to its work" 1 FAULT_CALL=MPI_Init_thread
+ok "one message names who waits, in what, and what to do" says_once "rank 0 on " \
+    "(process " "): MPI_Init has taken 10 s, more than 10 s (ten times train.timeout)" \
+    "waits for one that hangs" "'lockstep doctor'"
+note "$(grep '^lockstep: ' "$work/err")"
+hangs "as rank 0, in MPI_Init" 0 FAULT_CALL=MPI_Init_thread
+ok "one message" says_once "rank 0 on " "MPI_Init has taken"
+hangs "reading the run file" 0 FAULT_FILE=r.yaml FAULT_KIND=stall
+ok "one message" says_once "rank 0 on " "reading the run file has taken 10 s"
+ok "and no run was begun" test ! -e early
+hangs "at its end" 1 FAULT_CALL=MPI_Finalize
+ok "one message" says_once "rank 0 on " "MPI_Finalize has taken 10 s"
+ok "and what was done is there" test "$(readlink early/checkpoints/latest)" = step-000020.h5
+begin 2 --set directory=early --set train.timeout=1 --resume --set train.stop_after=40
+hit STOP 0 0 early
+finish_job
+kill -KILL "$pid" 2>/dev/null
+ok "rank 0 stopped at any time: status 5 after $took s" test "$rc" -eq 5
+ok "one message" says_once "rank "
+note "$(grep '^lockstep: ' "$work/err")"
 
 # ---- a semaphore of Open MPI, left by a process that was killed as it opened a file ------------
 

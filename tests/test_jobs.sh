@@ -296,6 +296,73 @@ rm bin/sbatch
 command -v sbatch >/dev/null || misused "train.sbatch without Slurm" 'no sbatch here' \
     "$jobs/train.sbatch" r.yaml
 
+# ---- in a job, whose Slurm is made up ------------------------------------------------------------
+
+# slurm.state: what squeue knows; scontrol fails while slurm.away counts down, and a requeue ends
+# the script, as Slurm does. A second is a tenth of one.
+cat >bin/squeue <<'END'
+#!/bin/sh
+[ "$(cat slurm.away)" -le 0 ] || exit 1
+case $* in *%T*) cat slurm.state ;; *) exit 1 ;; esac
+END
+cat >bin/scontrol <<'END'
+#!/bin/sh
+away=$(cat slurm.away)
+echo $((away - 1)) >slurm.away
+if [ "$away" -gt 0 ]; then
+    echo 'scontrol: error: Unable to contact slurm controller (connect failure)' >&2
+    exit 1
+fi
+echo "$*" >>slurm.requeued
+(/bin/sleep 0.5 && kill -TERM $PPID) >/dev/null 2>&1 &
+END
+cat >bin/sleep <<'END'
+#!/bin/sh
+echo "$1" >>slurm.pauses
+[ "${CANCEL:-0}" != "$1" ] || { echo 0 >slurm.away; echo CANCELLED >slurm.state; }
+exec /bin/sleep "$(awk -v n="$1" 'BEGIN { print n / 10 }')"
+END
+cat >saves <<END
+#!/bin/sh
+case "\$*" in *--print* | --version) exec '$LOCKSTEP' "\$@" ;; esac
+exit 75
+END
+cat >bin/srun <<'END'
+#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@"
+END
+chmod +x bin/squeue bin/scontrol bin/sleep bin/srun saves
+
+# in_job AWAY VARIABLE=VALUE...: a start that stops in time, while scontrol fails AWAY times.
+in_job() {
+    rm -f slurm.requeued slurm.pauses
+    echo "$1" >slurm.away
+    echo RUNNING >slurm.state
+    shift
+    run env SLURM_JOB_ID=7 LAUNCHER=srun SRUN='srun --wait=30' LOCKSTEP="$PWD/saves" "$@" \
+        "$jobs/train.sbatch" r.yaml --set directory=injob
+    rm -f injob.restarts
+}
+in_job 0
+ok "a job that has saved is requeued" test "$(cat slurm.requeued)" = "requeue 7" -a "$rc" -eq 143
+in_job 8
+ok "also after a controller that is away for two minutes: $(tr '\n' ' ' <slurm.pauses)" \
+    test "$(cat slurm.requeued)" = "requeue 7" -a "$rc" -eq 143
+ok "asked at growing distances" \
+    test "$(head -n 8 slurm.pauses | tr '\n' ' ')" = "1 2 4 8 16 32 60 60 "
+in_job 99 REQUEUE_WAIT=5
+ok "not for ever" test "$rc" -eq 75 -a ! -e slurm.requeued
+ok "and it says so" says err 'this job could not be requeued in ' 'submit it again to go on'
+in_job 99 CANCEL=4
+ok "nor once it is cancelled, which would bring it back to life" \
+    test "$rc" -eq 75 -a ! -e slurm.requeued
+ok "and it says so" says err 'Slurm is ending this job (CANCELLED)'
+ended=$(($(date +%s) - 100))
+in_job 5 SLURM_JOB_END_TIME=$ended
+ok "at its end a job has half a minute for it" test "$(cat slurm.requeued)" = "requeue 7"
+rm bin/squeue bin/scontrol bin/sleep bin/srun
+
 # ---- installed -----------------------------------------------------------------------------------
 
 mkdir -p prefix/bin prefix/share/lockstep

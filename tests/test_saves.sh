@@ -26,6 +26,8 @@ for run in b c; do
     ok "nor the log: $run" cmp a/loss.log $run/loss.log
 done
 
+h5edit=$builddir/tests/h5edit
+[ -x "$h5edit" ] || echo "Bail out! make tests/h5edit"
 # damage FILE: in the middle.
 damage() { printf 'damage' | dd of="$1" bs=1 seek=60000 conv=notrunc 2>/dev/null; }
 
@@ -213,6 +215,40 @@ log validation.log '3d' 'step 18, |found its end after 2 lines'
 log validation.log '2s/.*/12/' 'found line 2, which is not'
 log validation.log '2s/^12/5/' 'found line 2, which is not'
 
+# A line that is one, but not the one that was written: the run goes on, with a warning, at each
+# start from then on. Its length stays.
+changed='a line up to step 20 has changed since its checkpoint was saved'
+run "$LOCKSTEP" train a.yaml $more --set directory=whole
+for name in loss validation; do
+    rm -rf j
+    cp -R logs j
+    sed '2s/ \([0-9]\)\.\([0-9]\)/ \2.\1/' logs/$name.log >j/$name.log
+    prints "a number that has changed in $name.log is told" \
+        "warning: j/$name.log: $changed (| bytes with digest |from step 20" 2 "$LOCKSTEP" train \
+        a.yaml $more --set directory=j --resume --set train.stop_after=22
+    ok "by one line" test "$(grep -c '^warning: ' "$work/out")" -eq 1
+    prints "and told again by the next start" \
+        "warning: j/$name.log: $changed, as the start from step 20 found; the run goes on" \
+        "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+    ok "the bits of the run are those of one whose log is whole" \
+        "$h5same" j/checkpoints/latest whole/checkpoints/latest
+done
+rm -rf j
+cp -R logs j
+for name in loss validation; do
+    "$h5edit" j/checkpoints/step-000020.h5 forget ${name}_log_digest
+done
+sed '2s/ \([0-9]\)\.\([0-9]\)/ \2.\1/' logs/loss.log >j/loss.log
+prints "a checkpoint that knows nothing of logs loads as before" 'from step 20' \
+    "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+ok "without a warning" test "$(grep -c '^warning: ' "$work/out")" -eq 0
+rm -rf j
+cp -R logs j
+"$h5edit" j/checkpoints/step-000020.h5 text loss_log_digest damaged
+rm j/checkpoints/step-000018.h5 j/checkpoints/step-000016.h5
+bad "one whose digest of a log is none" "'loss_log_digest': expected 32 hexadecimal digits" \
+    "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+
 # A log, or a checkpoint, of another run.
 run "$LOCKSTEP" train a.yaml $more --set directory=other --set seed=77 --set train.stop_after=20
 rm -rf j
@@ -231,7 +267,6 @@ rm -rf j
 cp -R logs j
 printf 'half a li' >>j/loss.log
 printf '19 junk' >>j/validation.log
-run "$LOCKSTEP" train a.yaml $more --set directory=whole
 prints "what comes after the checkpoint is cut" 'from step 20' \
     "$LOCKSTEP" train a.yaml $more --set directory=j --resume
 ok "and the run is that of one without a stop" same j whole

@@ -131,7 +131,7 @@ void lk_cmd_say(void *comm, const char *text)
 void lk_cmd_end(void *comm, bool all)
 {
     alarm(20);
-    lk_comm_interrupt(comm);
+    if (comm) lk_comm_interrupt(comm);
     if (all) lk_comm_abort(comm, LK_E_COMM);
     _exit(LK_E_COMM);
 }
@@ -162,7 +162,7 @@ static void set_open_mpi(void)
      * process that was killed, or of another run on this host at the same step, stops this one for
      * ever. Nothing here uses the shared file pointers that it guards. */
     setenv("OMPI_MCA_sharedfp", "^sm", 0);
-    if (getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("SLURM_PROCID")) return;
+    if (lk_cmd_launched() >= 0) return;
     /* For a process that no launcher started: a daemon beside it, and directories in /tmp that stay
      * when it is killed. */
     setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
@@ -185,7 +185,10 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
         return LK_E_COMM;
     }
     set_open_mpi();
-    lk_status status = lk_comm_open(&w.comm);
+    lk_status status = lk_cmd_brief_open();
+    lk_cmd_brief("MPI_Init", NULL);
+    if (status == LK_OK) status = lk_comm_open(&w.comm);
+    lk_cmd_brief("the start", w.comm);
     if (!w.comm) {
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
         return how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
@@ -197,11 +200,14 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);
     if (status == LK_OK) status = lk_io_open(&w.io);
+    lk_cmd_brief(NULL, NULL);
     if (status == LK_OK) status = job(&w, options);
+    lk_cmd_brief("the end", w.comm);
     int code = how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
     if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, code);
     lk_io_close(w.io);
     fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
+    lk_cmd_brief("MPI_Finalize", NULL);
     lk_comm_close(w.comm);
     return code;
 }

@@ -40,10 +40,22 @@ typedef struct lk_world {
     lk_io *io;
 } lk_world;
 
-/* For the watchdog's thread, where a process hangs: print an error; end this process, with `all`
- * all ranks, without returning. `comm`: a lk_comm *. */
+/* For another thread, where a process hangs: print an error; end this process, with `all` all
+ * ranks, without returning. `comm`: a lk_comm *, NULL where MPI does not work. */
 void lk_cmd_say(void *comm, const char *text);
 void lk_cmd_end(void *comm, bool all);
+/* The rank that a launcher (mpirun, srun, a batch job) gave this process; -1: none started it. */
+int lk_cmd_launched(void);
+
+/* What no watchdog sees of a process that a launcher started, and lasts a moment on a good machine:
+ * 300 s at most, or ten times train.timeout. After that this process says what it was, and all
+ * ranks end. brief.c */
+lk_status lk_cmd_brief_open(void);
+/* The calling thread begins it, or, NULL, what may take any time: work, or what a watchdog sees.
+ * `comm`: NULL where MPI does not work. The limit is each one's anew. */
+void lk_cmd_brief(const char *doing, lk_comm *comm);
+void lk_cmd_brief_limit(double timeout); /* train.timeout: 0: no limit, < 0: not given */
+
 /* Rank 0 reads the run file for all: a file edited or a mount late on one host must not give its
  * ranks another run. Collective. Free with lk_run_clear. */
 lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char *const *set,

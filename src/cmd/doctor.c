@@ -224,20 +224,11 @@ static int with_mpi(void *context)
     return code == LK_OK ? (int)o->verdict : code;
 }
 
-/* The number that a launcher gave this process. */
-static int launched_rank(void)
-{
-    static const char *const name[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof name / sizeof *name; i++)
-        if (getenv(name[i])) return atoi(getenv(name[i]));
-    return 0;
-}
-
 /* MPI does not start: that is a finding, beside all that can be found without it. */
 static int without_mpi(options *o, const char *why)
 {
     json_t *facts = NULL;
-    int rank = launched_rank();
+    int rank = lk_cmd_launched();
     if (rank > 0) {
         sleep(2); /* the launcher ends all once rank 0 has said it */
         fprintf(stderr, "lockstep: doctor: rank %d: %s\n", rank, why);

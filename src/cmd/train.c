@@ -165,6 +165,9 @@ static void print_result(const lk_train_result *r)
     printf("\n%s\n", r->checkpoint);
 }
 
+/* Of the watchdog: it sees what the run does, or no more. */
+static void watched(void *comm, bool now) { lk_cmd_brief(now ? NULL : "the end", comm); }
+
 static lk_status train(const lk_world *w, options *o, const lk_run *run)
 {
     lk_train_result r;
@@ -172,6 +175,7 @@ static lk_status train(const lk_world *w, options *o, const lk_run *run)
     if (status == LK_E_REQUEUE && w->comm->rank == 0)
         fprintf(stderr, "lockstep: %s\n", lk_error_text());
     LK_TRY(status);
+    o->start.watched = watched;
     o->start.say = lk_cmd_say;
     o->start.end = lk_cmd_end;
     o->start.context = w->comm;
@@ -187,7 +191,10 @@ static lk_status job(const lk_world *w, void *context)
 {
     options *o = context;
     lk_run run;
+    lk_cmd_brief("reading the run file", w->comm);
     LK_TRY(lk_cmd_load_run(w->comm, o->file, o->sets, o->set, &run));
+    lk_cmd_brief_limit(run.train.timeout);
+    lk_cmd_brief(o->plan ? NULL : "the start of the watchdog", w->comm);
     lk_status status = o->plan ? plan(w, &run) : train(w, o, &run);
     lk_run_clear(&run);
     return status;
@@ -211,9 +218,19 @@ static lk_status outlive(void)
     return lk_signals_catch();
 }
 
+/* The run file is not read yet, and may be what hangs. */
+static void limit_start(const options *o)
+{
+    static const char key[] = "train.timeout=";
+    for (int i = 0; i < o->sets; i++)
+        if (strncmp(o->set[i], key, sizeof key - 1) == 0)
+            lk_cmd_brief_limit(strtod(o->set[i] + sizeof key - 1, NULL));
+}
+
 static int start(options *o)
 {
     lk_status status = LK_OK;
+    limit_start(o);
     if (o->print) status = print_key(o);
     else if (!o->plan) status = outlive(); /* before MPI starts threads */
     if (status != LK_OK) fprintf(stderr, "lockstep: %s\n", lk_error_text());

@@ -221,7 +221,7 @@ static lk_star *allocate(const lk_comm *comm, size_t message)
     s->message = message;
     s->lines = s->rank == 0 ? s->size : 1;
     s->line = calloc((size_t)s->lines, sizeof *s->line);
-    s->poll = calloc((size_t)s->lines + 1, sizeof *s->poll);
+    s->poll = calloc((size_t)s->lines + 2, sizeof *s->poll);
     bool good = s->line && s->poll;
     for (int i = 0; good && i < s->lines; i++) {
         line *l = &s->line[i];
@@ -281,6 +281,12 @@ lk_status lk_star_open(lk_comm *comm, size_t message, lk_star **star, char *reas
     return status;
 }
 
+bool lk_star_address(const lk_star *s, struct sockaddr_storage *mine)
+{
+    socklen_t length = sizeof *mine;
+    return getsockname(s->line[0].fd, (struct sockaddr *)mine, &length) == 0;
+}
+
 /* ---- messages -------------------------------------------------------------------------------- */
 
 static void flush_line(const lk_star *s, line *l)
@@ -322,12 +328,13 @@ static void receive(lk_star *s, int rank, const lk_star_events *e)
     }
 }
 
-void lk_star_poll(lk_star *s, double seconds, int wake, const lk_star_events *e)
+void lk_star_poll(lk_star *s, double seconds, const int wake[2], const lk_star_events *e)
 {
-    s->poll[s->lines] = (struct pollfd){.fd = wake, .events = POLLIN};
+    for (int i = 0; i < 2; i++)
+        s->poll[s->lines + i] = (struct pollfd){.fd = wake[i], .events = POLLIN};
     for (int i = 0; i < s->lines; i++)
         s->poll[i] = (struct pollfd){.fd = s->line[i].fd, .events = POLLIN};
-    if (poll(s->poll, (nfds_t)s->lines + 1, (int)(1e3 * seconds)) <= 0) return;
+    if (poll(s->poll, (nfds_t)s->lines + 2, (int)(1e3 * seconds)) <= 0) return;
     for (int i = 0; i < s->lines; i++)
         if (s->poll[i].fd >= 0 && s->poll[i].revents) receive(s, s->rank == 0 ? i : 0, e);
 }

@@ -13,6 +13,8 @@
 
 #include "comm/comm.h"
 
+#include <sys/socket.h>
+
 typedef struct lk_star lk_star;
 
 /* Collective. When not all ranks reach rank 0, *star is NULL on all and `reason` (at least 200
@@ -27,8 +29,10 @@ typedef struct lk_star_events {
     void (*message)(void *context, int from, const void *message);
     void (*gone)(void *context, int rank); /* its connection has ended; told once */
 } lk_star_events;
-/* Wait up to `seconds`, or until `wake` (a file descriptor) can be read, and tell of what came
- * meanwhile. */
-void lk_star_poll(lk_star *s, double seconds, int wake, const lk_star_events *events);
+/* Wait up to `seconds`, or until one of `wake` (file descriptors, -1: none) can be read, and tell
+ * of what came meanwhile. */
+void lk_star_poll(lk_star *s, double seconds, const int wake[2], const lk_star_events *events);
+/* The address of this rank with which it has reached rank 0. Not of rank 0; false: unknown. */
+bool lk_star_address(const lk_star *s, struct sockaddr_storage *mine);
 
 #endif

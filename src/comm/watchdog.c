@@ -1,6 +1,7 @@
 #include "comm/watchdog.h"
 
 #include "base/clock.h"
+#include "comm/roll.h"
 #include "comm/star.h"
 
 #include <errno.h>
@@ -21,7 +22,8 @@ enum { FIRST_TIMES = 6 };  /* more than the steps in flight on a device */
 #define LONGEST_FACTOR 10.0
 #define FAILED_SAVE 30.0   /* seconds for the main thread to end the run by itself */
 #define SILENCE 1.5        /* seconds without a sign, at least, to be called silent */
-#define PATIENCE 3.0       /* seconds rank 1 has to speak when rank 0 cannot */
+#define ROLL_CALL 1.0      /* seconds to answer, when rank 0 cannot speak; */
+#define PATIENCE 3.0       /* and then for the first who is there to speak for it */
 #define LAST_RESORT 20.0   /* seconds after which a rank speaks for itself */
 
 /* What travels. */
@@ -36,14 +38,16 @@ typedef struct peer {
     char host[64];
     sign last;
     double heard; /* lk_clock_seconds() */
-    enum { PRESENT, GONE, LEFT } state;
+    enum { PRESENT, GONE, LEFT, ABSENT } state; /* ABSENT: it did not answer the roll call */
 } peer;
 
 struct lk_watchdog {
     lk_comm *comm;
     lk_watchdog_options o;
     lk_star *star; /* NULL: alone */
-    peer *peer;    /* rank 0: all; others: rank 0 and themselves are kept */
+    lk_roll *roll; /* or NULL */
+    bool reached;  /* an answer has come to this rank, so datagrams do arrive */
+    peer *peer;    /* rank 0: all; others: rank 0 and themselves are kept, and who answered */
     lk_heart heart[HEARTS];
     pthread_t thread;
     bool joined;
@@ -58,7 +62,6 @@ struct lk_watchdog {
 /* ---- words ----------------------------------------------------------------------------------- */
 
 static const char *const words[LK_ACTIVITIES] = {
-    [LK_RESTING] = "nothing",
     [LK_STARTING] = "the start",
     [LK_READING] = "reading the samples of step",
     [LK_STEPPING] = "step",
@@ -69,14 +72,22 @@ static const char *const words[LK_ACTIVITIES] = {
     [LK_ENDING] = "the end",
 };
 
-static void add(FILE *f, const lk_heart_look *h)
+/* "; rank 1 waits", " in step 57 at blocks.0": nothing of a thread that rests. */
+static void add(FILE *f, const char *before, const lk_heart_look *h)
 {
-    bool step = h->activity != LK_RESTING && h->activity != LK_STARTING &&
-                h->activity != LK_ENDING;
+    if (h->activity == LK_RESTING) return;
+    fputs(before, f);
+    bool step = h->activity != LK_STARTING && h->activity != LK_ENDING;
     fputs(words[h->activity], f);
     if (step) fprintf(f, " %llu", (unsigned long long)h->step);
     if (h->call[0]) fprintf(f, ", in %s()", h->call);
     if (h->place[0]) fprintf(f, " at %s", h->place);
+}
+
+/* Of a peer: the heart that was asked for or, where that thread rests, the main one. */
+static const lk_heart_look *heart_of(const peer *p, int heart)
+{
+    return &p->last.heart[p->last.heart[heart].activity == LK_RESTING ? MAIN : heart];
 }
 
 /* The ranks of which member(r) holds: "rank 3", "ranks 0-2, 5", long lists cut. */
@@ -128,8 +139,10 @@ static double overdue(const lk_watchdog *w, int rank, double now)
 
 static bool silent(const lk_watchdog *w, int rank, double now)
 {
-    return rank != w->comm->rank && w->peer[rank].state == PRESENT &&
-           now - w->peer[rank].heard > fmax(SILENCE, 10 * w->tick);
+    const peer *p = &w->peer[rank];
+    if (p->state == ABSENT) return true;
+    return rank != w->comm->rank && p->state == PRESENT &&
+           now - p->heard > fmax(SILENCE, 10 * w->tick);
 }
 
 /* Of the ranks present, those whose thread is behind the others'. Returns how many. */
@@ -176,7 +189,7 @@ static int first_of(const bool *member, int size)
 static void add_limit(const lk_watchdog *w, FILE *f, int rank, int heart, double now)
 {
     const lk_heart_look *h = &w->peer[rank].last.heart[heart];
-    add(f, &(lk_heart_look){.activity = h->activity, .step = h->step});
+    add(f, "", &(lk_heart_look){.activity = h->activity, .step = h->step});
     double limit = limit_of(w, h), given = w->o.timeout;
     fprintf(f, " has taken %.3g s, more than %.3g s (train.timeout",
             age(&w->peer[rank], heart, now), limit);
@@ -192,8 +205,8 @@ static void add_waiting(const lk_watchdog *w, FILE *f, const bool *waiting, int 
     if (count == 0) return;
     fputs("; ", f);
     add_ranks(f, waiting, size);
-    fputs(count > 1 ? " wait in " : " waits in ", f);
-    add(f, &w->peer[r].last.heart[heart]);
+    fputs(count > 1 ? " wait" : " waits", f);
+    add(f, " in ", heart_of(&w->peer[r], heart));
 }
 
 static const char *advice = "; all are ended, start again with --resume";
@@ -217,6 +230,21 @@ static int blame(const lk_watchdog *w, int heart, bool *blamed, bool *waiting, b
     return count;
 }
 
+/* "rank 2 on node7 (process 12) is late, in ..."; of several the first is told more about. */
+static void add_blamed(const lk_watchdog *w, FILE *f, const bool *blamed, int count, bool mute,
+                       int heart, double now)
+{
+    int size = w->comm->size, first = first_of(blamed, size);
+    const peer *p = &w->peer[first];
+    const char *how = mute ? "silent" : "late";
+    add_ranks(f, blamed, size);
+    if (count > 1) fprintf(f, " are %s, rank %d", how, first);
+    fprintf(f, " on %s (process %d)", p->host, (int)p->last.pid);
+    if (count == 1) fprintf(f, " is %s", how);
+    if (mute) fprintf(f, " for %.3g s", now - p->heard);
+    add(f, mute ? ", last seen in " : count > 1 ? " in " : ", in ", heart_of(p, heart));
+}
+
 /* Whom it is due to that `rank` takes too long. */
 static void explain(const lk_watchdog *w, FILE *f, int rank, int heart, double now)
 {
@@ -224,21 +252,16 @@ static void explain(const lk_watchdog *w, FILE *f, int rank, int heart, double n
     bool *blamed = calloc(2 * (size_t)size, sizeof *blamed), mute = false;
     int count = blamed && w->star ? blame(w, heart, blamed, blamed + size, &mute, now) : 0;
     if (count > 0) {
-        const peer *p = &w->peer[first_of(blamed, size)];
-        add_ranks(f, blamed, size);
-        fprintf(f, " on %s (process %d)", p->host, (int)p->last.pid);
-        fprintf(f, count > 1 ? " are" : " is");
-        if (mute) fprintf(f, " silent for %.3g s, last seen in ", now - p->heard);
-        else fputs(" late, in ", f);
-        add(f, &p->last.heart[heart]);
+        add_blamed(w, f, blamed, count, mute, heart, now);
         add_waiting(w, f, blamed + size, heart);
+        if (mute && w->comm->rank != 0 && size > 2 && !w->reached)
+            fputs("; who else is silent is not known, datagrams (UDP) do not arrive", f);
     } else if (w->star) {
-        fprintf(f, "none of %d ranks is behind the others, all are in ", size);
-        add(f, &w->peer[rank].last.heart[heart]);
+        fprintf(f, "none of %d ranks is behind the others", size);
+        add(f, ", all are in ", heart_of(&w->peer[rank], heart));
         fputs("; look at the network, the file system and the devices", f);
     } else {
-        fputs("in ", f);
-        add(f, &w->peer[rank].last.heart[heart]);
+        add(f, "in ", &w->peer[rank].last.heart[heart]);
     }
     free(blamed);
 }
@@ -257,16 +280,30 @@ static void end(lk_watchdog *w, const char *text)
     w->o.end(w->o.context, text != NULL);
 }
 
+/* Of the ranks in that state, but `without`: "; ranks 1-2 died, too". */
+static void add_others(const lk_watchdog *w, FILE *f, int without, int state, const char *what)
+{
+    int size = w->comm->size, count = 0;
+    bool *member = calloc((size_t)size, sizeof *member);
+    for (int r = 0; member && r < size; r++)
+        count += member[r] = r != without && (int)w->peer[r].state == state;
+    if (count > 0) {
+        fputs("; ", f);
+        add_ranks(f, member, size);
+        fputs(what, f);
+    }
+    free(member);
+}
+
 static void add_death(const lk_watchdog *w, FILE *f, int dead)
 {
     const peer *p = &w->peer[dead];
-    fprintf(f, "rank %d on %s (process %d) has died, in ", dead, p->host, (int)p->last.pid);
-    add(f, &p->last.heart[MAIN]);
-    if (p->last.heart[IO].activity != LK_RESTING &&
-        p->last.heart[IO].activity != p->last.heart[MAIN].activity) {
-        fputs(", its I/O thread in ", f);
-        add(f, &p->last.heart[IO]);
-    }
+    fprintf(f, "rank %d on %s (process %d) has died", dead, p->host, (int)p->last.pid);
+    add(f, ", in ", &p->last.heart[MAIN]);
+    if (p->last.heart[IO].activity != p->last.heart[MAIN].activity)
+        add(f, ", its I/O thread in ", &p->last.heart[IO]);
+    add_others(w, f, dead, GONE, " died, too");
+    add_others(w, f, dead, ABSENT, " gave no answer");
 }
 
 static void add_overdue(const lk_watchdog *w, FILE *f, int rank, int heart, double now)
@@ -321,18 +358,61 @@ static void judge(lk_watchdog *w, double now)
         if (overdue(w, r, now) > 0) speak(w, r, worst(w, r, now), -1, now);
 }
 
+/* Another rank than 0 that has answered. */
+static void present(void *context, int from, const void *message)
+{
+    lk_watchdog *w = context;
+    peer *p = &w->peer[from];
+    memcpy(&p->last, message, sizeof p->last);
+    p->heard = lk_clock_seconds();
+    w->reached = true;
+    if (w->accused > 0) p->state = PRESENT;
+}
+
+/* Now and then until it is known whether datagrams arrive, then when rank 0 is accused. */
+static void call_roll(const lk_watchdog *w)
+{
+    int others = w->comm->size - 1, me = w->comm->rank;
+    if (!w->roll || me == 0) return;
+    for (int r = 1; r <= others && w->accused > 0; r++)
+        if (r != me && w->peer[r].state != PRESENT) lk_roll_ask(w->roll, r);
+    /* one that is far from this one, most likely on another host */
+    if (!w->reached) lk_roll_ask(w->roll, 1 + (me - 1 + others / 2) % others);
+}
+
+/* Rank 0 is accused no more, or anew. */
+static void accuse(lk_watchdog *w, double when)
+{
+    if ((w->accused > 0) == (when > 0)) return;
+    w->accused = when;
+    for (int r = 1; r < w->comm->size; r++)
+        if (r != w->comm->rank) w->peer[r].state = LEFT;
+    call_roll(w);
+}
+
+/* How long this rank waits before it speaks for rank 0: one before it may be there to do it. */
+static double turn(lk_watchdog *w)
+{
+    bool first = true;
+    for (int r = 1; r < w->comm->rank; r++)
+        first = first && w->reached && w->peer[r].state != PRESENT;
+    return (w->roll ? ROLL_CALL : 0) + (first ? 0 : PATIENCE);
+}
+
 /* The others: is rank 0 still there to judge? */
 static void judge_rank_0(lk_watchdog *w, double now)
 {
     int me = w->comm->rank;
     double over = overdue(w, me, now);
     bool gone = w->peer[0].state == GONE, bad = gone || (over > 0 && silent(w, 0, now));
-    if (!bad) w->accused = 0;
-    else if (w->accused <= 0) w->accused = now;
-    if (bad && now - w->accused >= (me == 1 ? 0 : PATIENCE))
+    accuse(w, bad ? now : 0);
+    if (bad && now - w->accused >= turn(w)) {
+        for (int r = 1; r < w->comm->size && w->reached; r++)
+            if (w->peer[r].state == LEFT) w->peer[r].state = ABSENT;
         speak(w, me, worst(w, me, now), gone ? 0 : -1, now);
-    else if (over > LAST_RESORT)
+    } else if (over > LAST_RESORT) {
         speak(w, me, worst(w, me, now), -1, now);
+    }
 }
 
 /* ---- the thread ------------------------------------------------------------------------------ */
@@ -408,17 +488,20 @@ static void *watch(void *context)
         if (leaving || now >= next) { /* not at each message heard: that would answer answers */
             look_at_self(w, now);
             tell(w, leaving ? leaving : BEAT);
+            if (!leaving) call_roll(w);
             next = now + w->tick;
         }
         if (leaving) break;
         struct pollfd wake = {.fd = w->wake[0], .events = POLLIN};
         double wait = fmax(next - now, 1e-3); /* whole milliseconds count */
-        if (w->star) lk_star_poll(w->star, wait, wake.fd, &events);
+        int wakes[2] = {wake.fd, lk_roll_socket(w->roll)};
+        if (w->star) lk_star_poll(w->star, wait, wakes, &events);
         else poll(&wake, 1, (int)(1e3 * wait));
         now = lk_clock_seconds();
         notice_rest(w, before, now);
         before = now;
         look_at_self(w, now);
+        if (w->roll) lk_roll_serve(w->roll, &w->peer[w->comm->rank].last, present, w);
         judge_all(w, now);
     }
     return NULL;
@@ -459,6 +542,7 @@ static void destroy(lk_watchdog *w)
 {
     if (!w) return;
     lk_star_close(w->star);
+    lk_roll_close(w->roll);
     for (int i = 0; i < 2; i++)
         if (w->wake[i] >= 0) close(w->wake[i]);
     free(w->peer);
@@ -486,6 +570,7 @@ lk_status lk_watchdog_open(lk_comm *comm, const lk_watchdog_options *o, lk_watch
     }
     if (status == LK_OK && comm->size > 1)
         status = lk_star_open(comm, sizeof(sign), &w->star, reason, sizeof reason);
+    if (status == LK_OK) status = lk_roll_open(comm, w->star, sizeof(sign), &w->roll);
     for (int r = 0; status == LK_OK && r < comm->size; r++) /* those this rank hears nothing of */
         if (r != comm->rank && (!w->star || (comm->rank != 0 && r != 0))) w->peer[r].state = LEFT;
     if (status == LK_OK) status = lk_comm_agree(comm, start(w));

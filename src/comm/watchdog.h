@@ -4,8 +4,9 @@
  * times a second (comm/star.h). Where something takes longer than its limit, rank 0 finds who is to
  * blame: a rank that has fallen silent (stopped, or its host is), else the ranks whose position is
  * behind that of the others, who wait for them. A rank that dies is known at once, for its
- * connection ends. When it is rank 0 that is silent or dead, rank 1 says so, then the others.
- * Then every rank ends. Without connections between the ranks, each watches itself alone.
+ * connection ends. When it is rank 0 that is silent or dead, the others call the roll
+ * (comm/roll.h), and the first that is there says so, with all who did not answer. Then every rank
+ * ends. Without connections between the ranks, each watches itself alone.
  *
  * Limits: `timeout` seconds, ten times that for what is done for the first times (compiling,
  * choosing algorithms). Without one (timeout < 0) ten times the longest so far of its kind, at

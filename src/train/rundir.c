@@ -16,12 +16,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum {
+    LOSS = LK_CHECKPOINT_LOSS,
+    VALIDATION = LK_CHECKPOINT_VALIDATION,
+    LOGS = LK_CHECKPOINT_LOGS
+};
+
 struct lk_rundir {
     char *path, *checkpoints;
     int rank, lock; /* lock: file descriptor, -1 without */
     lk_resume how;
     bool exists;
-    FILE *loss, *validation;
+    struct {
+        FILE *file;        /* NULL: not rank 0, or not yet */
+        lk_digest *digest; /* of what is in it */
+        uint64_t bytes, changed; /* changed: see lk_checkpoint_log */
+    } log[LOGS];
 };
 
 static char *join(const char *a, const char *b)
@@ -112,8 +122,10 @@ lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rund
 void lk_rundir_close(lk_rundir *d)
 {
     if (!d) return;
-    if (d->loss) fclose(d->loss);
-    if (d->validation) fclose(d->validation);
+    for (int i = 0; i < LOGS; i++) {
+        if (d->log[i].file) fclose(d->log[i].file);
+        lk_digest_destroy(d->log[i].digest);
+    }
     if (d->lock >= 0) close(d->lock);
     free(d->path);
     free(d->checkpoints);
@@ -212,37 +224,88 @@ static const struct {
     lk_steplog_form form;
 } logs[] = {{"loss.log", {"step loss rate scale norm skipped", 5, 5, true}},
             {"validation.log", {"step loss", 1, 4, false}}};
-enum { LOSS, VALIDATION, LOGS };
 
-static lk_status open_log(const lk_rundir *d, int which, uint64_t step, double *lowest, FILE **file)
+static lk_status open_log(lk_rundir *d, int which, uint64_t step, double *lowest)
 {
     char *path = join(d->path, logs[which].name);
-    if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = lk_steplog_open(path, &logs[which].form, step, lowest, file);
+    lk_status status = path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK) status = lk_digest_create(&d->log[which].digest);
+    if (status == LK_OK)
+        status = lk_steplog_open(path, &logs[which].form, step, lowest, d->log[which].digest,
+                                 &d->log[which].bytes, &d->log[which].file);
     free(path);
     return status;
 }
 
-lk_status lk_rundir_check_logs(const lk_rundir *d, uint64_t step, float loss, uint64_t *validated,
+/* A log that is whole and, but for its last line perhaps, another than when `saved` was. That is
+ * told and no error: the run's own bits come from the checkpoint alone. Those who come later are
+ * told again, for what is saved from now on knows the log as it is. */
+static void compare_log(lk_rundir *d, int which, const char *path, const lk_checkpoint_info *saved,
+                        const lk_checkpoint_log *found,
+                        void (*report)(void *context, const char *text), void *context)
+{
+    const lk_checkpoint_log *was = &saved->log[which];
+    unsigned long long step = saved->state.step, since = was->changed;
+    char text[PATH_MAX + 600], how[200] = "";
+    bool same = was->bytes == found->bytes && strcmp(was->digest, found->digest) == 0;
+    if (!was->digest[0] || (same && !since)) return;
+    if (!same)
+        snprintf(how, sizeof how, " (%llu bytes with digest %s then, %llu with %s now)",
+                 (unsigned long long)was->bytes, was->digest, (unsigned long long)found->bytes,
+                 found->digest);
+    if (same)
+        snprintf(how, sizeof how, ", as the start from step %llu found", since);
+    d->log[which].changed = since ? since : step;
+    snprintf(text, sizeof text, "%s: a line up to step %llu has changed since its checkpoint was "
+             "saved%s; the run goes on, with the same bits, but this log is not that of a run "
+             "without a stop: look at the disk, and put back a copy of the log while the run does "
+             "not work", path, same ? since : step, how);
+    report(context, text);
+}
+
+/* *last: the step that its last line must have, 0 from now on where there is no log. */
+static lk_status check_log(lk_rundir *d, int which, const lk_checkpoint_info *saved, uint64_t *last,
+                           void (*report)(void *context, const char *text), void *context)
+{
+    char *path = join(d->path, logs[which].name), text[PATH_MAX + 100];
+    lk_digest *digest = NULL;
+    lk_checkpoint_log found = {.bytes = 0};
+    float loss = saved->state.loss;
+    bool none = false;
+    lk_status status = path ? lk_digest_create(&digest) : lk_fail(LK_E_SYSTEM, "out of memory");
+    if (status == LK_OK)
+        status = lk_steplog_check(path, &logs[which].form, saved->state.step, *last,
+                                  which == LOSS ? &loss : NULL, digest, &found.bytes, &none);
+    if (status == LK_OK && none && *last > 0) {
+        snprintf(text, sizeof text, "%s has nothing up to step %llu any more; it begins after it",
+                 path, (unsigned long long)saved->state.step);
+        report(context, text);
+    }
+    if (none) *last = 0;
+    if (status == LK_OK && !none) {
+        lk_digest_text(digest, found.digest);
+        compare_log(d, which, path, saved, &found, report, context);
+    }
+    lk_digest_destroy(digest);
+    free(path);
+    return status;
+}
+
+lk_status lk_rundir_check_logs(lk_rundir *d, const lk_checkpoint_info *saved, uint64_t *validated,
                                void (*report)(void *context, const char *text), void *context)
 {
-    uint64_t last[LOGS] = {step, *validated};
-    const float *first[LOGS] = {&loss, NULL};
-    for (int i = 0; i < LOGS && step > 0; i++) {
-        char *path = join(d->path, logs[i].name), text[PATH_MAX + 100];
-        bool none = false;
-        if (!path) return lk_fail(LK_E_SYSTEM, "out of memory");
-        lk_status status = lk_steplog_check(path, &logs[i].form, step, last[i], first[i],
-                                            &none);
-        snprintf(text, sizeof text, "%s has nothing up to step %llu any more; it begins after it",
-                 path, (unsigned long long)step);
-        if (status == LK_OK && none && last[i] > 0) report(context, text);
-        if (none) last[i] = 0;
-        free(path);
-        LK_TRY(status);
+    uint64_t step = saved->state.step;
+    if (step == 0) return LK_OK;
+    LK_TRY(check_log(d, LOSS, saved, &step, report, context));
+    return check_log(d, VALIDATION, saved, validated, report, context);
+}
+
+void lk_rundir_logs(const lk_rundir *d, lk_checkpoint_log log[LOGS])
+{
+    for (int i = 0; i < LOGS; i++) {
+        log[i] = (lk_checkpoint_log){.bytes = d->log[i].bytes, .changed = d->log[i].changed};
+        if (d->log[i].digest) lk_digest_text(d->log[i].digest, log[i].digest);
     }
-    *validated = last[VALIDATION];
-    return LK_OK;
 }
 
 /* The old file stays whole until the new one is. */
@@ -302,49 +365,55 @@ lk_status lk_rundir_begin(lk_rundir *d, const lk_run *run, uint64_t step, double
     if (step < (uint64_t)run->train.steps) LK_TRY(forget_done(d));
     LK_TRY(write_run_file(d, run));
     if (step > 0) LK_TRY(lk_rundir_saved(d)); /* where it was killed before it could say so */
-    LK_TRY(open_log(d, LOSS, step, NULL, &d->loss));
-    LK_TRY(open_log(d, VALIDATION, step, best, &d->validation));
+    LK_TRY(open_log(d, LOSS, step, NULL));
+    LK_TRY(open_log(d, VALIDATION, step, best));
     return lk_replace_sync(d->path); /* the new names in it */
 }
 
-static lk_status written(const lk_rundir *d, int which, FILE *f, int result)
+static lk_status write_line(lk_rundir *d, int which, const char *line)
 {
-    if (result < 0 || ferror(f))
+    FILE *f = d->log[which].file;
+    if (fputs(line, f) < 0 || ferror(f))
         return lk_fail(LK_E_SYSTEM,
                        "%s/%s: cannot write the log: %s; make room on the disk, then "
                        "go on with --resume",
                        d->path, logs[which].name, strerror(errno));
+    lk_digest_update(d->log[which].digest, line, strlen(line));
+    d->log[which].bytes += strlen(line);
     return LK_OK;
 }
 
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s)
 {
-    if (!d->loss) return LK_OK;
-    int n = fprintf(d->loss, "%llu %.9g %.9g %.9g %.9g %llu\n", (unsigned long long)s->step,
-                    (double)s->loss, (double)s->lr, (double)s->loss_scale, (double)s->grad_norm,
-                    (unsigned long long)s->skipped);
-    return written(d, LOSS, d->loss, n);
+    char line[160];
+    if (!d->log[LOSS].file) return LK_OK;
+    snprintf(line, sizeof line, "%llu %.9g %.9g %.9g %.9g %llu\n", (unsigned long long)s->step,
+             (double)s->loss, (double)s->lr, (double)s->loss_scale, (double)s->grad_norm,
+             (unsigned long long)s->skipped);
+    return write_line(d, LOSS, line);
 }
 
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v)
 {
-    if (!d->validation) return LK_OK;
     char text[160];
+    if (!d->log[VALIDATION].file) return LK_OK;
     int n = snprintf(text, sizeof text, "%llu %.17g", (unsigned long long)step, v->loss);
     const double more[] = {v->accuracy, v->ema_loss, v->ema_accuracy};
     for (int i = 0; i < 3; i++)
         if (!isnan(more[i])) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", more[i]);
-    return written(d, VALIDATION, d->validation, fprintf(d->validation, "%s\n", text));
+    snprintf(text + n, sizeof text - (size_t)n, "\n");
+    return write_line(d, VALIDATION, text);
 }
 
 lk_status lk_rundir_sync(lk_rundir *d)
 {
-    FILE *files[] = {d->loss, d->validation};
-    for (int i = 0; i < 2; i++)
-        if (files[i] && (fflush(files[i]) != 0 || fsync(fileno(files[i])) != 0))
+    for (int i = 0; i < LOGS; i++) {
+        FILE *f = d->log[i].file;
+        if (f && (fflush(f) != 0 || fsync(fileno(f)) != 0))
             return lk_fail(LK_E_SYSTEM,
                            "%s: cannot write the logs: %s; make room on the disk, "
                            "then go on with --resume",
                            d->path, strerror(errno));
+    }
     return LK_OK;
 }

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define PATIENCE 10.0 /* seconds for a failure on one rank to reach the others' I/O threads */
@@ -137,7 +138,8 @@ static lk_status describe(const lk_save *s, lk_checkpoint_info *info)
     return o->store->device->backend->choices_get(o->store->device, &info->choices);
 }
 
-lk_status lk_save_begin(lk_save *s, uint64_t validated, uint64_t good,
+lk_status lk_save_begin(lk_save *s, uint64_t validated,
+                        const lk_checkpoint_log log[LK_CHECKPOINT_LOGS], uint64_t good,
                         char spoilt[LK_CHECKPOINT_SPOILT])
 {
     lk_comm *c = s->o.comm;
@@ -146,6 +148,7 @@ lk_status lk_save_begin(lk_save *s, uint64_t validated, uint64_t good,
     double begun = lk_clock_seconds();
     lk_status status = lk_comm_agree(c, describe(s, &info));
     info.validated = validated;
+    memcpy(info.log, log, sizeof info.log);
     if (status == LK_OK)
         status = lk_comm_agree(c, lk_checkpoint_snapshot_begin(s->snapshot, &info, good, spoilt));
     s->under_way = status == LK_OK && !spoilt[0];

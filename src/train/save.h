@@ -35,8 +35,10 @@ lk_status lk_save_room(const lk_save *s);
 /* Waits for a save under way, whose outcome is nobody's; takes NULL. */
 void lk_save_close(lk_save *s);
 /* Start saving the store as it is now, after waiting for the save before. `validated`:
- * step of the last validation; `good`, `spoilt`: see lk_checkpoint_snapshot_begin(). */
-lk_status lk_save_begin(lk_save *s, uint64_t validated, uint64_t good,
+ * step of the last validation; `log`: the logs, on disk, of rank 0; `good`, `spoilt`: see
+ * lk_checkpoint_snapshot_begin(). */
+lk_status lk_save_begin(lk_save *s, uint64_t validated,
+                        const lk_checkpoint_log log[LK_CHECKPOINT_LOGS], uint64_t good,
                         char spoilt[LK_CHECKPOINT_SPOILT]);
 /* At the end of a step: the outcome of a save that is complete, LK_OK while it is not. Costs
  * nothing when none is under way, else one small reduction over the ranks. A rank that failed where

@@ -62,7 +62,7 @@ typedef struct reading {
     bool later;           /* then comes one after the step */
 } reading;
 
-static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
+static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step, lk_digest *digest)
 {
     char text[512];
     line l = {0, 0};
@@ -79,6 +79,7 @@ static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step)
         r.last = l.step;
         r.lines++;
         r.end = ftell(f);
+        lk_digest_update(digest, text, strlen(text));
     }
     return r;
 }
@@ -116,7 +117,8 @@ static lk_status of_another(const char *path, const reading *r, float first)
 }
 
 lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64_t step,
-                           uint64_t last, const float *first, bool *none)
+                           uint64_t last, const float *first, lk_digest *digest, uint64_t *bytes,
+                           bool *none)
 {
     FILE *f = NULL;
     if (access(path, F_OK) != 0 && errno == ENOENT) {
@@ -124,7 +126,7 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
         return LK_OK;
     }
     LK_TRY(open_file(path, O_RDONLY, "r", &f));
-    reading r = read_lines(f, form, step);
+    reading r = read_lines(f, form, step, digest);
     bool failed = ferror(f) != 0;
     fclose(f);
     if (failed)
@@ -137,16 +139,17 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
     if (short_of && !begins) return too_short(path, form, &r, step, last);
     if (first && !begins && !is_number(r.final, *first)) return of_another(path, &r, *first);
     *none = begins;
+    *bytes = (uint64_t)r.end;
     return LK_OK;
 }
 
 lk_status lk_steplog_open(const char *path, const lk_steplog_form *form, uint64_t step,
-                          double *lowest, FILE **file)
+                          double *lowest, lk_digest *digest, uint64_t *bytes, FILE **file)
 {
     FILE *f = NULL;
     LK_TRY(open_file(path, O_RDWR | O_APPEND | O_CREAT, "a+", &f));
     rewind(f);
-    reading r = read_lines(f, form, step);
+    reading r = read_lines(f, form, step, digest);
     if (fflush(f) != 0 || ftruncate(fileno(f), r.end) != 0 || fseek(f, 0, SEEK_END) != 0) {
         lk_status status = cannot("write", path);
         fclose(f);
@@ -154,6 +157,7 @@ lk_status lk_steplog_open(const char *path, const lk_steplog_form *form, uint64_
     }
     setvbuf(f, NULL, _IOLBF, 0); /* for those who look on */
     if (lowest && r.lowest < *lowest) *lowest = r.lowest;
+    *bytes = (uint64_t)r.end;
     *file = f;
     return LK_OK;
 }

@@ -6,6 +6,7 @@
 #ifndef LK_TRAIN_STEPLOG_H
 #define LK_TRAIN_STEPLOG_H
 
+#include "base/digest.h"
 #include "base/status.h"
 
 #include <stdbool.h>
@@ -24,12 +25,14 @@ typedef struct lk_steplog_form {
  * `step`? LK_E_INPUT says what is wrong and what can be done. `last` LK_STEPLOG_ANY: not known, any
  * will do; 0: there is none. A log that is not there, or was begun anew after `step`, is no error:
  * *none. `first`: the first number of that line, NULL: not known; of another run it is another.
- * Changes nothing. */
+ * The lines up to `step` are added to `digest`, *bytes is their length. Changes nothing. */
 lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64_t step,
-                           uint64_t last, const float *first, bool *none);
+                           uint64_t last, const float *first, lk_digest *digest, uint64_t *bytes,
+                           bool *none);
 /* Open for appending, cut after the last whole line that is not after `step`; made if it is not
- * there. *lowest, if given, is lowered to the least first number of the lines that stay. */
+ * there. *lowest, if given, is lowered to the least first number of the lines that stay; they are
+ * added to `digest`, and *bytes is their length. */
 lk_status lk_steplog_open(const char *path, const lk_steplog_form *form, uint64_t step,
-                          double *lowest, FILE **file);
+                          double *lowest, lk_digest *digest, uint64_t *bytes, FILE **file);
 
 #endif

@@ -269,16 +269,16 @@ static lk_status open_stop(lk_trainer *t, double deadline)
 static void warn_of_data(void *context, const char *text) { lk_trainer_say(context, text); }
 
 /* Last of all checks, for it takes longest, and before the run directory is made. */
-static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_choice *from)
+static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_info *saved,
+                                 const lk_checkpoint_choice *from)
 {
     char *unkept = NULL;
     if (strcmp(t->run->data.check, "auto") == 0)
         LK_TRY(lk_check_unseen(t->comm, t->io, t->data, t->run->directory, warn_of_data, t,
                                &unkept, &t->drift));
     lk_status status = LK_OK;
-    if (t->comm->rank == 0)
-        status = lk_rundir_check_logs(t->rundir, t->start, (float)t->result.loss, &t->validated,
-                                      warn, t);
+    if (t->comm->rank == 0 && saved)
+        status = lk_rundir_check_logs(t->rundir, saved, &t->validated, warn, t);
     if (status == LK_OK) status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
     if (status == LK_OK && t->comm->rank == 0 && from->path)
         status = lk_checkpoint_adopt(lk_rundir_checkpoints(t->rundir), from, warn, t);
@@ -327,7 +327,7 @@ static lk_status run(lk_trainer *t)
     if (status == LK_OK) status = start(t, from, choice.path);
     if (status == LK_OK) status = find_end(t);
     if (status == LK_OK)
-        status = lk_comm_agree(t->comm, begin_directory(t, &choice));
+        status = lk_comm_agree(t->comm, begin_directory(t, from, &choice));
     if (status == LK_OK) status = open_save(t);
     if (status == LK_OK)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
@@ -375,12 +375,14 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
                  .good = LK_CHECKPOINT_NONE,
                  .result.validation = {NAN, NAN, NAN, NAN}};
     lk_status status = open_watchdog(&t);
+    if (how->watched) how->watched(how->context, true);
     if (status == LK_OK) status = run(&t);
     lk_monitor_close(t.monitor, status, t.result.stopped);
     t.monitor = NULL;
     /* where the others are still at work, to close files or NCCL would wait for them */
     if (status != LK_OK && !lk_comm_all_failed(comm, 2.0)) {
         lk_watchdog_leave(t.watchdog);
+        if (how->watched) how->watched(how->context, false);
         return status;
     }
     lk_heart_begin(LK_ENDING, 0); /* what is destroyed is named no more */
@@ -410,6 +412,7 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     lk_session_device_close(t.device);
     lk_drift_report_clear(&t.drift);
     lk_rundir_close(t.rundir);
+    if (how->watched) how->watched(how->context, false);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
     return status;

@@ -60,6 +60,8 @@ typedef struct lk_start {
     /* How the watchdog speaks and ends this process (comm/watchdog.h); NULL: there is none. */
     void (*say)(void *context, const char *text);
     void (*end)(void *context, bool all);
+    /* From now on it sees what the run does, or sees it no more; NULL: nobody asks. */
+    void (*watched)(void *context, bool now);
     void *context;
 } lk_start;
 

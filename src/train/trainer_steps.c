@@ -246,9 +246,11 @@ static bool save_put_off(const lk_trainer *t)
 static lk_status save(lk_trainer *t, uint64_t step)
 {
     char spoilt[LK_CHECKPOINT_SPOILT], what[LK_CHECKPOINT_SPOILT + 100];
+    lk_checkpoint_log log[LK_CHECKPOINT_LOGS];
     lk_heart_begin(LK_SAVING, step);
     LK_TRY(lk_comm_agree(t->comm, lk_rundir_sync(t->rundir)));
-    LK_TRY(lk_save_begin(t->save, t->validated, t->good, spoilt));
+    lk_rundir_logs(t->rundir, log);
+    LK_TRY(lk_save_begin(t->save, t->validated, log, t->good, spoilt));
     if (!spoilt[0]) {
         t->saved = step;
         return LK_OK;

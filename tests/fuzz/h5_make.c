@@ -431,6 +431,9 @@ static void make_checkpoint(maker *m)
     put_text(m, m->file, "build", "fuzz");
     put_text(m, m->file, "dataset_path", "a.h5");
     put_text(m, m->file, "dataset_digest", "0123456789abcdef0123456789abcdef");
+    put_u64(m, m->file, "loss_log_bytes", 120);
+    put_text(m, m->file, "loss_log_digest", "00112233445566778899aabbccddeeff");
+    put_u64(m, m->file, "loss_log_changed", 1);
     put_text(m, m->file, "kind", images ? "images" : "text");
     put_dataset(m, "state", H5T_STD_U8LE, 1, (hsize_t[]){sizeof state}, &state);
     if (images) {
