@@ -303,14 +303,15 @@ static lk_status write_item(job *j, const item *x)
     return LK_OK;
 }
 
+/* Rank 0 makes the file, before HDF5 does: MPI tells a full disk as an error that it does not
+ * know. */
 static lk_status open_part(job *j)
 {
-    j->fd = open(j->part, O_WRONLY | O_CLOEXEC);
-    return j->fd < 0 ? lk_fail(LK_E_SYSTEM,
-                               "%s: cannot open: %s; check the directory's "
-                               "permissions",
-                               j->part, strerror(errno))
-                     : LK_OK;
+    j->fd = open(j->part, O_WRONLY | O_CLOEXEC | (j->rank == 0 ? O_CREAT : 0), 0666);
+    return j->fd >= 0 ? LK_OK
+                      : lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", j->part,
+                                j->rank == 0 ? "create" : "open", strerror(errno),
+                                lk_advice_of_errno(errno, "check the directory's permissions"));
 }
 
 /* To the disk, and out of memory, so that it is the disk that is read back. A sync of all would
@@ -335,9 +336,9 @@ static lk_status sync_part(job *j)
 
 static lk_status write_part(job *j)
 {
+    LK_TRY(writers_agree(j, j->rank == 0 ? open_part(j) : LK_OK));
     LK_TRY(writers_agree(j, create_file(j)));
-    LK_TRY(writers_agree(j, open_part(j)));
-    LK_TRY(writers_agree(j, j->rank == 0 ? reserve(j) : LK_OK));
+    LK_TRY(writers_agree(j, j->rank == 0 ? reserve(j) : open_part(j)));
     for (int i = 0; i < j->items; i++) LK_TRY(write_item(j, &j->item[i]));
     LK_TRY(writers_agree(j, lk_h5_close(j->part, &j->file)));
     return writers_agree(j, sync_part(j));
