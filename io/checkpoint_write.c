@@ -84,15 +84,21 @@ static uint64_t needed_bytes(const job *j)
     return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
-/* Will the file fit, and leave room for logs? */
+/* Will the file fit, and leave room for logs? MPI makes files of its own beside it, and where one of
+ * them cannot be made some ranks wait for ever. Where files are not counted, f_files is 0. */
 lk_status lk_checkpoint_check_room(const job *j)
 {
+    enum { FILES = 16 };
     struct statvfs disk;
     uint64_t needed = needed_bytes(j), margin = (8 << 20) + needed / 16;
     if (statvfs(j->given, &disk) != 0)
         return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s; check the file system",
                        j->given, strerror(errno));
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (disk.f_files > 0 && disk.f_favail < FILES)
+        return lk_fail(LK_E_SYSTEM, "%s: expected free space for %d more files (df -i), found it "
+                       "for %llu; make room on the disk", j->given, FILES,
+                       (unsigned long long)disk.f_favail);
     if (room >= needed + margin) return LK_OK;
     return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f MiB, "
                    "found %.1f MiB; make room on the disk, or %s", j->given,

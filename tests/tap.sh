@@ -24,7 +24,7 @@ OMPI_MCA_rmaps_base_oversubscribe=1
 OMPI_MCA_hwloc_base_binding_policy=none
 OMPI_MCA_btl_vader_single_copy_mechanism=none
 OMPI_MCA_mpi_yield_when_idle=1
-OMPI_MCA_sharedfp=^sm,lockedfile # as lockstep does (src/cmd/cmd.c), for the test programs
+OMPI_MCA_sharedfp=^sm # as lockstep does (src/cmd/cmd.c), for the test programs
 # Ranks of one host: looking for networks, and leaving libfabric (ofi), takes each of them 1.3 s.
 : "${OMPI_MCA_pml:=ob1}" "${OMPI_MCA_btl:=^ofi,openib,uct}"
 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe

@@ -160,9 +160,8 @@ static void set_open_mpi(void)
 {
     /* A semaphore for each open file, named by the last part of its path alone: one left by a
      * process that was killed, or of another run on this host at the same step, stops this one for
-     * ever. In place of it a file beside each open file, for which a full disk has no room, of
-     * which MPI then speaks itself. Nothing here uses the shared file pointers that they guard. */
-    setenv("OMPI_MCA_sharedfp", "^sm,lockedfile", 0);
+     * ever. Nothing here uses the shared file pointers that it guards. */
+    setenv("OMPI_MCA_sharedfp", "^sm", 0);
     if (getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("SLURM_PROCID")) return;
     /* For a process that no launcher started: a daemon beside it, and directories in /tmp that stay
      * when it is killed. */
