@@ -14,7 +14,7 @@
 #             what buckets of several sizes hide of it behind the backward pass
 #   trace     bench/trace_gpu.sh
 #   doctor    lockstep doctor, and tests/test_doctor_command.sh
-#   stall     three minutes of GPT-2 with a save each minute; saving and loading beside the disk
+#   stall     three minutes of GPT-2 with a save each minute beside one without; what the disk takes
 #   sanitize  compute-sanitizer on the ops whose kernels share memory between threads
 #
 # Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
@@ -44,8 +44,7 @@ limit_of() {
     case $1 in
     learn) echo 120 ;;
     ops | parity | layers) echo 240 ;;
-    stall) echo 330 ;;
-    doctor | reduce | trace) echo 400 ;;
+    doctor | reduce | stall | trace) echo 400 ;;
     exact | step | sanitize) echo 560 ;;
     esac
 }
@@ -127,6 +126,13 @@ text_options() {
 median() {
     sed -n 's/^{"event":"end",.*"p50":\([0-9.e-]*\),.*/\1/p' "$1/run.jsonl" |
         awk '{ printf "%.2f", $1 }'
+}
+
+# The same between one step and the next, whatever lies between them, from the first to the last.
+mean() {
+    sed -n 's/^{"event":"step","time":\([0-9.]*\),.*/\1/p' "$1/run.jsonl" | awk '
+        NR == 1 { first = $1 } { last = $1 }
+        END { if (NR > 1) printf "%.2f", 1e3 * (last - first) / (NR - 1) }'
 }
 
 # ---- the parts -----------------------------------------------------------------------------------
@@ -311,6 +317,7 @@ part_stall() {
     ms=$(median pace)
     every=$(awk "BEGIN { print int(1e3 * $minute / ${ms:-1}) }")
     note "a step takes $ms ms: a save each $every steps"
+    left run "$@" --set directory=plain --set train.steps="$every" --set checkpoint.every=0
     left run "$@" --set directory=long --set train.steps=$((3 * every)) \
         --set checkpoint.every="$every" --set checkpoint.keep=1
     [ "$rc" -eq 0 ] || note_run "three saves"
@@ -320,8 +327,14 @@ part_stall() {
     ok "three saves were made" test "${line%% *}" = 3
     ok "training waited $share % of its time for saves, at most $stall_limit" \
         holds "$share <= $stall_limit"
+    plain=$(mean plain) saving=$(mean long)
+    note "a step without saves: median $(median plain) ms, mean $plain ms"
+    note "a step with them:     median $(median long) ms, mean $saving ms"
+    more=$(awk "BEGIN { printf \"%.2f\", 100 * (${saving:-0} / ${plain:-1} - 1) }")
+    ok "they make the mean $more % longer, at most $stall_limit" \
+        holds "$saving > 0 && $more <= $stall_limit"
     mib=$(echo "$line" | sed -n 's/^3 checkpoints, \([0-9]*\).*/\1/p')
-    rm -rf pace long
+    rm -rf pace plain long
     left run "$builddir/bench/io" . $((${mib:-3} / 3)) 3
     note_file "$work/out"
     ok "saving and loading beside the disk is measured" test "$rc" -eq 0

@@ -172,17 +172,13 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
     snprintf(fresh, sizeof fresh, "%s/latest.part", directory);
     unlink(fresh); /* of a killed run; if it cannot go, symlink() tells */
     if (symlink(name, fresh) != 0)
-        return lk_fail(LK_E_SYSTEM,
-                       "%s: cannot make the link: %s; check that its file system has "
-                       "symbolic links",
-                       fresh, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot make the link: %s; %s", fresh, strerror(errno),
+                       lk_advice_of_errno(errno, "check that its file system has symbolic links"));
     if (rename(fresh, latest) != 0) {
         int error = errno;
         unlink(fresh);
-        return lk_fail(LK_E_SYSTEM,
-                       "%s: cannot replace the link: %s; check the directory's "
-                       "permissions",
-                       latest, strerror(error));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s; %s", latest, strerror(error),
+                       lk_advice_of_errno(error, "check the directory's permissions"));
     }
     return lk_replace_sync(directory);
 }

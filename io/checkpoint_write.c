@@ -84,15 +84,21 @@ static uint64_t needed_bytes(const job *j)
     return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
-/* Will the file fit, and leave room for logs? */
+/* Will the file fit, and leave room for logs? MPI makes files of its own beside it; where one of
+ * them cannot be made some ranks wait for ever. f_files is 0 where files are not counted. */
 lk_status lk_checkpoint_check_room(const job *j)
 {
+    enum { FILES = 16 };
     struct statvfs disk;
     uint64_t needed = needed_bytes(j), margin = (8 << 20) + needed / 16;
     if (statvfs(j->given, &disk) != 0)
         return lk_fail(LK_E_SYSTEM, "%s: cannot tell the free space: %s; check the file system",
                        j->given, strerror(errno));
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
+    if (disk.f_files > 0 && disk.f_favail < FILES)
+        return lk_fail(LK_E_SYSTEM, "%s: expected free space for %d more files (df -i), found it "
+                       "for %llu; make room on the disk", j->given, FILES,
+                       (unsigned long long)disk.f_favail);
     if (room >= needed + margin) return LK_OK;
     return lk_fail(LK_E_SYSTEM, "%s: expected %.1f MiB of free space for a checkpoint of %.1f MiB, "
                    "found %.1f MiB; make room on the disk, or %s", j->given,
@@ -314,14 +320,15 @@ static lk_status write_item(job *j, const item *x)
     return LK_OK;
 }
 
+/* Rank 0 makes the file, before HDF5 does: MPI tells a full disk as an error that it does not
+ * know. */
 static lk_status open_part(job *j)
 {
-    j->fd = open(j->part, O_WRONLY | O_CLOEXEC);
-    return j->fd < 0 ? lk_fail(LK_E_SYSTEM,
-                               "%s: cannot open: %s; check the directory's "
-                               "permissions",
-                               j->part, strerror(errno))
-                     : LK_OK;
+    j->fd = open(j->part, O_WRONLY | O_CLOEXEC | (j->rank == 0 ? O_CREAT : 0), 0666);
+    return j->fd >= 0 ? LK_OK
+                      : lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", j->part,
+                                j->rank == 0 ? "create" : "open", strerror(errno),
+                                lk_advice_of_errno(errno, "check the directory's permissions"));
 }
 
 /* To the disk, and out of memory, so that it is the disk that is read back. A sync of all would
@@ -346,9 +353,9 @@ static lk_status sync_part(job *j)
 
 static lk_status write_part(job *j)
 {
+    LK_TRY(writers_agree(j, j->rank == 0 ? open_part(j) : LK_OK));
     LK_TRY(writers_agree(j, create_file(j)));
-    LK_TRY(writers_agree(j, open_part(j)));
-    LK_TRY(writers_agree(j, j->rank == 0 ? reserve(j) : LK_OK));
+    LK_TRY(writers_agree(j, j->rank == 0 ? reserve(j) : open_part(j)));
     for (int i = 0; i < j->items; i++) LK_TRY(write_item(j, &j->item[i]));
     LK_TRY(writers_agree(j, lk_h5_close(j->part, &j->file)));
     return writers_agree(j, sync_part(j));

@@ -184,7 +184,7 @@ static lk_status exchange_counts(lk_duplicates *d, const record *r, int64_t coun
 static lk_status exchange(lk_duplicates *d, record *r, int64_t count, int64_t *total)
 {
     int *send = d->length, *get = send + 2 * d->ranks;
-    qsort_r(r, (size_t)count, sizeof *r, by_owner, d);
+    if (count > 0) qsort_r(r, (size_t)count, sizeof *r, by_owner, d);
     LK_TRY(exchange_counts(d, r, count, total));
     lk_status status = LK_OK;
     if (*total > d->received_room) {

@@ -1,7 +1,10 @@
 /* Files that are written: created, closed or abandoned; how their datasets are to be. */
 #include "io/hdf5.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 uint64_t lk_h5_newest_version(const char *schema)
@@ -59,12 +62,27 @@ lk_status lk_h5_close(const char *path, hid_t *file)
     return LK_OK;
 }
 
+/* A full disk is to have room again for what HDF5 will flush, unless others have taken it. */
+static bool make_room(const char *path)
+{
+    enum { MORE = 1 << 20 };
+    struct stat s;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool good = fd >= 0 && fstat(fd, &s) == 0 && ftruncate(fd, 0) == 0 &&
+                (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, s.st_size + MORE) == 0 ||
+                 errno == EOPNOTSUPP || errno == ENOSYS);
+    if (fd >= 0) close(fd);
+    return good;
+}
+
 void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
 {
     hid_t id = *file;
+    int rank = 0;
     *file = -1;
     if (id < 0) return;
-    bool room = truncate(path, 0) == 0; /* a full disk has room again for what HDF5 will flush */
+    if (comm != MPI_COMM_NULL) MPI_Comm_rank(comm, &rank);
+    bool room = rank > 0 || make_room(path);
     bool good = lk_h5_agree(comm, room ? LK_OK : LK_E_SYSTEM) == LK_OK;
     if (good) good = H5Fflush(id, H5F_SCOPE_LOCAL) >= 0;
     if (lk_h5_agree(comm, good ? LK_OK : LK_E_SYSTEM) == LK_OK) H5Fclose(id);

@@ -2,7 +2,8 @@
 # The batch scripts of jobs/ under a real Slurm of four nodes on this machine (tests/slurm.sh): a
 # run that is preempted, loses a rank by kill -9 and a node, and reaches its time limit ends in the
 # bits of one that nothing happened to. CYCLES=N: so many such runs on random ranks, by srun and
-# mpirun, disturbed at random times (tests/test_slurm_long.sh).
+# mpirun, disturbed at random times: alone, two in an array with a job that depends on it, up to
+# their time limit (tests/test_slurm_long.sh).
 # shellcheck disable=SC2086 # words without blanks
 # shellcheck source=tests/slurm.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/slurm.sh"
@@ -59,7 +60,7 @@ random() { awk -v n="$1" -v seed="$(od -An -N4 -tu4 /dev/urandom)" \
 # A job that was requeued would wait two minutes; two seconds are enough for slurmd to forget that
 # the last start's credential is no good any more. None starts while there is a file `hold`.
 while sleep 0.5; do
-    squeue -h -t PENDING -o '%A %r' | while read -r waiting why; do
+    squeue -h -t PENDING -o '%i %r' | while read -r waiting why; do
         [ "$why" = BeginTime ] || continue
         now=$(date +%s)
         [ -s "waits-$waiting" ] || echo "$now" >"waits-$waiting"
@@ -125,11 +126,24 @@ node_lost() { # its last one; it boots again when Slurm has ended the job on the
         scontrol update NodeName="$lost" State=RESUME
 }
 
-# happens WHAT JOB DIRECTORY: after the next checkpoint, and the job comes back.
+# Its time limit comes near, 35 to 95 s; Slurm looks twice a minute, and --signal is of a minute.
+# shellcheck disable=SC2317 # called by happens
+limited() {
+    ran=$(field "$1" RunTime | awk -F: '{ print 60 * (60 * $1 + $2) + $3 }')
+    scontrol update JobId="$1" TimeLimit=$(((ran + 35) / 60 + 1))
+}
+# It was submitted for a minute, without a signal: lockstep itself knows the end of the job.
+# shellcheck disable=SC2317 # called by happens
+expires() { :; }
+
+# happens WHAT JOB DIRECTORY: after the next checkpoint, and the job comes back, for ten minutes.
+tally=
 happens() {
+    tally="$tally $1"
     at=$(newest "$3")
     if within 300 beyond "$3" "${at:-0}" && sleep "0.$(random 5)" && touch hold &&
-        $1 "$2" "$3" >"$work/happens" 2>&1 && within 300 is "$2" PENDING; then
+        $1 "$2" "$3" >"$work/happens" 2>&1 && within 300 is "$2" PENDING &&
+        scontrol update JobId="$2" TimeLimit=10; then
         pass "$3: $1 at step $(wc -l <"$3/loss.log"), back in the queue with step $(newest "$3")"
     else
         fail "$3: $1, and not back in the queue"
@@ -155,10 +169,39 @@ cycle() {
     same_alone "$name"
 }
 
+# array_cycle NAME OPTIONS WHAT WHAT: the same of two runs, each a job of an array, and a job after
+# both.
+array_cycle() {
+    name=$1 options=$2
+    shift 2
+    for i in 1 2; do
+        run_file "$name-$i"
+        echo "$name-$i.yaml"
+    done >"$name-sweep"
+    job -o %A_%a.log --array=1-2 $options "$jobs/array.sbatch" "$name-sweep"
+    array=$id
+    printf '#!/bin/sh\n%s\n%s\n' "'$LOCKSTEP' eval $name-1 a.h5" \
+        "'$LOCKSTEP' eval $name-2 a.h5" >after.sh
+    job --dependency=afterok:"$array" after.sh
+    after=$id
+    for i in 1 2; do
+        happens "$1" "${array}_$i" "$name-$i"
+        give_end "$name-$i"
+        [ $i = 1 ] || ok "$name: the job after it waits" is "$after" PENDING
+        rm -f hold
+        shift
+    done
+    for i in 1 2; do
+        ends "$name-$i: done" "${array}_$i" COMPLETED 1+ "$name-$i: done"
+        same_alone "$name-$i"
+    done
+    ends "$name: then the job after it" "$after" COMPLETED 0 'accuracy'
+}
+
 if [ -n "${CYCLES:-}" ]; then
-    i=0
-    while [ $i -lt "$CYCLES" ]; do
-        i=$((i + 1))
+    nth=0
+    while [ $nth -lt "$CYCLES" ]; do
+        nth=$((nth + 1))
         case $(random 4) in
         0) shape='--nodes=1 --ntasks-per-node=1' ;;
         1) shape='--nodes=1 --ntasks-per-node=2' ;;
@@ -169,12 +212,18 @@ if [ -n "${CYCLES:-}" ]; then
         export LAUNCHER
         told=$(printf 'script\ntasks\n' | shuf -n 1)
         box_tells "$told"
-        note "cycle $i of $CYCLES: $LAUNCHER $shape, preemption told to the $told"
-        # shellcheck disable=SC2046 # words
-        cycle cycle-$i "$shape" $(printf '%s\n' preempted killed node_lost | shuf -n 2)
-        rm -rf cycle-$i*
+        note "cycle $nth of $CYCLES: $LAUNCHER $shape, preemption told to the $told"
+        set -- $(printf '%s\n' preempted killed node_lost | shuf)
+        case $((nth % 4)) in
+        1) cycle cycle-$nth "$shape" "$1" "$2" ;;
+        2) array_cycle cycle-$nth "$shape" $(printf '%s\n' "$1" "$2" limited | shuf -n 2) ;;
+        3) cycle cycle-$nth "$shape" $(printf '%s\n' "$1" limited | shuf) ;;
+        0) cycle cycle-$nth "$shape --time=1 --signal=B:URG@1" expires "$1" ;;
+        esac
+        rm -rf cycle-$nth*
     done
-    note "$CYCLES cycles, $((2 * CYCLES)) restarts"
+    counts=$(printf '%s\n' $tally | sort | uniq -c | awk '{ printf " %s %s", $1, $2 }')
+    note "$CYCLES cycles:$counts"
     finish
 fi
 

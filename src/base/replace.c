@@ -124,8 +124,9 @@ static lk_status publish(const char *part, const char *path, bool replaces)
         return errno == EEXIST && !replaces
                    ? lk_fail(LK_E_INPUT, "%s: was made by somebody else meanwhile; name another "
                              "output, or give --overwrite to replace it", path)
-                   : lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s; check the directory's "
-                             "permissions", part, path, strerror(errno));
+                   : lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s; %s", part, path,
+                             strerror(errno),
+                             lk_advice_of_errno(errno, "check the directory's permissions"));
     LK_TRY(directory_of(path, &directory));
     lk_status status = lk_replace_sync(directory);
     free(directory);

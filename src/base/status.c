@@ -78,6 +78,13 @@ lk_status lk_fail_open(const char *path)
                    code == LK_E_INPUT ? "the path and its permissions" : "the disk it lies on");
 }
 
+const char *lk_advice_of_errno(int error, const char *otherwise)
+{
+    return error == ENOSPC || error == EDQUOT
+               ? "make room on the disk: its space, its number of files (df -i), your quota"
+               : otherwise;
+}
+
 const char *lk_error_text(void) { return text; }
 
 void lk_error_clear(void) { text[0] = '\0'; }
