@@ -1,5 +1,5 @@
 /* PNG and JPEG files. Files come from anywhere: whatever a library complains of, damage that it
- * would paint over included, is a reason to refuse the file. */
+ * would paint over included, is a reason to refuse the file; that memory ends is none. */
 #include "io/image.h"
 
 #include <errno.h>
@@ -15,9 +15,12 @@
 
 #include <jerror.h>
 #include <png.h>
+#include <zlib.h>
 
-#define MAX_FILE ((int64_t)1 << 28)   /* bytes */
-#define MAX_PIXELS ((int64_t)1 << 27) /* of one image as it is decoded */
+#define MAX_FILE ((int64_t)1 << 28) /* bytes */
+#define MILLION ((int64_t)1000000)
+#define MAX_PIXELS (128 * MILLION) /* of one image as it is stored: a progressive JPEG is all in
+                                      memory, whatever the scale it is decoded at */
 
 static lk_status check_size(int64_t height, int64_t width)
 {
@@ -25,11 +28,35 @@ static lk_status check_size(int64_t height, int64_t width)
         return lk_fail(LK_E_INPUT, "it has no pixels");
     if (width > MAX_PIXELS / height)
         return lk_fail(LK_E_INPUT, "%lldx%lld pixels are more than %lld million; make it smaller",
-                       (long long)height, (long long)width, (long long)(MAX_PIXELS >> 20));
+                       (long long)height, (long long)width, (long long)(MAX_PIXELS / MILLION));
     return LK_OK;
 }
 
 /* ---- PNG ------------------------------------------------------------------------------------- */
+
+/* The orientation in the chunk eXIf, which the simplified interface does not give; 1 if there is
+ * none or its checksum is another. A chunk: length, name, data, checksum of the two before. */
+static int png_orientation(const uint8_t *bytes, size_t size)
+{
+    enum { SIGNATURE = 8, NAME = 4, AROUND = 12 };
+    for (size_t at = SIGNATURE; size - at >= AROUND;) {
+        const uint8_t *name = bytes + at + 4;
+        size_t n = png_get_uint_32(bytes + at);
+        if (n > size - at - AROUND) break;
+        if (memcmp(name, "eXIf", NAME) == 0 &&
+            crc32(0, name, (uInt)(NAME + n)) == png_get_uint_32(name + NAME + n))
+            return lk_image_orientation(name + NAME, n);
+        at += AROUND + n;
+    }
+    return 1;
+}
+
+static lk_status png_failure(const png_image *image)
+{
+    if (strcasestr(image->message, "memory"))
+        return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    return lk_fail(LK_E_INPUT, "a damaged PNG: %s", image->message);
+}
 
 static lk_status finish_png(png_image *image, lk_pixels *p)
 {
@@ -43,19 +70,18 @@ static lk_status finish_png(png_image *image, lk_pixels *p)
     p->channels = color ? 3 : 1;
     p->data = malloc(PNG_IMAGE_SIZE(*image));
     if (!p->data) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
-    if (!png_image_finish_read(image, &white, p->data, 0, NULL))
-        return lk_fail(LK_E_INPUT, "a damaged PNG: %s", image->message);
+    if (!png_image_finish_read(image, &white, p->data, 0, NULL)) return png_failure(image);
     return LK_OK;
 }
 
 static lk_status decode_png(const uint8_t *bytes, size_t size, lk_pixels *p)
 {
     png_image image = {.version = PNG_IMAGE_VERSION};
-    if (!png_image_begin_read_from_memory(&image, bytes, size))
-        return lk_fail(LK_E_INPUT, "a damaged PNG: %s", image.message);
+    if (!png_image_begin_read_from_memory(&image, bytes, size)) return png_failure(&image);
     lk_status status = finish_png(&image, p);
     png_image_free(&image);
-    return status;
+    LK_TRY(status);
+    return lk_image_turn(p, png_orientation(bytes, size));
 }
 
 /* ---- JPEG ------------------------------------------------------------------------------------ */
@@ -65,6 +91,7 @@ typedef struct jpeg {
     struct jpeg_error_mgr errors;
     jmp_buf back;
     char text[JMSG_LENGTH_MAX];
+    int orientation;
 } jpeg;
 
 static void on_error(j_common_ptr d)
@@ -87,6 +114,15 @@ static void on_message(j_common_ptr d, int level)
 
 static void on_output(j_common_ptr d) { (void)d; } /* nothing is printed */
 
+static int jpeg_orientation(const struct jpeg_decompress_struct *d)
+{
+    static const uint8_t head[] = {'E', 'x', 'i', 'f', 0, 0};
+    for (jpeg_saved_marker_ptr m = d->marker_list; m; m = m->next)
+        if (m->data_length > sizeof head && memcmp(m->data, head, sizeof head) == 0)
+            return lk_image_orientation(m->data + sizeof head, m->data_length - sizeof head);
+    return 1;
+}
+
 /* The smallest of the scales n/8 that leaves both sides long enough. */
 static void choose_scale(struct jpeg_decompress_struct *d, int64_t height, int64_t width)
 {
@@ -99,15 +135,17 @@ static void choose_scale(struct jpeg_decompress_struct *d, int64_t height, int64
     jpeg_calc_output_dimensions(d);
 }
 
-/* Everything that may jump out; what it allocates is in p and j. */
-static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t height,
-                           int64_t width, lk_pixels *p)
+/* All before the first pixel: what the image is, and how it is to be decoded. */
+static lk_status begin_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t height,
+                            int64_t width)
 {
     struct jpeg_decompress_struct *d = &j->d;
     jpeg_create_decompress(d);
     d->client_data = j;
     jpeg_mem_src(d, bytes, size);
+    jpeg_save_markers(d, JPEG_APP0 + 1, 0xFFFF); /* EXIF data */
     jpeg_read_header(d, TRUE);
+    LK_TRY(check_size(d->image_height, d->image_width));
     if (d->num_components != 1 && d->num_components != 3)
         return d->num_components == 4
                    ? lk_fail(LK_E_INPUT, "a CMYK JPEG; convert it to RGB")
@@ -115,8 +153,18 @@ static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t h
                              d->num_components);
     d->out_color_space = d->jpeg_color_space == JCS_GRAYSCALE ? JCS_GRAYSCALE : JCS_RGB;
     d->dct_method = JDCT_ISLOW; /* exact, the same everywhere */
-    choose_scale(d, height, width);
-    LK_TRY(check_size(d->output_height, d->output_width));
+    j->orientation = jpeg_orientation(d);
+    bool sideways = j->orientation > 4;
+    choose_scale(d, sideways ? width : height, sideways ? height : width);
+    return LK_OK;
+}
+
+/* Everything that may jump out; what it allocates is in p and j. */
+static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t height,
+                           int64_t width, lk_pixels *p)
+{
+    struct jpeg_decompress_struct *d = &j->d;
+    LK_TRY(begin_jpeg(j, bytes, size, height, width));
     jpeg_start_decompress(d);
     p->height = d->output_height;
     p->width = d->output_width;
@@ -130,6 +178,14 @@ static lk_status read_jpeg(jpeg *j, const uint8_t *bytes, size_t size, int64_t h
         jpeg_read_scanlines(d, (JSAMPROW[]){p->data + d->output_scanline * row}, 1);
     jpeg_finish_decompress(d);
     return LK_OK;
+}
+
+static lk_status jpeg_failure(const jpeg *j)
+{
+    int code = j->errors.msg_code;
+    if (code == JERR_OUT_OF_MEMORY || code == JERR_NO_BACKING_STORE)
+        return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    return lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
 }
 
 static lk_status decode_jpeg(const uint8_t *bytes, size_t size, int64_t height, int64_t width,
@@ -146,25 +202,37 @@ static lk_status decode_jpeg(const uint8_t *bytes, size_t size, int64_t height, 
     if (setjmp(j->back) == 0) {
         status = read_jpeg(j, bytes, size, height, width, p);
     } else {
-        status = lk_fail(LK_E_INPUT, "a damaged JPEG: %s", j->text);
+        status = jpeg_failure(j);
     }
+    int orientation = j->orientation;
     jpeg_destroy_decompress(&j->d);
     free(j);
-    return status;
+    LK_TRY(status);
+    return lk_image_turn(p, orientation);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
+static bool is_png(const uint8_t *bytes, size_t size)
+{
+    static const uint8_t begin[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
+    return size >= sizeof begin && memcmp(bytes, begin, sizeof begin) == 0;
+}
+
+static bool is_jpeg(const uint8_t *bytes, size_t size)
+{
+    static const uint8_t begin[] = {0xFF, 0xD8, 0xFF};
+    return size >= sizeof begin && memcmp(bytes, begin, sizeof begin) == 0;
+}
+
 lk_status lk_image_decode(const uint8_t *bytes, size_t size, int64_t height, int64_t width,
                           lk_pixels *result)
 {
-    static const uint8_t png[] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
-    static const uint8_t jpg[] = {0xFF, 0xD8, 0xFF};
     lk_pixels p = {.data = NULL};
     lk_status status;
-    if (size >= sizeof png && memcmp(bytes, png, sizeof png) == 0)
+    if (is_png(bytes, size))
         status = decode_png(bytes, size, &p);
-    else if (size >= sizeof jpg && memcmp(bytes, jpg, sizeof jpg) == 0)
+    else if (is_jpeg(bytes, size))
         status = decode_jpeg(bytes, size, height, width, &p);
     else
         status = lk_fail(LK_E_INPUT, size == 0 ? "an empty file" : "neither a PNG nor a JPEG file");
@@ -201,6 +269,16 @@ static lk_status read_whole(int fd, uint8_t **bytes, size_t *size)
     *bytes = all;
     *size = at;
     return LK_OK;
+}
+
+bool lk_image_begins(const char *path)
+{
+    uint8_t bytes[8];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return true;
+    ssize_t n = read(fd, bytes, sizeof bytes);
+    close(fd);
+    return n < 0 || is_png(bytes, (size_t)n) || is_jpeg(bytes, (size_t)n);
 }
 
 lk_status lk_image_load(const char *path, lk_resize how, int64_t height, int64_t width,

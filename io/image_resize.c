@@ -25,14 +25,14 @@ typedef struct window {
 static window place(const lk_pixels *p, lk_resize how, int64_t height, int64_t width)
 {
     double h = p->rows, w = p->columns;
-    window v = {0, 0, h, w, 0, 0, height, width};
+    window v = {p->top, p->left, h, w, 0, 0, height, width};
     double across = (double)width / w, down = (double)height / h;
     if (how == LK_RESIZE_CROP) {
         double scale = across > down ? across : down;
         if (across < scale) v.columns = (double)width / scale;
         if (down < scale) v.rows = (double)height / scale;
-        v.top = (h - v.rows) / 2;
-        v.left = (w - v.columns) / 2;
+        v.top += (h - v.rows) / 2;
+        v.left += (w - v.columns) / 2;
     }
     if (how == LK_RESIZE_FIT) {
         double scale = across < down ? across : down;

@@ -12,6 +12,7 @@
 #include <jpeglib.h>
 
 #include <png.h>
+#include <zlib.h>
 
 typedef enum make_kind {
     MAKE_GRAY,    /* PNG, 8 bits */
@@ -140,6 +141,49 @@ static inline void make_image(const char *path, make_kind kind, int h, int w, in
         make_png(path, kind, h, w, seed);
     else
         make_jpeg(path, kind, h, w, seed);
+}
+
+/* EXIF data of one tag, the orientation, in either byte order. */
+enum { MAKE_EXIF = 26 };
+static inline void make_exif(bool big, int orientation, uint8_t exif[MAKE_EXIF])
+{
+    static const uint8_t little[MAKE_EXIF] = {'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0,
+                                              0x12, 1, 3, 0, 1, 0, 0, 0};
+    static const uint8_t other[MAKE_EXIF] = {'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1,
+                                             1, 0x12, 0, 3, 0, 0, 0, 1};
+    memcpy(exif, big ? other : little, MAKE_EXIF);
+    exif[big ? 19 : 18] = (uint8_t)orientation;
+}
+
+static inline void make_big(uint32_t value, int bytes, uint8_t *to)
+{
+    for (int i = 0; i < bytes; i++) to[i] = (uint8_t)(value >> 8 * (bytes - 1 - i));
+}
+
+/* The image file `from` with EXIF data, as `path`: behind the first marker of a JPEG, or the first
+ * chunk of a PNG. */
+static inline void make_with_exif(const char *from, const char *path, const uint8_t *exif, size_t n)
+{
+    enum { MOST = 1 << 20, PNG_BEGIN = 33 };
+    uint8_t *bytes = malloc(MOST), head[12] = {0xFF, 0xE1, 0, 0, 'E', 'x', 'i', 'f'}, crc[4];
+    FILE *in = fopen(from, "rb");
+    size_t size = in ? fread(bytes, 1, MOST, in) : 0;
+    bool is_png = size > PNG_BEGIN && bytes[0] == 0x89;
+    size_t begin = is_png ? PNG_BEGIN : 2, around = is_png ? 8 : 10;
+    if (in) fclose(in);
+    FILE *f = make_open(path);
+    make_big((uint32_t)n + 8, 2, head + 2);
+    if (is_png) {
+        make_big((uint32_t)n, 4, head);
+        memcpy(head + 4, "eXIf", 4);
+        make_big((uint32_t)crc32(crc32(0, head + 4, 4), exif, (uInt)n), 4, crc);
+    }
+    bool good = size > begin && fwrite(bytes, 1, begin, f) == begin &&
+                fwrite(head, 1, around, f) == around && fwrite(exif, 1, n, f) == n &&
+                (!is_png || fwrite(crc, 1, 4, f) == 4) &&
+                fwrite(bytes + begin, 1, size - begin, f) == size - begin;
+    free(bytes);
+    if (fclose(f) != 0 || !good) exit(1);
 }
 
 /* An idx file: the dimensions, then bytes. */

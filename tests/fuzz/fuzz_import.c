@@ -189,6 +189,16 @@ static void seed_journal(const char *path)
     join(path, "j", 1, 1, &file);
 }
 
+static void seed_turned(const char *path)
+{
+    const char *stored = fuzz_path("seed-image"), *file = fuzz_path("seed-turned");
+    uint8_t exif[MAKE_EXIF];
+    make_exif(true, 6, exif);
+    make_image(stored, MAKE_RGB, 9, 7, 1);
+    make_with_exif(stored, file, exif, sizeof exif);
+    join(path, "i", 1, 1, &file);
+}
+
 bool fuzz_seed(int i, const char *path)
 {
     if (i < MAKE_KINDS) {
@@ -199,6 +209,8 @@ bool fuzz_seed(int i, const char *path)
         seed_idx(path);
     } else if (i == MAKE_KINDS + 1) {
         seed_journal(path);
+    } else if (i == MAKE_KINDS + 2) {
+        seed_turned(path);
     }
-    return i <= MAKE_KINDS + 1;
+    return i <= MAKE_KINDS + 2;
 }
