@@ -84,19 +84,29 @@ static lk_status check_inner(const lk_dataset *d)
 }
 
 /* Rows are read one by one at random: a chunk that holds many of them, or one that holds only a
- * part of each, costs far more than its row. */
+ * part of each, costs far more than its row. What is wrong with the chunks, of *bytes; or NULL. */
+static const char *slow_chunks(const lk_h5_dataset *x, size_t *bytes)
+{
+    bool split = false;
+    *bytes = x->element;
+    if (x->chunk[0] == 0) return NULL; /* contiguous */
+    for (int i = 0; i < x->dims; i++) {
+        *bytes *= (size_t)x->chunk[i];
+        split |= i > 0 && x->chunk[i] < x->dim[i];
+    }
+    if (split) return "parts of rows";
+    return *bytes > (size_t)1 << 20 && x->chunk[0] > 16 ? "many rows" : NULL;
+}
+
 static void note_chunks(lk_dataset *d)
 {
     const lk_h5_dataset *x = data_of(d, LK_TRAIN, 0);
-    bool split = false;
     char advice[200] = "h5repack -l ";
-    size_t n = strlen(advice), bytes = x->element;
-    if (x->chunk[0] == 0) return; /* contiguous */
-    for (int i = 0; i < x->dims; i++) {
-        bytes *= (size_t)x->chunk[i];
-        split |= i > 0 && x->chunk[i] < x->dim[i];
-    }
-    if (!split && (bytes <= (size_t)1 << 20 || x->chunk[0] <= 16)) return;
+    size_t n = strlen(advice), bytes;
+    int slow = LK_TRAIN;
+    const char *wrong = slow_chunks(x, &bytes);
+    if (!wrong) wrong = slow_chunks(data_of(d, slow = LK_VALIDATION, 0), &bytes);
+    if (!wrong) return;
     hsize_t rows = lk_h5_chunk_rows(x->row);
     for (int s = 0; s < 2; s++) {
         if (d->rows[s] == 0) continue; /* it can have no chunks */
@@ -107,9 +117,9 @@ static void note_chunks(lk_dataset *d)
     for (int i = 0; i < x->dims; i++)
         n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%llu", i ? "x" : ":CHUNK=",
                               (unsigned long long)(i ? x->dim[i] : rows));
-    snprintf(d->warning, sizeof d->warning, "%.200s: '%s' will be slow to read: its chunks of %zu "
-             "KiB hold %s; import it again, or %s IN OUT", d->path, d->field[0].name, bytes >> 10,
-             split ? "parts of rows" : "many rows", advice);
+    snprintf(d->warning, sizeof d->warning, "%.200s: '%s/%s' will be slow to read: its chunks of "
+             "%zu KiB hold %s; import it again, or %s IN OUT", d->path, split_name[slow],
+             d->field[0].name, bytes >> 10, wrong, advice);
 }
 
 static lk_status open_images(lk_dataset *d)

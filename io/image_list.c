@@ -6,6 +6,7 @@
  *   a label file              names the files; splits by hash, or by DIR/train and DIR/val */
 #include "io/image_list.h"
 #include "io/csv.h"
+#include "io/image.h"
 #include "io/import_rows.h"
 
 #include <dirent.h>
@@ -76,12 +77,15 @@ static lk_status add(finder *f, const char *name, int32_t label, int split, cons
     return LK_OK;
 }
 
+/* Images of other kinds too: they are meant as samples, and it must be told that none is made. */
 static bool image_name(const char *name)
 {
-    static const char *const ending[] = {".png", ".jpg", ".jpeg", ".jpe"};
+    static const char *const ending[] = {".png",  ".jpg", ".jpeg", ".jpe",  ".jfif", ".gif", ".bmp",
+                                         ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"};
     const char *dot = strrchr(name, '.');
     bool found = false;
-    for (int i = 0; i < 4 && dot; i++) found |= strcasecmp(dot, ending[i]) == 0;
+    for (size_t i = 0; i < sizeof ending / sizeof *ending && dot; i++)
+        found |= strcasecmp(dot, ending[i]) == 0;
     return found;
 }
 
@@ -157,16 +161,33 @@ static lk_status join(const char *folder, const char *name, char path[MAX_PATH])
     return LK_OK;
 }
 
-/* What lies where no class is: it must not be left out without a word. */
-static void note_stray(finder *f, const char *name, const char *reason)
+/* What is no sample must not be left out without a word. */
+static void note_ignored(finder *f, const char *name, const char *reason)
 {
     const lk_import_target *to = &f->job->to;
-    if (!is_folder(f, name) && image_name(name)) {
-        lk_import_note_bad(to, f->result, name, "an image in no class folder");
-        return;
-    }
     f->result->ignored++;
     if (to->ignored) to->ignored(to->context, name, reason);
+}
+
+/* What lies where no class is. */
+static void note_stray(finder *f, const char *name, const char *reason)
+{
+    if (!is_folder(f, name) && image_name(name))
+        lk_import_note_bad(&f->job->to, f->result, name, "an image in no class folder");
+    else
+        note_ignored(f, name, reason);
+}
+
+/* A file in a class folder: `s` is NULL for a link to nothing. What is neither named as an image
+ * nor begins as one, such as a Thumbs.db, nobody meant as a sample. */
+static lk_status find_file(finder *f, const char *name, const char *path, int32_t label, int split,
+                           const struct stat *s)
+{
+    if (!image_name(name) && s && !(S_ISREG(s->st_mode) && lk_image_begins(path))) {
+        note_ignored(f, name, "not an image, by its name and its first bytes");
+        return LK_OK;
+    }
+    return add(f, name, label, split, s);
 }
 
 /* All files below a class folder, those of its sub-folders too. */
@@ -188,7 +209,7 @@ static lk_status find_below(finder *f, const char *folder, int32_t label, int sp
         if (there && S_ISDIR(s.st_mode))
             status = find_below(f, name, label, split, depth + 1);
         else
-            status = add(f, name, label, split, there ? &s : NULL);
+            status = find_file(f, name, path, label, split, there ? &s : NULL);
     }
     names_clear(&n);
     return status;
@@ -210,8 +231,8 @@ static lk_status find_class(finder *f, const char *folder, const char *class, in
                        f->job->directory, path, f->job->directory);
     LK_TRY(find_below(f, path, label, split, 0));
     if (f->count == before)
-        return lk_fail(LK_E_INPUT, "%s/%s: expected images of the class '%s', found an empty "
-                       "folder; remove it, or add images", f->job->directory, path, class);
+        return lk_fail(LK_E_INPUT, "%s/%s: expected images of the class '%s', found none; remove "
+                       "the folder, or add images", f->job->directory, path, class);
     return LK_OK;
 }
 

@@ -24,9 +24,9 @@ typedef struct lk_image_list {
     char digest[LK_DIGEST_TEXT]; /* over names, sizes, times, labels and splits of all files */
 } lk_image_list;
 
-/* LK_E_INPUT: no images, an empty class folder, a class that is not in train, a line of the label
- * file. Images that lie where they have no class are bad files, other things there are
- * ignored: `result` counts both. */
+/* LK_E_INPUT: no images, a class folder without any, a class that is not in train, a line of the
+ * label file. Images that lie where they have no class are bad files; other things there, and in
+ * class folders what is no image, are ignored: `result` counts both. */
 lk_status lk_image_list_make(const lk_import_images *job, lk_import_result *result,
                              lk_image_list *list);
 void lk_image_list_clear(lk_image_list *list);

@@ -23,7 +23,7 @@ typedef struct lk_import_target {
                             images: first what an earlier import has done */
     void (*bad)(void *context, const char *where, const char *reason); /* each bad file or row */
     void (*ignored)(void *context, const char *where, const char *reason); /* images: each file or
-                            folder that is no part of the layout */
+                            folder that is no sample */
     void (*untrained)(void *context, const char *where, const char *reason); /* each class that the
                             training split has no sample of */
     void *context;
@@ -33,8 +33,8 @@ typedef struct lk_import_result {
     int64_t rows[2];     /* by lk_split: tokens, or samples */
     int64_t classes;     /* text: the size of the vocabulary */
     int64_t bad;         /* files or rows left out */
-    int64_t ignored;     /* images: files and folders that are no part of the layout */
-    int64_t resumed;     /* images: those that an earlier import had decoded */
+    int64_t ignored;     /* images: files and folders that are no samples */
+    int64_t resumed;     /* images: those that an earlier import had decoded, bad files not */
     char digest[33];
 } lk_import_result;
 
@@ -78,11 +78,14 @@ typedef enum lk_resize {
 } lk_resize;
 
 /* PNG and JPEG files below a folder, each a sample of the class that its sub-folder names (with
- * `labels`: that a CSV file of lines "file,label" gives it). Classes are sorted by name. Hidden
- * files are not looked at; what else is no part of the layout is ignored, an image in no class
- * folder is bad. Validation: DIR/val, DIR/validation or DIR/test (one of them) where there is
- * DIR/train too, else the share (default 0.1) that hashes of the files' paths below DIR choose.
- * Samples are in the order of another such hash, so that shards of the dataset are alike.
+ * `labels`: that a CSV file of lines "file,label" gives it). They are turned upright, as their EXIF
+ * orientation says, before they are resized. Classes are sorted by name. Hidden files are not
+ * looked at. A file in a class folder that is neither named as an image (.jpg, .png, ..., also of
+ * kinds that cannot be read) nor begins as a PNG or JPEG does is ignored, and so is what lies in no
+ * class folder; an image there is bad. Validation: DIR/val, DIR/validation or DIR/test (one of
+ * them) where there is DIR/train too, else the share (default 0.1) that hashes of the files' paths
+ * below DIR choose. Samples are in the order of another such hash, so that shards of the dataset
+ * are alike.
  *
  * Collective over `world`: all ranks decode, rank 0 finds the files, writes and calls the functions
  * of `to`; the dataset does not depend on the number of ranks. Decoded images are kept in

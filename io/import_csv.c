@@ -44,6 +44,16 @@ static bool all_numbers(const lk_csv *c)
     return good;
 }
 
+/* The columns there are, as many as there is room to name. */
+static void list_columns(const importer *m, char *text, size_t size)
+{
+    enum { LONGEST = 40 };
+    size_t n = 0;
+    for (int i = 0; i < m->columns && n + LONGEST < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s'%.30s'", i ? ", " : "", m->column[i]);
+    if (n + LONGEST >= size) snprintf(text + n, size - n, ", ... (%d in all)", m->columns);
+}
+
 /* Names of all columns from the first line of the first file. */
 static lk_status name_columns(importer *m, const lk_csv *c)
 {
@@ -67,11 +77,12 @@ static lk_status name_columns(importer *m, const lk_csv *c)
                            "file, with iconv for example", c->path, (long long)c->line, i + 1);
         if (!(m->column[m->columns++] = strdup(name))) return lk_fail(LK_E_SYSTEM, "out of memory");
     }
-    if (m->label < 0)
-        return lk_fail(LK_E_INPUT, "%s:%lld: expected a column '%.60s', found %s; give one of the "
-                       "file's columns with --label", c->path, (long long)c->line, m->job->label,
-                       m->headless ? "a first line of numbers alone, whose columns are 1, 2, ..."
-                                   : "others");
+    if (m->label < 0) {
+        char found[240] = "a first line of numbers alone, whose columns are 1, 2, ...";
+        if (!m->headless) list_columns(m, found, sizeof found);
+        return lk_fail(LK_E_INPUT, "%s:%lld: expected a column '%.60s', found %s; give one of "
+                       "these with --label", c->path, (long long)c->line, m->job->label, found);
+    }
     if (m->columns < 1 || m->columns > MAX_COLUMNS)
         return lk_fail(LK_E_INPUT,
                        "%s:%lld: expected 1 to %d columns of features beside the "

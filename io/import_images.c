@@ -3,9 +3,9 @@
  * Rank 0 finds the files and gives the list to all; of each block rank r of R decodes the files
  * [count r/R, count (r+1)/R) and rank 0 gathers them in the order of the list and appends them to
  * the journal. How many files a block has follows from the time that the one before took, so that a
- * kill costs a second whatever the images are; no bit of the dataset follows from it. When all is
- * decoded it is known which images are good, and rank 0 copies them from the journal into the
- * dataset. So the ranks decide nothing but who decodes. */
+ * kill costs about a second, or an image for each thread where these take longer; no bit of the
+ * dataset follows from it. When all is decoded it is known which images are good, and rank 0 copies
+ * them from the journal into the dataset. So the ranks decide nothing but who decodes. */
 #include "base/clock.h"
 #include "io/image.h"
 #include "io/image_list.h"
@@ -31,8 +31,7 @@ typedef struct importer {
     lk_image_list list;
     size_t row;      /* bytes of an image */
     int64_t done;    /* files of the list that are decoded */
-    int64_t least, most; /* files of a block: so that all threads have work; what there is room
-                            for */
+    int64_t least, most; /* files of a block: one for each thread; what there is room for */
     int64_t block;   /* files of the next block */
     uint8_t *pixels; /* [most] images; rank 0: of all ranks */
     char (*reason)[LK_JOURNAL_REASON]; /* alike */
@@ -106,7 +105,7 @@ static lk_status resume(importer *m)
         if (!end && b.first + b.count <= m->list.count) note_block(m, &b);
         lk_journal_block_clear(&b);
     }
-    m->result.resumed = m->done;
+    m->result.resumed = m->result.rows[LK_TRAIN] + m->result.rows[LK_VALIDATION];
     tell_progress(m);
     return lk_journal_cut(&m->journal);
 }
@@ -160,7 +159,7 @@ static lk_status make_room(importer *m)
     int threads = omp_get_max_threads();
     if (MPI_Allreduce(MPI_IN_PLACE, &threads, 1, MPI_INT, MPI_MAX, m->comm) != MPI_SUCCESS)
         return lk_fail(LK_E_COMM, "MPI_Allreduce failed");
-    int64_t rows = (int64_t)(BLOCK / m->row), busy = 8 * (int64_t)threads * m->ranks;
+    int64_t rows = (int64_t)(BLOCK / m->row), busy = (int64_t)threads * m->ranks;
     int64_t most = (int64_t)(MAX_BLOCK / m->row);
     if (most > MAX_BLOCK_FILES) most = MAX_BLOCK_FILES;
     if (busy > most) busy = most;
@@ -246,8 +245,9 @@ static lk_status keep_block(importer *m, int64_t count)
     return lk_journal_append(&m->journal, &b);
 }
 
-/* The files of the next block, after one that took so long here; at most twice as many. Rank 0's
- * answer counts. */
+/* The files of the next block, after one that took so long to decode here; at most twice as many.
+ * (What ranks take to meet does not grow with a block; counted, it would keep blocks small where
+ * they share cores.) Rank 0's answer counts. */
 static lk_status next_block(importer *m, double seconds)
 {
     double files = (double)m->block * BLOCK_SECONDS / (seconds > 1e-6 ? seconds : 1e-6);
@@ -260,15 +260,17 @@ static lk_status next_block(importer *m, double seconds)
 static lk_status decode_all(importer *m)
 {
     while (m->done < m->list.count) {
-        double begin = lk_clock_seconds();
         int64_t count = m->list.count - m->done < m->block ? m->list.count - m->done : m->block;
         int64_t first = count * m->rank / m->ranks, last = count * (m->rank + 1) / m->ranks;
-        LK_TRY(agree(m, decode_share(m, m->done + first, last - first)));
+        double begin = lk_clock_seconds();
+        lk_status status = decode_share(m, m->done + first, last - first);
+        double seconds = lk_clock_seconds() - begin;
+        LK_TRY(agree(m, status));
         LK_TRY(gather(m, m->pixels, count, m->row));
         LK_TRY(gather(m, m->reason, count, sizeof *m->reason));
         LK_TRY(agree(m, m->rank == 0 ? keep_block(m, count) : LK_OK));
         if (m->rank > 0) m->done += count;
-        LK_TRY(next_block(m, lk_clock_seconds() - begin));
+        LK_TRY(next_block(m, seconds));
     }
     return LK_OK;
 }

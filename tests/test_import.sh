@@ -134,13 +134,16 @@ bad "show of a label out of range" "'train/labels': label 10 at 7 is not below t
 if command -v h5repack >/dev/null; then
     h5repack -l train/images:CHUNK=10x3x9x1 pair.h5 slow.h5
     prints "show of chunks that split images" \
-        "warning         slow.h5: 'images' will be slow to read|hold parts of rows; import it" \
+        "warning         slow.h5: 'train/images' will be slow to read|hold parts of rows; import" \
         "$LOCKSTEP" show slow.h5
     # shellcheck disable=SC2046 # words
     $(sed -n 's/.* or \(h5repack .*\) IN OUT$/\1/p' "$work/out") slow.h5 fast.h5
     run "$LOCKSTEP" show fast.h5
     ok "the advice helps" test "$rc" -eq 0 -a "$(grep -c warning "$work/out")" -eq 0
     ok "and keeps the data" "$h5same" pair.h5 fast.h5
+    h5repack -l validation/images:CHUNK=10x3x9x1 pair.h5 held.h5
+    prints "show of such chunks in the validation split alone" \
+        "warning         held.h5: 'validation/images' will be slow to read" "$LOCKSTEP" show held.h5
 else
     skip "show of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
 fi
@@ -170,7 +173,7 @@ prints "show of a table" \
     "$LOCKSTEP" show t.h5
 prints "again" "$(digest t.h5)" "$LOCKSTEP" import csv t.csv -o t2.h5 --label kind -f 0.2
 ok "it is the same" "$h5same" t.h5 t2.h5
-bad "no such column" "t.csv:1: expected a column 'sort'" \
+bad "no such column" "t.csv:1: expected a column 'sort', found 'a', 'b, c', 'kind'" \
     "$LOCKSTEP" import csv t.csv -o x.h5 --label sort
 printf '1,2\n,4,k1\n5,x,k1\n' | cat t.csv - >holes.csv
 all="bad: holes.csv:202: expected 3 cells, found 2"
@@ -315,6 +318,7 @@ bad "an output in no folder" 'none/x.h5: cannot write' \
 head -c 700 d/cat/1.jpg >d/cat/half.jpg
 head -c 200 d/dog/1.png >d/dog/half.png
 echo hello >d/dog/text.png
+echo hello >d/dog/Thumbs.db
 : >d/dog/nothing.png
 ln -s nowhere.png d/dog/link.png
 all='bad: cat/cmyk.jpg: a CMYK JPEG; convert it to RGB|bad: cat/half.jpg: a damaged JPEG'
@@ -323,11 +327,13 @@ all="$all|bad: dog/nothing.png: an empty file|bad: dog/link.png: cannot open"
 all="$all|x.h5: expected at most 0 bad files, found 6, listed above"
 bad_files "bad files" "$all" "$LOCKSTEP" import images d -o x.h5 --size 8x8
 bad_files "bad files, on two ranks" "$all" 2 "$LOCKSTEP" import images d -o x.h5 --size 8x8
+ok "what is no image is ignored, and told" \
+    says err 'ignored: dog/Thumbs.db: not an image, by its name and its first bytes'
 bad_files "one too many" 'at most 5 bad files, found 6' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad 5
 cp "$work/kept" bad.h5.part
 prints "the advised command goes on" \
-    '22 images were decoded by an earlier import|bad files left out: 6|training and ' \
+    '16 images were decoded by an earlier import|bad files left out: 6|ignored: 1' \
     "$LOCKSTEP" import images d -o bad.h5 --size 8x8 --max-bad 6
 ok "and still listed" test "$(grep -c '^bad: ' "$work/err")" -eq 6
 ok "nothing is left beside it" test ! -e bad.h5.part
@@ -380,7 +386,8 @@ prints "the next one takes its place" 'training and' "$LOCKSTEP" import text lon
 ok "and leaves none" test ! -e long.h5.part
 rm -f long.txt long.h5
 
-# Many large files for small images: they are kept, and told of, while it goes on.
+# Many large files for small images: they are kept, and told of, while it goes on, however many
+# threads decode.
 mkdir -p many/a many/b
 "$make" rgb 1500 2000 1 many/a/0.png
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
@@ -391,7 +398,7 @@ if command -v script >/dev/null; then
     # $LOCKSTEP is expanded by the shell that script starts
     export LOCKSTEP
     # shellcheck disable=SC2016
-    OMP_NUM_THREADS=1 run script -qec '"$LOCKSTEP" import images many -o many.h5 --size 8x8' \
+    OMP_NUM_THREADS=8 run script -qec '"$LOCKSTEP" import images many -o many.h5 --size 8x8' \
         /dev/null
     ok "a bar on a terminal, more than once, with rate and time left" \
         test "$(grep -oE '\[=*> *\] +[0-9]+% [0-9]+/61 samples  [0-9.]+/s  ETA [0-9]+:' \
@@ -400,7 +407,7 @@ else
     skip "a bar on a terminal" "script is not installed"
     run "$LOCKSTEP" import images many -o many.h5 --size 8x8
 fi
-OMP_NUM_THREADS=1 "$LOCKSTEP" import images many -o m9.h5 --size 8x8 >/dev/null 2>&1 &
+OMP_NUM_THREADS=8 "$LOCKSTEP" import images many -o m9.h5 --size 8x8 >/dev/null 2>&1 &
 pid=$!
 # shellcheck disable=SC2016 # the inner shell expands it
 within 20 sh -c '[ "$(wc -c <m9.h5.part)" -gt 1000 ]'

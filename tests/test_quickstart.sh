@@ -32,14 +32,16 @@ pictures() {
     "$make" rgb 16 16 1 "$@"
 }
 
-# refused DESCRIPTION TEXT DIRECTORY: exit status 2, one message, no run and no dataset
+# refused DESCRIPTION TEXT DIRECTORY...: exit status 2, one message, no run and no dataset
 refused() {
-    run ./quickstart train "$3"
-    if [ "$rc" -eq 2 ] && says err "$2" && [ -z "$(ls runs 2>/dev/null)" ] &&
+    what=$1 text=$2
+    shift 2
+    run ./quickstart train "$@"
+    if [ "$rc" -eq 2 ] && says err "$text" && [ -z "$(ls runs 2>/dev/null)" ] &&
         [ "$(grep -vc '^bad: ' "$work/err")" -eq 1 ]; then
-        pass "$1: $(tail -n 1 "$work/err")"
+        pass "$what: $(tail -n 1 "$work/err")"
     else
-        fail "$1"
+        fail "$what"
         note "runs: $(ls runs)"
         note_run "$*"
     fi
@@ -53,19 +55,34 @@ refused "too few in one of two folders" 'found 200 and 2; add to the folder that
 mkdir hollow
 refused "no images" 'hollow: expected folders of images' hollow
 refused "no directory" 'none: expected a readable directory' none
-cp -R split damaged
-head -c 100 split/val/cat/1.png >damaged/val/cat/1.png
-refused "a damaged image" 'expected at most 0 bad files, found 1' damaged
+refused "a directory and more" 'train takes a directory of images, with --max-bad N' split more
+refused "a number that is none" "expected a whole number, found 'all'" split --max-bad all
 
 pictures uneven/train 5
 pictures uneven/val 50
 cp jobs/quickstart.yaml good.yaml
-sed 's/ size: small/ size: tiny/' good.yaml >jobs/quickstart.yaml
-refused "a run that does not begin" 'model.size' uneven
+sed 's/ stem_stride: 1/ stem_stride: 9/' good.yaml >jobs/quickstart.yaml
+refused "a run that does not begin" 'model.stem_stride' uneven
 cp good.yaml jobs/quickstart.yaml
 run ./quickstart train uneven
 ok "fewer images for training than for validation: a batch that both fill" \
     test "$rc" -eq 0 -a "$(sed -n 's/^ *batch: //p' runs/quickstart-1/run.yaml)" = 8
 [ "$rc" -eq 0 ] || note_run "uneven"
+
+# What is no image is ignored; an image that cannot be read ends the import, and what is said then
+# leads on.
+echo rubbish >uneven/train/cat/Thumbs.db
+head -c 100 uneven/val/cat/1.png >uneven/val/cat/damaged.png
+run ./quickstart train uneven
+ok "a damaged image: exit status 2, named, with advice" test "$rc" -eq 2
+ok "the advice names a command: $(tail -n 1 "$work/err")" says err 'bad: val/cat/damaged.png: a' \
+    'expected at most 0 bad files, found 1' "quickstart: to leave N bad ones out: "
+ok "what is no image is not bad" says err 'ignored: train/cat/Thumbs.db: not an image'
+advice=$(sed -n 's/^quickstart: .* out: \(.*\) N$/\1 1/p' "$work/err")
+run sh -c "$advice"
+ok "the advised command trains" test "$rc" -eq 0 -a -e runs/quickstart-2
+ok "and goes on with what is decoded" says out 'images were decoded by an earlier import'
+[ "$rc" -eq 0 ] || note_run "$advice"
+ok "with nothing left beside it" test ! -e runs/quickstart-2.h5.part
 
 finish
