@@ -49,7 +49,7 @@ static const int16_t small[][5] = {
     {5, 240, 40, 1, 1}, {5, 240, 40, 1, 1}, {5, 120, 48, 1, 1}, {5, 144, 48, 1, 1},
     {5, 288, 96, 1, 2}, {5, 576, 96, 1, 1}, {5, 576, 96, 1, 1}, {0}};
 
-/* "ECA-Net", equation 12: the odd number nearest below log2(c)/2 + 1/2, or that itself if odd. */
+/* "ECA-Net", equation 12: log2(c)/2 + 1/2 without its fraction, and one more where that is even. */
 static int64_t eca_size(int64_t c)
 {
     int64_t size = 1;

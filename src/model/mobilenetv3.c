@@ -3,6 +3,8 @@
  * attention (after the depthwise norm) as in the authors' code. */
 #include "model/vision.h"
 
+#include "model/layers.h"
+
 #include <string.h>
 
 typedef struct block {
@@ -78,9 +80,9 @@ lk_tensor *lk_mobilenetv3(lk_graph *g, const lk_vision *m, lk_tensor *x)
     lk_scope_push(g, "head");
     int64_t last = 6 * lk_vision_width(m, s->blocks[s->count - 1].out);
     h = lk_pool(g, lk_vision_conv(g, m, "conv", h, last, 1, 1, HS));
-    h = lk_vision_dense(g, "hidden", h, lk_vision_width(m, s->hidden), 0.01f);
+    h = lk_layers_dense(g, "hidden", h, lk_vision_width(m, s->hidden), 0.01f, true, LK_LINEAR);
     h = lk_dropout(g, lk_activate(g, h, HS), m->dropout);
-    h = lk_vision_dense(g, "classifier", h, m->classes, 0.01f);
+    h = lk_layers_dense(g, "classifier", h, m->classes, 0.01f, true, LK_LINEAR);
     lk_scope_pop(g);
     return h;
 }

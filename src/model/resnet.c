@@ -2,6 +2,8 @@
  * activation after the sum. */
 #include "model/vision.h"
 
+#include "model/layers.h"
+
 static lk_tensor *basic_block(lk_graph *g, const lk_vision *m, lk_tensor *x, int64_t width,
                               int stride, float drop)
 {
@@ -31,7 +33,7 @@ lk_tensor *lk_resnet18(lk_graph *g, const lk_vision *m, lk_tensor *x)
     }
     lk_scope_push(g, "head");
     h = lk_dropout(g, lk_pool(g, h), m->dropout);
-    h = lk_vision_dense(g, "classifier", h, m->classes, 0.01f);
+    h = lk_layers_dense(g, "classifier", h, m->classes, 0.01f, true, LK_LINEAR);
     lk_scope_pop(g);
     return h;
 }

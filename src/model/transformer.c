@@ -1,6 +1,8 @@
 /* The decoder-only transformer as a graph. */
 #include "model/transformer.h"
 
+#include "model/layers.h"
+
 #include <math.h>
 
 int64_t lk_transformer_rows(const lk_transformer *m)
@@ -25,10 +27,11 @@ static lk_tensor *block(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 
     lk_tensor *h = normalised(g, m, "attn_norm", x);
     lk_scope_push(g, "attn");
-    h = lk_dense(g, m, "qkv", h, (m->heads + 2 * m->kv_heads) * head, 0.02f, LK_LINEAR);
+    int64_t qkv = (m->heads + 2 * m->kv_heads) * head;
+    h = lk_layers_dense(g, "qkv", h, qkv, 0.02f, m->bias, LK_LINEAR);
     if (position->rotate) h = position->rotate(g, m, h);
     h = lk_attention(g, h, m->heads, m->kv_heads, true, position->alibi, m->dropout);
-    h = lk_dense(g, m, "out", h, m->width, lk_residual_std(m), LK_LINEAR);
+    h = lk_layers_dense(g, "out", h, m->width, lk_residual_std(m), m->bias, LK_LINEAR);
     lk_scope_pop(g);
     x = lk_residual(g, x, h, m->dropout);
 

@@ -3,7 +3,7 @@
 #ifndef LK_MODEL_TRANSFORMER_H
 #define LK_MODEL_TRANSFORMER_H
 
-#include "model/parts.h"
+#include "model/transformer_parts.h"
 
 struct lk_transformer {
     int64_t layers, width, context;

@@ -1,6 +1,8 @@
 /* The pieces of image classifiers, and the parts exchanged by name. */
 #include "model/vision.h"
 
+#include "model/layers.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,15 +33,12 @@ static lk_tensor *batchnorm(lk_graph *g, const lk_vision *m, lk_tensor *x, lk_ac
 
 static lk_tensor *layernorm(lk_graph *g, const lk_vision *m, lk_tensor *x, lk_activation act)
 {
-    lk_tensor *w = channels(g, "weight", x, LK_INIT_ONE);
-    lk_tensor *b = channels(g, "bias", x, LK_INIT_ZERO);
-    return lk_activate(g, lk_norm(g, x, w, b, LK_LAYERNORM, m->norm_eps), act);
+    return lk_activate(g, lk_layers_norm(g, x, LK_LAYERNORM, true, m->norm_eps), act);
 }
 
 static lk_tensor *rmsnorm(lk_graph *g, const lk_vision *m, lk_tensor *x, lk_activation act)
 {
-    lk_tensor *w = channels(g, "weight", x, LK_INIT_ONE);
-    return lk_activate(g, lk_norm(g, x, w, NULL, LK_RMSNORM, m->norm_eps), act);
+    return lk_activate(g, lk_layers_norm(g, x, LK_RMSNORM, false, m->norm_eps), act);
 }
 
 static const struct {
@@ -96,24 +95,6 @@ lk_tensor *lk_vision_depthwise(lk_graph *g, const lk_vision *m, const char *name
     return norm(g, m, name, y, act);
 }
 
-/* Weight [out, in] ~ N(0, std) and bias [out] of a linear layer. */
-static void dense(lk_graph *g, int64_t in, int64_t out, float std, lk_tensor **w, lk_tensor **b)
-{
-    *w = lk_parameter(g, "weight", 2, (int64_t[]){out, in}, LK_INIT_NORMAL, std, true);
-    *b = lk_parameter(g, "bias", 1, &out, LK_INIT_ZERO, 0, false);
-}
-
-lk_tensor *lk_vision_dense(lk_graph *g, const char *name, lk_tensor *x, int64_t out, float std)
-{
-    lk_tensor *w, *b;
-    if (!x) return NULL;
-    lk_scope_push(g, "%s", name);
-    dense(g, lk_cols(x), out, std, &w, &b);
-    lk_tensor *y = lk_linear(g, x, w, b, LK_LINEAR);
-    lk_scope_pop(g);
-    return y;
-}
-
 /* ---- channel attention ----------------------------------------------------------------------- */
 
 /* Squeeze-and-excitation (J. Hu et al., CVPR 2018), with a quarter of the channels between and a
@@ -125,10 +106,10 @@ static lk_tensor *se(lk_graph *g, lk_tensor *x)
     lk_tensor *w1, *b1, *w2, *b2;
     lk_scope_push(g, "se");
     lk_scope_push(g, "reduce");
-    dense(g, c, squeezed, he_std(squeezed), &w1, &b1);
+    lk_layers_weights(g, c, squeezed, he_std(squeezed), &w1, &b1);
     lk_scope_pop(g);
     lk_scope_push(g, "expand");
-    dense(g, squeezed, c, he_std(c), &w2, &b2);
+    lk_layers_weights(g, squeezed, c, he_std(c), &w2, &b2);
     lk_scope_pop(g);
     lk_tensor *y = lk_gate(g, x, lk_excite(g, lk_pool(g, x), w1, b1, w2, b2));
     lk_scope_pop(g);

@@ -35,8 +35,6 @@ lk_tensor *lk_vision_depthwise(lk_graph *g, const lk_vision *m, const char *name
                                int size, int stride, lk_activation act);
 /* Channel attention of the model, or x. */
 lk_tensor *lk_vision_attention(lk_graph *g, const lk_vision *m, lk_tensor *x);
-/* A linear layer with bias on [B, C]; weight ~ N(0, std). */
-lk_tensor *lk_vision_dense(lk_graph *g, const char *name, lk_tensor *x, int64_t out, float std);
 
 lk_tensor *lk_mobilenetv3(lk_graph *g, const lk_vision *m, lk_tensor *x);
 lk_tensor *lk_resnet18(lk_graph *g, const lk_vision *m, lk_tensor *x);

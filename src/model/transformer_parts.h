@@ -1,6 +1,6 @@
 /* Swappable parts of a transformer block, by name. A new part is one function and one table row. */
-#ifndef LK_MODEL_PARTS_H
-#define LK_MODEL_PARTS_H
+#ifndef LK_MODEL_TRANSFORMER_PARTS_H
+#define LK_MODEL_TRANSFORMER_PARTS_H
 
 #include "ops/ops.h"
 
@@ -27,9 +27,6 @@ typedef struct lk_position_part {
     bool alibi;
 } lk_position_part;
 
-/* A linear layer in scope `scope`: weight [out, in] ~ N(0, std), bias if the model has biases. */
-lk_tensor *lk_dense(lk_graph *g, const lk_transformer *m, const char *scope, lk_tensor *x,
-                    int64_t out, float std, lk_activation activation);
 /* GPT-2: layers that write into the residual stream start at 0.02 / sqrt(2 layers). */
 float lk_residual_std(const lk_transformer *m);
 

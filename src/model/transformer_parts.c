@@ -1,6 +1,7 @@
 /* The parts and their tables. */
-#include "model/parts.h"
+#include "model/transformer_parts.h"
 
+#include "model/layers.h"
 #include "model/transformer.h"
 
 #include <math.h>
@@ -8,43 +9,27 @@
 
 static lk_tensor *layernorm(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
-    lk_tensor *w = lk_parameter(g, "weight", 1, &m->width, LK_INIT_ONE, 0, false);
-    lk_tensor *b =
-        m->bias ? lk_parameter(g, "bias", 1, &m->width, LK_INIT_ZERO, 0, false) : NULL;
-    return lk_norm(g, x, w, b, LK_LAYERNORM, m->norm_eps);
+    return lk_layers_norm(g, x, LK_LAYERNORM, m->bias, m->norm_eps);
 }
 
 static lk_tensor *rmsnorm(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
-    lk_tensor *w = lk_parameter(g, "weight", 1, &m->width, LK_INIT_ONE, 0, false);
-    return lk_norm(g, x, w, NULL, LK_RMSNORM, m->norm_eps);
-}
-
-lk_tensor *lk_dense(lk_graph *g, const lk_transformer *m, const char *scope, lk_tensor *x,
-                    int64_t out, float std, lk_activation activation)
-{
-    if (!x) return NULL;
-    lk_scope_push(g, "%s", scope);
-    lk_tensor *w = lk_parameter(g, "weight", 2, (int64_t[]){out, lk_cols(x)}, LK_INIT_NORMAL, std,
-                                true);
-    lk_tensor *b = m->bias ? lk_parameter(g, "bias", 1, &out, LK_INIT_ZERO, 0, false) : NULL;
-    lk_tensor *y = lk_linear(g, x, w, b, activation);
-    lk_scope_pop(g);
-    return y;
+    return lk_layers_norm(g, x, LK_RMSNORM, false, m->norm_eps);
 }
 
 float lk_residual_std(const lk_transformer *m) { return 0.02f / sqrtf(2.0f * (float)m->layers); }
 
 static lk_tensor *gelu_ffn(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
-    lk_tensor *h = lk_dense(g, m, "up", x, m->ffn_width, 0.02f, LK_GELU);
-    return lk_dense(g, m, "down", h, m->width, lk_residual_std(m), LK_LINEAR);
+    lk_tensor *h = lk_layers_dense(g, "up", x, m->ffn_width, 0.02f, m->bias, LK_GELU);
+    return lk_layers_dense(g, "down", h, m->width, lk_residual_std(m), m->bias, LK_LINEAR);
 }
 
 static lk_tensor *swiglu_ffn(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
-    lk_tensor *h = lk_dense(g, m, "up", x, 2 * m->ffn_width, 0.02f, LK_LINEAR);
-    return lk_dense(g, m, "down", lk_swiglu(g, h), m->width, lk_residual_std(m), LK_LINEAR);
+    lk_tensor *h = lk_layers_dense(g, "up", x, 2 * m->ffn_width, 0.02f, m->bias, LK_LINEAR);
+    return lk_layers_dense(g, "down", lk_swiglu(g, h), m->width, lk_residual_std(m), m->bias,
+                           LK_LINEAR);
 }
 
 static int64_t four_times(int64_t width) { return 4 * width; }
