@@ -94,6 +94,20 @@ prints "no validation part, no moving average" 'step 60/60' "$LOCKSTEP" train v.
 prints "three channels, resnet18, another size" 'step 3/3 |accuracy ' "$LOCKSTEP" train v.yaml \
     --set directory=rgb --set data.file=rgb.h5 --set model.kind=resnet18 --set train.steps=3 \
     --set train.batch=4 --set model.image_size=16
+ok "a square stays one: nothing is said" test ! -s "$work/err" -a \
+    "$(grep -c stretched "$work/out")" -eq 0
+prints "images that are not square" 'samples, of 2 classes' \
+    "$LOCKSTEP" import images d -o oblong.h5 --size 8x24 -f 0.34
+prints "model.image_size stretches them, and says so" \
+    'warning: oblong.h5: images of 8 x 24 pixels are stretched to 16 x 16|with --size 16x16' \
+    "$LOCKSTEP" train v.yaml --set directory=oblong --set data.file=oblong.h5 \
+    --set train.steps=3 --set train.batch=4 --set model.image_size=16
+for job in jobs/resnet_cpu.yaml "jobs/quickstart.yaml --set model.kind=resnet18"; do
+    # shellcheck disable=SC2086 # words
+    prints "$job" 'step 1/1 ' "$LOCKSTEP" train "$srcdir"/$job --set directory="${job##*[/=]}" \
+        --set data.file=rgb.h5 --set train.batch=4 --set train.steps=1 --set optimizer.warmup=0 \
+        --set train.device="$DEVICE"
+done
 prints "large, layernorm, eca, fp16" 'step 3/3 ' "$LOCKSTEP" train v.yaml --set directory=large \
     --set model.size=large --set model.norm=layernorm --set model.attention=eca \
     --set train.precision=fp16 --set train.steps=3
@@ -234,7 +248,8 @@ prints "eval of three channels" 'images 4|  0 colour ' "$LOCKSTEP" eval rgb rgb.
 if command -v h5repack >/dev/null; then
     h5repack -l train/images,validation/images:CHUNK=10x3x12x1 s.h5 slow.h5
     run "$LOCKSTEP" eval run slow.h5
-    ok "eval of chunks that split images warns" says err "warning: slow.h5: 'images' will be slow"
+    ok "eval of chunks that split images warns" \
+        says err "warning: slow.h5: 'train/images' will be slow"
     ok "and is the same" cmp "$work/out" "$work/eval"
 else
     skip "eval of chunks that split images" "h5repack is not installed (Debian: hdf5-tools)"
@@ -292,10 +307,10 @@ bad "eval of text on images" "s.h5: expected a dataset of kind 'text', found 'im
 bad "eval of images on a table, on two ranks" \
     "table.h5: expected a dataset of kind 'images', found 'table'" 2 "$LOCKSTEP" eval run table.h5
 bad "eval on images of another size" \
-    "wide.h5: expected images of 12 x 12 x 1 as the checkpoint's, found 16 x 16 x 1" \
+    "wide.h5: expected images of 12 x 12 pixels |found 16 x 16|again with --size 12x12" \
     "$LOCKSTEP" eval run wide.h5
 bad "eval on images of other channels, on two ranks" \
-    "rgb.h5: expected images of 12 x 12 x 1 as the checkpoint's, found 12 x 12 x 3" \
+    "rgb.h5: expected images of 1 channel |found 3; import them again with --channels 1" \
     2 "$LOCKSTEP" eval run rgb.h5
 bad "eval on other classes" "names.h5: class 2 is 'chess', the checkpoint's is 'checks'" \
     "$LOCKSTEP" eval run names.h5
@@ -406,7 +421,7 @@ resume "resume with other images" 'names.h5: digest |, but the run was started o
 if command -v h5repack >/dev/null; then
     h5repack -l train/images:CHUNK=10x3x12x1 s.h5 slow.h5
     # shellcheck disable=SC2086
-    prints "training on slow chunks" "slow.h5: 'images' will be slow to read|step 4/4" \
+    prints "training on slow chunks" "slow.h5: 'train/images' will be slow to read|step 4/4" \
         2 "$LOCKSTEP" train v.yaml --set directory=slow --set data.file=slow.h5 $few
     ok "it is said once" test "$(grep -c 'slow to read' "$work/out")" -eq 1
     ok "and gives the same result" cmp few/loss.log slow/loss.log

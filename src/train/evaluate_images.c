@@ -49,11 +49,16 @@ static lk_status own_batches(lk_evaluator *e, images *s)
 static lk_status check_format(const lk_evaluator *e)
 {
     const lk_image_format *d = &e->data->image, *m = &e->model.info.image;
-    if (d->height != m->height || d->width != m->width || d->channels != m->channels)
-        return lk_fail(LK_E_INPUT, "%s: expected images of %lld x %lld x %lld as the checkpoint's, "
-                       "found %lld x %lld x %lld; import them again in this size", e->data->path,
-                       (long long)m->height, (long long)m->width, (long long)m->channels,
-                       (long long)d->height, (long long)d->width, (long long)d->channels);
+    if (d->height != m->height || d->width != m->width)
+        return lk_fail(LK_E_INPUT, "%s: expected images of %lld x %lld pixels as the checkpoint's, "
+                       "found %lld x %lld; import them again with --size %lldx%lld", e->data->path,
+                       (long long)m->height, (long long)m->width, (long long)d->height,
+                       (long long)d->width, (long long)m->height, (long long)m->width);
+    if (d->channels != m->channels)
+        return lk_fail(LK_E_INPUT, "%s: expected images of %lld channel%s as the checkpoint's, "
+                       "found %lld; import them again with --channels %lld", e->data->path,
+                       (long long)m->channels, m->channels == 1 ? "" : "s", (long long)d->channels,
+                       (long long)m->channels);
     int64_t same = 0;
     while (same < m->classes && same < d->classes && strcmp(m->name[same], d->name[same]) == 0)
         same++;

@@ -91,7 +91,8 @@ static const key keys[] = {
     {"model.norm_momentum", REAL, AT(model.norm_momentum), "0.1", 0, 1, 0, VISION, NULL,
      "batchnorm: share of each step in the running statistics"},
     {"model.image_size", INTEGER, AT(model.image_size), "0", 0, 4096, FIXED, VISION, NULL,
-     "images are sampled to this height and width; 0: as stored"},
+     "images are sampled to this height and width, stretched if they have another shape; 0: as "
+     "stored"},
     {"augment.flip", BOOLEAN, AT(augment.flip), "false", 0, 0, 0, VISION, NULL,
      "mirror half of the training images"},
     {"augment.pad", INTEGER, AT(augment.pad), "0", 0, 1024, 0, VISION, NULL,

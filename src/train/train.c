@@ -154,6 +154,19 @@ static lk_status check_resumed(const lk_trainer *t, const lk_checkpoint_info *sa
     return status;
 }
 
+static void tell_stretched(const lk_trainer *t)
+{
+    const lk_image_format *f = &t->data->image;
+    long long side = t->run->model.image_size;
+    char line[500];
+    if (!side || f->height == f->width) return;
+    snprintf(line, sizeof line, "warning: %.200s: images of %lld x %lld pixels are stretched to "
+             "%lld x %lld (model.image_size); to keep their shape, import them again with --size "
+             "%lldx%lld", t->data->path, (long long)f->height, (long long)f->width, side, side,
+             side, side);
+    lk_trainer_say(t, line);
+}
+
 static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
 {
     lk_comm *c = t->comm;
@@ -166,6 +179,7 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
     if (t->data->warning[0]) lk_trainer_say(t, t->data->warning);
+    if (lk_run_vision(t->run)) tell_stretched(t);
     lk_trainer_tell_retries(t);
     if (saved) LK_TRY(lk_comm_agree(c, check_resumed(t, saved)));
     return lk_trainer_build(t, saved ? saved->choices : NULL);
