@@ -1,9 +1,7 @@
 /* activate and activate_grad: y = act(x), dx = dy act'(x), element-wise over all `count` elements.
  *
  * A thread does 8 consecutive elements. An output may be one of its inputs: a thread reads before
- * it writes.
- *
- * Predicted on an H200 at 4.1 TB/s, f16: [256,112,112,16] forward 50 us, gradient 75 us. */
+ * it writes. */
 #include "cuda/activation.cuh"
 
 enum { THREADS = 256, RUN = 8 };

@@ -5,9 +5,7 @@
  *
  * The tensors are tiny (one number for each channel of an image): a block takes a few rows, which
  * stay in the first-level cache. dw in two stages: partial sums of chunks of rows into scratch, cut
- * by B alone, then their sum.
- *
- * Predicted on an H200: [256,960], k 5: forward 3 us, gradient 6 us. */
+ * by B alone, then their sum. */
 #include "cuda/device.cuh"
 
 enum { THREADS = 256, ROWS = 4 /* of a block */, CHUNKS = 64 };

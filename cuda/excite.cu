@@ -17,8 +17,8 @@
  * excite_dw: a block for SIDE x SIDE of dw1 or dw2, the images' rows of STAGES steps in flight. The
  * bias gradient is one column more, that of a factor 1.
  *
- * Predicted on an H200, f16, 256 images, us: [960,240] 5 forward, 6 dx, 5 dw; small ones 4 each, of
- * which launch, barrier and the trips to memory that wait for each other are 3.
+ * Measured on an H200, f16, 256 images, a node alone, us: [960,240] 17.3 forward, 20.5 dx, 5.8 dw;
+ * [72,24] 11.8, 13.3, 5.3.
  *
  * p, ds, s, z, dz, dp X [B,C]; h, dh X [B,S]; w1 X [S,C], w2 X [C,S]; b1, db1 f32 [S], b2, db2 f32
  * [C]; dw1 f32 [S,C], dw2 f32 [C,S]. */

@@ -3,10 +3,7 @@
  * A thread does V neighbouring channels of one pixel; neighbouring threads do neighbouring
  * channels, then pixels of a row, so that the windows they share come from the first-level cache.
  * The gradient gathers: a pixel of dx looks through the windows that hold it, in their order, for
- * those whose largest element it was. y X and index u8 [B,Ho,Wo,C].
- *
- * Predicted on an H200 at 4.1 TB/s, f16: [128,112,112,64] size 3 stride 2 pad 1: forward 72 us
- * (282 MB), gradient 75 us. */
+ * those whose largest element it was. y X and index u8 [B,Ho,Wo,C]. */
 #include "cuda/device.cuh"
 #include "cuda/divide.cuh"
 

@@ -5,9 +5,7 @@
  * A row is read once: each thread keeps the maximum of its columns with its place, the sum of
  * exponentials and the product with the targets, which are then combined in a fixed order. Loss and
  * hit of every row go to scratch as doubles, and one block sums them. The gradient reads and writes
- * each column by one thread: it may run in place.
- *
- * Predicted on an H200: [256,1000] f16 forward 6 us (two kernels, latency alone), gradient 3 us. */
+ * each column by one thread: it may run in place. */
 #include "cuda/device.cuh"
 
 #include <float.h>
