@@ -21,14 +21,34 @@ lk_status bench_number(const char *name, const char *text, int64_t least, int64_
     return LK_OK;
 }
 
-/* After lk_fail(). */
-static lk_status usage(const bench_command *c)
+static const char *usage(const bench_command *c, char text[400])
 {
-    return lk_fail_suffix(LK_E_INPUT, "; usage: %s RUN.yaml%s [--vocabulary N] [--image-size N] "
-                          "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name,
-                          c->directory ? " DIRECTORY" : "", c->number ? " [" : "",
-                          c->number ? c->number : "", c->number ? " N]" : "",
-                          c->baseline ? " [--baseline]" : "");
+    snprintf(text, 400, "usage: %s RUN.yaml%s [--vocabulary N] [--image-size N] [--channels N] "
+             "[--classes N]%s%s%s%s [--set a.b=c]...", c->name, c->directory ? " DIRECTORY" : "",
+             c->number ? " [" : "", c->number ? c->number : "", c->number ? " N]" : "",
+             c->baseline ? " [--baseline]" : "");
+    return text;
+}
+
+/* After lk_fail(). */
+static lk_status misused(const bench_command *c)
+{
+    char text[400];
+    return lk_fail_suffix(LK_E_INPUT, "; %s", usage(c, text));
+}
+
+bool bench_is_help(const char *text)
+{
+    return strcmp(text, "--help") == 0 || strcmp(text, "-h") == 0;
+}
+
+static void print_help(const bench_command *c)
+{
+    char text[400];
+    printf("%s\n\n%s\n\nRandom samples are made as the options say: of --vocabulary (65) tokens, "
+           "or images of\n--image-size (224) pixels and --channels (3) in --classes (1000). --set "
+           "overrides a key of\nthe run file. bench/%s.c says more.\n", usage(c, text), c->does,
+           c->name);
 }
 
 static lk_status add_set(const char *text, bench_arguments *a)
@@ -63,7 +83,7 @@ static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
     else if (name[0] != '-' && c->directory && !a->directory) a->directory = name;
     else {
         lk_fail(LK_E_INPUT, "unexpected argument '%s'", name);
-        return usage(c);
+        return misused(c);
     }
     return LK_OK;
 }
@@ -75,7 +95,7 @@ static lk_status parse(const bench_command *c, int argc, char **argv, bench_argu
     for (char **at = argv + 1; at < argv + argc; at++) LK_TRY(take(c, &at, a));
     if (a->file && (a->directory || !c->directory)) return LK_OK;
     lk_fail(LK_E_INPUT, "%s is missing", a->file ? "the directory" : "the run file");
-    return usage(c);
+    return misused(c);
 }
 
 void bench_failed(const char *name, lk_comm *comm, lk_status status)
@@ -90,6 +110,11 @@ int bench_main(const bench_command *c, int argc, char **argv)
 {
     bench_arguments a;
     lk_comm *comm = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (!bench_is_help(argv[i])) continue;
+        print_help(c);
+        return LK_OK;
+    }
     lk_status status = lk_comm_open(&comm);
     if (status == LK_OK) status = parse(c, argc, argv, &a);
     if (status == LK_OK && comm->size > 1 && !c->ranks)

@@ -24,6 +24,7 @@ typedef struct bench_arguments {
 
 typedef struct bench_command {
     const char *name;
+    const char *does;   /* a sentence for --help */
     const char *number; /* option of its own number, from 1 to a million; NULL: none */
     int otherwise;      /* that number's default */
     bool directory, baseline;
@@ -36,6 +37,7 @@ int bench_main(const bench_command *c, int argc, char **argv);
 /* A whole number in this range, nothing else. LK_E_INPUT; text NULL: it is missing. */
 lk_status bench_number(const char *name, const char *text, int64_t least, int64_t most,
                        int64_t *value);
+bool bench_is_help(const char *text); /* --help or -h */
 /* Say why the benchmark failed, once if all ranks know of it; else the others are ended. */
 void bench_failed(const char *name, lk_comm *comm, lk_status status); /* comm: may be NULL */
 

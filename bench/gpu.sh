@@ -10,18 +10,22 @@
 #   learn     jobs/shakespeare_gpu.yaml on TEXT (tiny Shakespeare): nanoGPT's loss, and how soon
 #   step      whole steps beside PyTorch's (python3 with torch and torchvision) and beside fp32
 #             without the pass that fuses nodes and without capture
+#   recompute a step that keeps all activations, or computes those of the feed-forwards or of all
+#             blocks again: time and memory
 #   reduce    a step on a rank for each GPU beside one rank's: the exact and the fast reduction, and
 #             what buckets of several sizes hide of it behind the backward pass
 #   trace     bench/trace_gpu.sh
 #   doctor    lockstep doctor, and tests/test_doctor_command.sh
 #   stall     three minutes of GPT-2 with a save each minute beside one without; what the disk takes
 #   sanitize  compute-sanitizer on the ops whose kernels share memory between threads
+#   lab       bench/attention_lab: the attention kernels alone
 #
 # Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
 # is told in notes, what must hold in TAP. RANKS, MODELS and PRECISIONS go to test_exact.sh; STEPS
 # lists the steps; PEER_LIMIT is how many seconds PyTorch has for each: of its modes (max-autotune
-# takes minutes to compile) those count that have ended by then. DEVICE=cpu tries this script where
-# there is no GPU, at small sizes: most figures miss what they are held against.
+# takes minutes to compile, and comes last) those count that have ended by then, and all are told.
+# DEVICE=cpu tries this script where there is no GPU, at small sizes: most figures miss what they
+# are held against.
 # shellcheck disable=SC2086,SC2317 # words without blanks; called by name
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 : "${DEVICE:=cuda}" "${PEER_LIMIT:=100}"
@@ -37,38 +41,52 @@ if [ "$DEVICE" = cuda ]; then
     peer_mode=time peer_small='' minute=60 few=''
 else
     : "${STEPS:=alibi10m mnv3s32}"
-    peer_mode=cpu peer_small='--batch 4 --warmup 1 --steps 3' minute=4 few='--steps 25'
+    peer_mode=cpu peer_small='--batch 4 --warmup 1 --steps 3' minute=4 few='--steps 5'
 fi
 
 limit_of() {
     case $1 in
     learn) echo 120 ;;
-    ops | parity | layers) echo 240 ;;
+    ops | parity | layers | recompute | lab) echo 240 ;;
     doctor | reduce | stall | trace) echo 400 ;;
     exact | step | sanitize) echo 560 ;;
     esac
 }
 
+refuse() {
+    echo "gpu.sh: $*" >&2
+    exit 2
+}
+case ${1:-} in
+--help | -h)
+    awk 'NR > 1 { if (!/^#/ || /shellcheck/) exit; sub(/^# ?/, ""); print }' \
+        "$srcdir/bench/gpu.sh"
+    exit 0
+    ;;
+esac
+case $DEVICE in
+cuda | cpu) ;;
+*) refuse "DEVICE: expected cuda or cpu, found '$DEVICE'" ;;
+esac
 data=
-if [ "${1:-}" = --data ] && [ $# -ge 2 ]; then
+if [ "${1:-}" = --data ]; then
+    [ $# -ge 2 ] || refuse "--data: expected a file, found nothing"
     data=$2
     shift 2
     case $data in /*) ;; *) data=$OLDPWD/$data ;; esac
-    [ -f "$data" ] || { echo "gpu.sh: --data: expected a file, found none at $data" >&2; exit 2; }
+    [ -f "$data" ] || refuse "--data: expected a file, found none at $data"
 fi
-[ $# -gt 0 ] || set -- ops exact parity layers learn step reduce trace doctor stall sanitize
+[ $# -gt 0 ] || set -- ops exact parity layers learn step recompute reduce trace doctor stall \
+    sanitize lab
 for part; do
-    [ -n "$(limit_of "$part")" ] && continue
-    echo "gpu.sh: expected ops, exact, parity, layers, learn, step, reduce, trace, doctor, stall" \
-        "or sanitize, found '$part'" >&2
-    exit 2
+    [ -n "$(limit_of "$part")" ] || refuse "expected ops, exact, parity, layers, learn, step," \
+        "recompute, reduce, trace, doctor, stall, sanitize or lab, found '$part'"
 done
 for step in $STEPS; do
     case $step in
-    gpt2 | alibi10m | mnv3l | mnv3s32) continue ;;
+    gpt2 | alibi10m | mnv3l | mnv3s32) ;;
+    *) refuse "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found '$step'" ;;
     esac
-    echo "gpu.sh: STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found '$step'" >&2
-    exit 2
 done
 
 # ---- what the parts share ------------------------------------------------------------------------
@@ -212,23 +230,53 @@ part_learn() {
     ok "it was there ${soon:-?} s after launch, at most 20" holds "$soon <= 20"
 }
 
-# The median that bench/step printed first, ms.
+# The median that bench/step printed first, ms; and its memory on the device, MiB.
 step_ms() { sed -n '1s/.*: median \([0-9.]*\) ms.*/\1/p' "$work/out"; }
+step_mib() { sed -n '2s/.*all on the device \([0-9.]*\)$/\1/p' "$work/out"; }
+
+# Of PyTorch's modes: the fastest in $work/best as "MS MIB NAME"; in notes, which ended, failed or
+# were cut off by the limit.
+modes() {
+    awk -v best_in="$work/best" -v limit="$PEER_LIMIT" -v shape="$1" '
+    /^# modes: / {
+        sub(/^# modes: /, "")
+        modes = split($0, mode, "; ")
+    }
+    at = match($0, / +[0-9.]+ ms per step/) {
+        ms = substr($0, at) + 0
+        name = substr($0, 1, at - 1)
+        told[name] = ms " ms"
+        if (!best || ms < best) {
+            best = ms
+            how = name
+            peak = match($0, /peak [0-9.]+/) ? 1024 * substr($0, RSTART + 5, RLENGTH - 5) : "?"
+        }
+    }
+    at = match($0, / +failed: /) { told[substr($0, 1, at - 1)] = substr($0, at + RLENGTH - 8) }
+    END {
+        print best, peak, how >best_in
+        for (i = 1; i <= modes; i++)
+            printf "# %-9s PyTorch, %s: %s\n", shape, mode[i],
+                mode[i] in told ? told[mode[i]] : "cut off at " limit " s"
+    }' "$work/out"
+}
 
 # beside NAME TARGET SCRIPT ARGUMENT...: the step bench/NAME.yaml, and the shape NAME in PyTorch;
 # TARGET in ms, of one H200.
 beside() {
     name=$1 target=$2 script=$3
     shift 3
-    left run "$builddir/bench/step" "$(yaml "bench/$name.yaml")" --baseline "$@"
+    left run "$builddir/bench/step" "$(yaml "bench/$name.yaml")" --baseline "$@" \
+        --set train.device=$DEVICE
     [ "$rc" -eq 0 ] || note_run "bench/step bench/$name.yaml"
     ms=$(step_ms)
-    mib=$(sed -n '2s/.*all on the device \([0-9.]*\)$/\1/p' "$work/out")
-    times=$(sed -n 's/^graph optimisation and mixed precision: \([0-9.]*\)x.*/\1/p' "$work/out")
+    mib=$(step_mib)
+    times=$(sed -n 's/^graph optimisation[a-z ]*: \([0-9.]*\)x.*/\1/p' "$work/out")
     note "$(printf '%-9s lockstep  %9s ms  %8s MiB  %sx fp32, not fused, not captured' \
         "$name" "$ms" "$mib" "$times")"
     ok "$name: the step takes $ms ms, at most $target" holds "$ms <= $target"
-    ok "$name: $times times the speed of the baseline, at least 1.3" holds "$times >= 1.3"
+    [ "$DEVICE" = cpu ] || # which computes halves in fp32, and captures nothing
+        ok "$name: $times times the speed of the baseline, at least 1.3" holds "$times >= 1.3"
     if ! torch; then
         skip "$name: PyTorch takes longer, and no less memory" "no python3 with torch, torchvision"
         return
@@ -236,20 +284,16 @@ beside() {
     left run timeout "$PEER_LIMIT" python3 "$srcdir/bench/peer/$script" $peer_mode --shape "$name" \
         $peer_small
     [ "$rc" -eq 0 ] || [ "$rc" -eq 124 ] || note_run "bench/peer/$script"
-    awk 'at = match($0, / +[0-9.]+ ms per step/) {
-        ms = substr($0, at) + 0
-        if (!best || ms < best) {
-            best = ms
-            how = substr($0, 1, at - 1)
-            peak = match($0, /peak [0-9.]+/) ? 1024 * substr($0, RSTART + 5, RLENGTH - 5) : "?"
-        }
-    }
-    END { print best, peak, how }' "$work/out" >"$work/best"
+    modes "$name"
     read -r peer_ms peer_mib how <"$work/best"
+    if [ -z "$peer_ms" ]; then
+        fail "$name: no mode of PyTorch ended within $PEER_LIMIT s"
+        return
+    fi
     ratio=$(awk "BEGIN { printf \"%.2f\", ${peer_ms:-0} / ${ms:-1} }")
     note "$(printf '%-9s PyTorch   %9s ms  %8s MiB  %sx lockstep (%s)' \
         "$name" "$peer_ms" "$peer_mib" "$ratio" "$how")"
-    ok "$name: PyTorch takes $ratio times as long" holds "$ratio > 1"
+    ok "$name: PyTorch takes $ratio times as long ($how)" holds "$ratio > 1"
     ok "$name: $mib MiB, in PyTorch $peer_mib" holds "$mib <= $peer_mib"
 }
 
@@ -261,6 +305,24 @@ part_step() {
         mnv3l) beside mnv3l 12 vision.py --image-size 224 --classes 1000 ;;
         mnv3s32) beside mnv3s32 2.5 vision.py --image-size 32 --classes 10 ;;
         esac
+    done
+}
+
+part_recompute() {
+    for name in gpt2 alibi10m; do
+        [ $name = gpt2 ] && vocabulary=50304 || vocabulary=65
+        least=
+        for how in none ffn block; do
+            left run "$builddir/bench/step" "$(yaml bench/$name.yaml)" --vocabulary $vocabulary \
+                $few --set train.device=$DEVICE --set train.recompute=$how
+            [ "$rc" -eq 0 ] || note_run "bench/step bench/$name.yaml --set train.recompute=$how"
+            ms=$(step_ms) mib=$(step_mib)
+            [ $how != none ] || keeping=$ms
+            more=$(awk "BEGIN { printf \"%+.1f\", 100 * (${ms:-0} / ${keeping:-1} - 1) }")
+            what="$name, recompute: $how: $ms ms ($more %), $mib MiB"
+            ok "$what${least:+, at most $least}" holds "$rc == 0 && $mib <= ${least:-$mib}"
+            least=$mib
+        done
     done
 }
 
@@ -356,11 +418,28 @@ part_sanitize() {
     done
 }
 
+part_lab() {
+    if [ "$DEVICE" = cpu ] || ! command -v nvcc >/dev/null; then
+        skip "attention kernels alone" "no GPU, or no nvcc to build bench/attention_lab"
+        return
+    fi
+    left run make -C "$builddir" bench/attention_lab
+    [ "$rc" -eq 0 ] || note_run "make bench/attention_lab"
+    left run "$builddir/bench/attention_lab"
+    note_file "$work/out" 100
+    ok "attention kernels alone: bench/attention_lab finds them right" test "$rc" -eq 0
+}
+
 # ---- all of it -----------------------------------------------------------------------------------
 
 if [ ! -x "$builddir/bench/step" ] || [ ! -x "$builddir/tests/test_ops" ]; then
     echo "Bail out! make && make check TESTS="
     exit 1
+fi
+if [ "$DEVICE" = cuda ]; then # lockstep itself says what is wrong with the GPU
+    run "$builddir/bench/step" "$srcdir/bench/alibi10m.yaml" --steps 1 --set train.device=cuda \
+        --set train.batch=1 --set model.layers=1
+    [ "$rc" -eq 0 ] || refuse "$(head -n 1 "$work/err"); DEVICE=cpu tries this script without one"
 fi
 note "$("$LOCKSTEP" --version | head -n 1), $(nvidia-smi -L 2>/dev/null | head -n 1)"
 for part; do

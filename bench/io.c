@@ -248,6 +248,12 @@ int main(int argc, char **argv)
 {
     static bench b;
     int64_t mib;
+    if (argc > 1 && bench_is_help(argv[1])) {
+        puts("usage: io DIRECTORY [MIB [ROUNDS]]\n\nTimes saving and loading a checkpoint of MIB "
+             "(1024) in DIRECTORY, ROUNDS (3) times, beside\nthe disk's own speed. Under mpirun on "
+             "all ranks. bench/io.c says more.");
+        return LK_OK;
+    }
     lk_status status = lk_comm_open(&b.comm);
     if (status == LK_OK) status = parse(argc, argv, &b, &mib);
     if (b.comm) status = lk_comm_agree(b.comm, status);

@@ -99,7 +99,6 @@ static lk_status layers(const char *directory, const bench_arguments *a, bench_m
     char path[2][4096];
     snprintf(path[0], sizeof path[0], "%s/index.json", directory);
     snprintf(path[1], sizeof path[1], "%s/data.bin", directory);
-    if (!m->model.vision) return lk_fail(LK_E_INPUT, "%s: expected an image model", a->file);
     if (mkdir(directory, 0777) != 0 && errno != EEXIST)
         return lk_fail(LK_E_INPUT, "cannot make '%s': %s", directory, strerror(errno));
     writer w = {.m = m, .index = fopen(path[0], "w"), .data = fopen(path[1], "wb")};
@@ -122,11 +121,24 @@ static lk_status layers(const char *directory, const bench_arguments *a, bench_m
                                   : status;
 }
 
+static lk_status expect_images(const bench_arguments *a)
+{
+    lk_run run;
+    LK_TRY(lk_run_load(a->file, a->sets, a->set, &run));
+    lk_status status = LK_OK;
+    if (!lk_run_vision(&run))
+        status = lk_fail(LK_E_INPUT, "%s: expected a model of images, found model.kind %s; "
+                         "bench/mnv3l.yaml has one", a->file, run.model.kind);
+    lk_run_clear(&run);
+    return status;
+}
+
 static lk_status job(bench_arguments *a, lk_comm *comm)
 {
     static const char *const always[] = {"model.dropout=0", "model.stochastic_depth=0",
                                          "train.leaves=1"};
     bench_model m;
+    LK_TRY(expect_images(a));
     a->keep = true;
     for (size_t i = 0; i < sizeof always / sizeof *always; i++) a->set[a->sets++] = always[i];
     LK_TRY(bench_open(a, comm, false, true, &m));
@@ -137,6 +149,11 @@ static lk_status job(bench_arguments *a, lk_comm *comm)
 
 int main(int argc, char **argv)
 {
-    static const bench_command layers_command = {.name = "layers", .directory = true, .job = job};
+    static const bench_command layers_command = {
+        .name = "layers",
+        .does = "Writes what every layer of an image model computes in one step into DIRECTORY, "
+                "for\nbench/peer/vision.py.",
+        .directory = true,
+        .job = job};
     return bench_main(&layers_command, argc, argv);
 }

@@ -16,7 +16,10 @@ LIMIT=300
 export DEVICE
 : "${GPT2:=$srcdir/bench/gpt2.yaml}"
 h5edit=$builddir/tests/h5edit
-[ -x "$h5edit" ] && [ -x "$h5same" ] || echo "Bail out! make tests/h5edit tests/h5same"
+if [ ! -x "$h5edit" ] || [ ! -x "$h5same" ]; then
+    echo "Bail out! make tests/h5edit tests/h5same"
+    exit 1
+fi
 
 awk 'BEGIN { while (i < 40000) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' \
     >a.txt

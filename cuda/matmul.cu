@@ -352,16 +352,21 @@ static lk_status candidates(lk_cuda *d, const lk_node *n, product *p, cublasLtMa
     return LK_OK;
 }
 
-/* p [n]: values in [-1, 1), none of them zero but by chance. */
+/* Every bit of the result depends on every bit of h: the end of MurmurHash3 (A. Appleby, 2011). */
+static __device__ uint32_t mixed(uint32_t h)
+{
+    h = (h ^ h >> 16) * 0x85EBCA6Bu;
+    h = (h ^ h >> 13) * 0xC2B2AE35u;
+    return h ^ h >> 16;
+}
+
+/* p [n]: values in [-1, 1), none of them zero but by chance; another sequence for each seed. */
 template <typename E> static __global__ void k_fill(E *p, int64_t n, uint32_t seed)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride) {
-        uint32_t h = ((uint32_t)i + seed) * 0x9E3779B1u;
-        h = (h ^ (h >> 15)) * 0x85EBCA77u;
-        h ^= h >> 13;
-        p[i] = lk_store<E>(2.0f * lk_uniform(h) - 1.0f);
-    }
+    uint32_t key = mixed(seed + 0x9E3779B9u);
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
+        p[i] = lk_store<E>(2.0f * lk_uniform(mixed(mixed((uint32_t)i + 1) ^ key)) - 1.0f);
 }
 
 /* *differ = 1 when two arrays of n 16-bit words are not the same. */

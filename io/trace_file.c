@@ -358,7 +358,7 @@ static lk_status read_numbers(loading *l)
     LK_TRY(lk_h5_get_u64(l->file, l->path, "lost", &lost));
     double ceiling[2];
     LK_TRY(lk_h5_get_f64s(l->file, l->path, "ceiling", ceiling, 2));
-    t->ceiling = (lk_roofline){ceiling[0], ceiling[1]};
+    t->ceiling = (lk_roofline){.rate = ceiling[0], .bandwidth = ceiling[1]};
     if (leaves < 1 || leaves > MOST_LEAVES || first > MOST_NUMBER || lost > MOST_NUMBER)
         return damaged(l, "the number of leaves, the first step or what was lost makes no sense");
     t->leaves = (int)leaves;

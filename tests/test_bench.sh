@@ -39,22 +39,50 @@ for how in exact fast; do
         ok "and after the same steps the same loss, $one" test -n "$one" -a "$(loss)" = "$one"
 done
 run "$step" r.yaml --steps 20 --baseline
-ok "the baseline is measured beside it" grep -q \
-    '^graph optimisation and mixed precision: [0-9.]*x' "$work/out"
+ok "the baseline is measured beside it" grep -q '^graph optimisation: [0-9.]*x .*; little ' \
+    "$work/out"
+run "$step" r.yaml --steps 6 --set train.precision=fp16
+ok "steps are timed in whole rounds, which is said" says out ' of 2 rounds of 5 steps, '
 
 # ---- nodes ---------------------------------------------------------------------------------------
 
+# added_up: every line has its times and its share of a ceiling, and they add up.
+# shellcheck disable=SC2317 # called by ok
+added_up() {
+    awk '
+    / (flops|bytes)$/ {
+        lines++
+        runs += $(NF - 8)
+        ms += $(NF - 5)
+        step += $(NF - 4)
+        if ($(NF - 1) < 0 || $(NF - 7) < 0 || $(NF - 6) < 0) bad = 1
+    }
+    /^all / { all = $2; sum = $3; in_step = $4; share = $5 }
+    function near(a, b) { return a - b < 0.001 * lines && b - a < 0.001 * lines }
+    END { exit !(lines > 10 && runs == all && near(sum, ms) && near(in_step, step) && share > 0 &&
+        !bad) }' "$work/out"
+}
+
 run "$kernels" r.yaml --repeats 3
-# shellcheck disable=SC2016 # awk's
-ok "nodes alone, each with its share of a ceiling; they add up" awk '
-    / (flops|bytes)$/ { lines++; nodes += $(NF - 6); ms += $(NF - 4); if ($(NF - 1) < 0) bad = 1 }
-    /^all / { all = $2; sum = $3; share = $4 }
-    END {
-        exit !(lines > 10 && nodes == all && sum - ms < 0.001 * lines && ms - sum < 0.001 * lines &&
-            share > 0 && !bad)
-    }' "$work/out"
+ok "nodes alone and in a step, each with its share of a ceiling; they add up" added_up
 ok "the ceilings are told" grep -q '^ceilings measured here: .* TFLOP/s of a product in f32, ' \
     "$work/out"
+# shellcheck disable=SC2016 # awk's
+ok "what nodes take in a step is most of the step" awk '
+    /^all / { nodes = $4 }
+    /^a step takes / { step = $4; none = $7 }
+    END { print nodes, step, none; exit !(step > 0 && nodes <= 1.001 * step && nodes > step / 4 &&
+        none >= 0 && none < step) }' "$work/out"
+
+# AdamW moves 28 bytes for each of 32,768 parameters: no CPU does that within 1 us.
+run "$kernels" r.yaml --set train.precision=fp16 --repeats 300
+[ "$rc" -eq 0 ] || note_run "kernels in fp16"
+ok "in fp16 too, however often nodes run" added_up
+# shellcheck disable=SC2016 # awk's
+ok "and AdamW does its work" awk '/^adamw / { us = $(NF - 7) } END { exit !(us > 1) }' "$work/out"
+run "$kernels" r.yaml --set train.precision=fp16 --repeats 3 --set loss_scale.initial=1e12 \
+    --set loss_scale.max=1e12
+ok "a loss scale that is too large falls first" test "$rc" -eq 0
 
 # ---- what is refused -----------------------------------------------------------------------------
 
@@ -67,6 +95,9 @@ refused() {
         ! -s "$work/out" -a "$(grep -cF -e "$text" "$work/err")" -eq 1
 }
 
+refused 'not finite in any of the first steps, at a loss scale of 1e+12' "$kernels" r.yaml \
+    --set train.precision=fp16 --set loss_scale.initial=1e12 --set loss_scale.max=1e12 \
+    --set loss_scale.backoff=1
 whole='expected a whole number from'
 for steps in 4294967297 5x 0 -1 '' 99999999999999999999; do
     refused "--steps: $whole 1 to 1000000, found '$steps'" "$step" r.yaml --steps "$steps"
@@ -79,8 +110,33 @@ refused "unexpected argument '--steps'; usage: kernels RUN.yaml" "$kernels" r.ya
 refused 'the run file is missing; usage: step RUN.yaml' "$step"
 refused 'the directory is missing; usage: layers RUN.yaml DIRECTORY' "$builddir/bench/layers" r.yaml
 refused "MIB: $whole 1 to 1048576, found '5x'" "$builddir/bench/io" . 5x
+refused 'step: .: expected a run file, found a directory' "$step" .
+refused 'r.yaml: expected a model of images, found model.kind transformer' \
+    "$builddir/bench/layers" r.yaml d
+gpu=$srcdir/bench/gpu.sh
+refused "DEVICE: expected cuda or cpu, found 'tpu'" env DEVICE=tpu sh "$gpu" step
+refused '--data: expected a file, found nothing' sh "$gpu" --data
+refused '--data: expected a file, found none at /none' sh "$gpu" --data /none step
+refused "recompute, reduce, trace, doctor, stall, sanitize or lab, found 'bogus'" sh "$gpu" bogus
+refused 'LOCKSTEP: expected a program, found none at ./none' \
+    sh "$srcdir/bench/peer/parity.sh" ./none a.h5
+refused 'DATA.h5: expected a dataset, found none at none.h5' \
+    sh "$srcdir/bench/peer/parity.sh" "$LOCKSTEP" none.h5
 refused "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found 'gpt3'" \
-    env STEPS='gpt2 gpt3' sh "$srcdir/bench/gpu.sh" step
+    env STEPS='gpt2 gpt3' sh "$gpu" step
+for help in --help -h; do
+    for name in step kernels layers io; do
+        run "$builddir/bench/$name" $help
+        ok "$name $help" test "$rc" -eq 0 -a ! -s "$work/err" -a \
+            "$(grep -c "^usage: $name " "$work/out")" -eq 1
+    done
+    run sh "$gpu" $help
+    ok "gpu.sh $help lists the parts" test "$rc" -eq 0 -a ! -s "$work/err" -a \
+        "$(grep -cE '^  (ops|step|recompute|lab) ' "$work/out")" -eq 4
+    run sh "$srcdir/bench/peer/parity.sh" $help
+    ok "parity.sh $help" test "$rc" -eq 0 -a ! -s "$work/err" -a \
+        "$(grep -c '^bench/peer/parity.sh LOCKSTEP DATA.h5' "$work/out")" -eq 1
+done
 ranks 2 "$step" r.yaml --set train.leaves=1
 ok "more ranks than leaves are refused" test "$rc" -eq 2 -a \
     "$(grep -c '^step: r.yaml: 2 ranks do not divide 1 leaves' "$work/err")" -eq 1

@@ -1,5 +1,6 @@
 /* The recompute pass: gradients and loss keep their bits, on the CPU and on a GPU if there is one;
- * the nodes expected are cloned and no others; the arena shrinks. */
+ * the nodes expected are cloned and no others; the arena shrinks. And a step whose nodes are timed
+ * keeps its bits, too. */
 #include "model/transformer.h"
 #include "program/program.h"
 #include "tests/tap.h"
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 2, CONTEXT = 32, VOCABULARY = 37 };
+enum { BATCH = 2, CONTEXT = 32, VOCABULARY = 37, REPEATS = 25 };
 
 static const char *const policies[] = {"none", "ffn", "block"};
 
@@ -64,8 +65,20 @@ static lk_status bind_tokens(lk_program *p, lk_device *d, const lk_tensor *t, ui
     return lk_program_bind(p, t, 0, *memory);
 }
 
+/* A step in which every node runs REPEATS times more; all get a time. */
+static lk_status time_step(lk_program *p, const lk_graph *g)
+{
+    double seconds[1000];
+    int nodes = 0;
+    for (const lk_node *n = g->first; n; n = n->next) seconds[nodes++] = -1;
+    LK_TRY(lk_timing_step(p, g, 1, REPEATS, seconds));
+    for (int i = 0; i < nodes; i++)
+        if (seconds[i] < 0) return lk_fail(LK_E_INTERNAL, "node %d has no time", i);
+    return LK_OK;
+}
+
 static lk_status run(lk_device *d, const lk_transformer *m, lk_dtype type,
-                     lk_recompute_policy policy, bool fuse, outcome *o)
+                     lk_recompute_policy policy, bool fuse, bool timed, outcome *o)
 {
     built b;
     lk_store *store;
@@ -84,7 +97,7 @@ static lk_status run(lk_device *d, const lk_transformer *m, lk_dtype type,
     LK_TRY(lk_program_create(b.graph, store, &options, &p));
     LK_TRY(bind_tokens(p, d, b.tokens, 1, &memory[0]));
     LK_TRY(bind_tokens(p, d, b.targets, 2, &memory[1]));
-    LK_TRY(lk_program_run(p));
+    LK_TRY(timed ? time_step(p, b.graph) : lk_program_run(p));
     o->total = b.params->total;
     o->arena = lk_program_arena_bytes(p);
     o->gradient = values;
@@ -123,15 +136,18 @@ static void check(lk_device *d, const lk_transformer *m, lk_dtype type)
     snprintf(what, sizeof what, "%s %s %s %s dropout %g", d->backend->name, lk_dtype_name(type),
              m->position, m->ffn, (double)m->dropout);
     for (int fuse = 0; fuse < 2; fuse++) {
-        outcome o[3] = {{.total = 0}, {.total = 0}, {.total = 0}};
+        outcome o[4] = {{.total = 0}, {.total = 0}, {.total = 0}, {.total = 0}};
         lk_status status = LK_OK;
         for (int i = 0; i < 3 && status == LK_OK; i++)
-            status = run(d, m, type, (lk_recompute_policy)i, fuse, &o[i]);
+            status = run(d, m, type, (lk_recompute_policy)i, fuse, false, &o[i]);
+        if (status == LK_OK) status = run(d, m, type, LK_RECOMPUTE_NONE, fuse, true, &o[3]);
         if (!tap_ok(status == LK_OK, "%s%s runs %s", what, fuse ? ", fused," : "",
                     lk_error_text()))
             continue;
+        size_t bytes = (size_t)o[0].total * sizeof(float);
+        tap_ok(o[3].loss == o[0].loss && memcmp(o[3].gradient, o[0].gradient, bytes) == 0,
+               "%s: with every node run %d times more they keep their bits", what, REPEATS);
         for (int i = 1; i < 3; i++) {
-            size_t bytes = (size_t)o[0].total * sizeof(float);
             bool same = memcmp(o[i].gradient, o[0].gradient, bytes) == 0;
             tap_ok(o[0].loss > 1 && o[i].loss == o[0].loss && same,
                    "%s: loss and gradients keep their bits", policies[i]);
@@ -140,7 +156,7 @@ static void check(lk_device *d, const lk_transformer *m, lk_dtype type)
             tap_ok(o[i].arena < o[i - 1].arena, "%s: %zu KiB of activations, less than %zu",
                    policies[i], o[i].arena >> 10, o[i - 1].arena >> 10);
         }
-        for (int i = 0; i < 3; i++) free(o[i].gradient);
+        for (int i = 0; i < 4; i++) free(o[i].gradient);
     }
 }
 

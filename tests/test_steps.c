@@ -80,15 +80,18 @@ static void step_gradient(const lk_params *p, int s, double scale, float *grad)
     grad[p->total] = 2.5f + (float)s;
 }
 
-static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, bool capture,
+typedef enum way { DIRECT, CAPTURED, TIMED } way; /* TIMED: as bench/kernels runs a step */
+
+static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, way way,
                               flat *after)
 {
+    double seconds[16];
     const lk_backend *b = d->backend;
     lk_graph *g = lk_graph_create((lk_params *)p, true);
     lk_store *store = NULL;
     lk_program *program = NULL;
     float *host = allocate((size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
-    lk_program_options options = {.local_leaves = 1, .capture = capture};
+    lk_program_options options = {.local_leaves = 1, .capture = way == CAPTURED};
     lk_status status = lk_autocast(g, type);
     if (status == LK_OK) status = lk_optimize(g, &hyper);
     if (status == LK_OK)
@@ -110,7 +113,9 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, b
         status = b->upload(d, store->gradient[0], host,
                            (size_t)(p->total + LK_METRIC_FLOATS) * sizeof *host);
         if (status == LK_OK) status = b->sync(d);
-        if (status == LK_OK) status = lk_program_run(program);
+        if (status == LK_OK)
+            status = way == TIMED ? lk_timing_step(program, g, 1, 25, seconds)
+                                  : lk_program_run(program);
         flat_create(&after[s], p->total);
         if (status == LK_OK)
             status = lk_store_get(store, &(lk_flat){.param = after[s].param,
@@ -195,15 +200,17 @@ static void check_steps(lk_device *d, lk_dtype type)
     lk_params *p = some_params();
     flat after[STEPS] = {{0}}, again[STEPS] = {{0}};
     int before = omp_get_max_threads();
-    lk_status status = device_steps(d, p, type, false, after);
+    lk_status status = device_steps(d, p, type, DIRECT, after);
     if (tap_ok(status == LK_OK, "%s runs %s", name, lk_error_text())) {
         check_against_reference(name, p, type, after);
-        for (int threads = 1; threads <= 3; threads++) {
-            omp_set_num_threads(threads);
-            status = device_steps(d, p, type, threads == 3, again);
+        static const way ways[] = {DIRECT, DIRECT, CAPTURED, TIMED};
+        for (int i = 0; i < 4; i++) {
+            omp_set_num_threads(i % 3 + 1);
+            status = device_steps(d, p, type, ways[i], again);
             bool same = status == LK_OK;
             for (int s = 0; s < STEPS && same; s++) same = flat_same(&after[s], &again[s], true);
-            tap_ok(same, "%s: same bits in run %d", name, threads);
+            tap_ok(same, "%s: same bits in run %d%s", name, i + 1,
+                   ways[i] == TIMED ? ", whose nodes are timed" : "");
             for (int s = 0; s < STEPS; s++) flat_clear(&again[s]);
         }
         omp_set_num_threads(before);

@@ -398,6 +398,9 @@ static void test_summary(void)
     tap_ok(unit == 1e9 && strcmp(small, "GFLOP/s") == 0 && above == 1e12 &&
                strcmp(large, "TFLOP/s") == 0,
            "rates of a small device are told in %s, of a large one in %s", small, large);
+    lk_roofline steady = {50, 100, 41, 81}, product = {50, 100, 39, 81}, sum = {50, 100, 41, 79};
+    tap_ok(!lk_roofline_busy(&steady) && lk_roofline_busy(&product) && lk_roofline_busy(&sum),
+           "a device is busy when either ceiling falls by more than a fifth");
     lk_trace_summary_clear(&s);
 }
 

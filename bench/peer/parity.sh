@@ -4,11 +4,25 @@
 # Loss parity with PyTorch, model by model: lockstep trains 100 steps in fp32 and keeps its initial
 # weights; bench/peer/transformer.py starts from them, forms the same batches and compares the loss
 # of every step (limit 1e-3 relative). Exit status 1 when one differs. Needs python3 with torch,
-# h5py and yaml; takes about a minute on one GPU. DATA.h5: any text, e.g. of 'lockstep import text'.
+# numpy, h5py and yaml; takes about a minute on one GPU. DATA.h5: any text, e.g. of 'lockstep import
+# text'. What was written lies in WORK, if that is named.
 set -eu
-[ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+case ${1:-} in --help | -h) usage; exit 0 ;; esac
+[ $# -ge 2 ] || { usage >&2; exit 2; }
 lockstep=$1 data=$2
-work=${3:-$(mktemp -d)}
+refuse() { echo "parity.sh: $*" >&2; exit 2; }
+command -v "$lockstep" >/dev/null || refuse "LOCKSTEP: expected a program, found none at $lockstep"
+[ -f "$data" ] || refuse "DATA.h5: expected a dataset, found none at $data"
+missing=$(python3 -c 'import h5py, numpy, torch, yaml' 2>&1) ||
+    refuse "python3: $(echo "$missing" | tail -n 1); it needs torch, numpy, h5py and yaml"
+work=${3:-}
+if [ -z "$work" ]; then
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 130' HUP INT PIPE TERM
+fi
+mkdir -p "$work"
 here=$(cd "$(dirname "$0")" && pwd)
 failed=0
 

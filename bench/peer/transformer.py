@@ -5,7 +5,8 @@ parity: start from the weights of a lockstep checkpoint, form the same batches (
         lk_permute and lk_philox), train in fp32 and compare the loss of every step with a run's
         loss.log. Exit status 1 when a relative difference exceeds the limit.
 time:   median milliseconds per training step at a benchmark shape, fp16 autocast with loss
-        scaling and fused AdamW, eager and compiled.
+        scaling and fused AdamW, eager and compiled. The first line lists the modes, in the order
+        that has the best soonest: max-autotune takes minutes to compile.
 cpu:    the same on the CPU in fp32.
 """
 
@@ -17,10 +18,13 @@ import sys
 import time
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+except ImportError as error:
+    sys.exit(f"transformer.py: {error}; use a python3 with torch and numpy")
 
 # ---- the model ---------------------------------------------------------------------------------
 
@@ -418,6 +422,7 @@ def time_steps(model, batch, dtype, warmup, steps):
     for i in range(warmup + steps):
         if i >= warmup:
             marks[i - warmup].record()
+        torch.compiler.cudagraph_mark_step_begin()  # what the last step computed may go
         with torch.autocast("cuda", dtype=dtype):
             loss = model.loss(x, y)
         scaler.scale(loss).backward()
@@ -446,15 +451,21 @@ def measure(a):
     batch = a.batch or batch
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[a.precision]
     torch.set_float32_matmul_precision("high")
-    modes = [("eager", False, False, None), ("compile", True, False, None)]
-    if shape.position == "alibi":
-        modes.append(("compile, flex_attention", True, True, None))
-    modes.append(("compile max-autotune", True, shape.position == "alibi", "max-autotune"))
+    alibi = shape.position == "alibi"
+    flex = ", flex_attention" if alibi else ""  # without it, SDPA with a bias [heads, T, T]
+    modes = [
+        ("eager", False, False, None),
+        ("compile with CUDA graphs" + flex, True, alibi, "reduce-overhead"),
+        ("compile" + flex, True, alibi, None),
+    ]
+    if alibi:
+        modes.append(("compile", True, False, None))
+    modes.append(("compile max-autotune" + flex, True, alibi, "max-autotune"))
+    modes = [mode for mode in modes if not a.only or a.only in mode[0]]
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, batch {batch}, "
           f"{a.precision}")
+    print("# modes: " + "; ".join(mode[0] for mode in modes), flush=True)
     for name, compiled, flex, mode in modes:
-        if a.only and a.only not in name:
-            continue
         model = initialised(shape).cuda()
         if flex:
             use_flex(model)
@@ -465,10 +476,10 @@ def measure(a):
         try:
             ms = time_steps(model, batch, dtype, a.warmup, a.steps)
         except Exception as error:  # one mode that fails must not hide the others
-            print(f"{name:26s} failed: {str(error).splitlines()[0]}")
+            print(f"{name:41s} failed: {str(error).splitlines()[0]}", flush=True)
             continue
         median = statistics.median(ms)
-        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
+        print(f"{name:41s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
               f"  {batch * shape.context / median * 1e-3:.3f} Mtokens/s"
               f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
               f"  {time.time() - start:.0f} s in all", flush=True)
@@ -486,14 +497,14 @@ def measure_cpu(a):
         torch.set_num_threads(a.threads)
     print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
           f"{shape.position}, batch {batch}, fp32")
+    modes = [mode for mode in ("eager", "compile") if not a.only or a.only in mode]
+    print("# modes: " + "; ".join(modes), flush=True)
     data = torch.randint(0, shape.vocabulary, (batch, shape.context + 1))
     x, y = data[:, :-1].contiguous(), data[:, 1:].contiguous()
-    for name, compiled in (("eager", False), ("compile", True)):
-        if a.only and a.only not in name:
-            continue
+    for name in modes:
         model = initialised(shape)
         optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
-        loss_of = torch.compile(model.loss) if compiled else model.loss
+        loss_of = torch.compile(model.loss) if name == "compile" else model.loss
         ms = []
         for _ in range(a.warmup + a.steps):
             start = time.perf_counter()

@@ -6,8 +6,9 @@
   vision.py layers DIRECTORY                        compare what bench/layers wrote with torchvision
 
 `time`, `cpu`: torchvision's model, channels last, fp16 autocast with gradient scaling, clipping to
-norm 1 and fused AdamW on one batch of random images: eager, compiled, compiled with CUDA graphs. On
-the CPU in fp32, eager, in both memory layouts.
+norm 1 and fused AdamW on one batch of random images: eager, compiled with CUDA graphs and without,
+and max-autotune, which takes minutes to compile. On the CPU in fp32, eager, in both memory layouts.
+The first line lists the modes.
 `layers`: the same weights and images go through torchvision's model in double precision, first end
 to end, for the outputs of every layer. Then layer by layer: every convolution's output, and on the
 way back its gradient, is compared and then replaced by lockstep's, so that each layer starts from
@@ -27,10 +28,13 @@ import statistics
 import sys
 import time
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-import torchvision
+try:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    import torchvision
+except ImportError as error:
+    sys.exit(f"vision.py: {error}; use a python3 with torch, torchvision and numpy")
 
 SHAPES = {  # name: (constructor, batch, size, channels, classes, stem stride)
     "mnv3l": ("mobilenet_v3_large", 256, 224, 3, 1000, 2),
@@ -91,11 +95,11 @@ def measure(a):
     torch.set_float32_matmul_precision("high")
     print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, "
           f"batch {shape[1]}, fp16")
-    for name, mode in (("eager", None), ("compile", "default"),
-                       ("compile reduce-overhead", "reduce-overhead"),
-                       ("compile max-autotune", "max-autotune")):
-        if a.only and a.only != name:
-            continue
+    modes = [("eager", None), ("compile with CUDA graphs", "reduce-overhead"),
+             ("compile", "default"), ("compile max-autotune", "max-autotune")]
+    modes = [mode for mode in modes if not a.only or a.only == mode[0]]
+    print("# modes: " + "; ".join(mode[0] for mode in modes), flush=True)
+    for name, mode in modes:
         torch.manual_seed(0)
         model = build(shape[0], shape[4], shape[3], shape[5]).cuda()
         model = model.to(memory_format=torch.channels_last).train()
@@ -105,7 +109,7 @@ def measure(a):
         try:
             ms = time_steps(call, shape, a.warmup, a.steps)
         except Exception as error:  # one mode that fails must not hide the others
-            print(f"{name:26s} failed: {str(error).splitlines()[0]}")
+            print(f"{name:26s} failed: {str(error).splitlines()[0]}", flush=True)
             continue
         median = statistics.median(ms)
         print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
@@ -125,6 +129,7 @@ def measure_cpu(a):
         torch.set_num_threads(a.threads)
     print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
           f"batch {batch}, fp32")
+    print("# modes: contiguous_format; channels_last", flush=True)
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         model = build(name, classes, channels, stride).to(memory_format=layout).train()
@@ -143,7 +148,7 @@ def measure_cpu(a):
         median = statistics.median(ms)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{str(layout)[6:]:20s} {median:8.2f} ms per step (fastest {min(ms):.2f})  "
-              f"{1e3 * batch / median:.0f} images/s  peak {peak:.2f} GiB resident")
+              f"{1e3 * batch / median:.0f} images/s  peak {peak:.2f} GiB resident", flush=True)
     return 0
 
 

@@ -140,8 +140,13 @@ static void print_plan(const lk_step_plan *p)
            "predicted ms");
     for (int i = 0; i < p->lines; i++) print_line(&p->line[i]);
     print_line(&p->total);
-    printf("\nmeasured here: %.1f GFLOP/s, %.1f GB/s\npredicted: %.3f ms a step\n",
-           1e-9 * p->ceiling.rate, 1e-9 * p->ceiling.bandwidth, 1e3 * p->total.seconds);
+    const lk_roofline *r = &p->ceiling;
+    printf("\nmeasured here: %.1f GFLOP/s, %.1f GB/s\n", 1e-9 * r->rate, 1e-9 * r->bandwidth);
+    if (lk_roofline_busy(r))
+        printf("the device is busy: between %.1f and %.1f GFLOP/s, %.1f and %.1f GB/s; plan again "
+               "when it is idle\n", 1e-9 * r->rate_low, 1e-9 * r->rate,
+               1e-9 * r->bandwidth_low, 1e-9 * r->bandwidth);
+    printf("predicted: %.3f ms a step\n", 1e3 * p->total.seconds);
 }
 
 static lk_status plan(const lk_world *w, const lk_run *run)

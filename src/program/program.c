@@ -2,7 +2,6 @@
  * binary counter would, then the step nodes. */
 #include "program/program.h"
 
-#include "base/clock.h"
 #include "base/heart.h"
 #include "ops/ops.h"
 
@@ -279,24 +278,4 @@ lk_status lk_program_run(lk_program *p)
     for (lk_observer *o = p->observers; o && status == LK_OK; o = o->next)
         if (o->calls->run_end) status = o->calls->run_end(o);
     return status;
-}
-
-lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds)
-{
-    lk_device *d = p->store->device;
-    p->exec.leaf = p->options.first_leaf;
-    p->exec.local_leaf = 0;
-    p->exec.input = p->input[0];
-    p->exec.base[LK_REGION_GRAD] = p->store->gradient[0];
-    LK_TRY(run_direct(p));
-    for (lk_node *n = p->graph->first; n; n = n->next, seconds++) {
-        lk_kernel kernel = d->backend->kernel[n->op];
-        LK_TRY(kernel(&p->exec, n));
-        LK_TRY(d->backend->sync(d));
-        double begin = lk_clock_seconds();
-        for (int i = 0; i < repeats; i++) LK_TRY(kernel(&p->exec, n));
-        LK_TRY(d->backend->sync(d));
-        *seconds = (lk_clock_seconds() - begin) / repeats;
-    }
-    return LK_OK;
 }

@@ -34,9 +34,6 @@ lk_status lk_program_run(lk_program *p);
 /* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
 void *lk_program_data(lk_program *p, const lk_tensor *t);
 size_t lk_program_arena_bytes(const lk_program *p);
-/* Time every node alone, uncaptured: seconds[i] of node i of the list is the mean of `repeats` runs
- * in a row after one more. What the nodes compute is garbage afterwards: for benchmarks. */
-lk_status lk_program_time_nodes(lk_program *p, int repeats, double *seconds);
 /* Let `o` watch from the next run on, until it is removed; what was captured is captured anew. */
 void lk_program_observe(lk_program *p, lk_observer *o);
 void lk_program_unobserve(lk_program *p, lk_observer *o); /* one that does not watch is let be */
@@ -45,5 +42,12 @@ void lk_program_unobserve(lk_program *p, lk_observer *o); /* one that does not w
 void lk_program_use_ema(lk_program *p);
 /* Use `state` (device) instead of the store's step state; for evaluation. Before the first run. */
 void lk_program_use_state(lk_program *p, void *state);
+
+/* Run one step, uncaptured, in which every node of the program's graph `g` runs `repeats` times
+ * more, alone and in a row: seconds[i] of node i of the list is the mean. Each sees the data that
+ * it would see without, and the step's result is the same. Gradients have to be finite: AdamW does
+ * nothing otherwise. For benchmarks. src/program/timing.c */
+lk_status lk_timing_step(lk_program *p, const lk_graph *g, int local_leaves, int repeats,
+                         double *seconds);
 
 #endif

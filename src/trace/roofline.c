@@ -22,7 +22,9 @@ static const struct timespec PAUSE = {.tv_nsec = 30000000};
 typedef struct probe {
     lk_op op; /* LINEAR or ADD */
     int64_t rows, cols, largest;
-    double seconds, flops, bytes; /* of one run; seconds: in the shortest measurement so far */
+    double flops, bytes; /* of one run */
+    double seconds;      /* of one run in the shortest measurement so far */
+    double now, worst;   /* the same of the round that runs; of the round where it was longest */
 } probe;
 
 /* Random bits made values of 0.5 to 1 in size: what zeros need of power is no measure. */
@@ -51,6 +53,7 @@ static lk_status time_runs(lk_device *d, lk_program *program, int runs, probe *p
     LK_TRY(d->backend->sync(d));
     double seconds = (lk_clock_seconds() - begin) / runs;
     if (seconds < p->seconds) p->seconds = seconds;
+    if (seconds < p->now) p->now = seconds;
     return LK_OK;
 }
 
@@ -115,31 +118,35 @@ static lk_status time_probe(lk_device *d, lk_dtype type, probe *p)
     return status;
 }
 
-/* Grows until it is large enough to be worth believing. */
+/* A round. Grows until it is large enough to be worth believing. */
 static lk_status time_ceiling(lk_device *d, lk_dtype type, probe *p)
 {
+    p->now = INFINITY;
     LK_TRY(time_probe(d, type, p));
     while (!large_enough(p)) {
         p->rows *= 2;
         if (p->op == LK_OP_LINEAR) p->cols = p->rows;
-        p->seconds = INFINITY;
+        p->seconds = p->now = INFINITY;
         LK_TRY(time_probe(d, type, p));
     }
+    if (p->now > p->worst) p->worst = p->now;
     return LK_OK;
 }
 
 lk_status lk_roofline_measure(lk_device *d, lk_dtype type, lk_roofline *r)
 {
-    probe product = {LK_OP_LINEAR, 512, 512, LARGEST, INFINITY, 0, 0};
+    probe product = {LK_OP_LINEAR, 512, 512, LARGEST, .seconds = INFINITY};
     int64_t rows = SUM_LARGEST / (int64_t)lk_dtype_size(type); /* 100 MB: beyond most caches */
-    probe sum = {LK_OP_ADD, rows, SUM_COLS, SUM_LARGEST, INFINITY, 0, 0};
+    probe sum = {LK_OP_ADD, rows, SUM_COLS, SUM_LARGEST, .seconds = INFINITY};
     double begin = lk_clock_seconds();
     do {
         nanosleep(&PAUSE, NULL);
         LK_TRY(time_ceiling(d, type, &product));
         LK_TRY(time_ceiling(d, type, &sum));
     } while (lk_clock_seconds() - begin < SPENT);
-    r->rate = product.flops / product.seconds;
-    r->bandwidth = sum.bytes / sum.seconds;
+    *r = (lk_roofline){.rate = product.flops / product.seconds,
+                       .bandwidth = sum.bytes / sum.seconds,
+                       .rate_low = product.flops / product.worst,
+                       .bandwidth_low = sum.bytes / sum.worst};
     return LK_OK;
 }

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yaml.h>
 
 /* Where each key's value came from, for messages; 0: default, < 0: --set. */
@@ -444,6 +445,10 @@ static lk_status parse(const char *name, const char *text, size_t size, int sets
 static lk_status load_stream(const char *path, int sets, const char *const *text, lk_run *run)
 {
     yaml_parser_t parser;
+    struct stat s;
+    if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
+        return lk_fail(LK_E_INPUT, "%s: expected a run file, found a directory; the run file of a "
+                       "run is run.yaml in its directory", path);
     FILE *f = fopen(path, "rb");
     if (!f)
         return lk_fail(lk_status_of_errno(errno), "%s: cannot read the run file: %s; check the "

@@ -98,7 +98,7 @@ static void measure_ceiling(const lk_tracing *t, lk_trace *trace)
     lk_session_device_close(d);
     if (status == LK_OK) return;
     lk_error_clear();
-    trace->ceiling = (lk_roofline){0, 0};
+    trace->ceiling = (lk_roofline){.rate = 0};
     if (t->o.comm->rank == 0 && t->o.reporter->line)
         t->o.reporter->line(t->o.reporter->context, "no memory is left to measure the ceilings of "
                                                     "the device; the trace will not know them");
