@@ -216,6 +216,8 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 enum { LK_PRODUCT_VERSION = 1 };
 /* Whether node n, a linear with gelu or a rotation or a linear_dx with gelu', can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
+/* Whether one that can should: by its shape alone. */
+bool lk_cuda_product_pays(const lk_node *n);
 /* Run it, all of it. */
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n);
 

@@ -73,12 +73,13 @@ typedef struct lk_device_tracer {
     void (*close)(lk_device *d); /* also of one that is not open */
 } lk_device_tracer;
 
-/* How library algorithms were chosen since open(), one for the shape of each product. */
+/* How the matrix products run, one for each shape, as it was chosen since open(). */
 typedef struct lk_tuning {
     int tuned;      /* by running those that the library proposes */
     int first;      /* of these, kept the one that it proposes first */
     int cut;        /* of these, were not tried with all, for want of time or memory */
-    int reused;     /* by choices_set() */
+    int reused;     /* algorithms, by choices_set() */
+    int own;        /* by kernels of ours, chosen or by choices_set() */
     double seconds; /* that tuning took */
 } lk_tuning;
 
