@@ -38,7 +38,7 @@ static int64_t tiles_of(const product_call *c)
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n)
 {
     lk_dtype type = n->in[0]->dtype;
-    if (d->portable || d->major != 9 || n->op == LK_OP_LINEAR_DW) return false;
+    if (!lk_cuda_hopper(d) || n->op == LK_OP_LINEAR_DW) return false;
     if ((type != LK_F16 && type != LK_BF16) || n->out[0]->dtype != type) return false;
     const lk_rotation *r = lk_rotation_of(n);
     if (r ? r->head_dim != 32 && r->head_dim != 64 && r->head_dim != 128
