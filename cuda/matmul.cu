@@ -440,7 +440,7 @@ static bool operands_open(lk_cuda *d, const product *p, operands *o)
         (!p->aux || take_memory(o, p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
         take_memory(o, 1, LK_I32, (void **)&o->differ) &&
         cudaEventCreate(&o->begin) == cudaSuccess && cudaEventCreate(&o->end) == cudaSuccess) {
-        lk_device_took(&d->device, o->bytes, true);
+        lk_device_used(&d->device, o->bytes);
         operands_fill(d, p, 0, o);
         return cudaGetLastError() == cudaSuccess;
     }
