@@ -498,13 +498,25 @@ static lk_tensor *xent_build(lk_graph *g, const op_case *c, lk_dtype type, lk_te
     return lk_cross_entropy(g, logits, in[1], c->classes);
 }
 
+/* Targets just below the first class and just above the last. */
+static void xent_prepare(const op_case *c, double *const *value)
+{
+    for (int64_t i = 0; c->astray && i < rows(c); i += 2)
+        value[1][i] = i % 4 ? -1 : (double)c->classes;
+}
+
 static int64_t xent_reference(const op_case *c, double *const *in, double *y)
 {
+    if (c->astray) {
+        y[0] = NAN;
+        return 1;
+    }
     y[0] = ref_xent(rows(c), c->out, c->classes, in[0], in[1]);
     return 1;
 }
 
-static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_reference);
+static const case_kind xent =
+    CASE_KIND("xent", xent_tensors, xent_build, xent_reference, .prepare = xent_prepare);
 
 /* The loss twice: its cotangent is made only after it, so that loss and gradient stay two nodes. */
 static lk_tensor *xent_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
@@ -522,7 +534,8 @@ static int64_t xent_twice_reference(const op_case *c, double *const *in, double 
 }
 
 static const case_kind xent_twice =
-    CASE_KIND("xent twice", xent_tensors, xent_twice_build, xent_twice_reference);
+    CASE_KIND("xent twice", xent_tensors, xent_twice_build, xent_twice_reference,
+              .prepare = xent_prepare);
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
@@ -541,8 +554,8 @@ static const case_kind xent_twice =
 #define ROTATED(b, t, c, h, k, d, ...)                                                             \
     HEADS(linear_rope, b, t, h, k, d, .in = c, .out = (h + 2 * k) * d, ##__VA_ARGS__)
 #define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
-#define XENT(what, n, v, k)                                                                        \
-    {.kind = &what, .batch = 1, .time = n, .out = v, .classes = k}
+#define XENT(what, n, v, k, ...)                                                                   \
+    {.kind = &what, .batch = 1, .time = n, .out = v, .classes = k, ##__VA_ARGS__}
 
 const op_case op_cases[] = {
     LINEAR(37, 24, 40),
@@ -708,6 +721,10 @@ const op_case op_cases[] = {
     XENT(xent_twice, 9, 700, 690),
     XENT(xent_twice, 5, 1500, 1403),
     XENT(xent_twice, 3, 50304, 50257),
+    XENT(xent, 37, 64, 51, .astray = true),
+    XENT(xent, 9, 700, 690, .astray = true),
+    XENT(xent, 5, 1504, 1403, .astray = true),
+    XENT(xent_twice, 37, 64, 51, .astray = true),
 };
 const int op_case_count = (int)(sizeof op_cases / sizeof *op_cases);
 
@@ -734,6 +751,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->running) APPEND(" running");
     if (c->fixed) APPEND(" fixed");
     if (c->nan) APPEND(" NaN");
+    if (c->astray) APPEND(" astray");
     if (c->norm) APPEND(" rms");
     if (c->position)
         APPEND(" %s", c->position == LK_POSITION_TABLE ? "table" : "sinusoidal");
