@@ -181,7 +181,7 @@ static __global__ void __launch_bounds__(128)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t full;
-    uint32_t a = (address(dynamic) + 1023) & ~1023u, b = a + tile_bytes(64, D);
+    uint32_t a = (lk_shared_address(dynamic) + 1023) & ~1023u, b = a + tile_bytes(64, D);
     if (threadIdx.x == 0) {
         barrier_init(&full, 1);
         barriers_publish();
@@ -211,8 +211,8 @@ static __global__ void __launch_bounds__(128)
     products_wait<0>();
     pin(u);
     for (int n = 0; n < 8; n++) {
-        p[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1], __half());
-        p[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3], __half());
+        p[n / 2][n % 2 * 2] = lk_pack<__half>(s[n][0], s[n][1]);
+        p[n / 2][n % 2 * 2 + 1] = lk_pack<__half>(s[n][2], s[n][3]);
     }
     pin(p);
     accumulate<__half, D, 64>(o, p, b);

@@ -67,8 +67,12 @@ lk_status lk_cuda_attention_check(const lk_node *n)
     int64_t t = q->dim[1] > kv->dim[1] ? q->dim[1] : kv->dim[1];
     int64_t pairs = q->dim[0] * n->attr.attention.heads;
     if (t > 1 << 24 || pairs * lk_ceil(t, 32) > INT32_MAX)
-        return lk_fail(LK_E_INPUT, "%s: attention over %lld x %lld tokens is too large", n->scope,
-                       (long long)q->dim[0], (long long)t);
+        return lk_fail(LK_E_INPUT,
+                       "%s: attention of %d heads over %lld x %lld tokens: CUDA can do %d tokens, "
+                       "and %d blocks of 32 of them in all heads and samples; make train.batch, "
+                       "model.context or model.heads smaller, or use the device 'cpu'",
+                       n->scope, n->attr.attention.heads, (long long)q->dim[0], (long long)t,
+                       1 << 24, INT32_MAX);
     return LK_OK;
 }
 
@@ -77,25 +81,23 @@ size_t lk_cuda_attention_grad_scratch(const lk_node *n)
     return attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
 }
 
-/* Whether the Hopper kernels can run here: the device is one and the build has code for it. */
-static bool hopper(const attention_call &c)
-{
-    int device, major = 0;
-    if (c.portable || c.a.d % 32 || cudaGetDevice(&device) != cudaSuccess) return false;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    return major == 9 && wgmma_compiled(k_attention_wgmma<__half, 64, false>);
-}
-
 template <typename E, int DP> static cudaError_t forward(const attention_call &c)
 {
     if constexpr (sizeof(E) == 4) return float_forward<DP>(c);
-    else return hopper(c) ? wgmma_forward<E, DP>(c) : mma_forward<E, DP>(c);
+    else return c.hopper ? wgmma_forward<E, DP>(c) : mma_forward<E, DP>(c);
 }
 
 template <typename E, int DP> static cudaError_t backward(const attention_call &c)
 {
     if constexpr (sizeof(E) == 4) return float_backward<DP>(c);
-    else return hopper(c) ? wgmma_backward<E, DP>(c) : mma_backward<E, DP>(c);
+    else return c.hopper ? wgmma_backward<E, DP>(c) : mma_backward<E, DP>(c);
+}
+
+/* Whether node n runs by the kernels for Hopper: the device is one, the build has code for it. */
+static bool by_hopper(const lk_cuda *d, const lk_node *n)
+{
+    return lk_cuda_hopper(d) && n->in[0]->dtype != LK_F32 && n->attr.attention.head_dim % 32 == 0 &&
+           wgmma_compiled(k_attention_wgmma<__half, 64, false>);
 }
 
 static attention_call call_of(lk_exec *x, const lk_node *n)
@@ -103,7 +105,7 @@ static attention_call call_of(lk_exec *x, const lk_node *n)
     attention_call c;
     c.stream = lk_cuda_stream_of(x);
     c.processors = ((lk_cuda *)x->device)->processors;
-    c.portable = ((lk_cuda *)x->device)->portable;
+    c.hopper = by_hopper((const lk_cuda *)x->device, n);
     c.batch = n->in[0]->dim[0];
     c.a = shape_of(x, n);
     c.q = lk_data(x, n->in[0]);
@@ -139,9 +141,9 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
     c.dq = lk_data(x, n->out[0]);
     c.dkv = n->in[1] ? lk_data(x, n->out[1]) : c.dq;
     c.scratch = (float *)x->base[LK_REGION_SCRATCH];
-    bool rotated = lk_rotation_of(n) != NULL, within = n->in[0]->dtype != LK_F32 && hopper(c);
-    if (rotated && within) LK_TRY(lk_cuda_angles((lk_cuda *)x->device, n, &c.angles));
+    bool rotated = lk_rotation_of(n) != NULL;
+    if (rotated && c.hopper) LK_TRY(lk_cuda_angles((lk_cuda *)x->device, n, &c.angles));
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
                     HEAD_SWITCH(c.a.d, DP, LK_CUDA_AT(n, (backward<E, DP>(c)))));
-    return rotated && !within ? lk_cuda_rotate(x, n, n->out[0]) : LK_OK;
+    return rotated && !c.hopper ? lk_cuda_rotate(x, n, n->out[0]) : LK_OK;
 }

@@ -1,11 +1,10 @@
-/* Shared by the attention kernels: the shape, tiles in shared memory, dropout of weights, and what
- * a block of a gradient kernel works on. Included by the attention files; idea in attention.cu. */
+/* Shared by the attention kernels: the shape, padded tiles in shared memory, dropout of weights,
+ * what a block of a gradient kernel works on. Idea in attention.cu. */
 #ifndef LK_CUDA_ATTENTION_CUH
 #define LK_CUDA_ATTENTION_CUH
 
-#include "cuda/device.cuh"
+#include "cuda/mma.cuh"
 
-#define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
 typedef struct shape {
@@ -26,7 +25,7 @@ typedef struct shape {
 typedef struct attention_call {
     cudaStream_t stream;
     int processors; /* blocks of a persistent kernel; never changes a result */
-    bool portable;  /* not by the Hopper kernels */
+    bool hopper;    /* by the kernels for it */
     int64_t batch;
     shape a;
     const lk_step_state *state;
@@ -46,59 +45,16 @@ static inline size_t attention_scratch(int64_t pairs, int64_t t)
     return (size_t)(pairs * attention_rows(t)) * 2 * sizeof(float);
 }
 
-/* Return cudaError_t e from a launcher when it is an error. */
-#define TRY_CUDA(call)                                                                             \
-    do {                                                                                           \
-        cudaError_t try_cuda_ = (call);                                                            \
-        if (try_cuda_ != cudaSuccess) return try_cuda_;                                            \
-    } while (0)
-
 /* Launch `kernel` with dynamic shared memory. */
 #define LAUNCH(c, kernel, blocks, threads, bytes, ...)                                             \
     do {                                                                                           \
-        TRY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,         \
-                                      (int)(bytes)));                                              \
+        LK_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,      \
+                                         (int)(bytes)));                                           \
         kernel<<<(unsigned)(blocks), threads, bytes, (c).stream>>>(__VA_ARGS__);                   \
-        TRY_CUDA(cudaGetLastError());                                                              \
+        LK_CUDA_TRY(cudaGetLastError());                                                           \
     } while (0)
 
-/* ---- arithmetic ----------------------------------------------------------------------------- */
-
-static __device__ __forceinline__ uint32_t pack(float low, float high, __half)
-{
-    __half2 v = __floats2half2_rn(low, high);
-    return *(uint32_t *)&v;
-}
-
-static __device__ __forceinline__ uint32_t pack(float low, float high, __nv_bfloat16)
-{
-    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-    return *(uint32_t *)&v;
-}
-
-static __device__ __forceinline__ float power2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* ---- tiles in shared memory ----------------------------------------------------------------- */
-
-static __device__ __forceinline__ uint32_t address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-static __device__ __forceinline__ void copies_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-static __device__ __forceinline__ void copies_wait(void)
-{
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-}
 
 /* Row length in shared memory: 16 bytes more than the data, so that 8 rows hit all banks. */
 template <typename E> __host__ __device__ constexpr int padded(int dp)
@@ -118,10 +74,7 @@ static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t strid
         if (ROWS * across % THREADS && r >= ROWS) break;
         bool inside = row0 + r < rows && c < cols;
         const E *from = inside ? g + (int64_t)(row0 + r) * stride + c : g;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                         address(s + r * padded<E>(DP) + c)),
-                     "l"(from), "r"(inside ? 16 : 0)
-                     : "memory");
+        lk_copy16(lk_shared_address(s + r * padded<E>(DP) + c), from, inside);
     }
 }
 

@@ -1,4 +1,5 @@
-/* Attention in f32, forward and backward: the same tiles and order as attention.cu, plain products.
+/* Attention in f32, forward and backward, by plain products: the blocks and the streams of
+ * attention_mma.cuh, in tiles of their own.
  *
  * Thread (ty, tx) of 16 x 16 holds scores of rows ty + 16 m and columns tx + 16 n, and sums of
  * rows ty + 16 m and columns 64 n + 4 tx + 0..3. Included by attention.cu only. */
@@ -102,8 +103,8 @@ static __global__ void __launch_bounds__(256)
         __syncthreads();
         load_tile<float, DP, TILE, 256>(sk, gk, a.kv_width, j0, a.s, a.d);
         load_tile<float, DP, TILE, 256>(sv, gv, a.kv_width, j0, a.s, a.d);
-        copies_commit();
-        copies_wait();
+        lk_copies_commit();
+        lk_copies_wait<0>();
         __syncthreads();
         float s[M][M];
         dots<DP, M>(s, q, sk);
@@ -185,8 +186,8 @@ static __global__ void __launch_bounds__(256)
                                         KEYS ? a.width : a.kv_width, row0, rows, a.d);
         load_tile<float, DP, TILE, 256>(s1, KEYS ? gdy + head * a.d : gv,
                                         KEYS ? dy_width : a.kv_width, row0, rows, a.d);
-        copies_commit();
-        copies_wait();
+        lk_copies_commit();
+        lk_copies_wait<0>();
         __syncthreads();
         float s[M][M], ds[M][M];
         dots<DP, M>(s, own0, s0);
@@ -241,7 +242,7 @@ template <int DP> static cudaError_t float_backward(const attention_call &c)
     int64_t keys = c.batch * c.a.kv_heads * lk_ceil(c.a.s, TILE);
     int64_t queries = c.batch * c.a.heads * lk_ceil(c.a.t, TILE);
     const float *q = (const float *)c.q, *kv = (const float *)c.kv, *dy = (const float *)c.dy;
-    TRY_CUDA(dots_of_rows<float>(c));
+    LK_CUDA_TRY(dots_of_rows<float>(c));
     LAUNCH(c, (k_grad_float<P, M, true>), keys, 256, bytes, c.a, q, kv, dy, c.lse, c.scratch,
            c.state, (float *)c.dkv);
     LAUNCH(c, (k_grad_float<P, M, false>), queries, 256, bytes, c.a, q, kv, dy, c.lse, c.scratch,

@@ -16,35 +16,14 @@
 
 #include "cuda/attention.cuh"
 
-#include <type_traits>
-
-/* ---- tensor cores --------------------------------------------------------------------------- */
-
-/* c [16, 8] += a [16, 16] b [16, 8] */
-template <typename E>
-static __device__ __forceinline__ void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    if constexpr (std::is_same<E, __half>::value)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                     "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+/* ---- operands of the tensor cores ------------------------------------------------------------ */
 
 /* A 16 x 16 piece at s (row length ld) as left operand. */
 template <typename E>
 static __device__ __forceinline__ void fragment_a(uint32_t *r, const E *s, int ld)
 {
     int lane = threadIdx.x & 31;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address(s + (lane & 15) * ld + (lane >> 4) * 8))
-                 : "memory");
+    lk_matrices(r, lk_shared_address(s + (lane & 15) * ld + (lane >> 4) * 8));
 }
 
 /* A 16 x 16 piece s as the right operand s^T: r[0..1] for rows 0..7 of s, r[2..3] for 8..15. */
@@ -53,10 +32,7 @@ static __device__ __forceinline__ void fragment_bt(uint32_t *r, const E *s, int 
 {
     int lane = threadIdx.x & 31;
     const E *p = s + ((lane & 7) + (lane >> 4) * 8) * ld + (lane >> 3 & 1) * 8;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address(p))
-                 : "memory");
+    lk_matrices(r, lk_shared_address(p));
 }
 
 /* A 16 x 16 piece s as the right operand s: r[0..1] for columns 0..7, r[2..3] for 8..15. */
@@ -64,10 +40,7 @@ template <typename E>
 static __device__ __forceinline__ void fragment_b(uint32_t *r, const E *s, int ld)
 {
     int lane = threadIdx.x & 31;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address(s + (lane & 15) * ld + (lane >> 4) * 8))
-                 : "memory");
+    lk_matrices_turned(r, lk_shared_address(s + (lane & 15) * ld + (lane >> 4) * 8));
 }
 
 /* acc [16, DP] += p [16, 8 NT] s [8 NT, DP]; p is an accumulator, rounded to E. */
@@ -78,14 +51,14 @@ static __device__ __forceinline__ void product(float (*acc)[4], const float (*p)
 #pragma unroll
     for (int k = 0; k < NT / 2; k++) {
         const float *x = p[2 * k], *y = p[2 * k + 1];
-        uint32_t a[4] = {pack(x[0], x[1], E()), pack(x[2], x[3], E()), pack(y[0], y[1], E()),
-                         pack(y[2], y[3], E())};
+        uint32_t a[4] = {lk_pack<E>(x[0], x[1]), lk_pack<E>(x[2], x[3]), lk_pack<E>(y[0], y[1]),
+                         lk_pack<E>(y[2], y[3])};
 #pragma unroll
         for (int n = 0; n < DP / 16; n++) {
             uint32_t b[4];
             fragment_b(b, s + 16 * k * ld + 16 * n, ld);
-            mma<E>(acc[2 * n], a, b[0], b[1]);
-            mma<E>(acc[2 * n + 1], a, b[2], b[3]);
+            lk_mma<E>(acc[2 * n], a, b[0], b[1]);
+            lk_mma<E>(acc[2 * n + 1], a, b[2], b[3]);
         }
     }
 }
@@ -102,10 +75,10 @@ static __device__ __forceinline__ void store_rows(E *out, int64_t stride, int fi
         int c = 8 * n + t2;
         if (c >= cols) break;
         if (first < rows)
-            *(uint32_t *)(out + first * stride + c) = pack(acc[n][0] * f0, acc[n][1] * f0, E());
+            *(uint32_t *)(out + first * stride + c) = lk_pack<E>(acc[n][0] * f0, acc[n][1] * f0);
         if (first + 8 < rows)
             *(uint32_t *)(out + (first + 8) * stride + c) =
-                pack(acc[n][2] * f1, acc[n][3] * f1, E());
+                lk_pack<E>(acc[n][2] * f1, acc[n][3] * f1);
     }
 }
 
@@ -138,16 +111,16 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
     load_tile<E, DP, R, 32 * WARPS>(q, gq + h * a.d, a.width, q0, a.t, a.d);
     load_tile<E, DP, C, 32 * WARPS>(kv, gk, a.kv_width, 0, a.s, a.d);
     load_tile<E, DP, C, 32 * WARPS>(kv + C * LD, gv, a.kv_width, 0, a.s, a.d);
-    copies_commit();
+    lk_copies_commit();
 
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
     int w0 = q0 + 16 * warp, i = w0 + (lane >> 2);
     uint32_t step = DROP ? (uint32_t)state->step : 0;
-    float scale = a.scale * LOG2E;
-    float slope = a.alibi ? lk_alibi_slope(h, a.heads) * LOG2E : 0;
+    float scale = a.scale * LK_LOG2E;
+    float slope = a.alibi ? lk_alibi_slope(h, a.heads) * LK_LOG2E : 0;
     float o[DP / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     uint32_t fq[DP / 16][4];
-    copies_wait();
+    lk_copies_wait<0>();
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < DP / 16; k++) fragment_a(fq[k], q + 16 * warp * LD + 16 * k, LD);
@@ -157,7 +130,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
             E *next = kv + ((it + 1) & 1) * 2 * C * LD;
             load_tile<E, DP, C, 32 * WARPS>(next, gk, a.kv_width, (it + 1) * C, a.s, a.d);
             load_tile<E, DP, C, 32 * WARPS>(next + C * LD, gv, a.kv_width, (it + 1) * C, a.s, a.d);
-            copies_commit();
+            lk_copies_commit();
         }
         const E *sk = kv + (it & 1) * 2 * C * LD, *sv = sk + C * LD;
         int j0 = it * C, j = j0 + t2;
@@ -170,8 +143,8 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
                 for (int n = 0; n < NT / 2; n++) {
                     uint32_t f[4];
                     fragment_bt(f, sk + 16 * n * LD + 16 * k, LD);
-                    mma<E>(s[2 * n], fq[k], f[0], f[1]);
-                    mma<E>(s[2 * n + 1], fq[k], f[2], f[3]);
+                    lk_mma<E>(s[2 * n], fq[k], f[0], f[1]);
+                    lk_mma<E>(s[2 * n + 1], fq[k], f[2], f[3]);
                 }
             bool edge = j0 + C > a.s || (a.causal && j0 + C - 1 > w0 + a.offset);
             float best[2] = {top[0], top[1]};
@@ -190,7 +163,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
             for (int r = 0; r < 2; r++) { /* key 0 is never masked: best is finite */
                 best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 1));
                 best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 2));
-                float shrink = power2(top[r] - best[r]);
+                float shrink = lk_power2(top[r] - best[r]);
                 top[r] = best[r];
                 sum[r] *= shrink;
 #pragma unroll
@@ -200,7 +173,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
             for (int n = 0; n < NT; n++) {
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    s[n][e] = power2(s[n][e] - top[e >> 1]);
+                    s[n][e] = lk_power2(s[n][e] - top[e >> 1]);
                     sum[e >> 1] += s[n][e];
                 }
                 if (DROP) {
@@ -212,7 +185,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
             }
             product<E, DP, NT>(o, s, sv);
         }
-        copies_wait();
+        lk_copies_wait<0>();
         __syncthreads();
     }
 
@@ -267,14 +240,14 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
             float *f = stat + (s & 1) * 2 * ST;
             for (int k = threadIdx.x; k < ST; k += GRAD_THREADS) {
                 int64_t at = ((int64_t)p.b * a.heads + head) * a.t + row0 + k;
-                f[k] = row0 + k < a.t ? lse[at] * LOG2E : 0;
+                f[k] = row0 + k < a.t ? lse[at] * LK_LOG2E : 0;
                 f[ST + k] = row0 + k < a.t ? dot[at] : 0;
             }
         } else {
             load_tile<E, DP, ST, GRAD_THREADS>(s0, gk, a.kv_width, row0, a.s, a.d);
             load_tile<E, DP, ST, GRAD_THREADS>(s1, gv, a.kv_width, row0, a.s, a.d);
         }
-        copies_commit();
+        lk_copies_commit();
     };
 
     if (KEYS) {
@@ -291,18 +264,18 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
     int offset = KEYS ? -a.offset : a.offset, at0 = w0 + offset, at = row + offset; /* places of
                                                          own rows among those streamed */
     uint32_t step = DROP ? (uint32_t)state->step : 0;
-    float scale = a.scale * LOG2E, slope = 0;
+    float scale = a.scale * LK_LOG2E, slope = 0;
     float own_lse[2] = {0, 0}, own_dot[2] = {0, 0};
     if (!KEYS)
 #pragma unroll
         for (int r = 0; r < 2; r++)
             if (row + 8 * r < a.t) {
                 int64_t at = ((int64_t)p.b * a.heads + p.head) * a.t + row + 8 * r;
-                own_lse[r] = lse[at] * LOG2E;
+                own_lse[r] = lse[at] * LK_LOG2E;
                 own_dot[r] = dot[at];
             }
     float acc0[DP / 8][4] = {}, acc1[KEYS ? DP / 8 : 1][4] = {}; /* dK, dV or dQ */
-    copies_wait();
+    lk_copies_wait<0>();
     __syncthreads();
 
     int slope_head = -1;
@@ -314,7 +287,7 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
         const float *f = stat + (it & 1) * 2 * ST;
         if (a.alibi && head != slope_head) {
             slope_head = head;
-            slope = lk_alibi_slope(head, a.heads) * LOG2E;
+            slope = lk_alibi_slope(head, a.heads) * LK_LOG2E;
         }
 #pragma unroll 1
         for (int sub = 0; sub < ST; sub += SUB) {
@@ -334,10 +307,10 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
                     uint32_t b0[4], b1[4];
                     fragment_bt(b0, s0 + (sub + 16 * n) * LD + 16 * k, LD);
                     fragment_bt(b1, s1 + (sub + 16 * n) * LD + 16 * k, LD);
-                    mma<E>(s[2 * n], a0, b0[0], b0[1]);
-                    mma<E>(s[2 * n + 1], a0, b0[2], b0[3]);
-                    mma<E>(ds[2 * n], a1, b1[0], b1[1]);
-                    mma<E>(ds[2 * n + 1], a1, b1[2], b1[3]);
+                    lk_mma<E>(s[2 * n], a0, b0[0], b0[1]);
+                    lk_mma<E>(s[2 * n + 1], a0, b0[2], b0[3]);
+                    lk_mma<E>(ds[2 * n], a1, b1[0], b1[1]);
+                    lk_mma<E>(ds[2 * n + 1], a1, b1[2], b1[3]);
                 }
             }
 #pragma unroll
@@ -354,7 +327,7 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
                     float d = KEYS ? f[ST + c - row0] : own_dot[e >> 1];
                     float v = s[n][e] * scale;
                     if (a.alibi) v -= slope * fabsf((float)away);
-                    float w = power2(v - l);
+                    float w = lk_power2(v - l);
                     if (edge && (r >= own_rows || c >= rows ||
                                  (a.causal && (KEYS ? away < 0 : away > 0))))
                         w = 0;
@@ -371,7 +344,7 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
             if constexpr (KEYS) product<E, DP, NT>(acc1, s, s1 + sub * LD);
             product<E, DP, NT>(acc0, ds, s0 + sub * LD);
         }
-        copies_wait();
+        lk_copies_wait<0>();
         __syncthreads();
     }
 
@@ -407,7 +380,7 @@ template <typename E, int DP> static cudaError_t mma_backward(const attention_ca
     size_t bytes = grad_shared<E>(DP, ST);
     int64_t keys = c.batch * c.a.kv_heads * lk_ceil(c.a.s, GRAD_OWN);
     int64_t queries = c.batch * c.a.heads * lk_ceil(c.a.t, GRAD_OWN);
-    TRY_CUDA(dots_of_rows<E>(c));
+    LK_CUDA_TRY(dots_of_rows<E>(c));
     if (c.a.threshold) {
         LAUNCH(c, (k_grad<E, DP, ST, true, true>), keys, GRAD_THREADS, bytes, c.a, q, kv, dy,
                c.lse, c.scratch, c.state, dkv);

@@ -12,6 +12,7 @@
 #ifndef LK_CUDA_ATTENTION_WGMMA_CUH
 #define LK_CUDA_ATTENTION_WGMMA_CUH
 
+#include "cuda/attention.cuh"
 #include "cuda/wgmma.cuh"
 
 enum { STAGES = 4, LAG = 8 };
@@ -68,7 +69,7 @@ static __device__ __forceinline__ void store_tile(E *out, int64_t stride, int fi
             float f = r ? f1 : f0;
 #pragma unroll
             for (int n = 0; n < 4; n++)
-                w[n] = pack(acc[4 * m + n][2 * r] * f, acc[4 * m + n][2 * r + 1] * f, E());
+                w[n] = lk_pack<E>(acc[4 * m + n][2 * r] * f, acc[4 * m + n][2 * r + 1] * f);
             uint32_t u = __shfl_xor_sync(0xFFFFFFFFu, odd ? w[0] : w[1], 1);
             uint32_t v = __shfl_xor_sync(0xFFFFFFFFu, odd ? w[2] : w[3], 1);
             x[0] = odd ? u : w[0], x[1] = odd ? w[1] : u;
@@ -105,7 +106,8 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     constexpr int TILE = tile_bytes(64, D);
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t own_full, full[STAGES], empty[STAGES];
-    uint32_t ring = (address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V], then Q of each group */
+    /* [STAGES][K, V], then Q of each group */
+    uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     uint32_t own = ring + 2 * STAGES * TILE;
     int tiles = (a.t + 127) / 128, tile = tiles - 1 - (int)(blockIdx.x % tiles);
     int bh = blockIdx.x / tiles, b = bh / a.heads, h = bh % a.heads, q0 = 128 * tile;
@@ -141,7 +143,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     int w0 = q0 + 64 * group, i = w0 + 16 * warp + (lane >> 2), at = i + a.offset;
     int mine = tiles_seen(a, w0, steps);
     uint32_t step = DROP ? (uint32_t)state->step : 0;
-    float scale = a.scale * LOG2E, slope = a.alibi ? alibi_slope(h, a.heads) * LOG2E : 0;
+    float scale = a.scale * LK_LOG2E, slope = a.alibi ? alibi_slope(h, a.heads) * LK_LOG2E : 0;
     float o[D / 8][4] = {}, s[8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     uint32_t p[4][4];
     left_operand<D, D != 64> q; /* 64: as fast from shared memory */
@@ -204,7 +206,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 float next = best[r] > top[r] + LAG ? best[r] : top[r];
-                float shrink = power2(top[r] - next);
+                float shrink = lk_power2(top[r] - next);
                 top[r] = next;
                 sum[r] *= shrink;
 #pragma unroll
@@ -216,7 +218,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         for (int n = 0; n < 8; n++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                s[n][e] = power2(fmaf(s[n][e], factor, from[e >> 1]));
+                s[n][e] = lk_power2(fmaf(s[n][e], factor, from[e >> 1]));
                 (n & 1 ? odd : sum)[e >> 1] += s[n][e];
             }
             if (DROP) {
@@ -225,8 +227,8 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
                 for (int e = 0; e < 4; e++)
                     if (!(bits >> e & 1)) s[n][e] = 0;
             }
-            p[n / 2][n % 2 * 2] = pack(s[n][0], s[n][1], E());
-            p[n / 2][n % 2 * 2 + 1] = pack(s[n][2], s[n][3], E());
+            p[n / 2][n % 2 * 2] = lk_pack<E>(s[n][0], s[n][1]);
+            p[n / 2][n % 2 * 2 + 1] = lk_pack<E>(s[n][2], s[n][3]);
         }
         sum[0] += odd[0];
         sum[1] += odd[1];
@@ -269,8 +271,8 @@ template <typename E, int D> static cudaError_t wgmma_forward(const attention_ca
     bool bf16 = std::is_same<E, __nv_bfloat16>::value;
     int64_t blocks = c.batch * a.heads * lk_ceil(a.t, 128);
     CUtensorMap mq, mkv;
-    TRY_CUDA(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
-    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
+    LK_CUDA_TRY(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
+    LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     if (a.threshold)
         LAUNCH(c, (k_attention_wgmma<E, D, true>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
                c.state, (E *)c.y, c.lse);

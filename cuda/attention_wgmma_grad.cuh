@@ -142,7 +142,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
-    uint32_t ring = (address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
+    uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
     uint32_t own = ring + 2 * STAGES * TILE;            /* [Q, dy, y][group] */
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
@@ -180,7 +180,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     registers_take<232>();
     int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
     uint32_t step = DROP ? (uint32_t)state->step : 0;
-    float scale = a.scale * LOG2E;
+    float scale = a.scale * LK_LOG2E;
     turns_begin(group);
     for (int item = blockIdx.x; item < items; item += gridDim.x)
         for (int half = 0; half < 2; half++) {
@@ -189,11 +189,11 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             int w0 = u.row0 + 64 * group, i = w0 + 16 * warp + (lane >> 2), at = i + a.offset;
             int mine = tiles_seen(a, w0, steps);
             int64_t bh = (int64_t)u.entry * a.heads + u.head;
-            float slope = a.alibi ? alibi_slope(u.head, a.heads) * LOG2E : 0;
+            float slope = a.alibi ? alibi_slope(u.head, a.heads) * LK_LOG2E : 0;
             float l[2], d[2] = {0, 0};
 #pragma unroll
             for (int r = 0; r < 2; r++)
-                l[r] = i + 8 * r < a.t ? lse[bh * a.t + i + 8 * r] * LOG2E : INFINITY;
+                l[r] = i + 8 * r < a.t ? lse[bh * a.t + i + 8 * r] * LK_LOG2E : INFINITY;
 
             left_operand<D, REGISTERS> q, dy;
             uint32_t from = own + group * TILE;
@@ -245,7 +245,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 for (int m = 0; m < 8; m++)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
-                        s[m][e] = power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
+                        s[m][e] = lk_power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
                 if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
 #pragma unroll
                     for (int m = 0; m < 8; m++)
@@ -266,8 +266,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                         if (DROP) g = bits >> e & 1 ? g * a.keep : 0;
                         ds[m][e] = s[m][e] * (g - d[e >> 1]);
                     }
-                    p[m / 2][m % 2 * 2] = pack(ds[m][0], ds[m][1], E());
-                    p[m / 2][m % 2 * 2 + 1] = pack(ds[m][2], ds[m][3], E());
+                    p[m / 2][m % 2 * 2] = lk_pack<E>(ds[m][0], ds[m][1]);
+                    p[m / 2][m % 2 * 2 + 1] = lk_pack<E>(ds[m][2], ds[m][3]);
                 }
                 pin(s);
                 pin(ds);
@@ -320,7 +320,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
-    uint32_t own = (address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
+    uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
@@ -360,7 +360,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     registers_take<232>();
     int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
     uint32_t step = DROP ? (uint32_t)state->step : 0;
-    float scale = a.scale * LOG2E;
+    float scale = a.scale * LK_LOG2E;
     turns_begin(group);
     for (int item = blockIdx.x; item < items; item += gridDim.x)
         for (int half = 0; half < 2; half++) {
@@ -385,7 +385,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             uint32_t before = 0;
             for (int h = u.head * share; h < (u.head + 1) * share; h++) {
                 int64_t bh = (int64_t)u.entry * a.heads + h;
-                float slope = a.alibi ? alibi_slope(h, a.heads) * LOG2E : 0;
+                float slope = a.alibi ? alibi_slope(h, a.heads) * LK_LOG2E : 0;
                 int r = first_query<STREAM>(a, u.row0);
                 for (; r < skip; r += STREAM, n++) {
                     turn_pass(group);
@@ -417,8 +417,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                         float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
 #pragma unroll
                         for (int e = 0; e < 4; e++)
-                            s[c][e] =
-                                power2(fmaf(s[c][e], factor, -(e & 1 ? m.x : l.x) - shift[e >> 1]));
+                            s[c][e] = lk_power2(fmaf(s[c][e], factor,
+                                                     -(e & 1 ? m.x : l.x) - shift[e >> 1]));
                     }
                     if (a.causal && r < w0 - a.offset + 63) {
 #pragma unroll
@@ -437,8 +437,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                             for (int e = 0; e < 4; e++)
                                 if (!(bits >> e & 1)) w[e] = 0;
                         }
-                        p[c / 2][c % 2 * 2] = pack(w[0], w[1], E());
-                        p[c / 2][c % 2 * 2 + 1] = pack(w[2], w[3], E());
+                        p[c / 2][c % 2 * 2] = lk_pack<E>(w[0], w[1]);
+                        p[c / 2][c % 2 * 2 + 1] = lk_pack<E>(w[2], w[3]);
                     }
                     products_wait<0>(); /* ds */
                     pin(ds);
@@ -451,8 +451,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                             if (DROP) x = kept >> (4 * c + e) & 1 ? x * a.keep : 0;
                             ds[c][e] = s[c][e] * (x - (e & 1 ? m.y : l.y));
                         }
-                        g[c / 2][c % 2 * 2] = pack(ds[c][0], ds[c][1], E());
-                        g[c / 2][c % 2 * 2 + 1] = pack(ds[c][2], ds[c][3], E());
+                        g[c / 2][c % 2 * 2] = lk_pack<E>(ds[c][0], ds[c][1]);
+                        g[c / 2][c % 2 * 2 + 1] = lk_pack<E>(ds[c][2], ds[c][3]);
                     }
                     pin(s);
                     pin(ds);
@@ -486,10 +486,10 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
     float2 *pairs = (float2 *)c.scratch;
     CUtensorMap mq, mkv, mdy, my;
-    TRY_CUDA(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
-    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
-    TRY_CUDA(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
-    TRY_CUDA(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
+    LK_CUDA_TRY(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
+    LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
+    LK_CUDA_TRY(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
+    LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     if (a.threshold)
         LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
                mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
@@ -508,9 +508,9 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     int64_t blocks = items < c.processors ? items : c.processors, rows = attention_rows(a.t);
     const float2 *pairs = (const float2 *)c.scratch;
     CUtensorMap mkv, sq, sdy;
-    TRY_CUDA(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
-    TRY_CUDA(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
-    TRY_CUDA(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
+    LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
+    LK_CUDA_TRY(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
+    LK_CUDA_TRY(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
     if (a.threshold)
         LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
                (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
@@ -522,7 +522,7 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
 
 template <typename E, int D> static cudaError_t wgmma_backward(const attention_call &c)
 {
-    TRY_CUDA((wgmma_backward_queries<E, D>(c)));
+    LK_CUDA_TRY((wgmma_backward_queries<E, D>(c)));
     return wgmma_backward_keys<E, D>(c);
 }
 

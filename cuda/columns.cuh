@@ -18,15 +18,6 @@ enum {
  * Halves stay in pairs, two to a register, until they are used: a kernel with many vectors in
  * flight would otherwise keep one register for each element. */
 
-static __device__ __forceinline__ float2 lk_pair(uint32_t pair, __half)
-{
-    return __half22float2(*(const __half2 *)&pair);
-}
-static __device__ __forceinline__ float2 lk_pair(uint32_t pair, __nv_bfloat16)
-{
-    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
-}
-
 template <typename E, int V, bool PAIRS = sizeof(E) == 2 && V == 8> struct lk_held {
     lk_vec<E, V> v;
     __device__ __forceinline__ void load(const E *p) { v = *(const lk_vec<E, V> *)p; }

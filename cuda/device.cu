@@ -53,6 +53,7 @@ static void device_close(lk_device *d)
     if (c->join) cudaEventDestroy(c->join);
     if (c->branch) cudaStreamDestroy(c->branch);
     if (c->main) cudaStreamDestroy(c->main);
+    lk_device_forget(d);
     free(c);
 }
 
@@ -118,13 +119,15 @@ static lk_status device_alloc(lk_device *d, size_t bytes, void **memory)
         cudaFree(p);
         return lk_fail(LK_E_DEVICE, "cudaMemsetAsync: %s", cudaGetErrorString(e));
     }
-    lk_device_took(d, bytes, false);
-    *memory = p;
-    return LK_OK;
+    lk_status status = lk_device_took(d, p, bytes);
+    if (status == LK_OK) *memory = p;
+    else cudaFree(p);
+    return status;
 }
 
 static void device_release(lk_device *d, void *memory)
 {
+    lk_device_gave(d, memory);
     if (use(d) == LK_OK) cudaFree(memory);
 }
 

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <type_traits>
 
 extern "C" {
 #include "backend/backend.h"
@@ -62,6 +63,13 @@ typedef struct lk_cuda {
         if (lk_cuda_ != cudaSuccess)                                                               \
             return lk_fail(LK_E_DEVICE, "%s: %s: %s: %s", (n)->scope, lk_op_name((n)->op), #call,  \
                            cudaGetErrorString(lk_cuda_));                                          \
+    } while (0)
+
+/* Return cudaError_t `call` from a launcher of one when it is an error. */
+#define LK_CUDA_TRY(call)                                                                          \
+    do {                                                                                           \
+        cudaError_t lk_cuda_ = (call);                                                             \
+        if (lk_cuda_ != cudaSuccess) return lk_cuda_;                                              \
     } while (0)
 
 /* Last line of a launcher. */
@@ -110,6 +118,9 @@ static inline unsigned lk_blocks(int64_t items, int per_block)
         }                                                                                          \
     } while (0)
 
+/* Whether kernels for Hopper are to run; that they are in this build is asked apart. */
+static inline bool lk_cuda_hopper(const lk_cuda *d) { return d->major == 9 && !d->portable; }
+
 /* ---- element types -------------------------------------------------------------------------- */
 
 static __device__ __forceinline__ float lk_float(float x) { return x; }
@@ -125,6 +136,36 @@ template <> __device__ __forceinline__ __half lk_store<__half>(float x)
 template <> __device__ __forceinline__ __nv_bfloat16 lk_store<__nv_bfloat16>(float x)
 {
     return __float2bfloat16_rn(x);
+}
+
+/* Two halves in a register, the first in its lower half: made of floats, and as floats. */
+template <typename E> static __device__ __forceinline__ uint32_t lk_pack(float low, float high)
+{
+    if constexpr (std::is_same<E, __half>::value) {
+        __half2 v = __floats2half2_rn(low, high);
+        return *(const uint32_t *)&v;
+    } else {
+        __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+        return *(const uint32_t *)&v;
+    }
+}
+
+static __device__ __forceinline__ float2 lk_pair(uint32_t pair, __half)
+{
+    return __half22float2(*(const __half2 *)&pair);
+}
+static __device__ __forceinline__ float2 lk_pair(uint32_t pair, __nv_bfloat16)
+{
+    return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
+}
+
+/* 2^x in one instruction, to about 2 units in the last place; exp(x) = 2^(x LK_LOG2E). */
+#define LK_LOG2E 1.4426950408889634f
+static __device__ __forceinline__ float lk_power2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* N elements moved by 16-byte (or narrower) accesses. */
@@ -216,6 +257,8 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 enum { LK_PRODUCT_VERSION = 1 };
 /* Whether node n, a linear with gelu or a rotation or a linear_dx with gelu', can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
+/* Whether one that can should: by its shape alone. */
+bool lk_cuda_product_pays(const lk_node *n);
 /* Run it, all of it. */
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n);
 

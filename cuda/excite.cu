@@ -509,7 +509,7 @@ static __global__ void __launch_bounds__(DW_THREADS)
     }
 
     float acc[4][4] = {}, sums[4] = {};
-    const uint32_t one = lk_pair<E>(1, 1);
+    const uint32_t one = lk_pack<E>(1, 1);
     int wm = warp & 3, wn = warp >> 2, high = lane >> 4, middle = lane >> 3 & 1;
     bool bias = o.n0 == 0 && wn == 0;
     for (int it = 0; it < steps; it++) {

@@ -200,6 +200,12 @@ static bool fits_own(const lk_cuda *d, const lk_node *n)
     return lk_cuda_product_fits(d, n);
 }
 
+/* Whether one that can should: of what pointwise.cu takes, all. */
+static bool pays_own(const lk_node *n)
+{
+    return n->op == LK_OP_LINEAR_MOMENTS || lk_cuda_product_pays(n);
+}
+
 /* Whether only kernels of ours do what is to be fused: a rotation, or moments. */
 static bool only_own(const lk_node *n, fusion level)
 {
@@ -439,7 +445,7 @@ static bool operands_open(lk_cuda *d, const product *p, operands *o)
         (!p->aux || take_memory(o, p->d.rows * p->d.cols, p->d.type, &o->aux)) &&
         take_memory(o, 1, LK_I32, (void **)&o->differ) &&
         cudaEventCreate(&o->begin) == cudaSuccess && cudaEventCreate(&o->end) == cudaSuccess) {
-        lk_device_took(&d->device, o->bytes, true);
+        lk_device_used(&d->device, o->bytes);
         operands_fill(d, p, 0, o);
         return cudaGetLastError() == cudaSuccess;
     }
@@ -609,7 +615,7 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
         choice *c = find(d->matmuls, p.key);
         if (c) return c->ready ? LK_OK : admit(d, n, &p, c);
         /* A run that was started before our kernels were there goes on without. */
-        if (level == FUSE_ALL && !d->matmuls->restored && fits_own(d, n))
+        if (level == FUSE_ALL && !d->matmuls->restored && fits_own(d, n) && pays_own(n))
             return keep(d->matmuls, p.key, NULL, true);
         if (only_own(n, (fusion)level)) continue;
         int count = 0;
@@ -621,7 +627,9 @@ lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n)
 
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning)
 {
-    *tuning = ((lk_cuda *)d)->matmuls->tuning;
+    const lk_cuda_matmuls *m = ((lk_cuda *)d)->matmuls;
+    *tuning = m->tuning;
+    for (int i = 0; i < m->count; i++) tuning->own += m->list[i].own && m->list[i].ready;
 }
 
 /* ---- running -------------------------------------------------------------------------------- */

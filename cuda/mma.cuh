@@ -1,11 +1,10 @@
-/* Tensor-core products and asynchronous copies by 16-byte chunks (compute capability 8.0 and
- * newer), for tiles in shared memory without padding: the chunks of a row change places instead. */
+/* What kernels with tensor cores share: products (mma.sync), matrices out of shared memory and
+ * asynchronous copies into it by 16-byte chunks, of compute capability 8.0 and newer; and for tiles
+ * without padding, chunks of a row that change places instead. */
 #ifndef LK_CUDA_MMA_CUH
 #define LK_CUDA_MMA_CUH
 
 #include "cuda/device.cuh"
-
-#include <type_traits>
 
 static __device__ __forceinline__ uint32_t lk_shared_address(const void *p)
 {
@@ -84,17 +83,6 @@ static __device__ __forceinline__ void lk_mma(float *c, const uint32_t *a, uint3
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <typename E> static __device__ __forceinline__ uint32_t lk_pair(float low, float high)
-{
-    if constexpr (std::is_same<E, __half>::value) {
-        __half2 v = __floats2half2_rn(low, high);
-        return *(const uint32_t *)&v;
-    } else {
-        __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-        return *(const uint32_t *)&v;
-    }
-}
-
 /* One row of two neighbouring accumulators, x (columns 0-7) and y (8-15), to p (column 0), of which
  * `columns` exist, a multiple of 8; nothing if !real. Lanes of a quad swap pairs, so that each
  * stores 8 bytes and the quad 32 in a row. All lanes of the warp must call it. */
@@ -103,7 +91,7 @@ static __device__ __forceinline__ void lk_put_row(E *p, bool real, int columns, 
                                                   const float *y)
 {
     int t = threadIdx.x & 3, odd = t & 1;
-    uint32_t a = lk_pair<E>(x[0], x[1]), b = lk_pair<E>(y[0], y[1]);
+    uint32_t a = lk_pack<E>(x[0], x[1]), b = lk_pack<E>(y[0], y[1]);
     uint32_t got = __shfl_xor_sync(0xFFFFFFFFu, odd ? a : b, 1);
     uint2 v = odd ? make_uint2(got, b) : make_uint2(a, got);
     int column = 8 * odd + 2 * (t & 2);

@@ -166,7 +166,7 @@ static __device__ __forceinline__ void put_row(E *to, const float (*acc)[4], mom
 {
     uint32_t word[4];
 #pragma unroll
-    for (int j = 0; j < 4; j++) word[j] = lk_pair<E>(acc[j][2 * R], acc[j][2 * R + 1]);
+    for (int j = 0; j < 4; j++) word[j] = lk_pack<E>(acc[j][2 * R], acc[j][2 * R + 1]);
     *(uint4 *)to = make_uint4(word[0], word[1], word[2], word[3]);
 #pragma unroll
     for (int j = 0; j < 4; j++) {
@@ -186,7 +186,7 @@ static __device__ __forceinline__ void begin_moments(moments &m, const float (*a
 {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        uint32_t word = lk_pair<E>(acc[j][0], acc[j][1]);
+        uint32_t word = lk_pack<E>(acc[j][0], acc[j][1]);
         float2 v = lk_pair(__shfl_sync(0xFFFFFFFFu, word, threadIdx.x & 3), E());
         m.first[2 * j] = v.x;
         m.first[2 * j + 1] = v.y;

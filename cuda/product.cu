@@ -1,14 +1,20 @@
 /* The products of linear and linear_dx whose epilogue is gelu, gelu' or a rotation, by kernels of
  * ours: on Hopper, for f16 and bf16 and shapes that fill their tiles. matmul.cu asks here first,
- * then cuBLASLt. Whether a node fits depends on the device and the shape alone.
+ * then cuBLASLt. Whether a node fits depends on the device and the shape, whether it pays on the
+ * shape alone.
  *
  * On an H200, f16, random normal operands, a GPU that is hot: 32768 x 3072, summed over 768: 295 us
  * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us
- * with gelu where cuBLASLt takes 59. (bench/NOTES.md) */
+ * with gelu where cuBLASLt takes 59 (bench/NOTES.md). What is gained is that nothing waits for the
+ * end of a tile, whatever the depth; what is lost is in the loop, 280 us where cuBLASLt's is done
+ * in 242, and grows with the depth. */
 #include "cuda/product.cuh"
 
-/* Steps below which dx is left to cuBLASLt: a tile's pre has no time to come. */
-enum { SLOPE_STEPS = 8 };
+/* Steps of the sum, PRODUCT_DEPTH each, of the products that run here. At 12, in a step of gpt2,
+ * gelu gains 25 us in 280; by the loops, 3 us a step, it would be even at 20. The rotation would be
+ * at 18. dx with gelu' gains 4 us in 265 at 12; with fewer than 8 a tile's pre has no time to
+ * come. */
+enum { MOST_STEPS = 16, SLOPE_FEWEST = 8, SLOPE_MOST = 12 };
 
 static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU, 0>); }
 
@@ -24,21 +30,33 @@ static product_call call_of(const lk_node *n)
     return c;
 }
 
+static int64_t tiles_of(const product_call *c)
+{
+    return lk_ceil(c->rows, PRODUCT_TILE) * lk_ceil(c->columns, PRODUCT_TILE);
+}
+
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n)
 {
     lk_dtype type = n->in[0]->dtype;
-    if (d->portable || d->major != 9 || n->op == LK_OP_LINEAR_DW) return false;
+    if (!lk_cuda_hopper(d) || n->op == LK_OP_LINEAR_DW) return false;
     if ((type != LK_F16 && type != LK_BF16) || n->out[0]->dtype != type) return false;
     const lk_rotation *r = lk_rotation_of(n);
     if (r ? r->head_dim != 32 && r->head_dim != 64 && r->head_dim != 128
           : n->attr.linear.activation != LK_GELU)
         return false;
     product_call c = call_of(n);
-    int64_t tiles = lk_ceil(c.rows, PRODUCT_TILE) * (c.columns / PRODUCT_TILE);
-    int64_t steps = c.depth / PRODUCT_DEPTH, fewest = n->op == LK_OP_LINEAR ? 1 : SLOPE_STEPS;
+    return c.columns % PRODUCT_TILE == 0 && c.depth % PRODUCT_DEPTH == 0 &&
+           c.rows <= INT32_MAX / 2 && tiles_of(&c) <= INT32_MAX && has_code();
+}
+
+bool lk_cuda_product_pays(const lk_node *n)
+{
+    product_call c = call_of(n);
+    int64_t steps = c.depth / PRODUCT_DEPTH;
+    bool y = n->op == LK_OP_LINEAR;
     /* Few tiles of many steps are better cut along the sum. */
-    return c.columns % PRODUCT_TILE == 0 && c.depth % PRODUCT_DEPTH == 0 && steps >= fewest &&
-           tiles >= steps && c.rows <= INT32_MAX / 2 && tiles <= INT32_MAX && has_code();
+    return steps >= (y ? 1 : SLOPE_FEWEST) && steps <= (y ? MOST_STEPS : SLOPE_MOST) &&
+           tiles_of(&c) >= steps;
 }
 
 static lk_status rotation(const lk_cuda *d, const lk_node *n, product_call *c)

@@ -21,7 +21,6 @@
 #define LK_CUDA_PRODUCT_CUH
 
 #include "cuda/activation.cuh"
-#include "cuda/mma.cuh"
 #include "cuda/rotary.cuh"
 #include "cuda/wgmma.cuh"
 
@@ -95,8 +94,8 @@ static __device__ __forceinline__ float reciprocal(float x)
 /* s of activation.cuh: exp(-2u) = 2^(x (P + Q x^2)) */
 static __device__ __forceinline__ float gelu_share(float x)
 {
-    constexpr float P = -2 * LOG2E * LK_GELU_C, Q = P * LK_GELU_A;
-    return reciprocal(1.0f + power2(x * fmaf(x * x, Q, P)));
+    constexpr float P = -2 * LK_LOG2E * LK_GELU_C, Q = P * LK_GELU_A;
+    return reciprocal(1.0f + lk_power2(x * fmaf(x * x, Q, P)));
 }
 
 static __device__ __forceinline__ float gelu_of(float x) { return x * gelu_share(x); }
@@ -106,16 +105,6 @@ static __device__ __forceinline__ float gelu_slope_of(float x)
     constexpr float P = 2 * LK_GELU_C, Q = 6 * LK_GELU_C * LK_GELU_A;
     float s = gelu_share(x), y = x * s;
     return fmaf(fmaf(-y, s, y), fmaf(x * x, Q, P), s);
-}
-
-static __device__ __forceinline__ float2 unpack(uint32_t word, __half)
-{
-    return __half22float2(*(__half2 *)&word);
-}
-
-static __device__ __forceinline__ float2 unpack(uint32_t word, __nv_bfloat16)
-{
-    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xFFFF0000u));
 }
 
 /* ---- finishing a tile ----------------------------------------------------------------------- */
@@ -189,15 +178,15 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
         if (KIND == PRODUCT_GELU && f.keep) matrix_put(pre + at, h);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float2 v = unpack(h[i], E());
+            float2 v = lk_pair(h[i], E());
             if (KIND == PRODUCT_ROTATE) {
                 r[i] = h[i];
             } else if (KIND == PRODUCT_SLOPE) {
-                float2 x = unpack(r[i], E());
+                float2 x = lk_pair(r[i], E());
                 v.x *= gelu_slope_of(x.x), v.y *= gelu_slope_of(x.y);
-                r[i] = pack(v.x, v.y, E());
+                r[i] = lk_pack<E>(v.x, v.y);
             } else {
-                r[i] = pack(gelu_of(v.x), gelu_of(v.y), E());
+                r[i] = lk_pack<E>(gelu_of(v.x), gelu_of(v.y));
             }
         }
         matrix_put(out + at, r);
@@ -328,7 +317,8 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t full[PRODUCT_STAGES], empty[PRODUCT_STAGES], arrived[2][2];
     __shared__ uint32_t bias_words[2][PRODUCT_TILE / 2];
-    uint32_t ring = (address(dynamic) + 1023) & ~1023u; /* [stages][a, b], then panels [2][2] */
+    /* [stages][a, b], then panels [2][2] */
+    uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     if (threadIdx.x == 0) {
         for (int s = 0; s < PRODUCT_STAGES; s++) {
             barrier_init(&full[s], 1);
@@ -398,7 +388,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
             if (!MN) {
 #pragma unroll
                 for (int n = 0; n < 32; n++) {
-                    float2 b = unpack(bias_words[group][4 * (n % 16) + (lane & 3)], E());
+                    float2 b = lk_pair(bias_words[group][4 * (n % 16) + (lane & 3)], E());
                     acc[n][0] += b.x, acc[n][1] += b.y, acc[n][2] += b.x, acc[n][3] += b.y;
                 }
             }
@@ -406,8 +396,8 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
 #pragma unroll
             for (int n = 0; n < 32; n++) {
                 uint32_t *h = &held[n / 4][2 * (n % 4)];
-                h[0] = pack(acc[n][0], acc[n][1], E());
-                h[1] = pack(acc[n][2], acc[n][3], E());
+                h[0] = lk_pack<E>(acc[n][0], acc[n][1]);
+                h[1] = lk_pack<E>(acc[n][2], acc[n][3]);
             }
             bool more = t + each < tiles;
             tile_place next = here;
@@ -440,11 +430,11 @@ static cudaError_t product_launch(const product_call &c)
     constexpr int SHARE = PRODUCT_TILE / PRODUCT_CLUSTER;
     bool bf16 = std::is_same<E, __nv_bfloat16>::value;
     CUtensorMap a, b, out, pre;
-    TRY_CUDA(tile_map(&a, bf16, c.a, 1, c.rows, c.depth, PRODUCT_TILE, 64));
-    if (KIND == PRODUCT_SLOPE) TRY_CUDA(tile_map(&b, bf16, c.b, 1, c.depth, c.columns, 64, 64));
-    else TRY_CUDA(tile_map(&b, bf16, c.b, 1, c.columns, c.depth, SHARE, 64));
-    TRY_CUDA(tile_map(&out, bf16, c.out, 1, c.rows, c.columns, 64, 64));
-    TRY_CUDA(tile_map(&pre, bf16, c.pre ? c.pre : c.out, 1, c.rows, c.columns, 64, 64));
+    LK_CUDA_TRY(tile_map(&a, bf16, c.a, 1, c.rows, c.depth, PRODUCT_TILE, 64));
+    if (KIND == PRODUCT_SLOPE) LK_CUDA_TRY(tile_map(&b, bf16, c.b, 1, c.depth, c.columns, 64, 64));
+    else LK_CUDA_TRY(tile_map(&b, bf16, c.b, 1, c.columns, c.depth, SHARE, 64));
+    LK_CUDA_TRY(tile_map(&out, bf16, c.out, 1, c.rows, c.columns, 64, 64));
+    LK_CUDA_TRY(tile_map(&pre, bf16, c.pre ? c.pre : c.out, 1, c.rows, c.columns, 64, 64));
     product_grid g;
     g.row_tiles = (int)lk_ceil(c.rows, PRODUCT_CLUSTER * PRODUCT_TILE);
     g.column_tiles = (int)lk_ceil(c.columns, PRODUCT_TILE);
@@ -457,14 +447,14 @@ static cudaError_t product_launch(const product_call &c)
 
     auto kernel = k_product<E, KIND, D>;
     int clusters = c.processors / PRODUCT_CLUSTER, resident = clusters;
-    TRY_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    LK_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   PRODUCT_BYTES));
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)(clusters * PRODUCT_CLUSTER));
     config.blockDim = dim3(PRODUCT_BLOCK);
     config.dynamicSmemBytes = PRODUCT_BYTES;
     config.stream = c.stream;
-    TRY_CUDA(cudaOccupancyMaxActiveClusters(&resident, kernel, &config));
+    LK_CUDA_TRY(cudaOccupancyMaxActiveClusters(&resident, kernel, &config));
     if (clusters > resident) clusters = resident;
     if (clusters > g.row_tiles * g.column_tiles) clusters = g.row_tiles * g.column_tiles;
     config.gridDim = dim3((unsigned)(clusters * PRODUCT_CLUSTER));

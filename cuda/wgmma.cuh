@@ -7,14 +7,13 @@
  * layout". Tiles start at multiples of 1024 bytes.
  *
  * Accumulators d[N / 8][4] and A operands a[4] are laid out over the lanes of each warp as those of
- * mma.sync m16n8k16. Included by the attention files and product.cuh. */
+ * mma.sync m16n8k16. */
 #ifndef LK_CUDA_WGMMA_CUH
 #define LK_CUDA_WGMMA_CUH
 
-#include "cuda/attention.cuh"
+#include "cuda/mma.cuh"
 
 #include <cuda.h>
-#include <type_traits>
 
 /* ---- tiles ---------------------------------------------------------------------------------- */
 
@@ -64,10 +63,7 @@ static __device__ __forceinline__ void tile_fragment(uint32_t *r, uint32_t tile,
     int swizzle = each == 8 ? row & 7 : row >> 1 & 3;
     uint32_t at = tile + piece / each * 64 * row_bytes(D) + row * row_bytes(D) +
                   ((piece % each) ^ swizzle) * 16;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
+    lk_matrices(r, at);
 }
 
 /* ---- products ------------------------------------------------------------------------------- */
@@ -262,7 +258,8 @@ static __device__ __forceinline__ void turns_end(int group)
 
 static __device__ __forceinline__ void barrier_init(uint64_t *b, int arrivals)
 {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address(b)), "r"(arrivals)
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(lk_shared_address(b)),
+                 "r"(arrivals)
                  : "memory");
 }
 
@@ -274,7 +271,7 @@ static __device__ __forceinline__ void barriers_publish(void)
 
 static __device__ __forceinline__ void barrier_arrive(uint64_t *b)
 {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address(b)) : "memory");
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lk_shared_address(b)) : "memory");
 }
 
 /* At the barrier of block `rank` of the cluster that lies where `b` does. */
@@ -283,7 +280,7 @@ static __device__ __forceinline__ void barrier_arrive_at(uint64_t *b, int rank)
     asm volatile("{ .reg .b32 there;\n"
                  "mapa.shared::cluster.u32 there, %0, %1;\n"
                  "mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(
-                     address(b)),
+                     lk_shared_address(b)),
                  "r"(rank)
                  : "memory");
 }
@@ -305,7 +302,8 @@ static __device__ __forceinline__ void cluster_sync(void)
 /* Arrive and expect that many bytes of copies. */
 static __device__ __forceinline__ void barrier_expect(uint64_t *b, int bytes)
 {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address(b)),
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                     lk_shared_address(b)),
                  "r"(bytes)
                  : "memory");
 }
@@ -315,7 +313,7 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity
 {
     asm volatile("{ .reg .pred done;\n"
                  "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again; }" ::"r"(address(b)),
+                 "@!done bra again; }" ::"r"(lk_shared_address(b)),
                  "r"(parity)
                  : "memory");
 }
@@ -329,8 +327,8 @@ static __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap 
     for (int p = 0; p < panels(D); p++)
         asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx"
                      "::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to + p * ROWS * row_bytes(D)),
-                     "l"(map), "r"(address(b)), "r"(column + p * panel_columns(D)), "r"(row0),
-                     "r"(entry)
+                     "l"(map), "r"(lk_shared_address(b)), "r"(column + p * panel_columns(D)),
+                     "r"(row0), "r"(entry)
                      : "memory");
 }
 
@@ -346,8 +344,8 @@ static __device__ __forceinline__ void copy_tile_to(uint16_t blocks, uint32_t to
         asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx"
                      "::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
                          to + p * ROWS * row_bytes(D)),
-                     "l"(map), "r"(address(b)), "r"(column + p * panel_columns(D)), "r"(row0),
-                     "r"(0), "h"(blocks)
+                     "l"(map), "r"(lk_shared_address(b)), "r"(column + p * panel_columns(D)),
+                     "r"(row0), "r"(0), "h"(blocks)
                      : "memory");
 }
 
@@ -398,7 +396,7 @@ static __device__ __forceinline__ void copy_bytes(uint32_t to, const void *from,
 {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
                  "[%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(address(b))
+                 "l"(from), "r"(bytes), "r"(lk_shared_address(b))
                  : "memory");
 }
 

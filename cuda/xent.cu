@@ -17,8 +17,6 @@ enum {
     WIDE = 512     /* threads of a wide row in the fused kernel */
 };
 
-#define LOG2E 1.4426950408889634f
-
 /* Full accuracy for f32 logits; halves carry larger errors than __expf has. */
 template <typename E> static __device__ __forceinline__ float exponential(float x)
 {
@@ -42,9 +40,7 @@ template <typename E> static __device__ __forceinline__ partial combine(partial 
 template <typename E> static __device__ __forceinline__ float exponential(float v, float top)
 {
     if constexpr (sizeof(E) == 4) return expf(v - top);
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaf(v, LOG2E, -top * LOG2E)));
-    return y;
+    return lk_power2(fmaf(v, LK_LOG2E, -top * LK_LOG2E));
 }
 
 /* Take V more columns, of which `left` (at least one) exist. */

@@ -498,13 +498,44 @@ static lk_tensor *xent_build(lk_graph *g, const op_case *c, lk_dtype type, lk_te
     return lk_cross_entropy(g, logits, in[1], c->classes);
 }
 
+/* Targets just below the first class and just above the last. */
+static void xent_prepare(const op_case *c, double *const *value)
+{
+    for (int64_t i = 0; c->astray && i < rows(c); i += 2)
+        value[1][i] = i % 4 ? -1 : (double)c->classes;
+}
+
 static int64_t xent_reference(const op_case *c, double *const *in, double *y)
 {
+    if (c->astray) {
+        y[0] = NAN;
+        return 1;
+    }
     y[0] = ref_xent(rows(c), c->out, c->classes, in[0], in[1]);
     return 1;
 }
 
-static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_reference);
+static const case_kind xent =
+    CASE_KIND("xent", xent_tensors, xent_build, xent_reference, .prepare = xent_prepare);
+
+/* The loss twice: its cotangent is made only after it, so that loss and gradient stay two nodes. */
+static lk_tensor *xent_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                   lk_tensor *const *in)
+{
+    lk_tensor *loss = xent_build(g, c, type, in);
+    return lk_add(g, loss, loss);
+}
+
+static int64_t xent_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    xent_reference(c, in, y);
+    y[0] *= 2;
+    return 1;
+}
+
+static const case_kind xent_twice =
+    CASE_KIND("xent twice", xent_tensors, xent_twice_build, xent_twice_reference,
+              .prepare = xent_prepare);
 
 /* ---- the rows ------------------------------------------------------------------------------ */
 
@@ -523,7 +554,8 @@ static const case_kind xent = CASE_KIND("xent", xent_tensors, xent_build, xent_r
 #define ROTATED(b, t, c, h, k, d, ...)                                                             \
     HEADS(linear_rope, b, t, h, k, d, .in = c, .out = (h + 2 * k) * d, ##__VA_ARGS__)
 #define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
-#define XENT(n, v, k) {.kind = &xent, .batch = 1, .time = n, .out = v, .classes = k}
+#define XENT(what, n, v, k, ...)                                                                   \
+    {.kind = &what, .batch = 1, .time = n, .out = v, .classes = k, ##__VA_ARGS__}
 
 const op_case op_cases[] = {
     LINEAR(37, 24, 40),
@@ -578,6 +610,13 @@ const op_case op_cases[] = {
     EMBED(3, 17, 24, 50, .position = LK_POSITION_SINUSOIDAL),
     EMBED(8, 64, 128, 300, .position = LK_POSITION_TABLE),
     EMBED(2, 5, 7, 9, .position = LK_POSITION_SINUSOIDAL),
+    /* rows of several tiles of the sort on the GPU, from 4097 on several rounds of its sums; tokens
+     * that are few and so of many rows, or many; 1, 2 and 3 passes */
+    EMBED(5, 300, 7, 9),
+    EMBED(3, 1500, 8, 1),
+    EMBED(4, 1100, 13, 400, .position = LK_POSITION_TABLE),
+    EMBED(9, 1000, 24, 3, .position = LK_POSITION_SINUSOIDAL),
+    EMBED(3, 1030, 5, 70000),
     {.kind = &tied, .batch = 3, .time = 17, .in = 24, .out = 56, .position = LK_POSITION_TABLE},
     WIDE(dropout, 3, 7, 13, .p = 0.2f),
     WIDE(dropout, 4, 64, 128, .p = 0.2f),
@@ -666,10 +705,26 @@ const op_case op_cases[] = {
     CROSS(1, 197, 70, 2, 1, 96),
     CROSS(1, 64, 260, 2, 1, 128, .causal = true),
     CROSS(1, 260, 64, 2, 2, 128, .alibi = true, .p = 0.1f),
-    XENT(37, 40, 40),
-    XENT(37, 64, 51),
-    XENT(100, 320, 257),
-    XENT(5, 1, 1),
+    XENT(xent, 37, 40, 40),
+    XENT(xent, 37, 64, 51),
+    XENT(xent, 100, 320, 257),
+    XENT(xent, 5, 1, 1),
+    /* rows of a warp and of a block, held in registers, in shared memory or not at all, whole and
+     * partly filled, with vectors and without */
+    XENT(xent, 9, 250, 249),
+    XENT(xent, 9, 700, 690),
+    XENT(xent, 5, 1500, 1403),
+    XENT(xent, 5, 2056, 2050),
+    XENT(xent, 3, 50304, 50257),
+    XENT(xent, 2, 65536, 65530),
+    XENT(xent_twice, 37, 64, 51),
+    XENT(xent_twice, 9, 700, 690),
+    XENT(xent_twice, 5, 1500, 1403),
+    XENT(xent_twice, 3, 50304, 50257),
+    XENT(xent, 37, 64, 51, .astray = true),
+    XENT(xent, 9, 700, 690, .astray = true),
+    XENT(xent, 5, 1504, 1403, .astray = true),
+    XENT(xent_twice, 37, 64, 51, .astray = true),
 };
 const int op_case_count = (int)(sizeof op_cases / sizeof *op_cases);
 
@@ -696,6 +751,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->running) APPEND(" running");
     if (c->fixed) APPEND(" fixed");
     if (c->nan) APPEND(" NaN");
+    if (c->astray) APPEND(" astray");
     if (c->norm) APPEND(" rms");
     if (c->position)
         APPEND(" %s", c->position == LK_POSITION_TABLE ? "table" : "sinusoidal");

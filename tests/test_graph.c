@@ -60,6 +60,12 @@ static lk_tensor *bad_attention(lk_graph *g)
     return lk_attention(g, x, 4, 4, true, false, 0);
 }
 
+static lk_tensor *no_heads(lk_graph *g)
+{
+    lk_tensor *x = lk_input(g, "qkv", LK_F32, 3, (int64_t[]){2, 4, 48});
+    return lk_attention(g, x, 0, 4, true, false, 0);
+}
+
 /* 16 heads over 8192 tokens: of 16 samples, every weight has its random word */
 static lk_tensor *attention(lk_graph *g, int64_t samples, float p)
 {
@@ -101,6 +107,12 @@ static lk_tensor *bad_rope(lk_graph *g)
 {
     lk_tensor *x = lk_input(g, "qkv", LK_F32, 3, (int64_t[]){2, 4, 36});
     return lk_rope(g, x, 4, 4, 10000, false); /* head size 3 */
+}
+
+static lk_tensor *rope_no_heads(lk_graph *g)
+{
+    lk_tensor *x = lk_input(g, "qkv", LK_F32, 3, (int64_t[]){2, 4, 36});
+    return lk_rope(g, x, 0, 0, 10000, false);
 }
 
 static lk_tensor *bad_classes(lk_graph *g)
@@ -260,7 +272,9 @@ static const struct {
     {"attention, dropout", bad_weights, {"2228224 x 8192", "17179869184", "train.leaves"}},
     {"dropout", bad_dropout, {"131073 x 131072", "17179869184", "train.leaves"}},
     {"residual, dropout", bad_branch, {"17180000256", "17179869184", "train.leaves"}},
-    {"rope, odd head", bad_rope, {"[2, 4, 36]"}},
+    {"rope, odd head", bad_rope, {"[2, 4, 36]", "[B, T, 12 D]"}},
+    {"attention, no heads", no_heads, {"[2, 4, 48]", "0 heads", "[B, T, 8 D]"}},
+    {"rope, no heads", rope_no_heads, {"[2, 4, 36]", "0 heads"}},
     {"cross-entropy, classes", bad_classes, {"[6, 10]", "11"}},
     {"cross-entropy, targets", bad_targets, {"[6, 10]", "[7]"}},
     {"swiglu", bad_swiglu, {"7"}},

@@ -334,7 +334,15 @@ static void unwritable(void)
 static void chosen(lk_device *d, lk_tuning *t)
 {
     (void)d;
-    *t = (lk_tuning){.tuned = 7, .first = 4, .cut = 2, .reused = 3, .seconds = 1.25};
+    *t = (lk_tuning){
+        .tuned = 7, .first = 4, .cut = 2, .reused = 3, .own = 5, .seconds = 1.25};
+}
+
+/* As where all products run by kernels of lockstep, or a checkpoint said so. */
+static void all_own(lk_device *d, lk_tuning *t)
+{
+    (void)d;
+    *t = (lk_tuning){.own = 5};
 }
 
 static void tuned(void)
@@ -348,17 +356,26 @@ static void tuned(void)
     device->backend = &chooses;
     m = start("tuned", NULL, 0);
     lk_monitor_close(m, LK_OK, NULL);
-    device->backend = &lk_backend_null;
     json_t *t = last_event("tuned/run.jsonl", "tuning");
     tap_ok(said == 1 && strcmp(last_said, "algorithms of 3 products reused from the checkpoint; "
                                           "algorithms of 7 products tuned in 1.2 s, 4 kept the "
                                           "library's first; for want of time or memory 2 were "
-                                          "not tuned to the end") == 0,
+                                          "not tuned to the end; 5 products by kernels of "
+                                          "lockstep") == 0,
            "one that does says so once: %s", last_said);
     tap_ok(number(t, "tuned", NULL) == 7 && number(t, "first", NULL) == 4 &&
                number(t, "cut", NULL) == 2 && number(t, "reused", NULL) == 3 &&
-               number(t, "seconds", NULL) == 1.25,
+               number(t, "own", NULL) == 5 && number(t, "seconds", NULL) == 1.25,
            "and it is in the log");
+    json_decref(t);
+    chooses.tuning = all_own;
+    m = start("own", NULL, 0);
+    lk_monitor_close(m, LK_OK, NULL);
+    device->backend = &lk_backend_null;
+    t = last_event("own/run.jsonl", "tuning");
+    tap_ok(strcmp(last_said, "5 products by kernels of lockstep") == 0 &&
+               number(t, "own", NULL) == 5,
+           "also where no algorithm was: %s", last_said);
     json_decref(t);
 }
 

@@ -11,6 +11,7 @@
 typedef struct lk_device lk_device; /* defined by each backend, beginning with its lk_backend * */
 typedef struct lk_comm lk_comm;     /* src/comm/comm.h */
 typedef struct lk_backend lk_backend;
+typedef struct lk_block lk_block;   /* memory.c */
 
 /* What a kernel sees besides its node. */
 typedef struct lk_exec {
@@ -73,12 +74,13 @@ typedef struct lk_device_tracer {
     void (*close)(lk_device *d); /* also of one that is not open */
 } lk_device_tracer;
 
-/* How library algorithms were chosen since open(), one for the shape of each product. */
+/* How the matrix products run, one for each shape, as it was chosen since open(). */
 typedef struct lk_tuning {
     int tuned;      /* by running those that the library proposes */
     int first;      /* of these, kept the one that it proposes first */
     int cut;        /* of these, were not tried with all, for want of time or memory */
-    int reused;     /* by choices_set() */
+    int reused;     /* algorithms, by choices_set() */
+    int own;        /* by kernels of ours, chosen or by choices_set() */
     double seconds; /* that tuning took */
 } lk_tuning;
 
@@ -146,17 +148,21 @@ struct lk_device {
     const lk_backend *backend;
     lk_dtype compute;  /* working type of products: set by the program before prepare() */
     int tf32;          /* f32 products may use TF32 */
-    size_t allocated;  /* bytes by alloc() since open(), what was released too */
+    size_t allocated;  /* bytes by alloc() that are not released; host_alloc() does not count */
     size_t peak;       /* the most that it was, with what the backend took for a while */
+    lk_block *block;   /* memory.c: what `allocated` consists of */
+    int blocks, room;
 };
 
-/* For backends: so many bytes were taken, by alloc() or for a while. */
-static inline void lk_device_took(lk_device *d, size_t bytes, bool for_a_while)
-{
-    size_t all = d->allocated + bytes;
-    if (all > d->peak) d->peak = all;
-    if (!for_a_while) d->allocated = all;
-}
+/* ---- memory.c: the accounts of a device, for backends ---------------------------------------- */
+
+/* alloc() has made `memory`, release() gives it back (NULL: nothing). */
+lk_status lk_device_took(lk_device *d, const void *memory, size_t bytes);
+void lk_device_gave(lk_device *d, const void *memory);
+/* So many bytes are in use for a while beside what is allocated. */
+void lk_device_used(lk_device *d, size_t bytes);
+/* Before close(). */
+void lk_device_forget(lk_device *d);
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;
 #ifdef LK_HAVE_CUDA

@@ -16,7 +16,11 @@ static lk_status device_open(int index, lk_device **device)
     return LK_OK;
 }
 
-static void device_close(lk_device *d) { free(d); }
+static void device_close(lk_device *d)
+{
+    if (d) lk_device_forget(d);
+    free(d);
+}
 
 static void describe(lk_device *d, char *text, size_t size)
 {
@@ -24,18 +28,35 @@ static void describe(lk_device *d, char *text, size_t size)
     snprintf(text, size, "null");
 }
 
+static lk_status host_alloc(lk_device *d, size_t bytes, void **memory)
+{
+    (void)d;
+    void *p = aligned_alloc(256, (bytes + 256) / 256 * 256);
+    if (!p) return lk_fail(LK_E_SYSTEM, "out of memory");
+    memset(p, 0, bytes);
+    *memory = p;
+    return LK_OK;
+}
+
+static void host_release(lk_device *d, void *memory)
+{
+    (void)d;
+    free(memory);
+}
+
 static lk_status alloc(lk_device *d, size_t bytes, void **memory)
 {
-    *memory = aligned_alloc(256, (bytes + 256) / 256 * 256);
-    if (!*memory) return lk_fail(LK_E_SYSTEM, "out of memory");
-    memset(*memory, 0, bytes);
-    lk_device_took(d, bytes, false);
-    return LK_OK;
+    void *p = NULL;
+    lk_status status = host_alloc(d, bytes, &p);
+    if (status == LK_OK) status = lk_device_took(d, p, bytes);
+    if (status == LK_OK) *memory = p;
+    else free(p);
+    return status;
 }
 
 static void release(lk_device *d, void *memory)
 {
-    (void)d;
+    lk_device_gave(d, memory);
     free(memory);
 }
 
@@ -104,8 +125,8 @@ const lk_backend lk_backend_null = {
     .describe = describe,
     .alloc = alloc,
     .release = release,
-    .host_alloc = alloc,
-    .host_release = release,
+    .host_alloc = host_alloc,
+    .host_release = host_release,
     .upload = copy,
     .download = copy,
     .sync = sync,

@@ -32,7 +32,10 @@ static lk_status device_open(int index, lk_device **device)
 
 static void device_close(lk_device *d)
 {
-    if (d) lk_cpu_tracer.close(d);
+    if (d) {
+        lk_cpu_tracer.close(d);
+        lk_device_forget(d);
+    }
     free(d);
 }
 
@@ -66,21 +69,36 @@ static lk_status check_room(const lk_cpu *c, size_t bytes)
     return now <= 0 || (double)bytes <= room ? LK_OK : no_room(c, bytes, room);
 }
 
-static lk_status alloc(lk_device *d, size_t bytes, void **memory)
+static lk_status host_alloc(lk_device *d, size_t bytes, void **memory)
 {
     size_t whole = (bytes + ALIGN) / ALIGN * ALIGN;
     if (whole >= LARGE) LK_TRY(check_room((const lk_cpu *)d, whole));
     void *p = aligned_alloc(ALIGN, whole);
     if (!p) return no_room((const lk_cpu *)d, whole, fmax(lk_machine_available(""), 0));
     memset(p, 0, whole);
-    lk_device_took(d, whole, false);
     *memory = p;
     return LK_OK;
 }
 
-static void release(lk_device *d, void *memory)
+static void host_release(lk_device *d, void *memory)
 {
     (void)d;
+    free(memory);
+}
+
+static lk_status alloc(lk_device *d, size_t bytes, void **memory)
+{
+    void *p = NULL;
+    lk_status status = host_alloc(d, bytes, &p);
+    if (status == LK_OK) status = lk_device_took(d, p, bytes);
+    if (status == LK_OK) *memory = p;
+    else free(p);
+    return status;
+}
+
+static void release(lk_device *d, void *memory)
+{
+    lk_device_gave(d, memory);
     free(memory);
 }
 
@@ -184,8 +202,8 @@ const lk_backend lk_backend_cpu = {
     .describe = describe,
     .alloc = alloc,
     .release = release,
-    .host_alloc = alloc,
-    .host_release = release,
+    .host_alloc = host_alloc,
+    .host_release = host_release,
     .upload = copy,
     .download = copy,
     .sync = done,

@@ -27,7 +27,8 @@ lk_status lk_cpu_xent(lk_exec *x, const lk_node *n)
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; i++) {
             lk_cpu_load(logits->dtype, from, i * v, classes, row);
-            float hit = row[target[i]], most = lk_cpu_max(row, classes);
+            bool known = target[i] >= 0 && target[i] < classes;
+            float hit = known ? row[target[i]] : NAN, most = lk_cpu_max(row, classes);
             for (int64_t j = 0; j < classes; j++) row[j] = lk_cpu_exp(row[j] - most);
             lse[i] = most + logf(lk_cpu_sum(row, classes));
             each[i] = (double)lse[i] - (double)hit;
@@ -56,7 +57,7 @@ lk_status lk_cpu_xent_grad(lk_exec *x, const lk_node *n)
             lk_cpu_load(logits->dtype, from, i * v, v, row);
             for (int64_t j = 0; j < classes; j++) row[j] = scale * lk_cpu_exp(row[j] - lse[i]);
             for (int64_t j = classes; j < v; j++) row[j] = 0.0f;
-            row[target[i]] -= scale;
+            if (target[i] >= 0 && target[i] < classes) row[target[i]] -= scale;
             lk_cpu_store(logits->dtype, to, i * v, v, row);
         }
     }

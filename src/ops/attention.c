@@ -73,11 +73,12 @@ lk_tensor *lk_attention(lk_graph *g, lk_tensor *qkv, int heads, int kv_heads, bo
                         bool alibi, float p)
 {
     if (g->status != LK_OK || !qkv) return NULL;
-    int64_t all = heads + 2 * kv_heads;
-    if (qkv->dims != 3 || kv_heads < 1 || heads % kv_heads || lk_cols(qkv) % all) {
+    int64_t all = (int64_t)heads + 2 * kv_heads;
+    if (qkv->dims != 3 || heads < 1 || kv_heads < 1 || heads % kv_heads || lk_cols(qkv) % all) {
         char s[96];
-        lk_error_at(g, "attention: qkv %s with %d heads and %d kv heads",
-                    lk_shape_text(qkv, s, sizeof s), heads, kv_heads);
+        lk_error_at(g, "attention: qkv %s with %d heads and %d kv heads; with heads of size D it "
+                    "must be [B, T, %lld D], and the heads a multiple of the kv heads",
+                    lk_shape_text(qkv, s, sizeof s), heads, kv_heads, (long long)all);
         return NULL;
     }
     return attend(g, qkv, NULL, heads, kv_heads, (int)(lk_cols(qkv) / all), causal, alibi, p);

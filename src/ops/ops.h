@@ -2,10 +2,12 @@
  * the double-precision reference of the tests are written from.
  *
  * Notation: X is the working type (f32, f16 or bf16; all X tensors of a node agree). Arithmetic is
- * in f32 whatever X is, rounded once when stored. All tensors are dense and row-major. N stands for
- * the product of the leading dimensions. A parameter read as X comes from region SHADOW when X is
- * half. Gradients of parameters are f32 in region GRAD; if the node's accumulate bit of that output
- * is set they are added to what is there, else they overwrite it.
+ * in f32 whatever X is, rounded once when stored. Where it says "by the kernel", a value on the way
+ * is rounded to X or not, as the kernel does it that device, type and shape get. All tensors are
+ * dense and row-major. N stands for the product of the leading dimensions. A parameter read as X
+ * comes from region SHADOW when X is half. Gradients of parameters are f32 in region GRAD; if the
+ * node's accumulate bit of that output is set they are added to what is there, else they overwrite
+ * it.
  *
  * Exactness: a kernel's result may depend on shapes and attributes only, never on the number of
  * threads or on scheduling; no floating-point atomics.
@@ -30,12 +32,15 @@
  *   2i and 2i+1; NONE: 0), s = lk_embed_scale: sqrt(C) for SINUSOIDAL, else 1 (A. Vaswani et al.
  *   2017, sections 3.4 and 3.5).
  * EMBED_GRAD      in  tokens, dy X [B,T,C]      out dtable f32 [V,C], dpositions f32 [P,C] or NULL
- *   Rows in increasing order of (b,t); rows of positions beyond T get 0 (or nothing is added).
+ *   dtable[v] = s sum of dy[b,t] over the (b,t) whose token is v, s as for EMBED; dpositions[t] =
+ *   sum over b of dy[b,t]. Sums in increasing order of (b,t), or of pieces of that; rows of
+ *   positions beyond T get 0 (or nothing is added).
  * LINEAR          in  x X [N,K], w X [M,K], b X [M] or NULL      out y X [N,M], pre X [N,M] or NULL
- *   pre = x w^T + b; y = activation(pre). `pre` is an output only with LK_GELU and training.
+ *   pre = x w^T + b; y = activation(pre), of pre rounded first or not: by the kernel. `pre` is an
+ *   output only with LK_GELU and training.
  *   gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
  * LINEAR_DX       in  dy X [N,M], w X [M,K], pre X [N,K] or NULL         out dx X [N,K]
- *   dx = dy w; with pre: dx = (dy w) * gelu'(pre).
+ *   dx = dy w; with pre: dx = (dy w) * gelu'(pre), of dy w rounded first or not: by the kernel.
  * LINEAR_DW       in  x X [N,K], dy X [N,M]       out dw f32 [M,K], db f32 [M] or NULL
  *   dw = dy^T x, db = column sums of dy.
  * CONV            in  x X [B,H,W,Ci], w X [Co,kh,kw,Ci]      out y X [B,Ho,Wo,Co]
@@ -111,9 +116,10 @@
  * ATTENTION_GRAD  in  qkv or q, NULL or kv, y X, lse, dy X, state     out dqkv X or dq X, dkv X
  * XENT            in  logits X [N,V], targets i32 [N]     out loss f32 [1], lse f32 [N]
  *   columns >= classes count as -inf. loss = mean_n (lse_n - logits[n, target_n]), summed in
- *   double in a fixed order.
+ *   double in a fixed order. A target that is no class, below 0 or >= classes, makes it NaN.
  * XENT_GRAD       in  logits X, targets, lse, dloss f32 [1]       out dlogits X [N,V]
- *   (softmax - onehot) dloss / N; 0 in the headroom. May run in place.
+ *   (softmax - onehot) dloss / N; 0 in the headroom; onehot of a target that is no class is 0. May
+ *   run in place.
  * SOFT_XENT       in  logits X [N,K], targets f32 [N,K], labels i32 [N]
  *                 out loss f32 [1], lse f32 [N], hits f32 [1]
  *   loss = mean_n (lse_n - sum_k targets[n,k] logits[n,k]), targets sum to 1; hits = share of rows
@@ -147,8 +153,8 @@
  *   DWCONV_GRAD of the same n; dn is the cotangent of n, and sums, asked for only with dn, are what
  *   BATCH_NORM_GRAD sums of dn as stored. On CUDA they may be cut otherwise.
  * LINEAR, ATTENTION_GRAD with a rotation (attr.rope)
- *   y or dqkv = ROPE of what they compute without; X before the rotation: rounded or not, as the
- *   kernel does it. Only of activation LK_LINEAR, and only of qkv.
+ *   y or dqkv = ROPE of what they compute without, rounded first or not: by the kernel. Only of
+ *   activation LK_LINEAR, and only of qkv.
  * XENT_FUSED      in  logits X [N,V], targets, dloss f32 [1]      out dlogits X [N,V], loss f32 [1]
  *   XENT and XENT_GRAD. May run in place.
  *

@@ -6,6 +6,7 @@
 #include "version.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -96,28 +97,41 @@ static void log_drift(lk_monitor *m)
                                "features", list));
 }
 
-/* How library algorithms were chosen, where they are; for the user too. */
+/* Append to text [n], after what is there and "; ". */
+__attribute__((format(printf, 3, 4)))
+static void add_clause(char *text, size_t n, const char *format, ...)
+{
+    size_t at = strlen(text);
+    va_list args;
+    if (at > 0) at += (size_t)snprintf(text + at, n - at, "; ");
+    va_start(args, format);
+    vsnprintf(text + at, n - at, format, args);
+    va_end(args);
+}
+
+/* How matrix products run, where that is chosen; for the user too. */
 static void log_tuning(lk_monitor *m)
 {
     const lk_backend *b = m->o.device->backend;
     lk_tuning t = {.tuned = 0};
     char text[300] = "";
-    size_t n = 0;
     if (b->tuning) b->tuning(m->o.device, &t);
-    if (t.tuned + t.reused == 0) return;
+    if (t.tuned + t.reused + t.own == 0) return;
     lk_monitor_event(m, "tuning", m->o.start,
-                     json_pack("{s:i, s:i, s:i, s:i, s:o}", "tuned", t.tuned, "first", t.first,
-                               "cut", t.cut, "reused", t.reused, "seconds",
+                     json_pack("{s:i, s:i, s:i, s:i, s:i, s:o}", "tuned", t.tuned, "first",
+                               t.first, "cut", t.cut, "reused", t.reused, "own", t.own, "seconds",
                                lk_run_log_real(t.seconds)));
     if (t.reused > 0)
-        n = (size_t)snprintf(text, sizeof text, "algorithms of %d products reused from the "
-                             "checkpoint%s", t.reused, t.tuned > 0 ? "; " : "");
+        add_clause(text, sizeof text, "algorithms of %d products reused from the checkpoint",
+                   t.reused);
     if (t.tuned > 0)
-        n += (size_t)snprintf(text + n, sizeof text - n, "algorithms of %d products tuned in %.1f "
-                              "s, %d kept the library's first", t.tuned, t.seconds, t.first);
+        add_clause(text, sizeof text, "algorithms of %d products tuned in %.1f s, %d kept the "
+                   "library's first", t.tuned, t.seconds, t.first);
     if (t.cut > 0)
-        snprintf(text + n, sizeof text - n, "; for want of time or memory %d were not tuned to "
-                 "the end", t.cut);
+        add_clause(text, sizeof text, "for want of time or memory %d were not tuned to the end",
+                   t.cut);
+    if (t.own > 0)
+        add_clause(text, sizeof text, "%d products by kernels of lockstep", t.own);
     if (m->o.reporter->line) m->o.reporter->line(m->o.reporter->context, text);
 }
 

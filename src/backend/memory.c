@@ -1,0 +1,46 @@
+/* What is allocated on a device, kept block by block: who releases one knows only its address. */
+#include "backend/backend.h"
+
+#include <stdlib.h>
+
+struct lk_block {
+    const void *memory;
+    size_t bytes;
+};
+
+lk_status lk_device_took(lk_device *d, const void *memory, size_t bytes)
+{
+    if (d->blocks == d->room) {
+        int room = d->room ? 2 * d->room : 64;
+        lk_block *block = realloc(d->block, (size_t)room * sizeof *block);
+        if (!block) return lk_fail(LK_E_SYSTEM, "out of memory");
+        d->block = block;
+        d->room = room;
+    }
+    d->block[d->blocks++] = (lk_block){memory, bytes};
+    d->allocated += bytes;
+    lk_device_used(d, 0);
+    return LK_OK;
+}
+
+void lk_device_gave(lk_device *d, const void *memory)
+{
+    for (int i = d->blocks - 1; i >= 0; i--) {
+        if (d->block[i].memory != memory) continue;
+        d->allocated -= d->block[i].bytes;
+        d->block[i] = d->block[--d->blocks];
+        return;
+    }
+}
+
+void lk_device_used(lk_device *d, size_t bytes)
+{
+    if (d->allocated + bytes > d->peak) d->peak = d->allocated + bytes;
+}
+
+void lk_device_forget(lk_device *d)
+{
+    free(d->block);
+    d->block = NULL;
+    d->blocks = d->room = 0;
+}
