@@ -91,8 +91,8 @@ void lk_checkpoint_steps_clear(lk_checkpoint_steps *list)
 
 /* ---- what stays ------------------------------------------------------------------------------ */
 
-/* Whether a name that goes on with `rest` is of a file that Open MPI keeps beside one that is open:
- * NAME-JOB-PROCESS.lock, NAME.locktest.0 and, where nothing can be locked, NAME.data.0 and
+/* Whether a name that goes on with `rest` is of a file that Open MPI's OMPIO keeps beside one that
+ * is open: NAME-JOB-PROCESS.lock, NAME.locktest.0 and, where nothing can be locked, NAME.data.0 and
  * NAME.metadata.0 (ompi/mca/sharedfp). */
 static bool is_of_mpi(const char *rest)
 {

@@ -84,8 +84,9 @@ static uint64_t needed_bytes(const job *j)
     return needed + (uint64_t)info.image.classes * (longest + 1);
 }
 
-/* Will the file fit, and leave room for logs? MPI makes files of its own beside it; where one of
- * them cannot be made some ranks wait for ever. f_files is 0 where files are not counted. */
+/* Will the file fit, and leave room for logs? Without ROMIO, MPI makes files of its own beside it;
+ * where one of them cannot be made some ranks wait for ever. f_files is 0 where files are not
+ * counted. */
 lk_status lk_checkpoint_check_room(const job *j)
 {
     enum { FILES = 16 };

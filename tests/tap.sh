@@ -24,7 +24,8 @@ OMPI_MCA_rmaps_base_oversubscribe=1
 OMPI_MCA_hwloc_base_binding_policy=none
 OMPI_MCA_btl_vader_single_copy_mechanism=none
 OMPI_MCA_mpi_yield_when_idle=1
-OMPI_MCA_sharedfp=^sm # as lockstep does (src/cmd/cmd.c), for the test programs
+# As lockstep does (src/cmd/cmd.c), for the test programs.
+: "${OMPI_MCA_io_ompio_priority:=1}" "${OMPI_MCA_sharedfp:=^sm}"
 # Ranks of one host: looking for networks, and leaving libfabric (ofi), takes each of them 1.3 s.
 : "${OMPI_MCA_pml:=ob1}" "${OMPI_MCA_btl:=^ofi,openib,uct}"
 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
@@ -32,7 +33,7 @@ LC_ALL=C
 export OMP_NUM_THREADS OMP_WAIT_POLICY OMPI_ALLOW_RUN_AS_ROOT OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_rmaps_base_oversubscribe OMPI_MCA_hwloc_base_binding_policy
 export OMPI_MCA_btl_vader_single_copy_mechanism OMPI_MCA_mpi_yield_when_idle
-export OMPI_MCA_sharedfp OMPI_MCA_pml OMPI_MCA_btl
+export OMPI_MCA_io_ompio_priority OMPI_MCA_sharedfp OMPI_MCA_pml OMPI_MCA_btl
 export PRTE_MCA_rmaps_default_mapping_policy LC_ALL
 
 # $work/d is where a test works; what run() catches lies beside it.

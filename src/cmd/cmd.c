@@ -158,9 +158,13 @@ int lk_cmd_verdict_code(lk_status status)
  * unless it is about networks and nobody is to be reached. */
 static void set_open_mpi(void)
 {
-    /* A semaphore for each open file, named by the last part of its path alone: one left by a
-     * process that was killed, or of another run on this host at the same step, stops this one for
-     * ever. Nothing here uses the shared file pointers that it guards. */
+    /* Files are ROMIO's (priority 10) where Open MPI was built with it, as they are on Lustre. Its
+     * own OMPIO (30) makes a file beside each that is opened, for a shared file pointer that
+     * nothing here uses, and where the disk has no room for that the ranks hang. */
+    setenv("OMPI_MCA_io_ompio_priority", "1", 0);
+    /* OMPIO again, where there is no ROMIO or the user wants it. A semaphore for each open file,
+     * named by the last part of its path alone: one left by a process that was killed, or of
+     * another run on this host at the same step, stops this one for ever. */
     setenv("OMPI_MCA_sharedfp", "^sm", 0);
     if (lk_cmd_launched() >= 0) return;
     /* For a process that no launcher started: a daemon beside it, and directories in /tmp that stay
