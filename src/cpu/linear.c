@@ -1,6 +1,6 @@
 /* linear, alone or measured, its two gradient products, the gradient of gelu. Products are computed
- * in f32; half operands are converted into scratch first, results rounded once, and pre, where it is
- * kept, before gelu. */
+ * in f32; half operands are converted into scratch first, results rounded once, and pre, where it
+ * is kept, before gelu. */
 #include "cpu/device.h"
 
 enum {
