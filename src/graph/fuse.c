@@ -247,13 +247,11 @@ static void normalise_on_load(const fuser *f, lk_node *m, lk_tensor *x, lk_tenso
 }
 
 /* m, just made, writes the cotangent of a norm's result: if the norm's gradient is all that reads
- * it, m makes its sums meanwhile. Not where the kernel is wider than half of the image, which is
- * then mostly edge: there the sums take longer in m than by themselves (bench/NOTES.md). */
+ * it, m makes its sums meanwhile. */
 static void sum_before(const fuser *f, lk_node *m)
 {
     lk_tensor *dn = m->out[0];
     if (m->op != LK_OP_NORM_DWCONV_GRAD || !dn || uses_of(f, dn) != 1) return;
-    if (2 * m->in[1]->dim[0] > dn->dim[1]) return;
     for (lk_node *d = m->next; d; d = d->next) {
         if (d->op != LK_OP_BATCH_NORM_GRAD || d->in[5] != dn) continue;
         give(m, 2, lk_tensor_f32(f->g, 2, (int64_t[]){2, lk_cols(dn)}));
