@@ -114,6 +114,12 @@ mkdir disk && mv away disk/checkpoints
 prints "when they are back it goes on" 'from step 20' "$LOCKSTEP" train a.yaml --set directory=n \
     --resume-or-start
 ok "and nothing is lost" same n a
+ln -s nowhere/run lost
+for option in '' --resume --resume-or-start; do
+    bad "not in a directory that a lost link leads to, '$option'" \
+        'lost: |found a link|No such file|mount what it leads to' \
+        "$LOCKSTEP" train a.yaml --set directory=lost $option
+done
 mkdir p p/checkpoints
 cp n/run.yaml n/lock n/loss.log n/validation.log n/starts.jsonl p
 prints "killed before its first save, however late, a run begins anew" 'from step 0' \

@@ -52,8 +52,8 @@ static void end(void)
     snprintf(text, sizeof text, "rank %d on %s (process %d): %s has taken %.3g s, more than %.3g s "
              "(%s): this rank hangs, or waits for one that hangs or has not come; all are ended. "
              "'lockstep doctor', started in the same way, looks at hosts, network and file "
-             "systems; --set train.timeout allows more time", lk_cmd_launched(), host,
-             (int)getpid(), now.doing, patience(), limit(),
+             "systems; 'lockstep train --set train.timeout' allows more time",
+             lk_cmd_launched(), host, (int)getpid(), now.doing, patience(), limit(),
              now.timeout < 0 ? "the limit without a train.timeout" : "ten times train.timeout");
     lk_cmd_say(now.comm, text);
     lk_cmd_end(now.comm, now.comm != NULL);

@@ -206,13 +206,15 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
     if (status == LK_OK) status = lk_io_open(&w.io);
     lk_cmd_brief(NULL, NULL);
     if (status == LK_OK) status = job(&w, options);
+    fflush(stdout); /* waits for who reads it, which is no hang; and once a rank exits with another
+                     * code than 0, mpirun ends the others */
     lk_cmd_brief("the end", w.comm);
     int code = how & VERDICT ? lk_cmd_verdict_code(status) : (int)status;
     if (status != LK_OK && status != LK_E_REQUEUE) report(w.comm, code);
     lk_io_close(w.io);
-    fflush(stdout); /* once a rank exits with another code than 0, mpirun ends the others */
     lk_cmd_brief("MPI_Finalize", NULL);
     lk_comm_close(w.comm);
+    lk_cmd_brief("the end of the process", NULL);
     return code;
 }
 

@@ -87,9 +87,22 @@ static lk_status take_lock(lk_rundir *d, int create)
     return status;
 }
 
+/* A link whose end is missing is no missing directory: what it leads to is to be mounted. */
+static lk_status check_link(const char *path, const char *what)
+{
+    struct stat s;
+    if (stat(path, &s) == 0) return LK_OK;
+    int error = errno;
+    if (lstat(path, &s) != 0) return LK_OK;
+    return lk_fail(lk_status_of_errno(error), "%s: expected a directory for %s, found a link that "
+                   "cannot be followed: %s; mount what it leads to, or make that directory", path,
+                   what, strerror(error));
+}
+
 lk_status lk_rundir_open(const char *directory, int rank, lk_resume how, lk_rundir **out)
 {
     struct stat st;
+    LK_TRY(check_link(directory, "the run"));
     bool exists = stat(directory, &st) == 0;
     if (!exists && lk_status_of_errno(errno) != LK_E_INPUT) return cannot("look at", directory);
     if (exists && !S_ISDIR(st.st_mode))
@@ -134,18 +147,6 @@ void lk_rundir_close(lk_rundir *d)
 
 const char *lk_rundir_checkpoints(const lk_rundir *d) { return d->checkpoints; }
 
-/* A link to a file system that is not mounted is no directory without checkpoints. */
-static lk_status check_link(const lk_rundir *d)
-{
-    struct stat s;
-    if (stat(d->checkpoints, &s) == 0) return LK_OK;
-    int error = errno;
-    if (lstat(d->checkpoints, &s) != 0) return LK_OK;
-    return lk_fail(lk_status_of_errno(error), "%s: expected a directory for checkpoints, found a "
-                   "link that cannot be followed: %s; mount what it leads to, or make that "
-                   "directory", d->checkpoints, strerror(error));
-}
-
 /* Any, also one whose link is lost. */
 static lk_status look_for_checkpoint(const lk_rundir *d, bool *found)
 {
@@ -169,7 +170,7 @@ static lk_status look_for_checkpoint(const lk_rundir *d, bool *found)
 static lk_status find_unsaved(const lk_rundir *d, bool *unsaved)
 {
     bool found = false;
-    LK_TRY(check_link(d));
+    LK_TRY(check_link(d->checkpoints, "checkpoints"));
     LK_TRY(look_for_checkpoint(d, &found));
     *unsaved = !found && (has(d, "run.yaml") || has(d, "lock"));
     if (!*unsaved || !has(d, "SAVED")) return LK_OK;
@@ -257,9 +258,9 @@ static void compare_log(lk_rundir *d, int which, const char *path, const lk_chec
         snprintf(how, sizeof how, ", as the start from step %llu found", since);
     d->log[which].changed = since ? since : step;
     snprintf(text, sizeof text, "%s: a line up to step %llu has changed since its checkpoint was "
-             "saved%s; the run goes on, with the same bits, but this log is not that of a run "
-             "without a stop: look at the disk, and put back a copy of the log while the run does "
-             "not work", path, same ? since : step, how);
+             "saved%s; the run goes on, with the same bits, but this log may not be that of a run "
+             "without a stop: look at the disk; what is saved from now on knows the log as it is, "
+             "and later starts tell this again", path, same ? since : step, how);
     report(context, text);
 }
 
