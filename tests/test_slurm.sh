@@ -4,7 +4,7 @@
 # bits of one that nothing happened to. CYCLES=N: so many such runs on random ranks, by srun and
 # mpirun, disturbed at random times: alone, two in an array with a job that depends on it, up to
 # their time limit (tests/test_slurm_long.sh).
-# shellcheck disable=SC2086 # words without blanks
+# shellcheck disable=SC2046,SC2086 # words without blanks
 # shellcheck source=tests/slurm.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/slurm.sh"
 box_enter "$0" "$@"
