@@ -212,7 +212,8 @@ for rank in 1 0; do
     kill -KILL "$pid" 2>/dev/null
 done
 
-# Several are stopped, rank 0 among them, through which the others know of each other.
+# Several are stopped, rank 0 among them, through which the others know of each other. Where it was
+# is known as of its last beat, which may be older than the first step.
 for gone in '0 2' '0 1 2'; do
     rm -rf stop
     begin 4 --set directory=stop $long --set train.timeout="$TIMEOUT"

@@ -163,6 +163,9 @@ void lk_device_gave(lk_device *d, const void *memory);
 void lk_device_used(lk_device *d, size_t bytes);
 /* Before close(). */
 void lk_device_forget(lk_device *d);
+/* alloc() and release() of a backend whose memory is the host's: by its host_alloc(), counted. */
+lk_status lk_device_host_alloc(lk_device *d, size_t bytes, void **memory);
+void lk_device_host_release(lk_device *d, void *memory);
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;
 #ifdef LK_HAVE_CUDA

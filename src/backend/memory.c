@@ -44,3 +44,19 @@ void lk_device_forget(lk_device *d)
     d->block = NULL;
     d->blocks = d->room = 0;
 }
+
+lk_status lk_device_host_alloc(lk_device *d, size_t bytes, void **memory)
+{
+    void *p = NULL;
+    LK_TRY(d->backend->host_alloc(d, bytes, &p));
+    lk_status status = lk_device_took(d, p, bytes);
+    if (status == LK_OK) *memory = p;
+    else d->backend->host_release(d, p);
+    return status;
+}
+
+void lk_device_host_release(lk_device *d, void *memory)
+{
+    lk_device_gave(d, memory);
+    d->backend->host_release(d, memory);
+}

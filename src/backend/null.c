@@ -44,22 +44,6 @@ static void host_release(lk_device *d, void *memory)
     free(memory);
 }
 
-static lk_status alloc(lk_device *d, size_t bytes, void **memory)
-{
-    void *p = NULL;
-    lk_status status = host_alloc(d, bytes, &p);
-    if (status == LK_OK) status = lk_device_took(d, p, bytes);
-    if (status == LK_OK) *memory = p;
-    else free(p);
-    return status;
-}
-
-static void release(lk_device *d, void *memory)
-{
-    lk_device_gave(d, memory);
-    free(memory);
-}
-
 static lk_status copy(lk_device *d, void *to, const void *from, size_t bytes)
 {
     (void)d;
@@ -123,8 +107,8 @@ const lk_backend lk_backend_null = {
     .open = device_open,
     .close = device_close,
     .describe = describe,
-    .alloc = alloc,
-    .release = release,
+    .alloc = lk_device_host_alloc,
+    .release = lk_device_host_release,
     .host_alloc = host_alloc,
     .host_release = host_release,
     .upload = copy,

@@ -22,7 +22,8 @@ enum { FIRST_TIMES = 6 };  /* more than the steps in flight on a device */
 #define LONGEST_FACTOR 10.0
 #define FAILED_SAVE 30.0   /* seconds for the main thread to end the run by itself */
 #define SILENCE 1.5        /* seconds without a sign, at least, to be called silent */
-#define ROLL_CALL 1.0      /* seconds to answer, when rank 0 cannot speak; */
+#define ROLL_CALL 1.0      /* seconds to answer, when rank 0 is silent; */
+#define ROLL_CALL_DEAD 0.3 /* when it is dead: a launcher ends all about a second later; */
 #define PATIENCE 3.0       /* and then for the first who is there to speak for it */
 #define LAST_RESORT 20.0   /* seconds after which a rank speaks for itself */
 
@@ -391,12 +392,12 @@ static void accuse(lk_watchdog *w, double when)
 }
 
 /* How long this rank waits before it speaks for rank 0: one before it may be there to do it. */
-static double turn(lk_watchdog *w)
+static double turn(lk_watchdog *w, bool gone)
 {
     bool first = true;
     for (int r = 1; r < w->comm->rank; r++)
         first = first && w->reached && w->peer[r].state != PRESENT;
-    return (w->roll ? ROLL_CALL : 0) + (first ? 0 : PATIENCE);
+    return (!w->roll ? 0 : gone ? ROLL_CALL_DEAD : ROLL_CALL) + (first ? 0 : PATIENCE);
 }
 
 /* The others: is rank 0 still there to judge? */
@@ -406,7 +407,7 @@ static void judge_rank_0(lk_watchdog *w, double now)
     double over = overdue(w, me, now);
     bool gone = w->peer[0].state == GONE, bad = gone || (over > 0 && silent(w, 0, now));
     accuse(w, bad ? now : 0);
-    if (bad && now - w->accused >= turn(w)) {
+    if (bad && now - w->accused >= turn(w, gone)) {
         for (int r = 1; r < w->comm->size && w->reached; r++)
             if (w->peer[r].state == LEFT) w->peer[r].state = ABSENT;
         speak(w, me, worst(w, me, now), gone ? 0 : -1, now);
