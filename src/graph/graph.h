@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define LK_MAX_DIMS 4
-#define LK_MAX_INPUTS 7
+#define LK_MAX_INPUTS 10
 #define LK_MAX_OUTPUTS 5
 
 /* Where a tensor's bytes lie. A region is one allocation of a program or of the parameter store. */
@@ -157,7 +157,8 @@ typedef union lk_attr {
     struct {
         float eps;
         lk_activation activation; /* applied to the normalised value */
-    } batch_norm; /* its gradient, BATCH_MOMENTS, BATCH_APPLY and, for its eps, LINEAR_MOMENTS */
+    } batch_norm; /* its gradient, BATCH_MOMENTS, BATCH_APPLY, NORM_GATE, GATE_NORM_GRAD,
+                     SQUEEZE_EXCITE and its gradient, and, for its eps, LINEAR_MOMENTS */
     struct {
         int stride, pad;
         float eps;                /* of the norm of the result: for its rstd */

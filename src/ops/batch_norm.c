@@ -68,3 +68,4 @@ const lk_rule lk_rule_batch_norm = {.gradient = gradient, .in_place = 0, .float_
 const lk_rule lk_rule_batch_norm_grad = {.in_place = 5};
 const lk_rule lk_rule_batch_moments = {.in_place = -1};
 const lk_rule lk_rule_batch_apply = {.in_place = 0};
+const lk_rule lk_rule_gate_norm_grad = {.in_place = 5};

@@ -1,5 +1,5 @@
 /* excite: the two small products of squeeze-and-excitation with what stands between and behind
- * them, and its gradients. */
+ * them, and its gradients; squeeze_excite, which the fuse pass makes. */
 #include "ops/ops.h"
 
 /* Of the two products that each of the ops makes; p [B,C], h [B,S] or tensors of their shapes. */
@@ -18,6 +18,19 @@ static void cost_grad(const lk_node *n, double *flops, double *bytes)
 {
     (void)bytes;
     *flops = products(n->in[0], n->op == LK_OP_EXCITE_DX ? n->in[2] : n->in[1]);
+}
+
+/* Of the products, and two of every value of the image. */
+static void cost_squeeze(const lk_node *n, double *flops, double *bytes)
+{
+    (void)bytes;
+    *flops = products(n->out[0], n->out[1]) + 2.0 * (double)lk_count(n->in[0]);
+}
+
+static void cost_squeeze_dx(const lk_node *n, double *flops, double *bytes)
+{
+    (void)bytes;
+    *flops = products(n->out[0], n->out[2]) + 2.0 * (double)lk_count(n->in[0]);
 }
 
 static void gradient(lk_graph *g, lk_node *n)
@@ -60,3 +73,5 @@ const lk_rule lk_rule_excite = {
     .gradient = gradient, .cost = cost, .in_place = -1, .float_inputs = 1u << 2 | 1u << 4};
 const lk_rule lk_rule_excite_dx = {.cost = cost_grad, .in_place = -1};
 const lk_rule lk_rule_excite_dw = {.cost = cost_grad, .in_place = -1};
+const lk_rule lk_rule_squeeze_excite = {.cost = cost_squeeze, .in_place = -1};
+const lk_rule lk_rule_squeeze_excite_dx = {.cost = cost_squeeze_dx, .in_place = -1};

@@ -1,4 +1,5 @@
-/* gate: every channel of an image times a factor of its own. */
+/* gate: every channel of an image times a factor of its own; norm_gate, which the fuse pass
+ * makes. */
 #include "ops/ops.h"
 
 static void gradient(lk_graph *g, lk_node *n)
@@ -30,3 +31,4 @@ lk_tensor *lk_gate(lk_graph *g, lk_tensor *x, lk_tensor *s)
 const lk_rule lk_rule_gate = {.gradient = gradient, .in_place = 0};
 const lk_rule lk_rule_gate_ds = {.in_place = -1};
 const lk_rule lk_rule_gate_dx = {.in_place = 1};
+const lk_rule lk_rule_norm_gate = {.in_place = 0};

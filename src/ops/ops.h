@@ -152,6 +152,25 @@
  *                 out dn X or NULL, dw f32 [k,k,C], sums f32 [2,C] or NULL
  *   DWCONV_GRAD of the same n; dn is the cotangent of n, and sums, asked for only with dn, are what
  *   BATCH_NORM_GRAD sums of dn as stored. On CUDA they may be cut otherwise.
+ * SQUEEZE_EXCITE  in  x X [B,H,W,C], w1 X [S,C], b1 f32 [S], w2 X [C,S], b2 f32 [C], and either
+ *                     nothing more or nw f32, nb f32, mean f32, rstd f32 [C]
+ *                 out s X [B,C], h X [B,S], z X [B,C], p X [B,C]
+ *   p = POOL(n); s, h, z = EXCITE(p, w1, b1, w2, b2). n is x, or BATCH_APPLY(x, nw, nb, mean, rstd)
+ *   rounded to X, although it is not stored. Sums over an image may be cut otherwise than in POOL.
+ * SQUEEZE_EXCITE_DX  in  x, dy X [B,H,W,C], z X [B,C], h X [B,S], w1, w2, and either nothing more
+ *                     or nw, nb, mean, rstd
+ *                 out dp X [B,C], dz X [B,C], dh X [B,S], sums f32 [B,4,C] (only with the norm)
+ *   EXCITE_DX of ds = GATE_DS(n, dy), of ds rounded to X first or not: by the kernel; n as before.
+ *   sums, over H and W of each image, d being act' of the norm's value before act: dy d, d,
+ *   dy d (x - mean), d (x - mean).
+ * NORM_GATE       in  x X [B,H,W,C], s X [B,C], nw, nb, mean, rstd        out y X [B,H,W,C]
+ *   y = GATE(n, s), n as before.
+ * GATE_NORM_GRAD  in  x X, nw, nb, mean, rstd, dy X [B,H,W,C], sums f32 [B,4,C], s X [B,C],
+ *                     dp X [B,C]            out dx X, dw f32, db f32
+ *   BATCH_NORM_GRAD for the cotangent dn = GATE_DX(s, dy, dp) of n, of dn rounded to X first or
+ *   not: by the kernel. sums are those of SQUEEZE_EXCITE_DX, of which it makes its own, in double,
+ *   images in order: with q = dp / (H W), those of dz = s sums[0] + q sums[1], of dz (x - mean)
+ *   likewise of the other two.
  * LINEAR, ATTENTION_GRAD with a rotation (attr.rope)
  *   y or dqkv = ROPE of what they compute without, rounded first or not: by the kernel. Only of
  *   activation LK_LINEAR, and only of qkv.
