@@ -553,6 +553,138 @@ static const case_kind excite_twice =
     CASE_KIND("excite twice", excite_twice_tensors, excite_twice_build, excite_twice_reference,
               .prepare = excite_twice_prepare);
 
+/* ---- squeeze-and-excitation of an image, perhaps after a norm: what the fuse pass joins ----- */
+
+static int add_squeeze_weights(const op_case *c, case_tensor *t, int n)
+{
+    TENSOR("w1", CASE_PARAM, 2, {c->out, c->in});
+    TENSOR("b1", CASE_PARAM, 1, {c->out}, .full = true);
+    TENSOR("w2", CASE_PARAM, 2, {c->in, c->out});
+    TENSOR("b2", CASE_PARAM, 1, {c->in}, .full = true);
+    return n;
+}
+
+/* Whatever the image, far from the corners: every other unit answers, and z of a channel lies
+ * around one of -6, 0 and 6. w1, b1, w2, b2. */
+static void place_squeeze_weights(const op_case *c, double *const *w)
+{
+    static const double centre[] = {0, 6, 0, -6};
+    for (int64_t i = 0; i < c->in * c->out; i++) {
+        w[0][i] *= 1.2 / sqrt((double)c->in);
+        w[2][i] *= 0.8 / sqrt((double)c->out);
+    }
+    for (int64_t s = 0; s < c->out; s++) w[1][s] = 0.2 * w[1][s] + 2.5 * sign_of(s);
+    for (int64_t j = 0; j < c->in; j++) w[3][j] = 0.2 * w[3][j] + centre[j % 4];
+}
+
+static lk_tensor *squeeze_of(lk_graph *g, lk_tensor *x, lk_tensor *const *w)
+{
+    return lk_gate(g, x, lk_excite(g, lk_pool(g, x), w[0], w[1], w[2], w[3]));
+}
+
+static void squeeze_of_reference(const op_case *c, const double *x, double *const *w, double *y)
+{
+    double *p = reserve(c->batch * c->in), *s = reserve(c->batch * c->in);
+    ref_pool(c->batch, pixels(c), c->in, x, p);
+    ref_excite(c->batch, c->in, c->out, p, w[0], w[1], w[2], w[3], s, NULL, NULL);
+    ref_gate(c->batch, pixels(c), c->in, x, s, y);
+    free(p);
+    free(s);
+}
+
+static int squeeze_tensors(const op_case *c, case_tensor *t)
+{
+    return add_squeeze_weights(c, t, image_tensors(c, t));
+}
+
+static void squeeze_prepare(const op_case *c, double *const *value)
+{
+    place_squeeze_weights(c, value + 1);
+}
+
+static lk_tensor *squeeze_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return squeeze_of(g, in[0], in + 1);
+}
+
+static int64_t squeeze_reference(const op_case *c, double *const *in, double *y)
+{
+    squeeze_of_reference(c, in[0], in + 1, y);
+    return c->batch * pixels(c) * c->in;
+}
+
+static const case_kind squeeze = CASE_KIND("squeeze excite", squeeze_tensors, squeeze_build,
+                                           squeeze_reference, .prepare = squeeze_prepare);
+
+static int norm_squeeze_tensors(const op_case *c, case_tensor *t)
+{
+    return add_squeeze_weights(c, t, batch_norm_tensors(c, t));
+}
+
+static void norm_squeeze_prepare(const op_case *c, double *const *value)
+{
+    norm_dwconv_prepare(c, value);
+    place_squeeze_weights(c, value + 5);
+}
+
+static lk_tensor *norm_squeeze_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                     lk_tensor *const *in)
+{
+    return squeeze_of(g, batch_norm_build(g, c, type, in), in + 5);
+}
+
+static int64_t norm_squeeze_reference(const op_case *c, double *const *in, double *y)
+{
+    double *n = reserve(c->batch * pixels(c) * c->in);
+    int64_t count = batch_norm_reference(c, in, n);
+    squeeze_of_reference(c, n, in + 5, y);
+    free(n);
+    return count;
+}
+
+static const case_kind norm_squeeze =
+    CASE_KIND("norm squeeze excite", norm_squeeze_tensors, norm_squeeze_build,
+              norm_squeeze_reference, .prepare = norm_squeeze_prepare);
+
+/* The same weights for two images: all gradients must accumulate. */
+static int squeeze_twice_tensors(const op_case *c, case_tensor *t)
+{
+    int n = norm_squeeze_tensors(c, t);
+    TENSOR("q", CASE_INPUT, 4, {c->batch, c->height, c->width, c->in});
+    return n;
+}
+
+static void squeeze_twice_prepare(const op_case *c, double *const *value)
+{
+    norm_squeeze_prepare(c, value);
+    for (int64_t i = 0; i < c->batch * pixels(c) * c->in; i++)
+        value[9][i] = 0.03 * value[9][i] + value[0][i];
+}
+
+static lk_tensor *squeeze_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                      lk_tensor *const *in)
+{
+    lk_tensor *again[] = {in[9], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8]};
+    return lk_add(g, norm_squeeze_build(g, c, type, in), norm_squeeze_build(g, c, type, again));
+}
+
+static int64_t squeeze_twice_reference(const op_case *c, double *const *in, double *y)
+{
+    double *more = reserve(c->batch * pixels(c) * c->in);
+    int64_t n = norm_squeeze_reference(c, in, y);
+    norm_squeeze_reference(
+        c, (double *[]){in[9], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8]}, more);
+    for (int64_t i = 0; i < n; i++) y[i] += more[i];
+    free(more);
+    return n;
+}
+
+static const case_kind squeeze_twice =
+    CASE_KIND("norm squeeze twice", squeeze_twice_tensors, squeeze_twice_build,
+              squeeze_twice_reference, .prepare = squeeze_twice_prepare);
+
 /* ---- soft_xent ----------------------------------------------------------------------------- */
 
 static int soft_tensors(const op_case *c, case_tensor *t)
@@ -620,6 +752,7 @@ static const case_kind soft_xent =
     IMAGE(batch_norm_running, b, h, w, c, .running = true, __VA_ARGS__)
 #define EXCITE(what, b, c, s, ...)                                                                 \
     {.kind = &what, .batch = b, .time = 1, .in = c, .out = s, __VA_ARGS__}
+#define SQ(what, b, h, w, c, s, ...) IMAGE(what, b, h, w, c, .out = s, ##__VA_ARGS__)
 #define SOFT(n, k) {.kind = &soft_xent, .batch = n, .time = 1, .out = k}
 
 const op_case vision_cases[] = {
@@ -755,6 +888,30 @@ const op_case vision_cases[] = {
     EXCITE(excite, 9, 16, 8, .nan = true),
     EXCITE(excite_twice, 19, 48, 16),
     EXCITE(excite_twice, 5, 27, 7),
+    SQ(squeeze, 3, 5, 7, 24, 8),
+    SQ(squeeze, 1, 9, 7, 13, 3),
+    SQ(squeeze, 17, 4, 4, 88, 24),
+    SQ(squeeze, 16, 1, 1, 1032, 264),
+    SQ(squeeze, 35, 3, 5, 45, 11),
+    SQ(norm_squeeze, 3, 5, 7, 24, 8, .activation = LK_RELU),
+    SQ(norm_squeeze, 3, 5, 7, 24, 8, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 3, 5, 7, 24, 8),
+    SQ(norm_squeeze, 3, 5, 7, 24, 8, .activation = LK_GELU),
+    SQ(norm_squeeze, 3, 5, 7, 24, 8, .activation = LK_SIGMOID),
+    SQ(norm_squeeze, 1, 9, 7, 13, 3, .activation = LK_RELU),
+    SQ(norm_squeeze, 1, 12, 11, 16, 8, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 35, 3, 5, 45, 11, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 35, 5, 3, 40, 11, .activation = LK_RELU), /* S no multiple of 8 */
+    SQ(norm_squeeze, 19, 1, 1, 96, 24, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 16, 7, 7, 120, 32, .activation = LK_RELU),
+    SQ(norm_squeeze, 17, 7, 7, 960, 240, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 3, 28, 28, 72, 24, .activation = LK_RELU),
+    SQ(norm_squeeze, 35, 14, 14, 120, 32, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 2, 7, 9, 1032, 264, .activation = LK_RELU), /* more than a block's channels */
+    SQ(norm_squeeze, 2, 7, 9, 1031, 257, .activation = LK_HARD_SWISH),
+    SQ(norm_squeeze, 16, 5, 4, 13, 3, .activation = LK_GELU),
+    SQ(squeeze_twice, 3, 5, 7, 24, 8, .activation = LK_RELU),
+    SQ(squeeze_twice, 17, 3, 4, 13, 3, .activation = LK_HARD_SWISH),
     SOFT(37, 10),
     SOFT(1, 1),
     SOFT(100, 1000),

@@ -337,6 +337,59 @@ void lk_cpu_batch_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
     all_sums(&k, &g, p + 5 * k.pattern, sums);
 }
 
+/* Of elements from `at`, which is element `in` of its pattern, with d = act'(z): added to sum [4]
+ * patterns dy d, d, dy d (x - mean), d (x - mean). */
+static void image_block(const gradient *g, int64_t at, int64_t in, int64_t m, float *const sum[4])
+{
+    const float *u = g->mean + in, *v = g->factor + in, *w = g->bias + in;
+    float *p = sum[0] + in, *q = sum[1] + in, *r = sum[2] + in, *t = sum[3] + in;
+    float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
+    const float *x = lk_cpu_view(g->type, g->x, at, m, a);
+    const float *dy = lk_cpu_view(g->type, g->dy, at, m, b);
+#define IMAGE(k)                                                                                   \
+    _Pragma("omp simd") for (int64_t i = 0; i < m; i++)                                            \
+    {                                                                                              \
+        float centred = x[i] - u[i], d = lk_cpu_slope(k, centred * v[i] + w[i]);                   \
+        p[i] += dy[i] * d;                                                                         \
+        q[i] += d;                                                                                 \
+        r[i] += dy[i] * d * centred;                                                               \
+        t[i] += d * centred;                                                                       \
+    }
+    LK_CPU_EACH_ACTIVATION(g->act, IMAGE)
+}
+
+size_t lk_cpu_image_sums_scratch(const lk_tensor *t)
+{
+    int64_t pattern = lk_cpu_pattern(lk_cols(t));
+    return lk_cpu_piece((size_t)(5 * pattern) * sizeof(float)) + lk_cpu_own_bytes(4 * pattern);
+}
+
+void lk_cpu_image_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
+                       lk_tensor *const given[4], const lk_tensor *dy, float *sums)
+{
+    cut k = cut_of(in);
+    float *p = lk_cpu_scratch(x);
+    char *own = (char *)p + lk_cpu_piece((size_t)(5 * k.pattern) * sizeof *p);
+    gradient g = gradient_of(x, &k, in, act, given, dy, p);
+    int64_t batch = in->dim[0], image = k.elements / batch;
+#pragma omp parallel for schedule(static) if (k.elements > LK_CPU_SMALL)
+    for (int64_t b = 0; b < batch; b++) {
+        float *sum[4], *to = sums + 4 * b * k.channels;
+        int64_t end = (b + 1) * image, at_pattern, m;
+        sum[0] = lk_cpu_own(own, 4 * k.pattern);
+        memset(sum[0], 0, (size_t)(4 * k.pattern) * sizeof **sum);
+        for (int i = 1; i < 4; i++) sum[i] = sum[i - 1] + k.pattern;
+        for (int64_t at = b * image; at < end; at += m) {
+            m = block_length(&k, at, end, &at_pattern);
+            image_block(&g, at, at_pattern, m, sum);
+        }
+        for (int i = 0; i < 4; i++) {
+            lk_cpu_fold(sum[i], k.channels);
+            memcpy(to + i * k.channels, sum[i], (size_t)k.channels * sizeof *to);
+        }
+    }
+}
+
 size_t lk_cpu_batch_norm_grad_scratch(const lk_node *n)
 {
     return lk_cpu_batch_sums_scratch(n->in[0]) + (size_t)(2 * lk_cols(n->in[0])) * sizeof(float);

@@ -106,7 +106,7 @@ int64_t lk_cpu_pattern(int64_t channels); /* its length, a multiple of channels 
 void lk_cpu_repeat(const float *v, int64_t channels, float *pattern); /* v may be pattern */
 void lk_cpu_fold(float *pattern, int64_t channels); /* the reverse: sums to the first [C] */
 /* The moments of t to out: mean, rstd and the two statistics [C]. Uses so much of the beginning of
- * scratch, as do the next two. */
+ * scratch, as do the next three. */
 size_t lk_cpu_measure_scratch(const lk_tensor *t);
 void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4]);
 /* out [N,C] = act((in - mean) rstd w + b); given: w, b, mean, rstd [C]. May run in place. */
@@ -116,6 +116,10 @@ void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor 
 /* sums [2,C] of dz = dy act'(z) and of dz (in - mean). */
 size_t lk_cpu_batch_sums_scratch(const lk_tensor *t);
 void lk_cpu_batch_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
+                       lk_tensor *const given[4], const lk_tensor *dy, float *sums);
+/* The sums [B,4,C] of each image that SQUEEZE_EXCITE_DX makes; in [B,H,W,C]. */
+size_t lk_cpu_image_sums_scratch(const lk_tensor *t);
+void lk_cpu_image_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
                        lk_tensor *const given[4], const lk_tensor *dy, float *sums);
 
 /* ---- rope.c ---------------------------------------------------------------------------------- */
@@ -154,6 +158,10 @@ size_t lk_cpu_batch_moments_scratch(const lk_node *n);
 size_t lk_cpu_batch_apply_scratch(const lk_node *n);
 size_t lk_cpu_norm_dwconv_scratch(const lk_node *n);
 size_t lk_cpu_norm_dwconv_grad_scratch(const lk_node *n);
+size_t lk_cpu_squeeze_excite_scratch(const lk_node *n);
+size_t lk_cpu_squeeze_excite_dx_scratch(const lk_node *n);
+size_t lk_cpu_norm_gate_scratch(const lk_node *n);
+size_t lk_cpu_gate_norm_grad_scratch(const lk_node *n);
 size_t lk_cpu_soft_xent_scratch(const lk_node *n);
 size_t lk_cpu_xent_scratch(const lk_node *n); /* and its gradient, alone or fused */
 size_t lk_cpu_grad_norm_scratch(const lk_node *n);
