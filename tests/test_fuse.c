@@ -1,6 +1,7 @@
 /* The fuse pass: a fused step has fewer nodes or moves fewer bytes. On the CPU it has the same bits
  * in f32; in the half types it stays within rounding, and the norms around depthwise convolutions
- * keep the bits there too. */
+ * keep the bits there too. Gradients of norms before squeeze-and-excitation are summed otherwise:
+ * they stay within rounding in f32 too. */
 #include "model/transformer.h"
 #include "program/program.h"
 #include "tests/ops_help.h"
@@ -34,10 +35,18 @@ static lk_tensor *weight(lk_graph *g, const char *name, int dims, const int64_t 
     return lk_parameter(g, name, dims, dim, LK_INIT_NORMAL, 0.3f, true);
 }
 
+static lk_tensor *head_loss(lk_graph *g, lk_tensor *x)
+{
+    int64_t targets[2] = {BATCH, VOCABULARY}, w[2] = {VOCABULARY, lk_cols(x)};
+    lk_tensor *logits = lk_linear(g, lk_pool(g, x), weight(g, "head", 2, w), NULL, LK_LINEAR);
+    return lk_soft_cross_entropy(g, logits, lk_input(g, "targets", LK_F32, 2, targets),
+                                 lk_input(g, "labels", LK_I32, 1, targets), NULL);
+}
+
 /* A stem and a block in which the image is scaled by what is made of its mean. */
 static lk_tensor *image_loss(lk_graph *g)
 {
-    int64_t c = WIDTH, square[2] = {c, c}, targets[2] = {BATCH, VOCABULARY};
+    int64_t c = WIDTH, square[2] = {c, c};
     lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
     x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){c, 3, 3, 3}), 2, 1);
     x = lk_batch_norm(g, x, lk_parameter(g, "w", 1, &c, LK_INIT_ONE, 0, false),
@@ -47,11 +56,7 @@ static lk_tensor *image_loss(lk_graph *g)
     lk_tensor *s = lk_linear(g, lk_pool(g, x), weight(g, "squeeze", 2, square), NULL, LK_LINEAR);
     x = lk_gate(g, x, lk_activate(g, s, LK_HARD_SIGMOID));
     x = lk_dwconv(g, x, weight(g, "dw", 3, (int64_t[]){3, 3, c}), 1, 1);
-    lk_tensor *logits = lk_linear(g, lk_pool(g, x), weight(g, "head", 2,
-                                                           (int64_t[]){VOCABULARY, c}),
-                                  NULL, LK_LINEAR);
-    return lk_soft_cross_entropy(g, logits, lk_input(g, "targets", LK_F32, 2, targets),
-                                 lk_input(g, "labels", LK_I32, 1, targets), NULL);
+    return head_loss(g, x);
 }
 
 static lk_tensor *normed(lk_graph *g, lk_tensor *x, lk_activation activation)
@@ -63,8 +68,25 @@ static lk_tensor *normed(lk_graph *g, lk_tensor *x, lk_activation activation)
                          lk_statistic(g, "var", c, LK_INIT_ONE), 1e-3f, activation);
 }
 
-/* An inverted residual block of MobileNet: wider, each channel alone, narrower. */
-static lk_tensor *inverted(lk_graph *g, lk_tensor *x, int size, int stride, lk_activation act)
+/* Each channel of an image scaled by what is made of its means. */
+static lk_tensor *squeezed(lk_graph *g, lk_tensor *x)
+{
+    int64_t c = lk_cols(x), s = c / 3;
+    lk_scope_push(g, "se");
+    lk_tensor *w1 = weight(g, "w1", 2, (int64_t[]){s, c}), *w2 = weight(g, "w2", 2,
+                                                                        (int64_t[]){c, s});
+    lk_tensor *y = lk_gate(g, x, lk_excite(g, lk_pool(g, x), w1,
+                                           lk_parameter(g, "b1", 1, &s, LK_INIT_NORMAL, 1, false),
+                                           w2,
+                                           lk_parameter(g, "b2", 1, &c, LK_INIT_NORMAL, 1, false)));
+    lk_scope_pop(g);
+    return y;
+}
+
+/* An inverted residual block of MobileNet: wider, each channel alone, perhaps squeezed and excited,
+ * narrower. */
+static lk_tensor *inverted(lk_graph *g, lk_tensor *x, int size, int stride, lk_activation act,
+                           bool squeeze)
 {
     int64_t c = lk_cols(x), wide = 3 * c;
     lk_tensor *y = lk_linear(g, x, weight(g, "up", 2, (int64_t[]){wide, c}), NULL, LK_LINEAR);
@@ -75,6 +97,7 @@ static lk_tensor *inverted(lk_graph *g, lk_tensor *x, int size, int stride, lk_a
     lk_scope_push(g, "dw_norm");
     y = normed(g, y, act);
     lk_scope_pop(g);
+    if (squeeze) y = squeezed(g, y);
     y = lk_linear(g, y, weight(g, "down", 2, (int64_t[]){c, wide}), NULL, LK_LINEAR);
     lk_scope_push(g, "down_norm");
     y = normed(g, y, LK_LINEAR);
@@ -82,9 +105,21 @@ static lk_tensor *inverted(lk_graph *g, lk_tensor *x, int size, int stride, lk_a
     return stride == 1 ? lk_add(g, x, y) : y;
 }
 
+static lk_tensor *inverted_blocks(lk_graph *g, lk_tensor *x, bool squeeze)
+{
+    lk_scope_push(g, "blocks");
+    for (int i = 0; i < BLOCKS; i++) {
+        lk_scope_push(g, "%d", i);
+        x = inverted(g, x, i ? 5 : 3, i == 1 ? 2 : 1, i ? LK_HARD_SWISH : LK_RELU, squeeze);
+        lk_scope_pop(g);
+    }
+    lk_scope_pop(g);
+    return x;
+}
+
 static lk_tensor *blocks_loss(lk_graph *g)
 {
-    int64_t c = WIDTH, targets[2] = {BATCH, VOCABULARY};
+    int64_t c = WIDTH;
     lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
     x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){c, 3, 3, 3}), 1, 1);
     lk_scope_push(g, "stem_norm");
@@ -96,18 +131,18 @@ static lk_tensor *blocks_loss(lk_graph *g)
     lk_scope_push(g, "mix_norm");
     x = lk_add(g, x, normed(g, add, LK_RELU));
     lk_scope_pop(g);
-    lk_scope_push(g, "blocks");
-    for (int i = 0; i < BLOCKS; i++) {
-        lk_scope_push(g, "%d", i);
-        x = inverted(g, x, i ? 5 : 3, i == 1 ? 2 : 1, i ? LK_HARD_SWISH : LK_RELU);
-        lk_scope_pop(g);
-    }
+    return head_loss(g, inverted_blocks(g, x, false));
+}
+
+/* A squeezed stem, whose norm is measured alone, and squeezed blocks. */
+static lk_tensor *squeezes_loss(lk_graph *g)
+{
+    lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 9, 7, 3});
+    x = lk_conv(g, x, weight(g, "stem", 4, (int64_t[]){WIDTH, 3, 3, 3}), 1, 1);
+    lk_scope_push(g, "stem_norm");
+    x = squeezed(g, normed(g, x, LK_HARD_SWISH));
     lk_scope_pop(g);
-    lk_tensor *logits = lk_linear(g, lk_pool(g, x), weight(g, "head", 2,
-                                                           (int64_t[]){VOCABULARY, c}),
-                                  NULL, LK_LINEAR);
-    return lk_soft_cross_entropy(g, logits, lk_input(g, "targets", LK_F32, 2, targets),
-                                 lk_input(g, "labels", LK_I32, 1, targets), NULL);
+    return head_loss(g, inverted_blocks(g, x, true));
 }
 
 static lk_status bind_inputs(lk_program *p, lk_device *d, const lk_graph *g, void **memory)
@@ -201,13 +236,14 @@ static double error_of(const outcome *a, const outcome *b)
 /* Frees both. */
 static void check_same(outcome *fused, outcome *plain, lk_dtype type, bool exact)
 {
+    static const double limit[] = {[LK_F32] = 2e-6, [LK_F16] = 3e-3, [LK_BF16] = 2.5e-2};
     if (exact)
         tap_ok(plain->loss == fused->loss && memcmp(plain->gradient, fused->gradient,
                                                     (size_t)plain->total * sizeof(float)) == 0,
                "the bits stay the same");
     else
-        tap_ok(error_of(fused, plain) < (type == LK_F16 ? 3e-3 : 2.5e-2),
-               "gradients stay within rounding: %.1e", error_of(fused, plain));
+        tap_ok(error_of(fused, plain) < limit[type], "gradients stay within rounding: %.1e",
+               error_of(fused, plain));
     free(plain->gradient);
     free(fused->gradient);
 }
@@ -318,6 +354,91 @@ static void check_blocks(lk_dtype type)
     check_same(&fused, &plain, type, true);
 }
 
+static void check_squeezes(lk_dtype type)
+{
+    outcome plain = {.loss = NAN}, fused = {.loss = NAN};
+    lk_status status = run(NULL, squeezes_loss, type, false, false, &plain);
+    if (status == LK_OK) status = run(NULL, squeezes_loss, type, true, false, &fused);
+    if (!tap_ok(status == LK_OK, "squeezes %s run %s", lk_dtype_name(type), lk_error_text()))
+        return;
+    const int *c = fused.count;
+    tap_ok(c[LK_OP_SQUEEZE_EXCITE] == BLOCKS + 1 && c[LK_OP_EXCITE] == 0 && c[LK_OP_POOL] == 1 &&
+               c[LK_OP_SQUEEZE_EXCITE_DX] == BLOCKS + 1 && c[LK_OP_EXCITE_DX] == 0 &&
+               c[LK_OP_GATE_DS] == 0 && c[LK_OP_POOL_GRAD] == 1,
+           "squeezes pool what they read, their gradients too");
+    tap_ok(c[LK_OP_NORM_GATE] == BLOCKS + 1 && c[LK_OP_GATE] == 0 &&
+               c[LK_OP_GATE_NORM_GRAD] == BLOCKS + 1 && c[LK_OP_GATE_DX] == 0,
+           "gates normalise, and the gradients of norms make their cotangents");
+    tap_ok(c[LK_OP_BATCH_NORM] == 0 && c[LK_OP_BATCH_MOMENTS] == 1 &&
+               c[LK_OP_BATCH_APPLY] == BLOCKS && c[LK_OP_BATCH_NORM_GRAD] == 2 * BLOCKS,
+           "nothing is left of the norms before them, but what no other node measures");
+    tap_ok(fused.bytes < plain.bytes, "%.0f bytes are moved, not %.0f", fused.bytes, plain.bytes);
+    tap_ok(fused.loss == plain.loss, "the loss keeps its bits");
+    check_same(&fused, &plain, type, false);
+    float *once = NULL;
+    for (int again = 0; again < 2; again++) {
+        fused = (outcome){.loss = NAN};
+        status = run(NULL, squeezes_loss, type, true, again, &fused);
+        if (!again) once = fused.gradient;
+    }
+    tap_ok(status == LK_OK && c[LK_OP_SQUEEZE_EXCITE] == 2 * BLOCKS + 1 &&
+               c[LK_OP_NORM_GATE] == 2 * BLOCKS + 1 && c[LK_OP_GATE_NORM_GRAD] == BLOCKS + 1 &&
+               c[LK_OP_BATCH_NORM] == 0 &&
+               memcmp(once, fused.gradient, (size_t)fused.total * sizeof *once) == 0,
+           "computed again in the backward pass they give the same bits %s", lk_error_text());
+    free(once);
+    free(fused.gradient);
+}
+
+/* What stays apart, and what is joined nevertheless. */
+static void check_squeezes_apart(void)
+{
+    enum { THIRD, LAYER, RUNNING, ECA, FACTORS, POOLED, KINDS };
+    static const char *const name[] = {"an image that others read too", "of a layer norm",
+                                       "running statistics", "factors of another kind",
+                                       "factors that others read too",
+                                       "a mean that another node reads first"};
+    static const int expected[KINDS][5] = {
+        /* SQUEEZE_EXCITE, its gradient, NORM_GATE, GATE_NORM_GRAD, BATCH_NORM */
+        {1, 1, 0, 0, 1}, {1, 1, 0, 0, 0}, {1, 0, 0, 0, 1},
+        {0, 0, 0, 0, 1}, {1, 0, 0, 0, 1}, {0, 1, 0, 0, 1}};
+    int64_t c = WIDTH, square[2] = {c, c};
+    for (int i = 0; i < KINDS; i++) {
+        lk_params *params = lk_params_create();
+        lk_graph *g = lk_graph_create(params, i != RUNNING);
+        lk_tensor *x = lk_input(g, "images", LK_F32, 4, (int64_t[]){BATCH, 5, 7, WIDTH}), *p, *s;
+        x = i == LAYER ? lk_norm(g, x, lk_parameter(g, "w", 1, &c, LK_INIT_ONE, 0, false), NULL,
+                                 LK_LAYERNORM, 1e-5f)
+                       : normed(g, x, LK_RELU);
+        p = lk_pool(g, x);
+        lk_tensor *other = i == POOLED ? lk_linear(g, p, weight(g, "other", 2, square), NULL,
+                                                   LK_LINEAR)
+                                       : NULL;
+        s = i == ECA ? lk_activate(g, lk_channel_conv(g, p, weight(g, "eca", 1, (int64_t[]){3})),
+                                   LK_SIGMOID)
+                     : lk_excite(g, p, weight(g, "w1", 2, square),
+                                 lk_parameter(g, "b1", 1, &c, LK_INIT_ZERO, 0, false),
+                                 weight(g, "w2", 2, square),
+                                 lk_parameter(g, "b2", 1, &c, LK_INIT_ZERO, 0, false));
+        lk_tensor *y = lk_gate(g, x, s);
+        if (i == THIRD) y = lk_add(g, x, y);
+        if (i == FACTORS) y = lk_gate(g, y, s);
+        if (i == POOLED) y = lk_gate(g, y, other);
+        if (i != RUNNING) lk_autodiff(g, y, lk_input(g, "dy", LK_F32, 4, y->dim), 0, NULL, NULL);
+        int count[LK_OPS] = {0};
+        lk_status status = lk_fuse(g);
+        for (lk_node *n = g->first; n; n = n->next) count[n->op]++;
+        const int found[5] = {count[LK_OP_SQUEEZE_EXCITE], count[LK_OP_SQUEEZE_EXCITE_DX],
+                              count[LK_OP_NORM_GATE], count[LK_OP_GATE_NORM_GRAD],
+                              count[LK_OP_BATCH_NORM]};
+        tap_ok(status == LK_OK && memcmp(found, expected[i], sizeof found) == 0,
+               "squeezes, %s: %d %d %d %d %d %s", name[i], found[0], found[1], found[2], found[3],
+               found[4], lk_error_text());
+        lk_graph_destroy(g);
+        lk_params_destroy(params);
+    }
+}
+
 int main(void)
 {
     lk_transformer m = {.layers = 2, .width = 32, .context = CONTEXT, .heads = 4, .kv_heads = 4,
@@ -334,5 +455,7 @@ int main(void)
     check_ropes();
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_images(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_blocks(type);
+    for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_squeezes(type);
+    check_squeezes_apart();
     return tap_done();
 }
