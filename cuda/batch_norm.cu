@@ -1,10 +1,11 @@
 /* batch_norm (training and with running figures), in one or as batch_moments and batch_apply, and
- * its gradient.
+ * its gradient; gate_norm_grad, the gradient behind a gate.
  *
  * Training: moments of the columns, their combination (tiny), then y in a second pass: x is read
  * twice, y written once. Gradient: sums of dz and dz xhat, their combination (tiny), then dx: x and
  * dy are read twice, dx written once; z is computed again from x. The node that makes dy may have
- * made the sums: then x and dy are read once.
+ * made the sums: then x and dy are read once. So it is in gate_norm_grad, whose sums come by image
+ * and whose cotangent is made on load.
  *
  * A pass runs over tiles of rows (columns.cuh). Block i of P takes tiles i, i + P, ...: the cut is
  * given by the shape. A block sums about its own first row, so that a large mean cancels nothing;
@@ -269,12 +270,7 @@ extern "C" lk_status lk_cuda_batch_moments(lk_exec *x, const lk_node *n)
 extern "C" lk_status lk_cuda_batch_apply(lk_exec *x, const lk_node *n)
 {
     if (lk_count(n->in[0]) == 0) return LK_OK;
-    lk_normal from = {(const float *)lk_data(x, n->in[3]),
-                      (const float *)lk_data(x, n->in[4]),
-                      (const float *)lk_data(x, n->in[1]),
-                      (const float *)lk_data(x, n->in[2]),
-                      n->attr.batch_norm.eps,
-                      false};
+    lk_normal from = lk_cuda_normal_of(x, n->in + 1);
     /* the depthwise convolution has just written x, its end last */
     return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation, true);
 }
@@ -367,6 +363,18 @@ typedef struct sums_end {
     float *sums;      /* [2,C] or NULL */
 } sums_end;
 
+/* b, w: the sums of a column, the second without rstd. */
+static __device__ __forceinline__ void end_sums(const sums_end &out, const float *rstd, double rows,
+                                                int cols, int column, double b, double w)
+{
+    double r = rstd[column];
+    w *= r;
+    out.average[column] = (float)(b / rows);
+    out.average[cols + column] = (float)(w * r / rows);
+    if (out.db) out.db[column] = out.add_b ? out.db[column] + (float)b : (float)b;
+    if (out.dw) out.dw[column] = out.add_w ? out.dw[column] + (float)w : (float)w;
+}
+
 static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
     k_sums_end(const float *partial_b /* [blocks,C] */, const float *partial_w /* [blocks,C] */,
                const float *rstd /* [C] */, cut k, sums_end out)
@@ -389,12 +397,7 @@ static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
         out.sums[k.cols + column] = (float)w;
         return;
     }
-    double r = rstd[column], n = (double)k.rows;
-    w *= r;
-    out.average[column] = (float)(b / n);
-    out.average[k.cols + column] = (float)(w * r / n);
-    if (out.db) out.db[column] = out.add_b ? out.db[column] + (float)b : (float)b;
-    if (out.dw) out.dw[column] = out.add_w ? out.dw[column] + (float)w : (float)w;
+    end_sums(out, rstd, (double)k.rows, k.cols, column, b, w);
 }
 
 /* ---- gradient: dx --------------------------------------------------------------------------- */
@@ -499,12 +502,7 @@ extern "C" lk_status lk_cuda_batch_norm_grad(lk_exec *x, const lk_node *n)
     float *average = (float *)x->base[LK_REGION_SCRATCH];    /* [2,C] */
     float *db = average + 2 * (int64_t)k.cols;               /* [blocks,C] */
     float *dw = db + (int64_t)k.blocks * k.cols;             /* [blocks,C] */
-    lk_normal from = {(const float *)lk_data(x, n->in[3]),
-                      (const float *)lk_data(x, n->in[4]),
-                      (const float *)lk_data(x, n->in[1]),
-                      (const float *)lk_data(x, n->in[2]),
-                      n->attr.batch_norm.eps,
-                      false};
+    lk_normal from = lk_cuda_normal_of(x, n->in + 1);
     sums_end out = {(float *)lk_data(x, n->out[2]), (float *)lk_data(x, n->out[1]),
                     (n->accumulate >> 2 & 1) != 0, (n->accumulate >> 1 & 1) != 0, average, NULL};
     if (k.rows == 0 || k.cols == 0) return LK_OK;
@@ -522,6 +520,138 @@ extern "C" lk_status lk_cuda_batch_norm_grad(lk_exec *x, const lk_node *n)
         k_dx<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
             (const E *)lk_data(x, in), (const E *)lk_data(x, dy), from, kind, average,
             (E *)lk_data(x, n->out[0]), sums != NULL, k);
+    })));
+    return lk_cuda_launched(n);
+}
+
+/* ---- gradient behind a gate ------------------------------------------------------------------ */
+
+/* The sums of the images joined, the cotangent of an image being dy s + dp / pixels. */
+template <typename E>
+static __global__ void __launch_bounds__(END_COLUMNS *END_LANES)
+    k_image_sums_end(const float *sums /* [B,4,C] */, const E *s /* [B,C] */,
+                     const E *dp /* [B,C] */, const float *rstd /* [C] */, int images,
+                     lk_image_cut k, sums_end out)
+{
+    __shared__ double shared[END_LANES][END_COLUMNS];
+    int column = (int)(blockIdx.x * END_COLUMNS + threadIdx.x);
+    double b = 0, w = 0;
+    if (column < k.cols) {
+#pragma unroll 4
+        for (int i = (int)threadIdx.y; i < images; i += END_LANES) {
+            const float *of = sums + (int64_t)i * 4 * k.cols + column;
+            double u = lk_float(s[(int64_t)i * k.cols + column]);
+            double v = lk_float(dp[(int64_t)i * k.cols + column]) / (float)k.pixels;
+            b += u * of[0] + v * of[k.cols];
+            w += u * of[2 * k.cols] + v * of[3 * k.cols];
+        }
+    }
+    b = lane_sum(b, shared);
+    w = lane_sum(w, shared);
+    if (threadIdx.y != 0 || column >= k.cols) return;
+    end_sums(out, rstd, (double)images * k.pixels, k.cols, column, b, w);
+}
+
+/* What stands for a thread's channels in every image, and what changes with the image. */
+template <int V> struct gated {
+    lk_channels<V> c;
+    float shift[V], slope[V]; /* times scale */
+    float s[V], even[V];
+};
+
+template <int V, int A>
+static __device__ __forceinline__ void gated_dx(const gated<V> &g, lk_activation kind,
+                                                const float *x, float *d)
+{
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        float dz = fmaf(d[j], g.s[j], g.even[j]) *
+                   lk_act_derivative<A>(kind, lk_channel_z(g.c, j, x[j]));
+        d[j] = fmaf(g.c.mean[j] - x[j], g.slope[j], fmaf(dz, g.c.scale[j], -g.shift[j]));
+    }
+}
+
+template <typename E, int V, int A>
+static __global__ void __launch_bounds__(THREADS, 2)
+    k_gated_dx(const E *x /* [B,H,W,C] */, const E *dy /* [B,H,W,C] */, const E *s /* [B,C] */,
+               const E *dp /* [B,C] */, lk_normal from, lk_activation kind,
+               const float *average /* [2,C] */, E *dx /* [B,H,W,C], may be x or dy */,
+               lk_image_cut k)
+{
+    constexpr int STEP = run_of<E, V>();
+    lk_place p = lk_place_of<V>(k.g, blockIdx.x);
+    if (!p.active) return;
+    gated<V> g;
+    lk_channels_get<V>(g.c, from, p.column);
+    lk_get<V>(g.shift, average + p.column);
+    lk_get<V>(g.slope, average + k.cols + p.column);
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        g.shift[j] *= g.c.scale[j];
+        g.slope[j] *= g.c.scale[j];
+    }
+    float share = 1.0f / (float)k.pixels;
+    int64_t step = (int64_t)k.g.slots * k.cols;
+    for (int t = blockIdx.y; t < k.tiles; t += k.blocks) {
+        lk_image_rows r = lk_image_rows_of(k, t, p);
+#pragma unroll
+        for (int begin = 0; begin < RUN; begin += STEP) {
+            lk_held<E, V> xs[STEP], ds[STEP];
+#pragma unroll
+            for (int u = 0; u < STEP; u++) {
+                if (begin + u < r.valid) {
+                    xs[u].load(x + r.at + (begin + u) * step);
+                    ds[u].load(dy + r.at + (begin + u) * step);
+                }
+            }
+            if (begin == 0) { /* while the others are under way */
+                int64_t row = (int64_t)r.image * k.cols + p.column;
+                lk_get<V>(g.s, s + row);
+                lk_get<V>(g.even, dp + row);
+#pragma unroll
+                for (int j = 0; j < V; j++) g.even[j] *= share;
+            }
+#pragma unroll
+            for (int u = 0; u < STEP; u++) {
+                if (begin + u >= r.valid) break;
+                float v[V], d[V];
+                xs[u].get(v);
+                ds[u].get(d);
+                gated_dx<V, A>(g, kind, v, d);
+                lk_put<V>(dx + r.at + (begin + u) * step, d);
+            }
+        }
+    }
+}
+
+size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n)
+{
+    return 2 * (size_t)lk_cols(n->in[0]) * sizeof(float);
+}
+
+extern "C" lk_status lk_cuda_gate_norm_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    lk_activation kind = n->attr.batch_norm.activation;
+    float *average = (float *)x->base[LK_REGION_SCRATCH]; /* [2,C] */
+    lk_normal from = lk_cuda_normal_of(x, n->in + 1);
+    sums_end out = {(float *)lk_data(x, n->out[2]), (float *)lk_data(x, n->out[1]),
+                    (n->accumulate >> 2 & 1) != 0, (n->accumulate >> 1 & 1) != 0, average, NULL};
+    if (lk_count(in) == 0) return LK_OK;
+    lk_image_cut k = lk_image_cut_of(in, SUM_BLOCKS);
+    LK_FLOAT_SWITCH(in->dtype, E, {
+        k_image_sums_end<E><<<lk_blocks(k.cols, END_COLUMNS), dim3(END_COLUMNS, END_LANES), 0,
+                              lk_cuda_stream_of(x)>>>(
+            (const float *)lk_data(x, n->in[6]), (const E *)lk_data(x, n->in[7]),
+            (const E *)lk_data(x, n->in[8]), from.spread, (int)in->dim[0], k, out);
+    });
+    LK_TRY(lk_cuda_launched(n));
+    dim3 grid(k.g.groups, k.blocks);
+    LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
+        k_gated_dx<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, in), (const E *)lk_data(x, n->in[5]),
+            (const E *)lk_data(x, n->in[7]), (const E *)lk_data(x, n->in[8]), from, kind, average,
+            (E *)lk_data(x, n->out[0]), k);
     })));
     return lk_cuda_launched(n);
 }

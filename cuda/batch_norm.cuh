@@ -14,6 +14,15 @@ typedef struct lk_normal {
     bool running;
 } lk_normal;
 
+/* In training, of what nodes are given: w, b, mean, rstd. */
+static inline lk_normal lk_cuda_normal_of(lk_exec *x, lk_tensor *const given[4])
+{
+    lk_normal from = {(const float *)lk_data(x, given[2]), (const float *)lk_data(x, given[3]),
+                      (const float *)lk_data(x, given[0]), (const float *)lk_data(x, given[1]),
+                      0, false};
+    return from;
+}
+
 /* What is measured of a tensor [N,C]; f32 [C] each, any may be NULL. */
 typedef struct lk_moments {
     float *mean, *rstd;
@@ -96,21 +105,37 @@ static __device__ __forceinline__ uint32_t lk_relu_pair(float low, float high, _
     return r;
 }
 
-/* p[j] = act(z(x[j])). All that store a normalised value call this, for the same bits. */
+/* act(z(x[j])) in pairs of halves. All that store normalised values as halves, eight at a time, or
+ * compute with what others would have stored, call this, for the same bits. */
+template <int A, typename E>
+static __device__ __forceinline__ void lk_channels_pairs(const lk_channels<8> &c,
+                                                         lk_activation kind, const float *x,
+                                                         uint32_t *pair)
+{
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+        float low = lk_channel_z(c, j, x[j]), high = lk_channel_z(c, j + 1, x[j + 1]);
+        if constexpr (A == LK_RELU)
+            pair[j / 2] = lk_relu_pair(low, high, E());
+        else
+            pair[j / 2] = lk_pack<E>(lk_act_value<A>(kind, low), lk_act_value<A>(kind, high));
+    }
+}
+
+/* p[j] = act(z(x[j])) */
 template <int V, int A, typename E>
 static __device__ __forceinline__ void lk_channels_put(const lk_channels<V> &c, lk_activation kind,
                                                        const float *x, E *p)
 {
-    float z[V];
-#pragma unroll
-    for (int j = 0; j < V; j++) z[j] = lk_channel_z(c, j, x[j]);
-    if constexpr (A == LK_RELU && sizeof(E) == 2 && V == 8) {
-        *(uint4 *)p = make_uint4(lk_relu_pair(z[0], z[1], E()), lk_relu_pair(z[2], z[3], E()),
-                                 lk_relu_pair(z[4], z[5], E()), lk_relu_pair(z[6], z[7], E()));
+    if constexpr (sizeof(E) == 2 && V == 8) {
+        uint32_t pair[4];
+        lk_channels_pairs<A, E>(c, kind, x, pair);
+        *(uint4 *)p = make_uint4(pair[0], pair[1], pair[2], pair[3]);
     } else {
+        float y[V];
 #pragma unroll
-        for (int j = 0; j < V; j++) z[j] = lk_act_value<A>(kind, z[j]);
-        lk_put<V>(p, z);
+        for (int j = 0; j < V; j++) y[j] = lk_act_value<A>(kind, lk_channel_z(c, j, x[j]));
+        lk_put<V>(p, y);
     }
 }
 

@@ -8,6 +8,7 @@
 #define LK_CUDA_COLUMNS_CUH
 
 #include "cuda/device.cuh"
+#include "cuda/divide.cuh"
 
 enum {
     LK_COLUMN_THREADS = 256,
@@ -112,6 +113,52 @@ static __device__ __forceinline__ void lk_slot_sum(float *v, float *shared, cons
         }
         __syncthreads();
     }
+}
+
+/* ---- tiles of images ------------------------------------------------------------------------
+ * [B,pixels,C] in tiles of which each lies in one image: the first tile of every image, then the
+ * second of each, and so on. Block i of P takes tiles i, i + P, ... After a kernel that has read
+ * all images side by side from their ends, what it read last is what is read first. */
+
+typedef struct lk_image_cut {
+    lk_columns g;
+    int pixels, cols;
+    int tiles;  /* of all images */
+    int blocks; /* of a group of columns */
+    lk_divisor images;
+} lk_image_cut;
+
+static inline lk_image_cut lk_image_cut_of(const lk_tensor *x, int target)
+{
+    int v = lk_cols(x) % 8 ? 1 : 8;
+    lk_image_cut k;
+    k.pixels = (int)(x->dim[1] * x->dim[2]);
+    k.cols = (int)lk_cols(x);
+    k.g = lk_columns_of(k.cols, v, lk_columns_widest(v));
+    k.tiles = (int)(x->dim[0] * lk_ceil(k.pixels, k.g.rows));
+    int blocks = target / k.g.groups;
+    k.blocks = blocks < 1 ? 1 : blocks < k.tiles ? blocks : k.tiles;
+    k.images = lk_divisor_of((int)x->dim[0]);
+    return k;
+}
+
+/* Of a thread in tile t: its image, the element of its first row, and how many of its RUN rows
+ * there are, `slots` apart. */
+typedef struct lk_image_rows {
+    int image, valid;
+    int64_t at;
+} lk_image_rows;
+
+static __device__ __forceinline__ lk_image_rows lk_image_rows_of(const lk_image_cut &k, int t,
+                                                                 const lk_place &p)
+{
+    lk_image_rows r;
+    int pixel = lk_divide(t, k.images, &r.image) * k.g.rows + p.slot;
+    r.at = ((int64_t)r.image * k.pixels + pixel) * k.cols + p.column;
+    r.valid = 0;
+#pragma unroll
+    for (int u = 0; u < LK_COLUMN_RUN; u++) r.valid += pixel + u * k.g.slots < k.pixels;
+    return r;
 }
 
 #endif

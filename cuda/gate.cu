@@ -1,10 +1,13 @@
-/* pool, gate and their gradients: what is done to all pixels of an image with one figure a channel.
+/* pool, gate and their gradients: what is done to all pixels of an image with one figure a channel;
+ * norm_gate.
  *
  * Reductions over H and W: a block per image and group of channels, each thread summing its
  * channels over the pixels of its slot (columns.cuh). Element-wise passes: a block per tile of
- * pixels, the figures of a thread's channels in registers.
+ * pixels, the figures of a thread's channels in registers. norm_gate has more of those, for all
+ * images: its blocks stay for many tiles.
  *
  * x, dy, y, dx X [B,H,W,C]; s, ds, dp, pooled X [B,C]. */
+#include "cuda/batch_norm.cuh"
 #include "cuda/columns.cuh"
 
 enum { THREADS = LK_COLUMN_THREADS, RUN = LK_COLUMN_RUN, ENOUGH_BLOCKS = 528, NARROWEST = 8 };
@@ -168,4 +171,82 @@ extern "C" lk_status lk_cuda_gate(lk_exec *x, const lk_node *n)
 extern "C" lk_status lk_cuda_gate_dx(lk_exec *x, const lk_node *n)
 {
     return spread(x, n, n->in[1], n->in[0], n->inputs > 2 ? n->in[2] : NULL);
+}
+
+/* ---- a normalised image by one figure for all pixels ----------------------------------------- */
+
+static __device__ __forceinline__ uint32_t multiply(uint32_t a, uint32_t b, __half)
+{
+    __half2 r = __hmul2(*(const __half2 *)&a, *(const __half2 *)&b);
+    return *(const uint32_t *)&r;
+}
+static __device__ __forceinline__ uint32_t multiply(uint32_t a, uint32_t b, __nv_bfloat16)
+{
+    __nv_bfloat162 r = __hmul2(*(const __nv_bfloat162 *)&a, *(const __nv_bfloat162 *)&b);
+    return *(const uint32_t *)&r;
+}
+
+/* y[j] = act(z(x[j])), rounded, times s[j]. */
+template <int A, typename E, int V>
+static __device__ __forceinline__ void put_gated(const lk_channels<V> &c, lk_activation kind,
+                                                 const lk_held<E, V> &x, const lk_held<E, V> &s,
+                                                 E *y)
+{
+    float v[V];
+    x.get(v);
+    if constexpr (sizeof(E) == 2 && V == 8) { /* a product of halves is rounded once either way */
+        uint32_t n[4];
+        lk_channels_pairs<A, E>(c, kind, v, n);
+        *(uint4 *)y = make_uint4(multiply(n[0], s.v.x, E()), multiply(n[1], s.v.y, E()),
+                                 multiply(n[2], s.v.z, E()), multiply(n[3], s.v.w, E()));
+    } else {
+        float factor[V];
+        s.get(factor);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            v[j] = factor[j] *
+                   lk_float(lk_store<E>(lk_act_value<A>(kind, lk_channel_z(c, j, v[j]))));
+        lk_put<V>(y, v);
+    }
+}
+
+template <typename E, int V, int A>
+static __global__ void __launch_bounds__(THREADS, sizeof(E) == 4 || A == LK_ACT_ANY ? 2 : 4)
+    k_norm_gate(const E *x /* [B,H,W,C] */, const E *s /* [B,C] */, lk_normal from,
+                lk_activation kind, E *y /* [B,H,W,C], may be x */, lk_image_cut k)
+{
+    lk_place p = lk_place_of<V>(k.g, blockIdx.x);
+    if (!p.active) return;
+    lk_channels<V> c;
+    lk_channels_get<V>(c, from, p.column);
+    int64_t step = (int64_t)k.g.slots * k.cols;
+    for (int t = blockIdx.y; t < k.tiles; t += k.blocks) {
+        lk_image_rows r = lk_image_rows_of(k, t, p);
+        lk_held<E, V> held[RUN], factor;
+#pragma unroll
+        for (int u = 0; u < RUN; u++)
+            if (u < r.valid) held[u].load(x + r.at + u * step);
+        factor.load(s + (int64_t)r.image * k.cols + p.column);
+#pragma unroll
+        for (int u = 0; u < RUN; u++) {
+            if (u >= r.valid) break;
+            put_gated<A>(c, kind, held[u], factor, y + r.at + u * step);
+        }
+    }
+}
+
+extern "C" lk_status lk_cuda_norm_gate(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0];
+    lk_activation kind = n->attr.batch_norm.activation;
+    if (lk_count(in) == 0) return LK_OK;
+    lk_normal from = lk_cuda_normal_of(x, n->in + 2);
+    lk_image_cut k = lk_image_cut_of(in, ENOUGH_BLOCKS);
+    dim3 grid(k.g.groups, k.blocks);
+    LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(k.cols, V, LK_NORMAL_SWITCH(kind, A, {
+        k_norm_gate<E, V, A><<<grid, k.g.threads, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, in), (const E *)lk_data(x, n->in[1]), from, kind,
+            (E *)lk_data(x, n->out[0]), k);
+    })));
+    return lk_cuda_launched(n);
 }
