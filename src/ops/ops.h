@@ -168,8 +168,8 @@
  * GATE_NORM_GRAD  in  x X, nw, nb, mean, rstd, dy X [B,H,W,C], sums f32 [B,4,C], s X [B,C],
  *                     dp X [B,C]            out dx X, dw f32, db f32
  *   BATCH_NORM_GRAD for the cotangent dn = GATE_DX(s, dy, dp) of n, of dn rounded to X first or
- *   not: by the kernel. sums are those of SQUEEZE_EXCITE_DX, of which it makes its own, in double,
- *   images in order: with q = dp / (H W), those of dz = s sums[0] + q sums[1], of dz (x - mean)
+ *   not: by the kernel. sums are those of SQUEEZE_EXCITE_DX, of which it makes its own, in double
+ *   in a fixed order: with q = dp / (H W), those of dz = s sums[0] + q sums[1], of dz (x - mean)
  *   likewise of the other two.
  * LINEAR, ATTENTION_GRAD with a rotation (attr.rope)
  *   y or dqkv = ROPE of what they compute without, rounded first or not: by the kernel. Only of
