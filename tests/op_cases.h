@@ -71,8 +71,8 @@ struct op_case {
 #define CASE_KIND(name_, tensors_, build_, reference_, ...)                                        \
     {.name = name_, .tensors = tensors_, .build = build_, .reference = reference_, ##__VA_ARGS__}
 
-extern const op_case op_cases[], vision_cases[];
-extern const int op_case_count, vision_case_count;
+extern const op_case op_cases[], vision_cases[], excite_cases[];
+extern const int op_case_count, vision_case_count, excite_case_count;
 void op_case_name(const op_case *c, char *text, size_t size);
 
 #endif

@@ -1,4 +1,5 @@
-/* The op test. For every row of op_cases.c, on every backend of this build:
+/* The op test. For every row of op_cases.c, vision_cases.c and excite_cases.c, on every backend of
+ * this build:
  *   forward in f32, f16 and bf16 against the double-precision reference;
  *   gradients in f32 against central differences of the reference, in half against those in f32;
  *   the CUDA backend against the CPU backend, forward and every gradient;
@@ -622,6 +623,23 @@ static void check_conversion(lk_device *d, lk_dtype type)
 
 /* ---- main ---------------------------------------------------------------------------------- */
 
+/* Those whose name contains `only`, or all. */
+static void check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, int count,
+                        const char *only, bool timing)
+{
+    for (const op_case *c = cases; c < cases + count; c++) {
+        char name[128];
+        op_case_name(c, name, sizeof name);
+        if (only && !strstr(name, only)) continue;
+        if (!timing) {
+            check_case(cpu, cuda, c);
+            continue;
+        }
+        for (lk_dtype type = LK_F32; type <= LK_BF16; type++)
+            time_case(cuda ? cuda : cpu, c, type);
+    }
+}
+
 int main(int argc, char **argv)
 {
     bool timing = false, portable = false, narrow = false;
@@ -643,18 +661,9 @@ int main(int argc, char **argv)
     if ((portable || narrow) && !cuda)
         printf("# no GPU: --portable and --narrow change nothing\n");
     if (timing) printf("# milliseconds: forward, forward and backward\n");
-    for (int i = 0; i < op_case_count + vision_case_count; i++) {
-        const op_case *c = i < op_case_count ? &op_cases[i] : &vision_cases[i - op_case_count];
-        char name[128];
-        op_case_name(c, name, sizeof name);
-        if (only && !strstr(name, only)) continue;
-        if (!timing) {
-            check_case(cpu, cuda, c);
-            continue;
-        }
-        for (lk_dtype type = LK_F32; type <= LK_BF16; type++)
-            time_case(cuda ? cuda : cpu, c, type);
-    }
+    check_cases(cpu, cuda, op_cases, op_case_count, only, timing);
+    check_cases(cpu, cuda, vision_cases, vision_case_count, only, timing);
+    check_cases(cpu, cuda, excite_cases, excite_case_count, only, timing);
     device[0] = cpu;
     device[1] = cuda;
     for (int i = 0; i < 2 && !timing; i++) {
