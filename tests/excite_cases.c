@@ -236,7 +236,7 @@ static int64_t squeeze_twice_reference(const op_case *c, double *const *in, doub
 }
 
 static const case_kind squeeze_twice =
-    CASE_KIND("norm squeeze twice", squeeze_twice_tensors, squeeze_twice_build,
+    CASE_KIND("norm squeeze excite twice", squeeze_twice_tensors, squeeze_twice_build,
               squeeze_twice_reference, .prepare = squeeze_twice_prepare);
 
 /* ---- the rows ------------------------------------------------------------------------------ */

@@ -128,7 +128,8 @@
  *   (softmax - targets) dloss / N. May run in place.
  * CAST            in  x                           out y: same shape, another float type
  *
- * Made by the fuse pass (src/graph/fuse.c) of the ops above, whose arithmetic they keep:
+ * Made by the fuse pass (src/graph/fuse.c, fuse_vision.c) of the ops above, whose arithmetic they
+ * keep:
  * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
  *   y = RESIDUAL(x, branch), n = NORM(y).
  * RESIDUAL_NORM_GRAD  in  x X, w f32, mean f32|NULL, rstd f32, dy X, more X|NULL, state|NULL
