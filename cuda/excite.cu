@@ -1,5 +1,6 @@
 /* excite and its gradients: the two small products of squeeze-and-excitation and what stands
  * between and behind them. f16 and bf16 on tensor cores when C and S are multiples of 8, else FMA.
+ * squeeze_excite and its gradient: the same of an image, whose pixels are summed before.
  *
  * excite and excite_dx are two products of few rows by weights that one block alone would read for
  * 8 us. So a cluster of BLOCKS blocks takes IMAGES images through both: each makes its share of the
@@ -14,6 +15,11 @@
  * come. excite_dx reads the weights along the other dimension: a lane has 4 columns of 8 rows and
  * pairs them in registers; the 4 columns belong to 4 tiles of the tensor core.
  *
+ * squeeze_excite: each block of a cluster first makes the sums of two of its images (squeeze.cuh);
+ * then the chain goes on as if it had written rows of a product. On tensor cores and for the norms
+ * that networks put there; else, and without clusters, the sums are a kernel of their own, of the
+ * same order.
+ *
  * excite_dw: a block for SIDE x SIDE of dw1 or dw2, the images' rows of STAGES steps in flight. The
  * bias gradient is one column more, that of a factor 1.
  *
@@ -25,6 +31,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/columns.cuh"
 #include "cuda/mma.cuh"
+#include "cuda/squeeze.cuh"
 
 enum {
     IMAGES = 16, /* of a cluster: rows of a tensor core's product */
@@ -414,39 +421,67 @@ template <typename E, bool MMA, bool TURNED>
 using tile_of = typename std::conditional<MMA, by_mma<E, TURNED>, by_fma<E, TURNED>>::type;
 
 static_assert(WARPS == IMAGES, "a row a warp");
+static_assert((int)THREADS == (int)LK_SQUEEZE_THREADS &&
+              (int)IMAGES == BLOCKS * (int)LK_SQUEEZE_IMAGES, "clusters begin with sums");
 static_assert(IMAGES * (1024 + STEP) * 2 <= MEMORY && WARPS * IMAGES * 32 * 4 <= MEMORY, "room");
 
-template <typename E, bool MMA>
+/* What a cluster does before its chain: nothing, or the rows that the chain begins with. */
+struct nothing {
+    static constexpr int BYTES = 0;
+};
+
+template <class Q>
+static __device__ __forceinline__ void begin(const Q &first, char *memory, const share &s)
+{
+    static_assert(Q::BYTES <= MEMORY, "room");
+    if constexpr (Q::BYTES > 0) {
+        first.make(memory, s.first + s.rank * LK_SQUEEZE_IMAGES);
+        written();
+    }
+}
+
+template <typename E, bool MMA, class Q>
 static __global__ void __launch_bounds__(THREADS)
-    k_excite(const E *p, const E *w1, const float *b1, const E *w2, const float *b2, E *s, E *h,
-             E *z, int64_t batch, int C, int S, int blocks)
+    k_excite(Q first, const E *p, const E *w1, const float *b1, const E *w2, const float *b2, E *s,
+             E *h, E *z, int64_t batch, int C, int S, int blocks)
 {
     __shared__ __align__(16) char memory[MEMORY];
     share own = share_of(batch, blocks);
     ahead(own, b1, S * sizeof(float));
     ahead(own, w2, (int64_t)C * S * sizeof(E));
     ahead(own, b2, C * sizeof(float));
+    begin(first, memory, own);
     product<tile_of<E, MMA, false>>(memory, own, rows_of<E>{p}, w1, C, S, to_hidden<E>{b1, h},
-                                    false);
+                                    Q::BYTES > 0);
     written();
     product<tile_of<E, MMA, false>>(memory, own, rows_of<E>{h}, w2, S, C, to_gate<E>{b2, z, s},
                                     true);
 }
 
-template <typename E, bool MMA>
+/* ds may be dp: it has been read when the second product begins. */
+template <typename E, bool MMA, class Q>
 static __global__ void __launch_bounds__(THREADS)
-    k_excite_dx(const E *ds, const E *z, const E *h, const E *w1, const E *w2, E *dp, E *dz, E *dh,
-                int64_t batch, int C, int S, int blocks)
+    k_excite_dx(Q first, const E *ds, const E *z, const E *h, const E *w1, const E *w2, E *dp,
+                E *dz, E *dh, int64_t batch, int C, int S, int blocks)
 {
     __shared__ __align__(16) char memory[MEMORY];
     share own = share_of(batch, blocks);
     int64_t images = batch - own.first < IMAGES ? batch - own.first : IMAGES;
     ahead(own, h + own.first * S, images * S * sizeof(E));
     ahead(own, w1, (int64_t)C * S * sizeof(E));
+    begin(first, memory, own);
     product<tile_of<E, MMA, true>>(memory, own, slopes_of<E>{ds, z, dz}, w2, C, S,
-                                   to_hidden_grad<E>{h, dh}, false);
+                                   to_hidden_grad<E>{h, dh}, Q::BYTES > 0);
     written();
     product<tile_of<E, MMA, true>>(memory, own, rows_of<E>{dh}, w1, S, C, to_rows<E>{dp}, true);
+}
+
+/* ---- the sums of an image alone -------------------------------------------------------------- */
+
+template <class Q> static __global__ void __launch_bounds__(LK_SQUEEZE_THREADS) k_squeeze(Q sums)
+{
+    __shared__ __align__(16) char memory[Q::BYTES];
+    sums.make(memory, (int64_t)blockIdx.x * LK_SQUEEZE_IMAGES);
 }
 
 /* ---- by the weights ------------------------------------------------------------------------- */
@@ -605,16 +640,23 @@ static bool on_tensor_cores(const lk_tensor *p, const lk_tensor *h)
     return p->dtype != LK_F32 && lk_cols(p) % 8 == 0 && lk_cols(h) % 8 == 0;
 }
 
-/* k_excite or k_excite_dx, in clusters if the code that runs here has them; p, h: of the shapes
- * [B,C] and [B,S]. */
-template <typename... P, typename... A>
-static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const lk_tensor *h,
-                       void (*kernel)(P...), A... pointers)
+/* Whether the code of `kernel` that runs here was compiled with clusters. */
+static lk_status has_clusters(const lk_exec *x, const lk_node *n, const void *kernel, bool *yes)
 {
     cudaFuncAttributes code;
-    if (lk_rows(p) == 0) return LK_OK;
     LK_CUDA_AT(n, cudaFuncGetAttributes(&code, kernel));
-    bool clusters = code.ptxVersion >= 90 && !((lk_cuda *)x->device)->portable;
+    *yes = code.ptxVersion >= 90 && !((lk_cuda *)x->device)->portable;
+    return LK_OK;
+}
+
+/* k_excite or k_excite_dx, in clusters if there are; p, h: of the shapes [B,C] and [B,S]. */
+template <typename... P, typename... A>
+static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const lk_tensor *h,
+                       void (*kernel)(P...), A... arguments)
+{
+    bool clusters;
+    if (lk_rows(p) == 0) return LK_OK;
+    LK_TRY(has_clusters(x, n, (const void *)kernel, &clusters));
     unsigned blocks = clusters ? BLOCKS : 1;
     cudaLaunchAttribute cluster = {};
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -626,27 +668,114 @@ static lk_status chain(lk_exec *x, const lk_node *n, const lk_tensor *p, const l
     config.stream = lk_cuda_stream_of(x);
     config.attrs = &cluster;
     config.numAttrs = clusters;
-    LK_CUDA_AT(n, cudaLaunchKernelEx(&config, kernel, pointers..., lk_rows(p), (int)lk_cols(p),
+    LK_CUDA_AT(n, cudaLaunchKernelEx(&config, kernel, arguments..., lk_rows(p), (int)lk_cols(p),
                                      (int)lk_cols(h), (int)blocks));
     return LK_OK;
 }
 
-template <typename E, bool MMA> static lk_status forward(lk_exec *x, const lk_node *n)
+/* Of [squeeze_]excite, from p on. */
+template <typename E, bool MMA, class Q>
+static lk_status forward_after(lk_exec *x, const lk_node *n, const lk_tensor *p, Q first)
 {
-    return chain(x, n, n->in[0], n->out[1], k_excite<E, MMA>, (const E *)lk_data(x, n->in[0]),
+    return chain(x, n, p, n->out[1], k_excite<E, MMA, Q>, first, (const E *)lk_data(x, p),
                  (const E *)lk_data(x, n->in[1]), (const float *)lk_data(x, n->in[2]),
                  (const E *)lk_data(x, n->in[3]), (const float *)lk_data(x, n->in[4]),
                  (E *)lk_data(x, n->out[0]), (E *)lk_data(x, n->out[1]),
                  (E *)lk_data(x, n->out[2]));
 }
 
-template <typename E, bool MMA> static lk_status by_inputs(lk_exec *x, const lk_node *n)
+/* Of [squeeze_]excite_dx, from ds on; z: its inputs from z on. */
+template <typename E, bool MMA, class Q>
+static lk_status backward_after(lk_exec *x, const lk_node *n, const lk_tensor *ds,
+                                lk_tensor *const *z, Q first)
 {
-    return chain(x, n, n->in[0], n->in[2], k_excite_dx<E, MMA>, (const E *)lk_data(x, n->in[0]),
-                 (const E *)lk_data(x, n->in[1]), (const E *)lk_data(x, n->in[2]),
-                 (const E *)lk_data(x, n->in[3]), (const E *)lk_data(x, n->in[4]),
+    return chain(x, n, ds, z[1], k_excite_dx<E, MMA, Q>, first, (const E *)lk_data(x, ds),
+                 (const E *)lk_data(x, z[0]), (const E *)lk_data(x, z[1]),
+                 (const E *)lk_data(x, z[2]), (const E *)lk_data(x, z[3]),
                  (E *)lk_data(x, n->out[0]), (E *)lk_data(x, n->out[1]),
                  (E *)lk_data(x, n->out[2]));
+}
+
+template <typename E, bool MMA> static lk_status forward(lk_exec *x, const lk_node *n)
+{
+    return forward_after<E, MMA>(x, n, n->in[0], nothing{});
+}
+
+template <typename E, bool MMA> static lk_status by_inputs(lk_exec *x, const lk_node *n)
+{
+    return backward_after<E, MMA>(x, n, n->in[0], n->in + 1, nothing{});
+}
+
+/* The rows that squeeze_excite or, if GRAD, its gradient begins with. */
+template <bool GRAD> static const lk_tensor *rows_before(const lk_node *n)
+{
+    return n->out[GRAD ? 0 : 3]; /* ds lies where dp will */
+}
+
+template <typename E, bool MMA, bool GRAD, class Q>
+static lk_status after(lk_exec *x, const lk_node *n, Q first)
+{
+    if constexpr (GRAD) return backward_after<E, MMA>(x, n, n->out[0], n->in + 2, first);
+    else return forward_after<E, MMA>(x, n, n->out[3], first);
+}
+
+template <typename E, bool MMA, bool GRAD, class Q> static const void *chain_after(void)
+{
+    if constexpr (GRAD) return (const void *)k_excite_dx<E, MMA, Q>;
+    else return (const void *)k_excite<E, MMA, Q>;
+}
+
+/* One kernel if there are clusters and it is compiled for that, else two. */
+template <typename E, bool MMA, int V, int A, bool GRAD>
+static lk_status squeeze_by(lk_exec *x, const lk_node *n)
+{
+    constexpr int GIVEN = GRAD ? 6 : 5; /* inputs before those of the norm */
+    typedef lk_squeeze<E, V, A, GRAD> sums;
+    const lk_tensor *dy = GRAD ? n->in[1] : NULL;
+    sums q = lk_squeeze_of<E, V, A, GRAD>(x, n, dy, A == LK_AS_IS ? NULL : n->in + GIVEN,
+                                          rows_before<GRAD>(n), GRAD ? n->out[3] : NULL);
+    if constexpr (MMA && (A == LK_AS_IS || A == LK_RELU || A == LK_HARD_SWISH)) {
+        bool clusters;
+        LK_TRY(has_clusters(x, n, chain_after<E, MMA, GRAD, sums>(), &clusters));
+        if (clusters) return after<E, MMA, GRAD>(x, n, q);
+    }
+    k_squeeze<<<lk_blocks(q.images, LK_SQUEEZE_IMAGES), LK_SQUEEZE_THREADS, 0,
+                lk_cuda_stream_of(x)>>>(q);
+    LK_TRY(lk_cuda_launched(n));
+    return after<E, MMA, GRAD>(x, n, nothing{});
+}
+
+template <typename E, bool MMA, int V, bool GRAD>
+static lk_status squeeze_of(lk_exec *x, const lk_node *n)
+{
+    lk_status status = LK_OK;
+    if (n->inputs <= (GRAD ? 6 : 5)) return squeeze_by<E, MMA, V, LK_AS_IS, GRAD>(x, n);
+    LK_NORMAL_SWITCH(n->attr.batch_norm.activation, A,
+                     status = squeeze_by<E, MMA, V, A, GRAD>(x, n));
+    return status;
+}
+
+template <typename E, bool MMA, bool GRAD>
+static lk_status squeeze(lk_exec *x, const lk_node *n)
+{
+    lk_status status = LK_OK;
+    if (lk_count(n->in[0]) == 0) return LK_OK;
+    if constexpr (MMA) {
+        status = squeeze_of<E, MMA, 8, GRAD>(x, n);
+    } else {
+        LK_VECTOR_SWITCH(lk_cols(n->in[0]), V, status = (squeeze_of<E, MMA, V, GRAD>(x, n)));
+    }
+    return status;
+}
+
+template <typename E, bool MMA> static lk_status squeeze_forward(lk_exec *x, const lk_node *n)
+{
+    return squeeze<E, MMA, false>(x, n);
+}
+
+template <typename E, bool MMA> static lk_status squeeze_by_inputs(lk_exec *x, const lk_node *n)
+{
+    return squeeze<E, MMA, true>(x, n);
 }
 
 template <typename E, bool MMA> static lk_status by_weights(lk_exec *x, const lk_node *n)
@@ -686,6 +815,16 @@ extern "C" lk_status lk_cuda_excite(lk_exec *x, const lk_node *n)
 extern "C" lk_status lk_cuda_excite_dx(lk_exec *x, const lk_node *n)
 {
     return BY_TYPE(by_inputs, x, n, n->in[0], n->in[2]);
+}
+
+extern "C" lk_status lk_cuda_squeeze_excite(lk_exec *x, const lk_node *n)
+{
+    return BY_TYPE(squeeze_forward, x, n, n->out[3], n->out[1]);
+}
+
+extern "C" lk_status lk_cuda_squeeze_excite_dx(lk_exec *x, const lk_node *n)
+{
+    return BY_TYPE(squeeze_by_inputs, x, n, n->out[0], n->out[2]);
 }
 
 extern "C" lk_status lk_cuda_excite_dw(lk_exec *x, const lk_node *n)
