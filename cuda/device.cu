@@ -301,8 +301,6 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     case LK_OP_BATCH_MOMENTS: bytes = lk_cuda_batch_moments_scratch(n); break;
     case LK_OP_NORM_DWCONV: bytes = lk_cuda_norm_dwconv_scratch(n); break;
     case LK_OP_NORM_DWCONV_GRAD: bytes = lk_cuda_norm_dwconv_grad_scratch(n); break;
-    case LK_OP_SQUEEZE_EXCITE: bytes = lk_cuda_squeeze_excite_scratch(n); break;
-    case LK_OP_SQUEEZE_EXCITE_DX: bytes = lk_cuda_squeeze_excite_dx_scratch(n); break;
     case LK_OP_GATE_NORM_GRAD: bytes = lk_cuda_gate_norm_grad_scratch(n); break;
     case LK_OP_DWCONV_GRAD: bytes = lk_cuda_dwconv_grad_scratch(n); break;
     case LK_OP_EMBED_GRAD: bytes = lk_cuda_embed_grad_scratch(n); break;

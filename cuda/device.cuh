@@ -297,8 +297,6 @@ size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);
 size_t lk_cuda_batch_moments_scratch(const lk_node *n);
 size_t lk_cuda_norm_dwconv_scratch(const lk_node *n);
 size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n);
-size_t lk_cuda_squeeze_excite_scratch(const lk_node *n);
-size_t lk_cuda_squeeze_excite_dx_scratch(const lk_node *n);
 size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n);
 size_t lk_cuda_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cuda_embed_grad_scratch(const lk_node *n);
