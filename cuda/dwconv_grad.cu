@@ -36,9 +36,8 @@ static __device__ __forceinline__ void tile_dw(const E *in, const E *dys, const 
                                                float2 *taps)
 {
     enum { CHUNK = 16 / sizeof(E) };
-    strip p = {};
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
+    for (int i = s.slot; i < c.images * c.lines * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_lines);
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
         const E *d = pixel_of(dys, c.dy, s, p.image, row + K / 2, col + K / 2);
@@ -183,10 +182,9 @@ static __device__ __forceinline__ void tile_dx(const E *x, const E *dys, E *dx, 
                                                const float2 *taps, const pull &m,
                                                lk_activation kind)
 {
-    strip p = {};
     int64_t first = (int64_t)t.image * a.h * a.w * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
+    for (int i = s.slot; i < c.images * c.lines * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_lines);
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.h, t.row, c.rows, row), across = left_of(a.w, t.col, c.cols, col);
         if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
@@ -234,10 +232,9 @@ static __device__ __forceinline__ void tile_dx2(const E *x, const E *dys, E *dx,
                                                 lk_activation kind)
 {
     enum { BACK = K / 2 - K / 4 };
-    strip p = {};
     int64_t first = (int64_t)t.image * a.h * a.w * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.strips, c.rows); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.rows)) {
+    for (int i = s.slot; i < c.images * c.rows * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_rows);
         int row = 2 * p.line + Q, col = 2 * STRIP * p.at;
         int down = left_of(a.h, 2 * t.row, 2 * c.rows, row);
         int across = left_of(a.w, 2 * t.col, 2 * c.cols, col);
