@@ -101,16 +101,19 @@ static __device__ __forceinline__ void correlate(const E *at, int row, const flo
     }
 }
 
-/* Two channels as they are stored. */
+/* Two channels as they are stored; word: their bits. */
 template <typename E> struct stored;
 template <> struct stored<float> {
     typedef float2 pair;
+    typedef uint64_t word;
 };
 template <> struct stored<__half> {
     typedef __half2 pair;
+    typedef uint32_t word;
 };
 template <> struct stored<__nv_bfloat16> {
     typedef __nv_bfloat162 pair;
+    typedef uint32_t word;
 };
 template <typename E> static __device__ __forceinline__ typename stored<E>::pair store2(float2 v)
 {
