@@ -69,10 +69,9 @@ static __device__ __forceinline__ void tile_y(const E *in, E *y, const shape &a,
                                               const tile &t, const seat &s, const float2 *taps,
                                               running &m)
 {
-    strip p = {};
     y += (int64_t)t.image * a.ho * a.wo * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
+    for (int i = s.slot; i < c.images * c.lines * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_lines);
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
         if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;

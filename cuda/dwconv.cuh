@@ -52,23 +52,17 @@ static __device__ __forceinline__ seat seat_of(const cut &c, int thread, int gro
     return s;
 }
 
-/* A strip: image, line and strip across, all within the tile. Slot after slot, `across` to a line
- * and `down` lines to an image. */
+/* A strip: image, line and strip across, all within the tile. */
 typedef struct strip {
     int image, line, at;
 } strip;
 
-static __device__ __forceinline__ void strip_move(strip &s, int by, int across, int down)
+/* `across` strips to a line and `down` lines to an image. */
+static __device__ __forceinline__ strip strip_of(int number, lk_divisor across, lk_divisor down)
 {
-    s.at += by;
-    while (s.at >= across) {
-        s.at -= across;
-        s.line++;
-    }
-    while (s.line >= down) {
-        s.line -= down;
-        s.image++;
-    }
+    strip s;
+    s.image = lk_divide(lk_divide(number, across, &s.at), down, &s.line);
+    return s;
 }
 
 /* The thread's channels of a pixel of a part. */
@@ -107,16 +101,19 @@ static __device__ __forceinline__ void correlate(const E *at, int row, const flo
     }
 }
 
-/* Two channels as they are stored. */
+/* Two channels as they are stored; word: their bits. */
 template <typename E> struct stored;
 template <> struct stored<float> {
     typedef float2 pair;
+    typedef uint64_t word;
 };
 template <> struct stored<__half> {
     typedef __half2 pair;
+    typedef uint32_t word;
 };
 template <> struct stored<__nv_bfloat16> {
     typedef __nv_bfloat162 pair;
+    typedef uint32_t word;
 };
 template <typename E> static __device__ __forceinline__ typename stored<E>::pair store2(float2 v)
 {

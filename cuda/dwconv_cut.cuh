@@ -56,6 +56,8 @@ typedef struct cut {
     int strips, lines; /* of an image in a tile: across and down */
     part x, dy;
     lk_divisor by_chunks; /* 16-byte chunks of a pixel */
+    lk_divisor by_image, by_across; /* tiles of an image, and of a row of them */
+    lk_divisor by_strips, by_lines, by_rows;
 } cut;
 
 /* Zeros are shared between neighbours when the tile holds all of an image in that direction: `held`
@@ -96,6 +98,11 @@ static void cut_fill(cut *c, const shape *a, size_t element, bool grad)
     c->strips = (int)lk_ceil(c->cols, STRIP);
     c->lines = (int)lk_ceil(c->rows, LINES);
     c->by_chunks = lk_divisor_of(c->width * (int)element / 2);
+    c->by_image = lk_divisor_of(c->down * c->across);
+    c->by_across = lk_divisor_of(c->across);
+    c->by_strips = lk_divisor_of(c->strips);
+    c->by_lines = lk_divisor_of(c->lines);
+    c->by_rows = lk_divisor_of(c->rows);
     int last_row = c->lines * LINES - 1, last_col = c->strips * STRIP - 1;
     c->x = part_of(c, extent(c->down == 1, a->h, a->pad, (c->rows - 1) * s + k),
                    extent(c->across == 1, a->w, a->pad, (c->cols - 1) * s + k),

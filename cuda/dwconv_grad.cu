@@ -9,7 +9,7 @@
  * norm_dwconv_grad: the threads of dw normalise a tile of x before they read it, while those of dx
  * add up, of dx as they store it and of x, which they read from memory where it is not normalised,
  * what the gradient of the norm needs: two more partial sums a channel. The tile has just come from
- * there, so the level 2 cache still holds it.
+ * there, so the level 2 cache still holds it; they ask for it before they compute a strip.
  *
  * With stride 2 the rows of dx of one parity come after those of the other, 2 STRIP columns at
  * once: each meets the taps of its parity alone, and there are no products with inserted zeros.
@@ -36,9 +36,8 @@ static __device__ __forceinline__ void tile_dw(const E *in, const E *dys, const 
                                                float2 *taps)
 {
     enum { CHUNK = 16 / sizeof(E) };
-    strip p = {};
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
+    for (int i = s.slot; i < c.images * c.lines * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_lines);
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.ho, t.row, c.rows, row), across = left_of(a.wo, t.col, c.cols, col);
         const E *d = pixel_of(dys, c.dy, s, p.image, row + K / 2, col + K / 2);
@@ -96,16 +95,29 @@ static __device__ __forceinline__ float cotangent(lk_activation kind, float z, f
     else return dy * lk_act_derivative<A>(kind, z);
 }
 
-/* Two neighbouring values of x as they lie in memory. */
-template <typename E>
-static __device__ __forceinline__ typename stored<E>::pair load2(const E *x)
+/* to = two neighbouring values of x as they lie in memory, if `there`. Else it stays: what is not
+ * set first would be kept from one strip to the next. Without a branch, for the compiler computes
+ * the strip before it. */
+static __device__ __forceinline__ void ask(uint32_t &to, const void *x, bool there)
 {
-    return *(const typename stored<E>::pair *)x;
+    asm volatile("{.reg .pred p;\n"
+                 "setp.ne.u32 p, %2, 0;\n"
+                 "@p ld.global.u32 %0, [%1];}"
+                 : "+r"(to)
+                 : "l"(x), "r"((uint32_t)there));
+}
+static __device__ __forceinline__ void ask(uint64_t &to, const void *x, bool there)
+{
+    asm volatile("{.reg .pred p;\n"
+                 "setp.ne.u32 p, %2, 0;\n"
+                 "@p ld.global.u64 %0, [%1];}"
+                 : "+l"(to)
+                 : "l"(x), "r"((uint32_t)there));
 }
 
 /* One value to dx and, as it is stored there, into both sums; of: scale, shift, mean. */
 template <typename E, int A>
-static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>::pair &x,
+static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>::word &x,
                                                  float2 value, const float2 (&of)[3],
                                                  float2 (&m)[2], lk_activation kind)
 {
@@ -121,52 +133,63 @@ static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>
     }
 }
 
-/* The first across[o] values of each line of a strip to dx [...,cols], whose lines are `row`
- * elements apart, and into m with x, which lies alike. */
+/* x where a strip of dx lies, asked for before the strip is computed: of whole lines, as most are.
+ * Lines are `row` elements apart, pixels `cols`. */
 template <typename E, int A>
-static __device__ __forceinline__ void end_values(E *dx, const E *x, int row, int cols,
-                                                  const float2 (*sum)[STRIP],
-                                                  const int (&across)[LINES],
-                                                  const float2 (&of)[3], float2 (&m)[2],
-                                                  lk_activation kind)
+static __device__ __forceinline__ void ask_lines(typename stored<E>::word (*u)[STRIP], const E *x,
+                                                 int row, int cols, const int (&across)[LINES])
 {
-    typename stored<E>::pair u[LINES][STRIP] = {};
-    if (across[0] >= STRIP && across[1] >= STRIP) { /* most are whole */
+    if constexpr (A != AS_IS) {
 #pragma unroll
-        for (int o = 0; o < LINES; o++) {
-#pragma unroll
-            for (int j = 0; j < STRIP; j++)
-                if (A != AS_IS) u[o][j] = load2(x + o * row + j * cols);
+        for (int o = 0; o < LINES; o++)
 #pragma unroll
             for (int j = 0; j < STRIP; j++)
-                end_value<E, A>(dx + o * row + j * cols, u[o][j], sum[o][j], of, m, kind);
-        }
-        return;
-    }
-#pragma unroll
-    for (int o = 0; o < LINES; o++) {
-#pragma unroll
-        for (int j = 0; j < STRIP; j++) {
-            if (j >= across[o]) continue;
-            if (A != AS_IS) u[o][j] = load2(x + o * row + j * cols);
-            end_value<E, A>(dx + o * row + j * cols, u[o][j], sum[o][j], of, m, kind);
-        }
+                ask(u[o][j], x + o * row + j * cols, across[o] >= STRIP);
     }
 }
 
-/* The same and, of a normalised x, the strip's sums to the thread's. */
+/* The first `across` < STRIP values of a line to dx, and into m. */
 template <typename E, int A>
-static __device__ __forceinline__ void end_dx(E *dx, const E *x, int row, int cols,
-                                              const float2 (*sum)[STRIP],
+static __device__ __forceinline__ void end_part(E *dx, const E *x, int cols, const float2 *sum,
+                                                int across, const float2 (&of)[3], float2 (&m)[2],
+                                                lk_activation kind)
+{
+    typename stored<E>::word u[STRIP] = {};
+    if constexpr (A != AS_IS) {
+#pragma unroll
+        for (int j = 0; j < STRIP; j++) ask(u[j], x + j * cols, j < across);
+    }
+#pragma unroll
+    for (int j = 0; j < STRIP; j++)
+        if (j < across) end_value<E, A>(dx + j * cols, u[j], sum[j], of, m, kind);
+}
+
+/* The first across[o] values of each line of a strip to dx [...,cols] and, of a normalised x, the
+ * strip's sums to the thread's. u: as ask_lines() has it of x, which lies as dx. */
+template <typename E, int A>
+static __device__ __forceinline__ void end_dx(E *dx, const E *x,
+                                              const typename stored<E>::word (*u)[STRIP], int row,
+                                              int cols, const float2 (*sum)[STRIP],
                                               const int (&across)[LINES], const pull &to,
                                               lk_activation kind)
 {
     float2 of[3] = {}, m[2] = {};
     if constexpr (A != AS_IS) {
         read_anew();
+        row = compute_anew(row);
+        cols = compute_anew(cols);
         for (int i = 0; i < 3; i++) of[i] = get2(to.figures + i * to.columns);
     }
-    end_values<E, A>(dx, x, row, cols, sum, across, of, m, kind);
+#pragma unroll
+    for (int o = 0; o < LINES; o++) {
+        if (across[o] >= STRIP) {
+#pragma unroll
+            for (int j = 0; j < STRIP; j++)
+                end_value<E, A>(dx + o * row + j * cols, u[o][j], sum[o][j], of, m, kind);
+        } else {
+            end_part<E, A>(dx + o * row, x + o * row, cols, sum[o], across[o], of, m, kind);
+        }
+    }
     if constexpr (A != AS_IS) {
         for (int i = 0; i < 2; i++) {
             float *at = to.sums + i * 2 * ROLE;
@@ -183,19 +206,20 @@ static __device__ __forceinline__ void tile_dx(const E *x, const E *dys, E *dx, 
                                                const float2 *taps, const pull &m,
                                                lk_activation kind)
 {
-    strip p = {};
     int64_t first = (int64_t)t.image * a.h * a.w * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.strips, c.lines); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.lines)) {
+    for (int i = s.slot; i < c.images * c.lines * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_lines);
         int row = p.line * LINES, col = p.at * STRIP;
         int down = left_of(a.h, t.row, c.rows, row), across = left_of(a.w, t.col, c.cols, col);
         if (down <= 0 || across <= 0 || t.image + p.image >= a.batch) continue;
         const int counts[LINES] = {across, down > 1 ? across : 0};
         int cols = compute_anew(a.cols), line = a.w * cols;
         int64_t at = first + ((p.image * a.h + t.row + row) * a.w + t.col + col) * cols;
+        typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
+        ask_lines<E, A>(u, x + at, line, cols, counts);
         correlate<E, K, 1>(pixel_of(dys, c.dy, s, p.image, row, col), c.dy.cols, taps, sum);
-        end_dx<E, A>(dx + at, x + at, line, cols, sum, counts, m, kind);
+        end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
     }
 }
 
@@ -234,10 +258,9 @@ static __device__ __forceinline__ void tile_dx2(const E *x, const E *dys, E *dx,
                                                 lk_activation kind)
 {
     enum { BACK = K / 2 - K / 4 };
-    strip p = {};
     int64_t first = (int64_t)t.image * a.h * a.w * a.cols + s.channel;
-    for (strip_move(p, s.slot, c.strips, c.rows); p.image < c.images;
-         strip_move(p, c.slots, c.strips, c.rows)) {
+    for (int i = s.slot; i < c.images * c.rows * c.strips; i += c.slots) {
+        strip p = strip_of(i, c.by_strips, c.by_rows);
         int row = 2 * p.line + Q, col = 2 * STRIP * p.at;
         int down = left_of(a.h, 2 * t.row, 2 * c.rows, row);
         int across = left_of(a.w, 2 * t.col, 2 * c.cols, col);
@@ -245,10 +268,12 @@ static __device__ __forceinline__ void tile_dx2(const E *x, const E *dys, E *dx,
         const int counts[LINES] = {across, across - STRIP};
         int cols = compute_anew(a.cols), line = STRIP * cols;
         int64_t at = first + ((p.image * a.h + 2 * t.row + row) * a.w + 2 * t.col + col) * cols;
+        typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
+        ask_lines<E, A>(u, x + at, line, cols, counts);
         spread<E, K, Q>(pixel_of(dys, c.dy, s, p.image, p.line + BACK, p.at * STRIP + BACK),
                         c.dy.cols, taps, sum);
-        end_dx<E, A>(dx + at, x + at, line, cols, sum, counts, m, kind);
+        end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
     }
 }
 

@@ -16,10 +16,10 @@ typedef struct tile {
 static __device__ __forceinline__ tile tile_of(const cut &c, int number)
 {
     tile t;
-    int per = c.down * c.across, i = number % per;
-    t.image = number / per * c.images;
-    t.row = i / c.across * c.rows;
-    t.col = i % c.across * c.cols;
+    int i, col;
+    t.image = lk_divide(number, c.by_image, &i) * c.images;
+    t.row = lk_divide(i, c.by_across, &col) * c.rows;
+    t.col = col * c.cols;
     return t;
 }
 
