@@ -87,7 +87,8 @@ static bool written_after(const char *directory, uint64_t step, const struct sta
 }
 
 /* `target`: where `latest` leads, NULL: killed before the first was made. A link to a file of
- * another name is the user's: no step is before it. */
+ * another name is the user's: no step is before it. One that leads elsewhere may be that of a run
+ * which was moved: the file of the same step here comes after it. */
 static lk_status add_all(choice *c, const lk_checkpoint_steps *steps, char *target)
 {
     char path[PATH_MAX];
@@ -118,11 +119,13 @@ static lk_status list_candidates(choice *c)
     lk_checkpoint_steps steps = {0, 0, NULL};
     LK_TRY(lk_checkpoint_dir_follow(c->job.given, "latest", &target));
     bool named = target && lk_checkpoint_dir_step(last_part(target), &latest);
+    bool elsewhere = named && !step_in(c->job.given, target, &latest);
     lk_status status = lk_checkpoint_dir_list(c->job.given, &steps);
     if (status == LK_OK) status = add_all(c, &steps, target);
     else free(target);
     for (int i = 0; i < steps.count && named && status == LK_OK; i++)
-        if (steps.step[i] < latest) status = add_step(c, steps.step[i]);
+        if (steps.step[i] < latest || (elsewhere && steps.step[i] == latest))
+            status = add_step(c, steps.step[i]);
     lk_checkpoint_steps_clear(&steps);
     return status;
 }

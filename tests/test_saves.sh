@@ -76,6 +76,14 @@ for target in step-000016.h5 gone.h5; do
         "$LOCKSTEP" train a.yaml --set directory=f --resume
 done
 
+# A run that was moved, with a link that was made by hand.
+rm -rf f
+cp -R a f
+ln -sfn /gone/f/checkpoints/step-000020.h5 f/checkpoints/latest
+prints "where 'latest' leads out of the directory the file of that name is tried next" \
+    '/gone/f/checkpoints/step-000020.h5: |found no such file|trying step-000020.h5|from step 20' \
+    "$LOCKSTEP" train a.yaml --set directory=f --resume
+
 # Damaged files count no more: with room for two, both that stay are whole.
 cp -R a g
 damage g/checkpoints/step-000020.h5

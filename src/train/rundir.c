@@ -55,8 +55,9 @@ static lk_status cannot(const char *what, const char *path)
     int error = errno;
     lk_status status = lk_status_of_errno(error);
     return lk_fail(status, "%s: cannot %s: %s; %s", path, what, strerror(error),
-                   lk_advice_of_errno(error, status == LK_E_INPUT ? "check 'directory'"
-                                                                  : "check the disk it lies on"));
+                   lk_advice_of_errno(error, status == LK_E_INPUT
+                                                 ? "see what has that name, and 'directory'"
+                                                 : "check the disk it lies on"));
 }
 
 static bool has(const lk_rundir *d, const char *name)
