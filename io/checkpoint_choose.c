@@ -24,6 +24,7 @@ typedef struct choice {
     lk_checkpoint_job job; /* job.path: the file looked at */
     char **candidate;      /* rank 0, as the next four: in the order in which they are tried */
     int candidates, room, next;
+    uint64_t left_out; /* rank 0: the newest step that is no candidate; LK_CHECKPOINT_NONE */
     lk_checkpoint_steps damaged;
     void (*report)(void *context, const char *text);
     void *context;
@@ -86,7 +87,8 @@ static bool written_after(const char *directory, uint64_t step, const struct sta
 }
 
 /* `target`: where `latest` leads, NULL: killed before the first was made. A link to a file of
- * another name is the user's: no step is before it. */
+ * another name is the user's: no step is before it. One that leads elsewhere may be that of a run
+ * which was moved: the file of the same step here comes after it. */
 static lk_status add_all(choice *c, const lk_checkpoint_steps *steps, char *target)
 {
     char path[PATH_MAX];
@@ -96,14 +98,14 @@ static lk_status add_all(choice *c, const lk_checkpoint_steps *steps, char *targ
     int n = snprintf(path, sizeof path, "%s/latest", c->job.given);
     lk_status status = LK_OK;
     if (target && (n < 0 || (size_t)n >= sizeof path || lstat(path, &link) != 0))
-        status = lk_fail(LK_E_SYSTEM,
-                         "%s: cannot look at the link: %s; check the directory's "
-                         "permissions",
-                         path, strerror(errno));
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot look at the link: %s; %s", path, strerror(errno),
+                         lk_advice_of_errno(errno, "look at what has that name"));
     for (int i = 0; i < steps->count && status == LK_OK; i++) {
         bool later = !named || steps->step[i] > latest;
         if (!target || (later && written_after(c->job.given, steps->step[i], &link)))
             status = add_step(c, steps->step[i]);
+        else if (later && c->left_out == LK_CHECKPOINT_NONE)
+            c->left_out = steps->step[i];
     }
     if (target && status == LK_OK) return add(c, target);
     free(target);
@@ -117,11 +119,13 @@ static lk_status list_candidates(choice *c)
     lk_checkpoint_steps steps = {0, 0, NULL};
     LK_TRY(lk_checkpoint_dir_follow(c->job.given, "latest", &target));
     bool named = target && lk_checkpoint_dir_step(last_part(target), &latest);
+    bool elsewhere = named && !step_in(c->job.given, target, &latest);
     lk_status status = lk_checkpoint_dir_list(c->job.given, &steps);
     if (status == LK_OK) status = add_all(c, &steps, target);
     else free(target);
     for (int i = 0; i < steps.count && named && status == LK_OK; i++)
-        if (steps.step[i] < latest) status = add_step(c, steps.step[i]);
+        if (steps.step[i] < latest || (elsewhere && steps.step[i] == latest))
+            status = add_step(c, steps.step[i]);
     lk_checkpoint_steps_clear(&steps);
     return status;
 }
@@ -196,15 +200,23 @@ static lk_status pass_over(choice *c, lk_status status, char wrong[1500])
     return lk_checkpoint_steps_append(&c->damaged, step);
 }
 
+/* On rank 0, which knows what else is there. */
 static lk_status none_found(const choice *c)
 {
-    if (c->first[0])
-        return lk_fail(c->unreadable > 0 ? LK_E_SYSTEM : LK_E_INPUT,
-                       "%s; no checkpoint before it is whole; start again without --resume, in "
-                       "another directory",
-                       c->first);
-    return lk_fail(LK_E_INPUT, "%s/latest: no checkpoint to resume from; remove the directory and "
-                   "start again without --resume", c->job.given);
+    char name[LK_CHECKPOINT_NAME], tried[80] = "there is no checkpoint before it";
+    lk_status status = c->unreadable > 0 ? LK_E_SYSTEM : LK_E_INPUT;
+    if (!c->first[0])
+        return lk_fail(LK_E_INPUT, "%s/latest: no checkpoint to resume from; remove the directory "
+                       "and start again without --resume", c->job.given);
+    if (c->candidates > 1)
+        snprintf(tried, sizeof tried, "no checkpoint before it is whole (%d tried)", c->candidates);
+    if (c->left_out == LK_CHECKPOINT_NONE)
+        return lk_fail(status, "%s; %s; start again without --resume, in another directory",
+                       c->first, tried);
+    lk_checkpoint_dir_name(c->left_out, name);
+    return lk_fail(status, "%s; %s; %s is there, too, and was not tried, for it was written before "
+                   "the link 'latest', which does not lead to it: to go on from it 'ln -sfn %s "
+                   "%s/latest'", c->first, tried, name, name, c->job.given);
 }
 
 static lk_status choose(void *argument)
@@ -216,7 +228,7 @@ static lk_status choose(void *argument)
     for (;;) {
         LK_TRY(lk_checkpoint_agree(j, j->rank == 0 ? next_candidate(c) : LK_OK));
         LK_TRY(lk_checkpoint_broadcast(j, j->path, sizeof j->path, 0));
-        if (!j->path[0]) return none_found(c);
+        if (!j->path[0]) return lk_checkpoint_agree(j, j->rank == 0 ? none_found(c) : LK_OK);
         if (wrong[0] && j->rank == 0 && c->report) {
             snprintf(text, sizeof text, "%s; trying %.200s, the one before it", wrong,
                      last_part(j->path));
@@ -236,7 +248,8 @@ lk_status lk_checkpoint_choose(lk_io *io, MPI_Comm world, const char *directory,
                                void (*report)(void *context, const char *text), void *context,
                                lk_checkpoint_choice *result)
 {
-    choice c = {.job = {.given = directory}, .report = report, .context = context};
+    choice c = {.job = {.given = directory}, .left_out = LK_CHECKPOINT_NONE, .report = report,
+                .context = context};
     lk_status status = lk_checkpoint_run(io, world, choose, &c.job);
     for (int i = 0; i < c.candidates; i++) free(c.candidate[i]);
     free(c.candidate);
@@ -270,10 +283,9 @@ static lk_status set_aside(const char *directory, uint64_t step, char *text, siz
     for (int i = 2; lstat(aside, &s) == 0; i++)
         snprintf(aside, sizeof aside, "%s.damaged-%d", path, i);
     if (rename(path, aside) != 0)
-        return lk_fail(LK_E_SYSTEM,
-                       "%s: cannot rename the damaged checkpoint to %s: %s; check "
-                       "the directory's permissions",
-                       path, last_part(aside), strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot rename the damaged checkpoint to %s: %s; %s", path,
+                       last_part(aside), strerror(errno),
+                       lk_advice_of_errno(errno, "rename it by hand"));
     snprintf(text, size, "the damaged checkpoint is kept as %.1000s; remove it when it is not "
              "wanted", aside);
     return LK_OK;

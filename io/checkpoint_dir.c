@@ -34,8 +34,8 @@ static lk_status open_directory(const char *directory, DIR **d)
 {
     *d = opendir(directory);
     return *d ? LK_OK
-              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s; check its permissions",
-                        directory, strerror(errno));
+              : lk_fail(LK_E_SYSTEM, "%s: cannot list the directory: %s; %s", directory,
+                        strerror(errno), lk_advice_of_errno(errno, "look at the directory"));
 }
 
 lk_status lk_checkpoint_steps_append(lk_checkpoint_steps *list, uint64_t step)
@@ -121,10 +121,9 @@ lk_status lk_checkpoint_dir_sweep(const char *directory)
     lk_status status = LK_OK;
     for (struct dirent *e = readdir(d); e && status == LK_OK; e = readdir(d))
         if (left_behind(e->d_name) && unlinkat(dirfd(d), e->d_name, 0) != 0 && errno != ENOENT)
-            status = lk_fail(LK_E_SYSTEM,
-                             "%s/%s: cannot remove the old file: %s; check the "
-                             "directory's permissions",
-                             directory, e->d_name, strerror(errno));
+            status = lk_fail(LK_E_SYSTEM, "%s/%s: cannot remove the old file: %s; %s", directory,
+                             e->d_name, strerror(errno),
+                             lk_advice_of_errno(errno, "remove it by hand"));
     closedir(d);
     return status;
 }
@@ -178,7 +177,7 @@ lk_status lk_checkpoint_dir_point(const char *directory, const char *name)
         int error = errno;
         unlink(fresh);
         return lk_fail(LK_E_SYSTEM, "%s: cannot replace the link: %s; %s", latest, strerror(error),
-                       lk_advice_of_errno(error, "check the directory's permissions"));
+                       lk_advice_of_errno(error, "look at what has that name"));
     }
     return lk_replace_sync(directory);
 }

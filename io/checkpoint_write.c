@@ -158,8 +158,9 @@ static lk_status reserve_by_zeros(const job *j, uint64_t bytes)
     int error = errno;
     free(zeros);
     return good ? LK_OK
-                : lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; make room on the disk",
-                          j->part, (unsigned long long)bytes, strerror(error));
+                : lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; %s", j->part,
+                          (unsigned long long)bytes, strerror(error),
+                          lk_advice_of_errno(error, "check the disk it lies on"));
 }
 
 /* On rank 0: take the blocks now. Neither HDF5 nor MPI-IO recovers when one rank's write fails in a
@@ -169,8 +170,9 @@ static lk_status reserve(const job *j)
     uint64_t bytes = needed_bytes(j);
     if (fallocate(j->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0) return LK_OK;
     if (errno == EOPNOTSUPP || errno == ENOSYS) return reserve_by_zeros(j, bytes);
-    return lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; make room on the disk",
-                   j->part, (unsigned long long)bytes, strerror(errno));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot reserve %llu bytes: %s; %s", j->part,
+                   (unsigned long long)bytes, strerror(errno),
+                   lk_advice_of_errno(errno, "check the disk it lies on"));
 }
 
 /* What was reserved and not used goes back. */
@@ -329,7 +331,7 @@ static lk_status open_part(job *j)
     return j->fd >= 0 ? LK_OK
                       : lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", j->part,
                                 j->rank == 0 ? "create" : "open", strerror(errno),
-                                lk_advice_of_errno(errno, "check the directory's permissions"));
+                                lk_advice_of_errno(errno, "look at its directory"));
 }
 
 /* To the disk, and out of memory, so that it is the disk that is read back. A sync of all would
@@ -346,8 +348,8 @@ static lk_status sync_part(job *j)
         lk_io_yield(j->io);
     }
     if (!good || fsync(j->fd) != 0)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot sync: %s; check the disk's free space and quota",
-                       j->part, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot sync: %s; %s", j->part, strerror(errno),
+                       lk_advice_of_errno(errno, "check the disk it lies on"));
     posix_fadvise(j->fd, 0, 0, POSIX_FADV_DONTNEED); /* only advice: without it memory is read */
     return LK_OK;
 }

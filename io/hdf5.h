@@ -3,7 +3,8 @@
  * Files come from anywhere, so reading trusts nothing: only hard links are followed, only the
  * types, layouts and filters that lockstep writes are accepted (so no references, virtual datasets
  * or other files, and no filter is loaded), and a declared size is compared with the bytes stored,
- * these with the file, before anything is allocated.
+ * these with the file, before anything is allocated. That is asked of all that a file holds when it
+ * is opened, needed or not: what one command refuses no other takes.
  *
  * In the order of use:
  *
@@ -67,10 +68,11 @@ lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 
 /* ---- files to read: io/hdf5_file.c, hdf5_driver.c -------------------------------------------- */
 
-/* Open for reading, this process alone, and check the root attributes schema and version. `schema`
- * NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...; what to do". LK_E_SYSTEM:
- * the system refuses; here and in all reading of the file later this is so only after it was tried
- * again, six times in 3 s, where it may pass. Close with H5Fclose(): there is nothing to lose. */
+/* Open for reading, this process alone, and check the root attributes schema and version, and all
+ * links and datasets. `schema` NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...;
+ * what to do". LK_E_SYSTEM: the system refuses; here and in all reading of the file later this is
+ * so only after it was tried again, six times in 3 s, where it may pass. Close with H5Fclose():
+ * there is nothing to lose. */
 lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
 /* What was tried again of this file since the last lk_h5_open() of this thread, "FILE: read failed
  * (Input/output error), tried again 2 times in 0.3 s, then it worked"; "": nothing. */
@@ -147,6 +149,8 @@ typedef struct lk_h5_list {
 } lk_h5_list;
 lk_status lk_h5_list_datasets(hid_t file, const char *where, const char *group, lk_h5_list *list);
 void lk_h5_list_clear(lk_h5_list *list);
+/* Open every dataset of the file once, for the checks. */
+lk_status lk_h5_check_datasets(hid_t file, const char *where);
 
 /* ---- their content: io/hdf5_read.c ----------------------------------------------------------- */
 

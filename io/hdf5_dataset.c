@@ -191,19 +191,12 @@ static lk_status find_digest(hid_t id, const char *where, lk_h5_dataset *d)
     return LK_OK;
 }
 
-lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, size_t cache,
-                             lk_h5_dataset *result)
+/* With hard links on its path, and a dataset at its end. */
+static lk_status open_dataset(hid_t file, const char *where, const char *path, size_t cache,
+                              lk_h5_dataset *result)
 {
     LK_H5_AUTO hid_t id = -1, access_list = -1;
     lk_h5_dataset d = {.id = -1};
-    H5O_info_t object;
-    LK_TRY(check_links(file, where, path));
-    LK_TRY(look_at(file, where, path, &object));
-    if (object.type != H5O_TYPE_DATASET)
-        return lk_fail(LK_E_INPUT,
-                       "%s: expected '%s' to be a dataset, found something else; the "
-                       "file is damaged or of another kind",
-                       where, path);
     LK_H5(LK_E_SYSTEM, access_list = H5Pcreate(H5P_DATASET_ACCESS), "%s: '%s'", where, path);
     if (cache > 0)
         LK_H5(LK_E_SYSTEM, H5Pset_chunk_cache(access_list, 12421, cache, 1.0), "%s: '%s'", where,
@@ -217,6 +210,20 @@ lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, si
     id = -1;
     *result = d;
     return LK_OK;
+}
+
+lk_status lk_h5_dataset_open(hid_t file, const char *where, const char *path, size_t cache,
+                             lk_h5_dataset *result)
+{
+    H5O_info_t object;
+    LK_TRY(check_links(file, where, path));
+    LK_TRY(look_at(file, where, path, &object));
+    if (object.type != H5O_TYPE_DATASET)
+        return lk_fail(LK_E_INPUT,
+                       "%s: expected '%s' to be a dataset, found something else; the "
+                       "file is damaged or of another kind",
+                       where, path);
+    return open_dataset(file, where, path, cache, result);
 }
 
 lk_status lk_h5_dataset_expect(const lk_h5_dataset *d, const char *where, const char *path,
@@ -335,4 +342,18 @@ void lk_h5_list_clear(lk_h5_list *list)
     for (int i = 0; i < list->count; i++) free(list->path[i]);
     free(list->path);
     *list = (lk_h5_list){0, 0, NULL};
+}
+
+lk_status lk_h5_check_datasets(hid_t file, const char *where)
+{
+    lk_h5_list list = {0, 0, NULL};
+    LK_TRY(lk_h5_list_datasets(file, where, "", &list));
+    lk_status status = LK_OK;
+    for (int i = 0; i < list.count && status == LK_OK; i++) {
+        lk_h5_dataset d = {.id = -1};
+        status = open_dataset(file, where, list.path[i], 0, &d); /* listed: its links are hard */
+        lk_h5_release(&d.id);
+    }
+    lk_h5_list_clear(&list);
+    return status;
 }

@@ -122,6 +122,7 @@ lk_status lk_h5_open(const char *path, const char *schema, hid_t *file)
     LK_H5(LK_E_INPUT, id = H5Fopen(path, H5F_ACC_RDONLY, fapl),
           "%s: expected a %s, found a file that HDF5 cannot open", path, noun(schema));
     LK_TRY(check_schema(id, path, schema));
+    LK_TRY(lk_h5_check_datasets(id, path));
     *file = id;
     id = -1;
     return LK_OK;

@@ -9,8 +9,8 @@ static lk_status cannot(const char *path, const char *what)
 {
     int error = lk_h5_driver_error();
     lk_h5_driver_reset();
-    return lk_fail(lk_status_of_errno(error), "%s: cannot read %s: %s; check the path and its "
-                   "permissions", path, what, strerror(error));
+    return lk_fail(lk_status_of_errno(error), "%s: cannot read %s: %s; %s", path, what,
+                   strerror(error), lk_advice_of_errno(error, "check the path"));
 }
 
 lk_status lk_small_file(const char *path, const char *what, size_t most, char **text, size_t *size)

@@ -24,6 +24,12 @@ quit()
     exit "$code"
 }
 
+# Settings that are no numbers are told now, not when they are needed, hours later.
+for setting in MAX_STALLED PAUSE FILES_WAIT REQUEUE_WAIT; do
+    [[ ${!setting:-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
+        quit 2 "$setting: expected a whole number, found '${!setting}'; correct or unset it"
+done
+
 # Sets lockstep: the one named, else the one of these scripts (an installed one, or where quickstart
 # builds it), else the one on the PATH.
 find_lockstep()

@@ -13,8 +13,8 @@
  *                stuck: as eio, and then the main thread does not wake from a short sleep;
  *                make, open, read: openings for writing fail, openings for reading, or reads,
  *                FAULT_TIMES of them, or all that follow; stall: openings never return;
- *                deaf: nor do reads
- *   FAULT_ERRNO  of sync, make, open and read, a number; EIO if there is none
+ *                deaf: nor do reads; rename: renaming to such a name fails
+ *   FAULT_ERRNO  of sync, make, open, read and rename, a number; EIO if there is none
  *   FAULT_CALL   MPI_Init_thread or MPI_Finalize: it never returns, whatever the file
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
@@ -105,7 +105,7 @@ static int fate(int fd)
 {
     if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "blank") ||
         is("FAULT_KIND", "full") || is("FAULT_KIND", "make") || is("FAULT_KIND", "open") ||
-        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf"))
+        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf") || is("FAULT_KIND", "rename"))
         return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - number("FAULT_AFTER", 0);
@@ -244,6 +244,12 @@ ssize_t pread(int fd, void *bytes, size_t n, off_t at)
 }
 
 ssize_t pread64(int fd, void *bytes, size_t n, off_t at) { return pread(fd, bytes, n, at); }
+
+int rename(const char *from, const char *to)
+{
+    if (meant_path(to) && refused("rename")) return -1;
+    return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
 
 static int open_faulty(const char *path, int flags, mode_t mode)
 {

@@ -7,6 +7,8 @@
  *   text NAME VALUE              replace a root attribute
  *   forget NAME                  remove a root attribute
  *   remove PATH                  unlink
+ *   soft PATH, external PATH     add a link that leads nowhere
+ *   virtual PATH, coded PATH     add a dataset: of other files; with a filter that nobody knows
  *   plant PATH INDEX VALUE       set an element of a dataset of f32, and its digest anew
  *   sign PATH                    make the digests of a dataset anew: it seems to be as imported
  *   print PATH                   no change: elements of a dataset, one a line */
@@ -166,6 +168,23 @@ static void sign(hid_t file, const char *path)
     H5Dclose(list);
 }
 
+/* A dataset that no command needs. */
+static void add(hid_t file, const char *path, int is_virtual)
+{
+    hsize_t dim = 4;
+    hid_t d, space, list;
+    check(space = H5Screate_simple(1, &dim, NULL), "make a space");
+    check(list = H5Pcreate(H5P_DATASET_CREATE), "make a list");
+    if (is_virtual) check(H5Pset_virtual(list, space, "other.h5", "x", space), "map it");
+    else check(H5Pset_chunk(list, 1, &dim), "set chunks");
+    if (!is_virtual) check(H5Pset_filter(list, 257, H5Z_FLAG_OPTIONAL, 0, NULL), "filter");
+    check(d = H5Dcreate2(file, path, H5T_IEEE_F32LE, space, H5P_DEFAULT, list, H5P_DEFAULT),
+          "create");
+    H5Pclose(list);
+    H5Sclose(space);
+    H5Dclose(d);
+}
+
 static void print(hid_t file, const char *path)
 {
     hid_t d, space;
@@ -204,6 +223,15 @@ int main(int argc, char **argv)
         set_text(file, argv[3], argv[4]);
     else if (strcmp(action, "forget") == 0 && argc == 4)
         check(H5Adelete(file, argv[3]), "remove the attribute");
+    else if (strcmp(action, "soft") == 0 && argc == 4)
+        check(H5Lcreate_soft("/nowhere", file, argv[3], H5P_DEFAULT, H5P_DEFAULT), "link");
+    else if (strcmp(action, "external") == 0 && argc == 4)
+        check(H5Lcreate_external("nowhere.h5", "/", file, argv[3], H5P_DEFAULT, H5P_DEFAULT),
+              "link");
+    else if (strcmp(action, "virtual") == 0 && argc == 4)
+        add(file, argv[3], 1);
+    else if (strcmp(action, "coded") == 0 && argc == 4)
+        add(file, argv[3], 0);
     else if (strcmp(action, "plant") == 0 && argc == 6)
         plant(file, argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL));
     else if (strcmp(action, "sign") == 0 && argc == 4)

@@ -290,7 +290,8 @@ static void check_choice(void)
     unlink(newest);
     unlink(before);
     failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &choice), LK_E_INPUT,
-           "found no such file", "a link to nothing");
+           "found no such file; check the path; there is no checkpoint before it; start again "
+           "without --resume", "a link to nothing");
     unlink(latest);
     failed(lk_checkpoint_choose(io, MPI_COMM_SELF, directory, NULL, NULL, &choice), LK_E_INPUT,
            "no checkpoint to resume from", "no checkpoint");

@@ -130,6 +130,21 @@ ok "a directory that cannot be synced is good enough" test "$rc" -eq 0 -a $struc
 go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync
 ok "not one whose sync fails: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
 
+# What to do is told by what the system says.
+for file in run.yaml checkpoints/step-000008.h5; do
+    while read -r number advice; do
+        go_on 1 0 FAULT_FILE=t/$file FAULT_KIND=rename FAULT_ERRNO="$number"
+        ok "$file cannot be renamed, errno $number: the fault strikes" test $struck = 1
+        ok "the advice: $(grep '^lockstep: ' "$work/err")" says err "; $advice"
+    done <<END
+5 check the disk it lies on, or its server
+28 make room on the disk
+30 check the disk it lies on, and whether it should be mounted read-only
+122 make room within your quota
+13 check its permissions and those of its directory
+END
+done
+
 # Nor what it does to the run file, which a job reads at every start.
 go_on 1 0 FAULT_FILE=a.yaml FAULT_KIND=open FAULT_TIMES=2 FAULT_ERRNO=116
 ok "a run file that opens at the third try" test "$rc" -eq 0 -a $struck = 1

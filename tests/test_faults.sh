@@ -153,11 +153,18 @@ ranks 2 "$LOCKSTEP" train r.yaml --set directory=new --resume-or-start
 ok "an end that has passed: exit status 75, nothing is made" test "$rc" -eq 75 -a ! -e new
 ok "said once, with what to do" says_once 'the end of this Slurm job (SLURM_JOB_END_TIME) was 36' \
     'nothing is started. Start it again in a new job, or unset SLURM_JOB_END_TIME'
-SLURM_JOB_END_TIME=soon
-bad "an end that is no time" "SLURM_JOB_END_TIME: expected seconds since 1970, found 'soon'" \
-    "$LOCKSTEP" train r.yaml --set directory=new
+for text in soon inf 0x7fffffff 1e12 4102444800s ' 4102444800' -1; do
+    SLURM_JOB_END_TIME=$text
+    bad "an end that is no time" \
+        "SLURM_JOB_END_TIME: expected seconds since 1970, found '$text'; unset it" \
+        "$LOCKSTEP" train r.yaml --set directory=new
+done
 unset SLURM_JOB_END_TIME
-for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00; do
+for text in 3x nan 1e999; do
+    bad "a timeout that is no number" "'train.timeout': expected a number |found '$text'" \
+        2 "$LOCKSTEP" train r.yaml --set directory=new --set train.timeout=$text
+done
+for text in 0s 10 5x -3s 1:2 99999999999h 1:99:00 0x10s 1e3s 1.5.5h; do
     misuse "--walltime $text" 'expected a duration' "$LOCKSTEP" train r.yaml --walltime=$text
 done
 
@@ -320,6 +327,13 @@ ok "one message names who waits, in what, and what to do" says_once "rank 0 on "
 note "$(grep '^lockstep: ' "$work/err")"
 hangs "as rank 0, in MPI_Init" 0 FAULT_CALL=MPI_Init_thread
 ok "one message" says_once "rank 0 on " "MPI_Init has taken"
+printf '#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" -ge 2 ] || kill -STOP $$\nexec "$@"\n' >frozen
+chmod +x frozen
+WRAP=$PWD/frozen begin 4 --set directory=early --set train.timeout=0.1
+begun=$(now)
+finish_job
+ok "ranks 0 and 1 of 4 never start: all end with status 5 ($took s)" test "$rc" -eq 5
+ok "one message, of the lowest rank that can speak" says_once "rank 2 on " "MPI_Init has taken"
 hangs "reading the run file" 0 FAULT_FILE=r.yaml FAULT_KIND=stall
 ok "one message" says_once "rank 0 on " "reading the run file has taken 10 s"
 ok "and no run was begun" test ! -e early

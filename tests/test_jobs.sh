@@ -128,6 +128,13 @@ ok "bad input is not started again" says err 'none.h5' 'bad input (exit code 2)'
 ok "its exit code is 2" test "$rc" -eq 2
 ok "and it was started once" test "$(grep -c -- '--resume-or-start' "$work/out")" -eq 1
 
+for setting in MAX_STALLED=no PAUSE=1.5 FILES_WAIT=10s REQUEUE_WAIT=-1; do
+    run env $setting "$jobs/local.sh" r.yaml --set directory=never
+    ok "$setting: exit code 2, nothing is begun" test "$rc" -eq 2 -a ! -e never
+    ok "said so: $(cat "$work/err")" says err \
+        "${setting%=*}: expected a whole number, found '${setting#*=}'"
+done
+
 # What is saved and then damaged is no progress, whatever its name. (Starts: twice from step 20, as
 # MAX_STALLED=1 allows, and once more, for the second seemed to have come further.)
 run "$LOCKSTEP" train r.yaml --set directory=rots --set checkpoint.keep=0 --set train.stop_after=20

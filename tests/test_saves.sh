@@ -56,8 +56,33 @@ cp -R a f
 for step in 16 18 20; do damage f/checkpoints/step-0000$step.h5; done
 run "$LOCKSTEP" train a.yaml --set directory=f --resume
 ok "none that is whole: $(cat "$work/err")" says err 'step-000020.h5: ' \
-    'no checkpoint before it is whole'
+    'no checkpoint before it is whole (3 tried); start again without --resume'
 ok "exit code 2, both others were tried" test "$rc $(grep -c '; trying step-' "$work/out")" = "2 2"
+
+# Whole ones that a start does not try by itself are named: those of later steps than the one that
+# the user has moved the link back to, and any where the link leads to a name that is of no step.
+for target in step-000016.h5 gone.h5; do
+    rm -rf f
+    cp -R a f
+    damage f/checkpoints/step-000016.h5
+    ln -sfn $target f/checkpoints/latest
+    touch -d '1 minute ago' f/checkpoints/step-*.h5
+    bad "$target, where 'latest' leads, is not whole: a newer one is named" \
+        "f/checkpoints/$target: |there is no checkpoint before it; step-000020.h5 is there, too|\
+'ln -sfn step-000020.h5 f/checkpoints/latest'" \
+        2 "$LOCKSTEP" train a.yaml --set directory=f --resume
+    ln -sfn step-000020.h5 f/checkpoints/latest
+    prints "with the link as it says the run goes on" 'from step 20' \
+        "$LOCKSTEP" train a.yaml --set directory=f --resume
+done
+
+# A run that was moved, with a link that was made by hand.
+rm -rf f
+cp -R a f
+ln -sfn /gone/f/checkpoints/step-000020.h5 f/checkpoints/latest
+prints "where 'latest' leads out of the directory the file of that name is tried next" \
+    '/gone/f/checkpoints/step-000020.h5: |found no such file|trying step-000020.h5|from step 20' \
+    "$LOCKSTEP" train a.yaml --set directory=f --resume
 
 # Damaged files count no more: with room for two, both that stay are whole.
 cp -R a g
@@ -91,6 +116,30 @@ prints "a name that is not of the step in the file, and a text, are passed over"
 that is not HDF5; use another checkpoint; trying step-000018.h5|from step 18' \
     "$LOCKSTEP" train a.yaml --set directory=o --resume
 ok "to the same bits" same o a
+
+# What leads out of a file, or needs a filter that is not lockstep's, is refused by every command,
+# also where no command needs it.
+for kind in soft external virtual coded; do
+    rm -rf q
+    cp -R a q
+    "$h5edit" q/checkpoints/step-000020.h5 $kind notes
+    case $kind in
+    virtual) what="'notes' lies in other files, which is not followed" ;;
+    coded) what="'notes': expected filters among deflate, shuffle and Fletcher-32" ;;
+    *) what="'notes' is a soft or external link, which is not followed" ;;
+    esac
+    for command in 'eval q a.h5' 'generate q -p a' 'show q'; do
+        bad "${command%% *} refuses a checkpoint with something $kind" "$what|before it is q/" \
+            "$LOCKSTEP" $command
+    done
+    prints "--resume passes over it" "$what|trying step-000018.h5|from step 18" \
+        "$LOCKSTEP" train a.yaml --set directory=q --resume
+    cp a.h5 q.h5
+    "$h5edit" q.h5 $kind notes
+    bad "train refuses a dataset with it" "$what" \
+        "$LOCKSTEP" train a.yaml --set directory=r --set data.file=q.h5
+    bad "eval, too" "$what" "$LOCKSTEP" eval a q.h5
+done
 
 # ---- checkpoints that have gone astray -----------------------------------------------------------
 
@@ -285,6 +334,24 @@ prints "logs that are gone are begun anew" \
 ok "with the next step" test "$(cut -d' ' -f1 j/loss.log | tr '\n' ' ')" = "21 22 "
 prints "and go on" 'from step 22' "$LOCKSTEP" train a.yaml $more --set directory=j --resume
 ok "as the others do" "$h5same" j/checkpoints/latest whole/checkpoints/latest
+
+# A log that lies elsewhere, on a disk that is not there.
+for name in loss.log validation.log; do
+    rm -rf j
+    cp -R logs j
+    mv j/$name elsewhere.log
+    ln -s ../elsewhere.log j/$name
+    prints "$name may be a link" 'from step 20' "$LOCKSTEP" train a.yaml $more --set directory=j \
+        --resume
+    ok "and is that of a run without a stop" cmp elsewhere.log whole/$name
+    ln -sfn ../gone/$name j/$name
+    bad "$name, a link that leads nowhere" "j/$name: expected the log of a run, found a link that \
+cannot be followed: No such file or directory; mount what it leads to, or remove the link" \
+        "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+    ln -sfn $name j/$name
+    bad "$name, a link to itself" "j/$name: expected the log of a run, found a link that cannot" \
+        "$LOCKSTEP" train a.yaml $more --set directory=j --resume
+done
 
 # ---- steps that are skipped --------------------------------------------------------------------
 

@@ -82,8 +82,10 @@ lk_status lk_replace_lock(const char *part, int *lock)
     for (bool ours = false;;) {
         int fd = open(part, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
         if (fd < 0)
-            return lk_fail(lk_status_of_errno(errno), "%s: cannot create: %s; name another output, "
-                           "or move away what is there", part, strerror(errno));
+            return lk_fail(lk_status_of_errno(errno), "%s: cannot create: %s; %s", part,
+                           strerror(errno),
+                           lk_advice_of_errno(errno, "name another output, or move away what is "
+                                              "there"));
         lk_status status = lock_file(fd, part, &ours);
         if (status == LK_OK && ours) {
             *lock = fd;
@@ -98,14 +100,12 @@ lk_status lk_replace_sync(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return lk_fail(LK_E_SYSTEM,
-                       "%s: cannot open: %s; check the path and its "
-                       "permissions",
-                       path, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s: cannot open: %s; %s", path, strerror(errno),
+                       lk_advice_of_errno(errno, "check the path"));
     int bad = fsync(fd) != 0 && errno != EINVAL, error = errno; /* EINVAL: not on this system */
     close(fd);
-    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s; check the disk's free space and quota", path,
-                         strerror(error))
+    return bad ? lk_fail(LK_E_SYSTEM, "%s: fsync: %s; %s", path, strerror(error),
+                         lk_advice_of_errno(error, "check the disk it lies on"))
                : LK_OK;
 }
 
@@ -126,7 +126,7 @@ static lk_status publish(const char *part, const char *path, bool replaces)
                              "output, or give --overwrite to replace it", path)
                    : lk_fail(LK_E_SYSTEM, "%s: cannot rename to %s: %s; %s", part, path,
                              strerror(errno),
-                             lk_advice_of_errno(errno, "check the directory's permissions"));
+                             lk_advice_of_errno(errno, "look at both names and their directory"));
     LK_TRY(directory_of(path, &directory));
     lk_status status = lk_replace_sync(directory);
     free(directory);
@@ -149,8 +149,9 @@ static lk_status cannot(const lk_replace *r, int error)
 {
     lk_status status = lk_status_of_errno(error);
     return lk_fail(status, "%s: cannot write %s: %s; %s", r->path, r->what, strerror(error),
-                   status == LK_E_INPUT ? "name another place"
-                                        : "make room, or check the disk, and start again");
+                   lk_advice_of_errno(error, status == LK_E_INPUT
+                                                 ? "name another place"
+                                                 : "check the disk, and start again"));
 }
 
 static void release(lk_replace *r)

@@ -80,9 +80,18 @@ lk_status lk_fail_open(const char *path)
 
 const char *lk_advice_of_errno(int error, const char *otherwise)
 {
-    return error == ENOSPC || error == EDQUOT
-               ? "make room on the disk: its space, its number of files (df -i), your quota"
-               : otherwise;
+    switch (error) {
+    case ENOSPC: return "make room on the disk: its space, its number of files (df -i), your quota";
+    case EDQUOT: return "make room within your quota on that disk, or have it raised";
+    case EIO:
+    case ENODEV:
+    case ESTALE:
+    case ETIMEDOUT: return "check the disk it lies on, or its server";
+    case EROFS: return "check the disk it lies on, and whether it should be mounted read-only";
+    case EACCES:
+    case EPERM: return "check its permissions and those of its directory";
+    default: return otherwise;
+    }
 }
 
 const char *lk_error_text(void) { return text; }

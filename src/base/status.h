@@ -38,7 +38,8 @@ lk_status lk_fail_suffix(lk_status code, const char *format, ...)
 lk_status lk_status_of_errno(int error);
 /* After an open() or fopen() of it that set errno: the error of one or the other kind. */
 lk_status lk_fail_open(const char *path);
-/* What to try after the errno of a file that could not be made: to make room, where that is it. */
+/* What to try after the errno of a file that could not be made, written, renamed or removed: with
+ * the room, the quota, the disk or the permissions; `otherwise` after any other. */
 const char *lk_advice_of_errno(int error, const char *otherwise);
 
 const char *lk_error_text(void); /* "" when none; valid until the next lk_ call of this thread */

@@ -14,8 +14,8 @@
 
 #define LIMIT 300.0   /* seconds */
 #define FACTOR 10.0   /* of train.timeout, as the watchdog's for a start */
-#define STAGGER 0.125 /* of the limit, until the next rank speaks where the one before does not; */
-#define LEAST 5.0     /* seconds, at least */
+#define STAGGER 0.125 /* of the limit, until rank 1 speaks where rank 0 does not, and rank 2; */
+#define LEAST 5.0     /* seconds, at least; and until the next one does */
 
 static struct {
     pthread_mutex_t lock;
@@ -35,14 +35,16 @@ int lk_cmd_launched(void)
 
 static double limit(void) { return now.timeout < 0 ? LIMIT : FACTOR * now.timeout; }
 
-/* Whoever hangs, all ranks are late at about the same time, and one message is enough: rank 0's,
- * else rank 1's. They are ended by then, also where srun waits before it ends them (SRUN in
- * jobs/site.sh). */
+/* Whoever hangs, all ranks are late at about the same time, and one message is enough: that of the
+ * lowest rank that can speak. Ranks 1 and 2 leave the one before so much time that all are ended by
+ * then, also where srun waits before it ends them (SRUN in jobs/site.sh). A host that hangs may
+ * take many ranks along, and the next host's must not wait so long for each of them: from there on
+ * it is what mpirun needs to end all, so under srun a few may speak. */
 static double patience(void)
 {
-    int before = lk_cmd_launched();
+    int before = lk_cmd_launched(), first = before < 2 ? before : 2;
     double each = STAGGER * limit() > LEAST ? STAGGER * limit() : LEAST;
-    return limit() + each * (before < 2 ? before : 2);
+    return limit() + each * first + LEAST * (before - first);
 }
 
 static void end(void)

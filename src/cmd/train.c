@@ -223,13 +223,18 @@ static lk_status outlive(void)
     return lk_signals_catch();
 }
 
-/* The run file is not read yet, and may be what hangs. */
+/* The run file is not read yet, and may be what hangs. What is no number limits nothing here: it is
+ * refused when the run file is read. */
 static void limit_start(const options *o)
 {
     static const char key[] = "train.timeout=";
-    for (int i = 0; i < o->sets; i++)
-        if (strncmp(o->set[i], key, sizeof key - 1) == 0)
-            lk_cmd_brief_limit(strtod(o->set[i] + sizeof key - 1, NULL));
+    char *end;
+    for (int i = 0; i < o->sets; i++) {
+        if (strncmp(o->set[i], key, sizeof key - 1) != 0) continue;
+        const char *text = o->set[i] + sizeof key - 1;
+        double timeout = strtod(text, &end);
+        if (end != text && *end == '\0' && isfinite(timeout)) lk_cmd_brief_limit(timeout);
+    }
 }
 
 static int start(options *o)

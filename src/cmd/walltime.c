@@ -13,9 +13,11 @@ static bool with_unit(const char *text, double *seconds)
         char unit;
         double seconds;
     } units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}};
-    char *end;
+    size_t digits = strspn(text, "0123456789.");
+    char *end = NULL;
     double value = isdigit((unsigned char)*text) ? strtod(text, &end) : -1;
-    if (!(value > 0 && value < 1e9) || end[0] == '\0' || end[1] != '\0') return false;
+    if (!(value > 0 && value < 1e9) || end != text + digits || end[0] == '\0' || end[1] != '\0')
+        return false;
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (*end == units[i].unit) *seconds = value * units[i].seconds;
     return *seconds > 0;
@@ -50,9 +52,8 @@ lk_status lk_cmd_deadline(double walltime, double *deadline)
     double now = lk_clock_seconds(), end = walltime > 0 ? now + walltime : 0;
     const char *slurm = getenv("SLURM_JOB_END_TIME"); /* seconds since 1970 */
     if (slurm && *slurm) {
-        char *rest;
-        double then = strtod(slurm, &rest);
-        if (*rest != '\0' || !(then > 0))
+        double then = strtod(slurm, NULL);
+        if (slurm[strspn(slurm, "0123456789")] != '\0' || strlen(slurm) > 18 || !(then > 0))
             return lk_fail(LK_E_INPUT, "SLURM_JOB_END_TIME: expected seconds since 1970, found "
                            "'%.40s'; unset it", slurm);
         double left = then - (double)time(NULL);

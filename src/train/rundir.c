@@ -54,9 +54,10 @@ static lk_status cannot(const char *what, const char *path)
 {
     int error = errno;
     lk_status status = lk_status_of_errno(error);
-    return lk_fail(status, "%s: cannot %s: %s; check %s", path, what, strerror(error),
-                   status == LK_E_INPUT ? "'directory' and its permissions"
-                                        : "the disk it lies on and its free space");
+    return lk_fail(status, "%s: cannot %s: %s; %s", path, what, strerror(error),
+                   lk_advice_of_errno(error, status == LK_E_INPUT
+                                                 ? "see what has that name, and 'directory'"
+                                                 : "check the disk it lies on"));
 }
 
 static bool has(const lk_rundir *d, const char *name)
@@ -375,10 +376,9 @@ static lk_status write_line(lk_rundir *d, int which, const char *line)
 {
     FILE *f = d->log[which].file;
     if (fputs(line, f) < 0 || ferror(f))
-        return lk_fail(LK_E_SYSTEM,
-                       "%s/%s: cannot write the log: %s; make room on the disk, then "
-                       "go on with --resume",
-                       d->path, logs[which].name, strerror(errno));
+        return lk_fail(LK_E_SYSTEM, "%s/%s: cannot write the log: %s; %s, then go on with --resume",
+                       d->path, logs[which].name, strerror(errno),
+                       lk_advice_of_errno(errno, "check the disk it lies on"));
     lk_digest_update(d->log[which].digest, line, strlen(line));
     d->log[which].bytes += strlen(line);
     return LK_OK;
@@ -411,10 +411,9 @@ lk_status lk_rundir_sync(lk_rundir *d)
     for (int i = 0; i < LOGS; i++) {
         FILE *f = d->log[i].file;
         if (f && (fflush(f) != 0 || fsync(fileno(f)) != 0))
-            return lk_fail(LK_E_SYSTEM,
-                           "%s: cannot write the logs: %s; make room on the disk, "
-                           "then go on with --resume",
-                           d->path, strerror(errno));
+            return lk_fail(LK_E_SYSTEM, "%s: cannot write the logs: %s; %s, then go on with "
+                           "--resume", d->path, strerror(errno),
+                           lk_advice_of_errno(errno, "check the disk it lies on"));
     }
     return LK_OK;
 }

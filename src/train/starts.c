@@ -43,8 +43,8 @@ static json_t *describe(const lk_comm *c, const lk_starts_entry *e, const place 
 
 static lk_status cannot(const char *what, const char *path, int error)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; check the disk's free space and permissions",
-                   path, what, strerror(error));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", path, what, strerror(error),
+                   lk_advice_of_errno(error, "move it away"));
 }
 
 /* One write: a line is there whole or, after a crash, cut, and then the next begins a new one. */

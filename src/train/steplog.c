@@ -11,8 +11,22 @@
 
 static lk_status cannot(const char *what, const char *path)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; check the disk's free space and permissions",
-                   path, what, strerror(errno));
+    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", path, what, strerror(errno),
+                   lk_advice_of_errno(errno, "move it away, or put back what it was"));
+}
+
+/* After an open() that set errno. What a lost link leads to may come back with its disk. */
+static lk_status cannot_open(const char *path)
+{
+    int error = errno;
+    struct stat s;
+    bool link = lstat(path, &s) == 0 && S_ISLNK(s.st_mode);
+    errno = error;
+    if (!link || lk_status_of_errno(error) != LK_E_INPUT || error == EISDIR)
+        return cannot("open", path);
+    return lk_fail(LK_E_INPUT, "%s: expected the log of a run, found a link that cannot be "
+                   "followed: %s; mount what it leads to, or remove the link, then a new log is "
+                   "begun", path, strerror(error));
 }
 
 /* A pipe of this name must not hold up the start: it is looked at before anything waits for it. */
@@ -20,7 +34,7 @@ static lk_status open_file(const char *path, int flags, const char *mode, FILE *
 {
     struct stat s;
     int fd = open(path, flags | O_NONBLOCK | O_CLOEXEC, 0666);
-    if (fd < 0) return cannot("open", path);
+    if (fd < 0) return cannot_open(path);
     lk_status status = LK_OK;
     if (fstat(fd, &s) != 0) status = cannot("look at", path);
     else if (!S_ISREG(s.st_mode))
@@ -121,7 +135,8 @@ lk_status lk_steplog_check(const char *path, const lk_steplog_form *form, uint64
                            bool *none)
 {
     FILE *f = NULL;
-    if (access(path, F_OK) != 0 && errno == ENOENT) {
+    struct stat s;
+    if (lstat(path, &s) != 0 && errno == ENOENT) {
         *none = true;
         return LK_OK;
     }

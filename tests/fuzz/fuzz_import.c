@@ -5,7 +5,8 @@
  *   't' text          UTF-8      'b' text, as bytes
  *   'j' the journal of an interrupted import of images of 12 bytes
  *   'r' the JSON of a reference distribution
- *   'l' run.jsonl, loss.log and starts.jsonl of a run directory (the same bytes for each) */
+ *   'l' run.jsonl, loss.log and starts.jsonl of a run directory (the same bytes for each), looked
+ *       at and, loss.log, as when a run goes on from step 3 */
 #include "io/csv.h"
 #include "io/image.h"
 #include "io/import.h"
@@ -14,6 +15,7 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/image_make.h"
 #include "train/history.h"
+#include "train/steplog.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,6 +112,17 @@ static void reference(const uint8_t *data, size_t size)
     free(copy);
 }
 
+static void go_on(const char *path)
+{
+    static const lk_steplog_form form = {"step loss rate scale norm skipped", 5, 5, true};
+    lk_digest *digest = NULL;
+    uint64_t bytes = 0;
+    bool none = false;
+    fuzz_demand(lk_digest_create(&digest) == LK_OK, "a digest");
+    fuzz_read(lk_steplog_check(path, &form, 3, 3, &(float){1}, digest, &bytes, &none), "log");
+    lk_digest_destroy(digest);
+}
+
 static void logs(const uint8_t *data, size_t size)
 {
     static const char *const name[] = {"logs/run.jsonl", "logs/loss.log", "logs/validation.log",
@@ -120,6 +133,7 @@ static void logs(const uint8_t *data, size_t size)
     snprintf(directory, sizeof directory, "%s", fuzz_path("logs"));
     mkdir(directory, 0777);
     for (int i = 0; i < 4; i++) fuzz_file(name[i], data, size);
+    go_on(fuzz_path(name[1]));
     if (!fuzz_read(lk_history_open(directory, &h), "history")) return;
     lk_history_state(h, 1e9, state);
     lk_history_best(h, &step);
