@@ -228,47 +228,33 @@ static int64_t tied_reference(const op_case *c, double *const *in, double *y)
 
 static const case_kind tied = CASE_KIND("embed tied", embed_tensors, tied_build, tied_reference);
 
+/* `out`: spare rows of positions. */
 static int positions_tensors(const op_case *c, case_tensor *t)
 {
     int n = 0;
     TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->in});
-    TENSOR("positions", CASE_PARAM, 2, {c->time + (c->out > 0 ? c->out : 0), c->in});
+    TENSOR("positions", CASE_PARAM, 2, {c->time + c->out, c->in});
     return n;
 }
 
+/* The same positions twice: of their gradients one is written and one added to it. */
 static lk_tensor *positions_build(lk_graph *g, const op_case *c, lk_dtype type,
                                   lk_tensor *const *in)
 {
     (void)c;
     (void)type;
-    return lk_positions(g, in[0], in[1]);
+    return lk_positions(g, lk_positions(g, in[0], in[1]), in[1]);
 }
 
 static int64_t positions_reference(const op_case *c, double *const *in, double *y)
 {
-    for (int64_t i = 0; i < rows(c) * c->in; i++) y[i] = in[0][i] + in[1][i % (c->time * c->in)];
-    return rows(c) * c->in;
+    int64_t n = rows(c) * c->in;
+    for (int64_t i = 0; i < n; i++) y[i] = in[0][i] + 2 * in[1][i % (c->time * c->in)];
+    return n;
 }
 
 static const case_kind positions =
     CASE_KIND("positions", positions_tensors, positions_build, positions_reference);
-
-/* The same positions twice: their gradients must accumulate. */
-static lk_tensor *positions_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
-                                        lk_tensor *const *in)
-{
-    return lk_positions(g, positions_build(g, c, type, in), in[1]);
-}
-
-static int64_t positions_twice_reference(const op_case *c, double *const *in, double *y)
-{
-    positions_reference(c, in, y);
-    return positions_reference(c, (double *[]){y, in[1]}, y);
-}
-
-static const case_kind positions_twice = CASE_KIND("positions twice", positions_tensors,
-                                                   positions_twice_build,
-                                                   positions_twice_reference);
 
 /* ---- dropout, residual, add, cast ---------------------------------------------------------- */
 
@@ -647,11 +633,9 @@ const op_case op_cases[] = {
     NORM(300, 384, .bias = true),
     NORM(70, 1031, .norm = LK_RMSNORM),
     {.kind = &norm_twice, .batch = 1, .time = 21, .in = 32, .bias = true},
-    /* spare rows of positions, with vectors and without; `out`: how many */
-    {.kind = &positions, .batch = 3, .time = 19, .in = 24},
-    {.kind = &positions, .batch = 2, .time = 7, .in = 13, .out = 3},
-    {.kind = &positions, .batch = 37, .time = 196, .in = 32},
-    {.kind = &positions_twice, .batch = 3, .time = 19, .in = 24, .out = 2},
+    WIDE(positions, 3, 19, 24),
+    WIDE(positions, 2, 7, 13, .out = 3),
+    WIDE(positions, 37, 196, 32, .out = 1),
     EMBED(3, 17, 24, 50),
     EMBED(3, 17, 24, 50, .position = LK_POSITION_TABLE),
     EMBED(3, 17, 24, 50, .position = LK_POSITION_SINUSOIDAL),

@@ -52,10 +52,10 @@ static lk_status check_texts(const lk_evaluator *e)
     const lk_image_format *d = &e->data->image, *m = &e->model.info.image;
     if (!e->model.model.fused || (d->text == m->text && d->vocabulary == m->vocabulary))
         return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: expected a text of %lld tokens below %lld with each image as the "
-                   "checkpoint's, found %lld below %lld; evaluate on data with texts like those of "
-                   "the training data", e->data->path, (long long)m->text, (long long)m->vocabulary,
-                   (long long)d->text, (long long)d->vocabulary);
+    return lk_fail(LK_E_INPUT, "%s: expected a text of %lld tokens below %lld with each image as "
+                   "the checkpoint's, found %lld below %lld; evaluate on data with texts like "
+                   "those of the training data", e->data->path, (long long)m->text,
+                   (long long)m->vocabulary, (long long)d->text, (long long)d->vocabulary);
 }
 
 /* Images and labels must mean what they meant in training. */

@@ -85,8 +85,8 @@ static const key keys[] = {
     {"model.tied", BOOLEAN, AT(model.tied), "true", 0, 0, FIXED, TRANSFORMER, NULL,
      "the head uses the embedding's weight"},
     {"model.dropout", REAL, AT(model.dropout), "0", 0, 0.99, 0, 0, NULL,
-     "probability; transformer and fusion: after embedding, attention weights, attention and feed-forward; "
-     "image models: before the classifier"},
+     "probability; transformer and fusion: after embedding, attention weights, attention and "
+     "feed-forward; image models: before the classifier"},
     {"model.embedding_headroom", REAL, AT(model.embedding_headroom), "0.2", 0, 16, FIXED,
      TRANSFORMER, NULL,
      "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none"},

@@ -119,10 +119,10 @@ lk_status lk_session_expect(const lk_run *run, const lk_dataset *data)
 {
     LK_TRY(lk_dataset_expect(data, lk_session_data_kind(run)));
     if (!lk_run_fusion(run) || data->image.vocabulary > 0) return LK_OK;
-    return lk_fail(LK_E_INPUT, "%s: expected images with a text each for model.kind fusion (datasets "
-                   "'train/tokens' and 'validation/tokens', attribute 'vocabulary_size'), found "
-                   "images alone; add them as doc/fusion.md says, or use a model of images",
-                   data->path);
+    return lk_fail(LK_E_INPUT, "%s: expected images with a text each for model.kind fusion "
+                   "(datasets 'train/tokens' and 'validation/tokens', attribute "
+                   "'vocabulary_size'), found images alone; add them as doc/fusion.md says, or use "
+                   "a model of images", data->path);
 }
 
 lk_dtype lk_session_compute(const lk_run *run)
