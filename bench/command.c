@@ -24,9 +24,9 @@ lk_status bench_number(const char *name, const char *text, int64_t least, int64_
 static const char *usage(const bench_command *c, char text[400])
 {
     snprintf(text, 400, "usage: %s RUN.yaml%s [--vocabulary N] [--text N] [--image-size N] "
-             "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name, c->directory ? " DIRECTORY" : "",
-             c->number ? " [" : "", c->number ? c->number : "", c->number ? " N]" : "",
-             c->baseline ? " [--baseline]" : "");
+             "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name,
+             c->directory ? " DIRECTORY" : "", c->number ? " [" : "", c->number ? c->number : "",
+             c->number ? " N]" : "", c->baseline ? " [--baseline]" : "");
     return text;
 }
 

@@ -209,7 +209,7 @@ static const lk_fusion joined = {
 
 /* Of bias, layernorm, gelu of four times the width and learned positions. A block: 4 C^2 of
  * attention, 8 C^2 of the feed-forward, as many multiply-adds for each of its tokens, but for k and
- * v of cross-attention, of which there is one for each patch; biases 4 C + 5 C, two norms of 2 C. */
+ * v of cross-attention, of which there is one for each patch; biases 9 C, two norms of 2 C. */
 static sum fusion_sum(const lk_fusion *m, int64_t side, int64_t channels)
 {
     int64_t c = m->block.width, text = m->block.context, patches = side / m->patch;
