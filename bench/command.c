@@ -23,10 +23,10 @@ lk_status bench_number(const char *name, const char *text, int64_t least, int64_
 
 static const char *usage(const bench_command *c, char text[400])
 {
-    snprintf(text, 400, "usage: %s RUN.yaml%s [--vocabulary N] [--image-size N] [--channels N] "
-             "[--classes N]%s%s%s%s [--set a.b=c]...", c->name, c->directory ? " DIRECTORY" : "",
-             c->number ? " [" : "", c->number ? c->number : "", c->number ? " N]" : "",
-             c->baseline ? " [--baseline]" : "");
+    snprintf(text, 400, "usage: %s RUN.yaml%s [--vocabulary N] [--text N] [--image-size N] "
+             "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name,
+             c->directory ? " DIRECTORY" : "", c->number ? " [" : "", c->number ? c->number : "",
+             c->number ? " N]" : "", c->baseline ? " [--baseline]" : "");
     return text;
 }
 
@@ -46,9 +46,9 @@ static void print_help(const bench_command *c)
 {
     char text[400];
     printf("%s\n\n%s\n\nRandom samples are made as the options say: of --vocabulary (65) tokens, "
-           "or images of\n--image-size (224) pixels and --channels (3) in --classes (1000). --set "
-           "overrides a key of\nthe run file. bench/%s.c says more.\n", usage(c, text), c->does,
-           c->name);
+           "or images of\n--image-size (224) pixels and --channels (3) in --classes (1000), for "
+           "model.kind fusion\nwith --text (64) tokens each. --set overrides a key of the run "
+           "file. bench/%s.c says more.\n", usage(c, text), c->does, c->name);
 }
 
 static lk_status add_set(const char *text, bench_arguments *a)
@@ -71,7 +71,7 @@ static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
     } option[] = {
         {"--vocabulary", 2, 65536, &a->vocabulary}, {"--image-size", 1, 4096, &a->size},
         {"--channels", 1, 64, &a->channels},        {"--classes", 2, 65535, &a->classes},
-        {c->number, 1, MANY, &a->number},
+        {"--text", 1, 32768, &a->text},             {c->number, 1, MANY, &a->number},
     };
     const char *name = **at;
     for (size_t i = 0; i < sizeof option / sizeof *option; i++)
@@ -90,8 +90,8 @@ static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
 
 static lk_status parse(const bench_command *c, int argc, char **argv, bench_arguments *a)
 {
-    *a = (bench_arguments){.number = c->otherwise, .vocabulary = 65, .size = 224, .channels = 3,
-                           .classes = 1000};
+    *a = (bench_arguments){.number = c->otherwise, .vocabulary = 65, .text = 64, .size = 224,
+                           .channels = 3, .classes = 1000};
     for (char **at = argv + 1; at < argv + argc; at++) LK_TRY(take(c, &at, a));
     if (a->file && (a->directory || !c->directory)) return LK_OK;
     lk_fail(LK_E_INPUT, "%s is missing", a->file ? "the directory" : "the run file");

@@ -1,7 +1,7 @@
 /* What the benchmarks share: their command lines, and how they begin and end.
  *
- * RUN.yaml [DIRECTORY] [--vocabulary N] [--image-size N] [--channels N] [--classes N]
- * [--set a.b=c]..., and of some [--baseline] and one number of their own. */
+ * RUN.yaml [DIRECTORY] [--vocabulary N] [--text N] [--image-size N] [--channels N]
+ * [--classes N] [--set a.b=c]..., and of some [--baseline] and one number of their own. */
 #ifndef LK_BENCH_COMMAND_H
 #define LK_BENCH_COMMAND_H
 
@@ -18,7 +18,8 @@ typedef struct bench_arguments {
     bool baseline;
     bool keep;                       /* every tensor of the step stays in memory */
     int64_t number;                  /* the benchmark's own */
-    int64_t vocabulary;              /* of a transformer */
+    int64_t vocabulary;              /* of a transformer, or of the texts of images */
+    int64_t text;                    /* tokens of such a text */
     int64_t size, channels, classes; /* of images */
 } bench_arguments;
 

@@ -5,7 +5,8 @@
 #
 #   ops       the tests of ops, optimizer steps, recomputation, fusion and augmentation
 #   exact     tests/test_exact.sh: the same bits on 1, 2, 4 and 8 ranks, which share the GPU
-#   parity    bench/peer/parity.sh on TEXT: losses beside PyTorch's from the same weights
+#   parity    losses beside PyTorch's from the same weights: fusion on images made here, and
+#             bench/peer/parity.sh on TEXT
 #   layers    MobileNetV3 layer by layer beside torchvision's: bench/layers, bench/peer/vision.py
 #   learn     jobs/shakespeare_gpu.yaml on TEXT (tiny Shakespeare): nanoGPT's loss, and how soon
 #   step      whole steps beside PyTorch's (python3 with torch and torchvision) and beside fp32
@@ -29,7 +30,7 @@
 # shellcheck disable=SC2086,SC2317 # words without blanks; called by name
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 : "${DEVICE:=cuda}" "${PEER_LIMIT:=100}"
-: "${RANKS:=2 4 8}" "${MODELS:=alibi mobile}" "${PRECISIONS:=fp32 fp16}"
+: "${RANKS:=2 4 8}" "${MODELS:=alibi mobile fusion}" "${PRECISIONS:=fp32 fp16}"
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 export srcdir builddir LOCKSTEP MPIRUN DEVICE RANKS MODELS PRECISIONS
 
@@ -37,7 +38,7 @@ target_loss=1.4697 # nanoGPT's best validation loss on tiny Shakespeare
 stall_limit=3.5    # percent of a run's time
 reduce_limit=10    # percent of a step that the exact reduction may add
 if [ "$DEVICE" = cuda ]; then
-    : "${STEPS:=gpt2 alibi10m mnv3l mnv3s32}"
+    : "${STEPS:=gpt2 alibi10m mnv3l mnv3s32 fusion}"
     peer_mode=time peer_small='' minute=60 few=''
 else
     : "${STEPS:=alibi10m mnv3s32}"
@@ -84,8 +85,8 @@ for part; do
 done
 for step in $STEPS; do
     case $step in
-    gpt2 | alibi10m | mnv3l | mnv3s32) ;;
-    *) refuse "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found '$step'" ;;
+    gpt2 | alibi10m | mnv3l | mnv3s32 | fusion) ;;
+    *) refuse "STEPS: expected gpt2, alibi10m, mnv3l, mnv3s32 or fusion, found '$step'" ;;
     esac
 done
 
@@ -186,11 +187,33 @@ text() {
     ok "the text is imported" test "$rc" -eq 0
 }
 
+# fusion_parity KEY=VALUE...: what is needed is here.
+fusion_parity() {
+    "$builddir/tests/makeimage" shapes 800 16 1 images labels
+    "$LOCKSTEP" import idx images labels -o pairs.h5 -f 0.2 >/dev/null
+    "$builddir/tests/maketexts" pairs.h5 8 20
+    rm -rf pairs
+    sets=
+    for set; do sets="$sets --set $set"; done
+    left run "$LOCKSTEP" train "$srcdir/bench/fusion.yaml" --set directory=pairs \
+        --set data.file=pairs.h5 --set train.device=$DEVICE --set train.precision=fp32 \
+        --set model.patch=4 --set train.batch=32 --set train.steps=40 --set optimizer.warmup=5 \
+        --set checkpoint.initial=true $sets
+    [ "$rc" -eq 0 ] || note_run "bench/fusion.yaml in fp32"
+    left run python3 "$srcdir/bench/peer/fusion.py" parity --data pairs.h5 --steps 40 \
+        --checkpoint pairs/checkpoints/step-000000.h5 --run-file pairs/run.yaml \
+        --loss-log pairs/loss.log
+    ok "fusion, ${*:-layernorm, gelu}: $(tail -n 1 "$work/out")" test "$rc" -eq 0
+    [ "$rc" -eq 0 ] || note_run "bench/peer/fusion.py parity"
+}
+
 part_parity() {
     if [ "$DEVICE" = cpu ] || ! torch; then
         skip "losses beside PyTorch's" "no GPU, or no python3 with torch, h5py, yaml"
         return
     fi
+    fusion_parity
+    fusion_parity model.norm=rmsnorm model.ffn=swiglu model.kv_heads=2 model.bias=false
     text "losses beside PyTorch's" || return
     left run sh "$srcdir/bench/peer/parity.sh" "$LOCKSTEP" shakespeare.h5
     ok "four transformers have PyTorch's losses" test "$rc" -eq 0
@@ -304,6 +327,7 @@ part_step() {
         alibi10m) beside alibi10m 3.9 transformer.py --vocabulary 65 ;;
         mnv3l) beside mnv3l 12 vision.py --image-size 224 --classes 1000 ;;
         mnv3s32) beside mnv3s32 2.5 vision.py --image-size 32 --classes 10 ;;
+        fusion) beside fusion 8.5 fusion.py --vocabulary 8192 ;;
         esac
     done
 }

@@ -31,7 +31,8 @@ static lk_status random_field(bench_model *m, int field, int64_t count, int widt
 /* A format of images as data of that kind would have it. */
 static lk_status random_format(const bench_arguments *a, lk_image_format *f)
 {
-    *f = (lk_image_format){a->size, a->size, a->channels, a->classes, NULL, NULL, NULL};
+    *f = (lk_image_format){.height = a->size, .width = a->size, .channels = a->channels,
+                           .classes = a->classes, .text = a->text, .vocabulary = a->vocabulary};
     f->mean = malloc((size_t)a->channels * sizeof(float));
     f->std = malloc((size_t)a->channels * sizeof(float));
     if (!f->mean || !f->std) return lk_fail(LK_E_SYSTEM, "out of memory");
@@ -48,6 +49,7 @@ static lk_status random_samples(bench_model *m, const bench_arguments *a)
     if (!m->model.vision) return random_field(m, 0, rows, 2, a->vocabulary);
     LK_TRY(random_field(m, 0, rows * a->size * a->size * a->channels, 1, 256));
     LK_TRY(random_field(m, 1, rows, 2, a->classes));
+    if (m->model.fused) LK_TRY(random_field(m, 2, rows * a->text, 2, a->vocabulary));
     return lk_session_scale(m->device, &m->format, &m->scale);
 }
 
@@ -185,8 +187,8 @@ void bench_close(bench_model *m)
     lk_program_destroy(m->program);
     lk_comm_detach(m->comm);
     lk_store_destroy(m->store);
-    void *memory[] = {m->field[0], m->field[1], m->scale};
-    for (int i = 0; i < 3; i++)
+    void *memory[] = {m->field[0], m->field[1], m->field[2], m->scale};
+    for (int i = 0; i < 4; i++)
         if (memory[i]) m->device->backend->release(m->device, memory[i]);
     free(m->format.mean);
     free(m->format.std);

@@ -1,4 +1,4 @@
-/* embed and its gradient.
+/* embed, positions and their gradients.
  *
  * The gradient of the table without floating-point atomics: the rows 0..N-1 of dy are sorted by
  * token with a stable radix sort (8 bits a pass, as many passes as the vocabulary needs), so that
@@ -318,13 +318,30 @@ static int row_threads(int vectors)
     return n < 128 ? n : 128;
 }
 
+/* out [P,C] (+)= sums over the batch of dy [batch, context, C]. */
+static lk_status sum_positions(lk_exec *x, const lk_node *n, const lk_tensor *dy, int64_t batch,
+                               int64_t context, const lk_tensor *out, int accumulate)
+{
+    int64_t elements = context * lk_cols(dy), all = lk_count(out);
+    float *to = (float *)lk_data(x, out);
+    cudaStream_t s = lk_cuda_stream_of(x);
+    if (!accumulate && all > elements)
+        LK_CUDA_AT(n, cudaMemsetAsync(to + elements, 0, (size_t)(all - elements) * sizeof(float),
+                                      s));
+    LK_FLOAT_SWITCH(dy->dtype, E, LK_VECTOR_SWITCH(lk_cols(dy), V, {
+        k_position_sums<E, V><<<lk_blocks(elements, 128 * V), 128, 0, s>>>(
+            (const E *)lk_data(x, dy), batch, elements, accumulate, to);
+    }));
+    return lk_cuda_launched(n);
+}
+
 extern "C" lk_status lk_cuda_embed_grad(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *grad = n->in[1];
     const int *tokens = (const int *)lk_data(x, n->in[0]);
     int rows = (int)lk_count(n->in[0]), cols = (int)lk_cols(grad);
     int64_t context = lk_cols(n->in[0]), batch = lk_rows(n->in[0]);
-    float *dtable = (float *)lk_data(x, n->out[0]), *dpositions = (float *)lk_data(x, n->out[1]);
+    float *dtable = (float *)lk_data(x, n->out[0]);
     float scale = lk_embed_scale(n->attr.embed.position, cols);
     int add_table = n->accumulate & 1, add_positions = n->accumulate >> 1 & 1;
     cudaStream_t s = lk_cuda_stream_of(x);
@@ -346,15 +363,43 @@ extern "C" lk_status lk_cuda_embed_grad(lk_exec *x, const lk_node *n)
                                                       scale, add_table, dtable);
         }));
     }
-    if (dpositions) {
-        int64_t elements = context * cols, all = lk_count(n->out[1]);
-        if (!add_positions && all > elements)
-            LK_CUDA_AT(n, cudaMemsetAsync(dpositions + elements, 0,
-                                          (size_t)(all - elements) * sizeof(float), s));
-        LK_FLOAT_SWITCH(grad->dtype, E, LK_VECTOR_SWITCH(cols, V, {
-            k_position_sums<E, V><<<lk_blocks(elements, 128 * V), 128, 0, s>>>(
-                (const E *)lk_data(x, grad), batch, elements, add_positions, dpositions);
-        }));
-    }
+    if (n->out[1])
+        return sum_positions(x, n, grad, batch, context, n->out[1], add_positions);
     return lk_cuda_launched(n);
+}
+
+/* ---- positions ------------------------------------------------------------------------------- */
+
+/* Element i of y [B,T,C], V at a time. */
+template <typename E, int V>
+static __global__ void k_positions(const E *x, const E *positions /* [P,C] */, E *y,
+                                   int64_t count /* B T C */, int64_t elements /* T C */)
+{
+    int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
+    if (i >= count) return;
+    float a[V], b[V];
+    lk_get<V>(a, x + i);
+    lk_get<V>(b, positions + i % elements);
+#pragma unroll
+    for (int j = 0; j < V; j++) a[j] += b[j];
+    lk_put<V>(y + i, a);
+}
+
+extern "C" lk_status lk_cuda_positions(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *out = n->out[0];
+    int64_t count = lk_count(out), elements = out->dim[1] * lk_cols(out);
+    if (count == 0) return LK_OK;
+    LK_FLOAT_SWITCH(out->dtype, E, LK_VECTOR_SWITCH(lk_cols(out), V, {
+        k_positions<E, V><<<lk_blocks(count, 256 * V), 256, 0, lk_cuda_stream_of(x)>>>(
+            (const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
+            (E *)lk_data(x, out), count, elements);
+    }));
+    return lk_cuda_launched(n);
+}
+
+extern "C" lk_status lk_cuda_positions_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *dy = n->in[0];
+    return sum_positions(x, n, dy, dy->dim[0], dy->dim[1], n->out[0], n->accumulate & 1);
 }

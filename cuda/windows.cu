@@ -1,4 +1,4 @@
-/* windows: copy the token windows of this leaf's samples and widen them to i32.
+/* windows, texts: copy the tokens of this leaf's samples and widen them to i32.
  *
  * Block (sample, part of the window). Where the window starts is found on the device from
  * state.step, so that a captured step reads new data at every replay.
@@ -53,5 +53,49 @@ extern "C" lk_status lk_cuda_windows(lk_exec *x, const lk_node *n)
     case LK_U16: launch<uint16_t>(x, n); break;
     default: launch<int32_t>(x, n); break;
     }
+    return lk_cuda_launched(n);
+}
+
+/* data D [leaves here, shard_rows, T] or [B,T]. */
+template <typename D>
+static __global__ void k_texts(const D *data, const lk_step_state *state,
+                               int *tokens /* [B,T] */, int64_t length, int resident,
+                               int64_t shard_rows, uint32_t purpose, uint64_t seed, uint32_t leaf,
+                               int64_t shard)
+{
+    __shared__ int64_t row;
+    int64_t sample = blockIdx.x, batch = gridDim.x;
+    if (threadIdx.x == 0) {
+        row = sample;
+        if (resident) {
+            uint64_t n = (uint64_t)shard_rows;
+            uint64_t pos = state->step * (uint64_t)batch + (uint64_t)sample;
+            row = shard * shard_rows +
+                  (int64_t)lk_permute(pos % n, n, seed, purpose, leaf, (uint32_t)(pos / n));
+        }
+    }
+    __syncthreads();
+    const D *text = data + row * length;
+    int64_t begin = (int64_t)blockIdx.y * PART, end = begin + PART;
+    if (end > length) end = length;
+    for (int64_t t = begin + threadIdx.x; t < end; t += THREADS)
+        tokens[sample * length + t] = (int)text[t];
+}
+
+template <typename D> static void launch_texts(lk_exec *x, const lk_node *n)
+{
+    int64_t batch = n->out[0]->dim[0], length = n->out[0]->dim[1];
+    dim3 grid((unsigned)batch, lk_blocks(length, PART));
+    k_texts<D><<<grid, THREADS, 0, lk_cuda_stream_of(x)>>>(
+        (const D *)lk_data(x, n->in[0]), (const lk_step_state *)lk_data(x, n->in[1]),
+        (int *)lk_data(x, n->out[0]), length, n->attr.images.resident, n->attr.images.shard_rows,
+        n->attr.images.purpose, x->seed, (uint32_t)x->leaf,
+        (int64_t)x->leaf - n->attr.images.first_leaf);
+}
+
+extern "C" lk_status lk_cuda_texts(lk_exec *x, const lk_node *n)
+{
+    if (n->in[0]->dtype == LK_U8) launch_texts<uint8_t>(x, n);
+    else launch_texts<uint16_t>(x, n);
     return lk_cuda_launched(n);
 }

@@ -181,9 +181,11 @@ static lk_status read_kind(hid_t file, const char *where, lk_dataset_kind *kind)
 
 static lk_status read_image(hid_t file, const char *where, lk_image_format *f)
 {
-    static const char *const name[3] = {"height", "width", "channels"};
-    int64_t *const side[3] = {&f->height, &f->width, &f->channels};
-    for (int i = 0; i < 3; i++) {
+    static const char *const name[] = {"height", "width", "channels", "text_length"};
+    int64_t *const side[] = {&f->height, &f->width, &f->channels, &f->text};
+    bool texts = false;
+    LK_TRY(lk_h5_has(file, where, "vocabulary_size", &texts));
+    for (int i = 0; i < 3 + texts; i++) {
         uint64_t value = 0;
         LK_TRY(lk_h5_get_u64(file, where, name[i], &value));
         if (value < 1 || value > MAX_SIDE)

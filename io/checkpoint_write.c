@@ -218,6 +218,8 @@ static lk_status write_kind(job *j)
     LK_TRY(lk_h5_set_u64(j->file, j->part, "height", (uint64_t)f->height));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "width", (uint64_t)f->width));
     LK_TRY(lk_h5_set_u64(j->file, j->part, "channels", (uint64_t)f->channels));
+    if (f->vocabulary > 0)
+        LK_TRY(lk_h5_set_u64(j->file, j->part, "text_length", (uint64_t)f->text));
     return lk_format_write_images(j->file, j->part, f);
 }
 

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TEXT_DIMS = 1, IMAGE_DIMS = 4, TABLE_DIMS = 2, MAX_SIDE = 1 << 15 };
+enum { TEXT_DIMS = 1, IMAGE_DIMS = 4, TABLE_DIMS = 2, MAX_SIDE = 1 << 15, MAX_TEXT = 1 << 15 };
 static const char *const split_name[2] = {"train", "validation"};
 static const char *const kind_name[] = {"text", "images", "table"};
 enum { KINDS = sizeof kind_name / sizeof kind_name[0] };
@@ -70,15 +70,15 @@ static lk_status open_text(lk_dataset *d)
     return open_field(d, 0, "tokens", d->vocabulary_size <= 256 ? LK_H5_U8 : LK_H5_U16, TEXT_DIMS);
 }
 
-/* The inner dimensions of field 0 are the same in both splits and none is zero. */
-static lk_status check_inner(const lk_dataset *d)
+/* The inner dimensions of field `f` are the same in both splits and none is zero. */
+static lk_status check_inner(const lk_dataset *d, int f)
 {
-    const lk_h5_dataset *t = data_of(d, LK_TRAIN, 0), *v = data_of(d, LK_VALIDATION, 0);
+    const lk_h5_dataset *t = data_of(d, LK_TRAIN, f), *v = data_of(d, LK_VALIDATION, f);
     char a[96], b[96];
     for (int i = 1; i < t->dims; i++)
         if (t->dim[i] != v->dim[i] || t->dim[i] < 1)
             return lk_fail(LK_E_INPUT, "%s: expected '%s' of one shape in both splits, found %s "
-                           "and %s; import it again", d->path, d->field[0].name,
+                           "and %s; import it again", d->path, d->field[f].name,
                            lk_h5_shape(t, a, sizeof a), lk_h5_shape(v, b, sizeof b));
     return LK_OK;
 }
@@ -122,11 +122,26 @@ static void note_chunks(lk_dataset *d)
              d->field[0].name, bytes >> 10, wrong, advice);
 }
 
+/* The text of each image. */
+static lk_status open_texts(lk_dataset *d)
+{
+    d->fields = 3;
+    LK_TRY(open_field(d, 2, "tokens", LK_H5_U16, 2));
+    LK_TRY(check_inner(d, 2));
+    hsize_t length = data_of(d, LK_TRAIN, 2)->dim[1];
+    if (length > MAX_TEXT)
+        return lk_fail(LK_E_INPUT, "%s: 'train/tokens': expected at most %d tokens an image, found "
+                       "%llu; make the texts shorter", d->path, MAX_TEXT,
+                       (unsigned long long)length);
+    d->image.text = (int64_t)length;
+    return LK_OK;
+}
+
 static lk_status open_images(lk_dataset *d)
 {
     LK_TRY(open_field(d, 0, "images", LK_H5_U8, IMAGE_DIMS));
     LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
-    LK_TRY(check_inner(d));
+    LK_TRY(check_inner(d, 0));
     const hsize_t *dim = data_of(d, LK_TRAIN, 0)->dim;
     if (dim[1] > MAX_SIDE || dim[2] > MAX_SIDE || dim[3] > MAX_SIDE)
         return lk_fail(LK_E_INPUT,
@@ -138,6 +153,7 @@ static lk_status open_images(lk_dataset *d)
     d->image.width = (int64_t)dim[2];
     d->image.channels = (int64_t)dim[3];
     LK_TRY(lk_format_read_images(d->handles->file, d->path, &d->image));
+    if (d->image.vocabulary > 0) LK_TRY(open_texts(d));
     note_chunks(d);
     return LK_OK;
 }
@@ -146,7 +162,7 @@ static lk_status open_table(lk_dataset *d)
 {
     LK_TRY(open_field(d, 0, "features", LK_H5_F32, TABLE_DIMS));
     LK_TRY(open_field(d, 1, "labels", LK_H5_U16, 1));
-    LK_TRY(check_inner(d));
+    LK_TRY(check_inner(d, 0));
     LK_TRY(lk_format_read_table(d->handles->file, d->path,
                                 (int64_t)data_of(d, LK_TRAIN, 0)->dim[1], &d->table));
     note_chunks(d);
@@ -306,36 +322,39 @@ static int64_t limit_of(const lk_dataset *d, int field)
 {
     if (d->kind == LK_TEXT_DATA) return d->vocabulary_size;
     if (field == 0) return 0;
+    if (field == 2) return d->image.vocabulary;
     return d->kind == LK_IMAGE_DATA ? d->image.classes : d->table.classes;
 }
 
-static lk_status bad_value(const reading *r, int64_t i, int value)
+static lk_status bad_value(const reading *r, int64_t row, int value)
 {
-    bool text = r->d->kind == LK_TEXT_DATA;
+    bool text = r->d->kind == LK_TEXT_DATA || r->field == 2;
     char path[64];
     return lk_fail(LK_E_INPUT, "%s: '%s': %s %d at %lld is not below the %s %lld; the file is "
                    "damaged, import it again", r->d->path,
                    path_of(r->d, r->split, r->field, path), text ? "token" : "label", value,
-                   (long long)(r->first + i), text ? "vocabulary size" : "number of classes",
+                   (long long)(r->first + row), text ? "vocabulary size" : "number of classes",
                    (long long)limit_of(r->d, r->field));
 }
 
 static lk_status check_values(const reading *r)
 {
     int64_t limit = limit_of(r->d, r->field);
-    bool narrow_type = r->d->field[r->field].dtype == LK_U8;
+    const lk_dataset_field *f = &r->d->field[r->field];
+    bool narrow_type = f->dtype == LK_U8;
+    int64_t row = (int64_t)(f->row_bytes / lk_dtype_size(f->dtype)), n = r->count * row;
     const uint8_t *narrow = r->out;
     const uint16_t *wide = r->out;
     unsigned largest = 0; /* first without branches: it vectorises */
     if (limit == 0 || r->count == 0) return LK_OK;
     if (narrow_type)
-        for (int64_t i = 0; i < r->count; i++) largest = narrow[i] > largest ? narrow[i] : largest;
+        for (int64_t i = 0; i < n; i++) largest = narrow[i] > largest ? narrow[i] : largest;
     else
-        for (int64_t i = 0; i < r->count; i++) largest = wide[i] > largest ? wide[i] : largest;
+        for (int64_t i = 0; i < n; i++) largest = wide[i] > largest ? wide[i] : largest;
     if ((int64_t)largest < limit) return LK_OK;
-    for (int64_t i = 0; i < r->count; i++) {
+    for (int64_t i = 0; i < n; i++) {
         int value = narrow_type ? narrow[i] : wide[i];
-        if (value >= limit) return bad_value(r, i, value);
+        if (value >= limit) return bad_value(r, i / row, value);
     }
     return LK_OK;
 }

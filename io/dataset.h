@@ -8,7 +8,8 @@
  *     attribute vocabulary ("byte" | "character"). The digest covers both token streams and the
  *     vocabulary.
  *   "images": `images` u8 [N,H,W,C], `labels` u16 [N]. Attributes classes (texts [K]), mean and std
- *     (f64 [C], over the training images, of values in [0,1]).
+ *     (f64 [C], over the training images, of values in [0,1]). With attribute vocabulary_size (u64)
+ *     each image has a text: `tokens` u16 [N,T], below that size.
  *   "table": `features` f32 [N,F], `labels` u16 [N]. Attributes classes (texts [K]), columns
  *     (texts [F]).
  *   Optional, not in the digest: reference, the distribution of the training split as JSON
@@ -28,7 +29,7 @@
 
 typedef enum lk_split { LK_TRAIN, LK_VALIDATION } lk_split;
 typedef enum lk_dataset_kind { LK_TEXT_DATA, LK_IMAGE_DATA, LK_TABLE_DATA } lk_dataset_kind;
-#define LK_DATASET_FIELDS 2   /* at most */
+#define LK_DATASET_FIELDS 3   /* at most */
 #define LK_DATASET_CLASSES 65535 /* at most: labels are u16 */
 #define LK_DATASET_VOCABULARY 65536 /* at most: tokens are u16 */
 
@@ -37,6 +38,8 @@ typedef struct lk_image_format {
     int64_t height, width, channels, classes;
     char **name;       /* [classes], UTF-8 */
     float *mean, *std; /* [channels], of values in [0,1]; std > 0 */
+    int64_t text, vocabulary; /* of the text that each image has: tokens, and values they may have;
+                                 0: images alone */
 } lk_image_format;
 /* A copy with memory of its own; `to` is written on success only. */
 lk_status lk_image_format_copy(const lk_image_format *from, lk_image_format *to);
@@ -48,7 +51,7 @@ typedef struct lk_table_format {
 } lk_table_format;
 
 typedef struct lk_dataset_field {
-    const char *name; /* "tokens"; "images", "labels"; "features", "labels" */
+    const char *name; /* "tokens"; "images", "labels" (, "tokens"); "features", "labels" */
     lk_dtype dtype;
     size_t row_bytes; /* of a token, an image, a label ... */
 } lk_dataset_field;

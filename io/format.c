@@ -81,10 +81,27 @@ static lk_status read_figures(hid_t file, const char *where, lk_image_format *f,
     return LK_OK;
 }
 
+/* Data of before, and images alone, have no texts. */
+static lk_status read_vocabulary_size(hid_t file, const char *where, lk_image_format *f)
+{
+    uint64_t size = 0;
+    bool there = false;
+    LK_TRY(lk_h5_has(file, where, "vocabulary_size", &there));
+    if (!there) return LK_OK;
+    LK_TRY(lk_h5_get_u64(file, where, "vocabulary_size", &size));
+    if (size < 1 || size > LK_DATASET_VOCABULARY)
+        return lk_fail(LK_E_INPUT, "%s: attribute 'vocabulary_size': expected 1 to %d, found %llu; "
+                       "set it to the number of values that tokens may have", where,
+                       LK_DATASET_VOCABULARY, (unsigned long long)size);
+    f->vocabulary = (int64_t)size;
+    return LK_OK;
+}
+
 lk_status lk_format_read_images(hid_t file, const char *where, lk_image_format *f)
 {
     size_t n = (size_t)f->channels;
     LK_TRY(read_classes(file, where, &f->name, &f->classes));
+    LK_TRY(read_vocabulary_size(file, where, f));
     double *figure = malloc(2 * n * sizeof *figure);
     f->mean = malloc(n * sizeof *f->mean);
     f->std = malloc(n * sizeof *f->std);
@@ -106,6 +123,8 @@ lk_status lk_format_write_images(hid_t file, const char *where, const lk_image_f
     lk_status status = lk_h5_set_texts(file, where, "classes", f->name, f->classes);
     if (status == LK_OK) status = lk_h5_set_f64s(file, where, "mean", figure, f->channels);
     if (status == LK_OK) status = lk_h5_set_f64s(file, where, "std", figure + n, f->channels);
+    if (status == LK_OK && f->vocabulary > 0)
+        status = lk_h5_set_u64(file, where, "vocabulary_size", (uint64_t)f->vocabulary);
     free(figure);
     return status;
 }

@@ -6,8 +6,8 @@
 #include "io/dataset.h"
 #include "io/hdf5.h"
 
-/* Read classes, mean and std of f->channels channels from the attributes of `file`. On failure some
- * of it may be filled in; lk_image_format_clear frees it. */
+/* Read classes, mean and std of f->channels channels, and the vocabulary of their texts, from the
+ * attributes of `file`. On failure some of it may be filled in; lk_image_format_clear frees it. */
 lk_status lk_format_read_images(hid_t file, const char *where, lk_image_format *f);
 /* Write the attributes that it reads. */
 lk_status lk_format_write_images(hid_t file, const char *where, const lk_image_format *f);

@@ -179,6 +179,10 @@ static void put_image_shape(const view *v, const lk_image_format *f)
             fprintf(v->out, "%s%.6g", c ? ", " : "", (double)(i ? f->std : f->mean)[c]);
         fprintf(v->out, ", of values from 0 to 1\n");
     }
+    if (f->vocabulary == 0) return;
+    put_label(v, "texts");
+    fprintf(v->out, "%lld tokens below %lld with each image\n", (long long)f->text,
+            (long long)f->vocabulary);
 }
 
 /* Samples of each class in a split. */

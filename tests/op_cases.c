@@ -228,6 +228,34 @@ static int64_t tied_reference(const op_case *c, double *const *in, double *y)
 
 static const case_kind tied = CASE_KIND("embed tied", embed_tensors, tied_build, tied_reference);
 
+/* `out`: spare rows of positions. */
+static int positions_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->in});
+    TENSOR("positions", CASE_PARAM, 2, {c->time + c->out, c->in});
+    return n;
+}
+
+/* The same positions twice: of their gradients one is written and one added to it. */
+static lk_tensor *positions_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                  lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_positions(g, lk_positions(g, in[0], in[1]), in[1]);
+}
+
+static int64_t positions_reference(const op_case *c, double *const *in, double *y)
+{
+    int64_t n = rows(c) * c->in;
+    for (int64_t i = 0; i < n; i++) y[i] = in[0][i] + 2 * in[1][i % (c->time * c->in)];
+    return n;
+}
+
+static const case_kind positions =
+    CASE_KIND("positions", positions_tensors, positions_build, positions_reference);
+
 /* ---- dropout, residual, add, cast ---------------------------------------------------------- */
 
 static int unary_tensors(const op_case *c, case_tensor *t)
@@ -605,6 +633,9 @@ const op_case op_cases[] = {
     NORM(300, 384, .bias = true),
     NORM(70, 1031, .norm = LK_RMSNORM),
     {.kind = &norm_twice, .batch = 1, .time = 21, .in = 32, .bias = true},
+    WIDE(positions, 3, 19, 24),
+    WIDE(positions, 2, 7, 13, .out = 3),
+    WIDE(positions, 37, 196, 32, .out = 1),
     EMBED(3, 17, 24, 50),
     EMBED(3, 17, 24, 50, .position = LK_POSITION_TABLE),
     EMBED(3, 17, 24, 50, .position = LK_POSITION_SINUSOIDAL),
@@ -668,6 +699,8 @@ const op_case op_cases[] = {
     /* several tiles of 128 rows, the last one partly filled */
     HEADS(attention, 1, 200, 2, 1, 32, .causal = true),
     HEADS(attention, 1, 260, 2, 2, 64),
+    HEADS(attention, 2, 196, 3, 3, 64),
+    HEADS(attention, 1, 196, 2, 2, 64, .p = 0.1f),
     HEADS(attention, 1, 300, 2, 1, 64, .causal = true, .alibi = true, .p = 0.2f),
     HEADS(attention, 1, 450, 1, 1, 64, .causal = true),
     HEADS(attention, 1, 150, 2, 2, 96, .causal = true, .alibi = true, .p = 0.1f),
@@ -695,6 +728,8 @@ const op_case op_cases[] = {
     CROSS(1, 196, 64, 2, 2, 64, .p = 0.1f),
     CROSS(1, 64, 260, 2, 2, 64, .causal = true, .p = 0.1f),
     CROSS(1, 64, 260, 2, 1, 64, .alibi = true),
+    CROSS(2, 64, 196, 3, 3, 64),
+    CROSS(1, 64, 196, 2, 1, 64, .p = 0.1f),
     /* the first key that a query must not see lies at any place of a tile */
     CROSS(1, 128, 255, 2, 2, 64, .causal = true),
     CROSS(1, 200, 201, 1, 1, 64, .causal = true, .alibi = true),

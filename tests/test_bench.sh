@@ -84,6 +84,33 @@ run "$kernels" r.yaml --set train.precision=fp16 --repeats 3 --set loss_scale.in
     --set loss_scale.max=1e12
 ok "a loss scale that is too large falls first" test "$rc" -eq 0
 
+# ---- images with texts ---------------------------------------------------------------------------
+
+cat >f.yaml <<'YAML'
+directory: run
+data:
+  file: none.h5
+model:
+  kind: fusion
+  layers: 1
+  image_layers: 1
+  cross_layers: 1
+  width: 32
+  heads: 2
+  patch: 4
+train:
+  batch: 8
+  device: cpu
+YAML
+set -- f.yaml --vocabulary 20 --text 6 --image-size 8 --classes 4
+run "$step" "$@" --steps 20
+ok "a step of fusion" says out ' images/s; loss '
+run "$kernels" "$@" --repeats 3
+ok "its nodes, that add up" added_up
+ok "each as it should be: the patches, the text to the image" test \
+    "$(grep -c -e '^conv \[16, 4, 2, 12\] \[32, 4, 1, 12\]' \
+        -e '^attention \[8, 6, 32\] \[8, 4, 64\]' "$work/out")" -eq 2
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 # refused TEXT COMMAND...: exit code 2, one line on stderr with the text, nothing on stdout.
@@ -104,6 +131,10 @@ for steps in 4294967297 5x 0 -1 '' 99999999999999999999; do
 done
 refused "--steps: $whole 1 to 1000000, found nothing" "$step" r.yaml --steps
 refused "--vocabulary: $whole 2 to 65536, found '65x'" "$step" r.yaml --vocabulary 65x
+refused "--text: $whole 1 to 32768, found '0'" "$step" f.yaml --text 0
+refused 'cannot be cut into patches of 4 x 4 pixels' "$step" f.yaml --image-size 9
+refused 'f.yaml: expected a model of images, found model.kind fusion' \
+    "$builddir/bench/layers" f.yaml d
 refused '--set: expected a key and its value' "$step" r.yaml --set
 refused "unexpected argument '--bogus'; usage: step RUN.yaml" "$step" r.yaml --bogus
 refused "unexpected argument '--steps'; usage: kernels RUN.yaml" "$kernels" r.yaml --steps 5
@@ -122,7 +153,7 @@ refused 'LOCKSTEP: expected a program, found none at ./none' \
     sh "$srcdir/bench/peer/parity.sh" ./none a.h5
 refused 'DATA.h5: expected a dataset, found none at none.h5' \
     sh "$srcdir/bench/peer/parity.sh" "$LOCKSTEP" none.h5
-refused "STEPS: expected gpt2, alibi10m, mnv3l or mnv3s32, found 'gpt3'" \
+refused "STEPS: expected gpt2, alibi10m, mnv3l, mnv3s32 or fusion, found 'gpt3'" \
     env STEPS='gpt2 gpt3' sh "$gpu" step
 for help in --help -h; do
     for name in step kernels layers io; do

@@ -1,21 +1,23 @@
 #!/bin/sh
-# N ranks, one answer: the run file alone defines every bit. Two models of text and one of images
-# (with batch statistics, augmentation and a moving average of the parameters), in fp32 and in fp16
+# N ranks, one answer: the run file alone defines every bit. Two models of text, one of images
+# (with batch statistics, augmentation and a moving average of the parameters) and one of images
+# with a text each, in fp32 and in fp16
 # with dynamic loss scaling, are trained on 1, 2, 4 and 8 ranks, stopped and resumed on other
 # numbers of ranks, with data streamed instead of resident and with other numbers of threads;
 # parameters, moments, moving average, state and both logs must be equal byte for byte.
 #
 # On a GPU host, ranks sharing a GPU where there are fewer:
 #   LOCKSTEP=build/lockstep DEVICE=cuda sh tests/test_exact.sh
-# (build/tests/h5same and makeimage must be there: make tests/h5same tests/makeimage). RANKS="2 4",
+# (build/tests/h5same, makeimage and maketexts must be there: make check TESTS=). RANKS="2 4",
 # PRECISIONS=fp16 and MODELS=mobile ask for less.
 # shellcheck disable=SC2016,SC2086 # awk programs; words without blanks
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
-: "${RANKS:=2 4 8}" "${PRECISIONS:=fp32 fp16}" "${MODELS:=alibi rope mobile}"
+: "${RANKS:=2 4 8}" "${PRECISIONS:=fp32 fp16}" "${MODELS:=alibi rope mobile fusion}"
 make=$builddir/tests/makeimage
-[ -x "$h5same" ] && [ -x "$make" ] || echo "Bail out! make tests/h5same tests/makeimage"
+texts=$builddir/tests/maketexts
+[ -x "$h5same" ] && [ -x "$make" ] && [ -x "$texts" ] || echo "Bail out! make check TESTS="
 
 awk 'BEGIN { while (i < 900) print "in step " i++ " a quick fox jumps over dog " i % 7 "." }' >a.txt
 run "$LOCKSTEP" import text a.txt -v character -o a.h5
@@ -23,6 +25,8 @@ ok "the text is imported" test "$rc" -eq 0
 "$make" shapes 800 12 1 images labels
 run "$LOCKSTEP" import idx images labels -o images.h5 -f 0.2
 ok "the images are imported" test "$rc" -eq 0
+cp images.h5 pairs.h5
+ok "they get a text each" "$texts" pairs.h5 7 11
 
 cat >alibi.yaml <<END
 directory: none
@@ -81,6 +85,26 @@ awk '/^train:/ { on = 1 } on { print } /leaves/ { print "  ema: 0.9" }' alibi.ya
 sed -e 's/mobilenetv3/resnet18/' -e 's/multiplier: .*/multiplier: 0.125/' mobile.yaml >resnet.yaml
 ok "the other models are of images" grep -q '^  ema: 0.9' resnet.yaml
 
+awk '/^model:/ { exit } { sub("a.h5", "pairs.h5"); print }' alibi.yaml >fusion.yaml
+cat >>fusion.yaml <<END
+model:
+  kind: fusion
+  layers: 1
+  image_layers: 1
+  cross_layers: 2
+  width: 32
+  heads: 2
+  patch: 4
+  position: learned
+  dropout: 0.1
+augment:
+  flip: true
+  pad: 1
+  smoothing: 0.1
+END
+awk '/^train:/ { on = 1 } on { print }' alibi.yaml >>fusion.yaml
+ok "the last is of both" grep -q '^  batch: 16' fusion.yaml
+
 # train NAME RANKS MODEL PRECISION ARGUMENT...: into directory NAME.
 train() {
     name=$1 n=$2 model=$3 precision=$4
@@ -117,7 +141,7 @@ learns() {
 check_log() {
     ok "$what: 50 steps, 5 validations" \
         test "$(wc -l <"$one/loss.log") $(wc -l <"$one/validation.log")" = "50 5"
-    [ $model = mobile ] && falls=0.1 || falls=1
+    case $model in mobile | fusion) falls=0.1 ;; *) falls=1 ;; esac
     ok "$what: it learns" learns $falls
     skipped=$(tail -n 1 "$one/loss.log" | awk '{ print $6 }')
     if [ $precision = fp16 ]; then

@@ -1,6 +1,8 @@
-/* Image models: parameters and multiply-adds against the tables of the papers, counted here by
- * themselves; every variant is built, its gradient is the slope of its loss in the direction of
- * each parameter, and it learns a batch by heart. On the CPU and on a GPU if there is one. */
+/* Models of images, and of images with texts: parameters and multiply-adds against the tables of
+ * the papers, counted here by themselves; every variant is built, its gradient is the slope of its
+ * loss in the direction of each parameter, and it learns a batch by heart. On the CPU and on a GPU
+ * if there is one. */
+#include "model/fusion.h"
 #include "model/vision.h"
 #include "program/program.h"
 #include "tests/ops_help.h"
@@ -114,17 +116,13 @@ static sum resnet(const lk_vision *m, int64_t side, int64_t channels)
     return s;
 }
 
-/* What the graph of one image has; the products by the ops' cost rules. */
-static lk_status measure(const lk_vision *m, int64_t side, int64_t channels, sum *s)
+/* What a graph has; the products by the ops' cost rules. */
+static sum sum_of(const lk_params *params, const lk_graph *g)
 {
-    lk_params *params = lk_params_create();
-    lk_graph *g = lk_graph_create(params, false);
-    lk_tensor *x = lk_input(g, "x", LK_F32, 4, (int64_t[]){1, side, side, channels});
-    lk_vision_logits(g, m, x);
+    sum s = {0, 0};
     double products = 0;
-    *s = (sum){0, 0};
     for (int i = 0; i < params->count; i++)
-        if (!params->item[i]->statistic) s->parameters += params->item[i]->count;
+        if (!params->item[i]->statistic) s.parameters += params->item[i]->count;
     for (const lk_node *n = g->first; n; n = n->next) {
         double flops, bytes;
         lk_op_cost(n, &flops, &bytes);
@@ -132,7 +130,18 @@ static lk_status measure(const lk_vision *m, int64_t side, int64_t channels, sum
                       n->op == LK_OP_CHANNEL_CONV || n->op == LK_OP_EXCITE;
         if (counts) products += flops / 2;
     }
-    s->products = (int64_t)products;
+    s.products = (int64_t)products;
+    return s;
+}
+
+/* Of one image. */
+static lk_status measure(const lk_vision *m, int64_t side, int64_t channels, sum *s)
+{
+    lk_params *params = lk_params_create();
+    lk_graph *g = lk_graph_create(params, false);
+    lk_tensor *x = lk_input(g, "x", LK_F32, 4, (int64_t[]){1, side, side, channels});
+    lk_vision_logits(g, m, x);
+    *s = sum_of(params, g);
     lk_status status = lk_graph_status(g);
     lk_graph_destroy(g);
     lk_params_destroy(params);
@@ -190,6 +199,82 @@ static void check_sizes(void)
     }
 }
 
+/* ---- images with texts ----------------------------------------------------------------------- */
+
+static const lk_fusion joined = {
+    .block = {.layers = 4, .width = 384, .heads = 6, .context = 64, .position = "learned",
+              .norm = "layernorm", .ffn = "gelu", .bias = true, .norm_eps = 1e-5f,
+              .vocabulary = 8192, .rope_theta = 10000},
+    .image_layers = 4, .cross_layers = 4, .patch = 16, .classes = 1000};
+
+/* Of bias, layernorm, gelu of four times the width and learned positions. A block: 4 C^2 of
+ * attention, 8 C^2 of the feed-forward, as many multiply-adds for each of its tokens, but for k and
+ * v of cross-attention, of which there is one for each patch; biases 9 C, two norms of 2 C. */
+static sum fusion_sum(const lk_fusion *m, int64_t side, int64_t channels)
+{
+    int64_t c = m->block.width, text = m->block.context, patches = side / m->patch;
+    int64_t image = patches * patches, pixels = m->patch * m->patch * channels;
+    int64_t blocks = m->block.layers + m->image_layers + m->cross_layers;
+    sum s = {blocks * (12 * c * c + 13 * c), 0};
+    s.parameters += m->block.vocabulary * c + text * c + image * c + pixels * c;
+    s.parameters += 2 * 2 * c; /* norms after the image and before the classifier */
+    s.products = 12 * c * c * (m->block.layers * text + m->image_layers * image);
+    s.products += m->cross_layers * c * c * (10 * text + 2 * image) + image * pixels * c;
+    add_dense(&s, c, m->classes);
+    return s;
+}
+
+static void check_fusion_size(lk_fusion m, int64_t side, int64_t channels)
+{
+    sum expected = fusion_sum(&m, side, channels), found = {0, 0};
+    lk_params *params = lk_params_create();
+    lk_graph *g = lk_graph_create(params, false);
+    lk_fusion_logits(g, &m, lk_input(g, "x", LK_F32, 4, (int64_t[]){1, side, side, channels}),
+                     lk_input(g, "tokens", LK_I32, 2, (int64_t[]){1, m.block.context}));
+    found = sum_of(params, g);
+    tap_ok(lk_graph_status(g) == LK_OK && found.parameters == expected.parameters &&
+               found.products == expected.products,
+           "fusion, %lld + %lld + %lld blocks of %lld, %lld x %lld x %lld: %lld parameters, %lld "
+           "multiply-adds, expected %lld and %lld %s", (long long)m.image_layers,
+           (long long)m.block.layers, (long long)m.cross_layers, (long long)m.block.width,
+           (long long)side, (long long)side, (long long)channels, (long long)found.parameters,
+           (long long)found.products, (long long)expected.parameters,
+           (long long)expected.products, lk_error_text());
+    lk_graph_destroy(g);
+    lk_params_destroy(params);
+    lk_error_clear();
+}
+
+/* Images that are no whole number of patches. */
+static void check_patches(void)
+{
+    lk_params *params = lk_params_create();
+    lk_graph *g = lk_graph_create(params, false);
+    lk_tensor *y = lk_fusion_logits(g, &joined,
+                                    lk_input(g, "x", LK_F32, 4, (int64_t[]){1, 32, 40, 3}),
+                                    lk_input(g, "tokens", LK_I32, 2, (int64_t[]){1, 64}));
+    tap_ok(!y && strstr(lk_error_text(), "cannot be cut into patches of 16 x 16 pixels"),
+           "images that patches do not fill: %s", lk_error_text());
+    lk_graph_destroy(g);
+    lk_params_destroy(params);
+    lk_error_clear();
+}
+
+static void check_fusion_sizes(void)
+{
+    lk_fusion m = joined;
+    check_fusion_size(m, 224, 3);
+    m.image_layers = 1;
+    m.cross_layers = 3;
+    m.block.layers = 2;
+    m.block.width = 48;
+    m.block.context = 5;
+    m.block.vocabulary = 19;
+    m.patch = 4;
+    check_fusion_size(m, 12, 1);
+    check_patches();
+}
+
 /* ---- stochastic depth ------------------------------------------------------------------------ */
 
 /* Probabilities grow in proportion to the block's number; the last block's is the one asked for. */
@@ -219,17 +304,19 @@ static void check_depth(lk_vision m, int blocks)
 
 /* ---- computation ----------------------------------------------------------------------------- */
 
-enum { BATCH = 8, CLASSES = 5, FITTING = 40 };
+enum { BATCH = 8, CLASSES = 5, FITTING = 40, WORDS = 13, MOST_TEXT = 7 };
 
 typedef struct trial {
     lk_device *device;
     const lk_vision *m;
+    const lk_fusion *fusion; /* NULL: m */
     int64_t side, channels;
     lk_params *params;
     lk_graph *graph;
-    lk_tensor *input[3]; /* images, targets, labels */
+    int inputs;
+    lk_tensor *input[4]; /* images, targets, labels; of fusion tokens */
     lk_tensor *loss;
-    void *memory[3];
+    void *memory[4];
     lk_store *store;
     lk_program *program;
     float *param, *gradient; /* on the host, params->total */
@@ -243,7 +330,12 @@ static lk_status build(trial *t, lk_dtype type, bool optimizer)
     t->input[0] = lk_input(g, "x", LK_F32, 4, image);
     t->input[1] = lk_input(g, "targets", LK_F32, 2, share);
     t->input[2] = lk_input(g, "labels", LK_I32, 1, image);
-    lk_tensor *logits = lk_vision_logits(g, t->m, t->input[0]);
+    t->inputs = 3;
+    if (t->fusion)
+        t->input[t->inputs++] =
+            lk_input(g, "tokens", LK_I32, 2, (int64_t[]){BATCH, t->fusion->block.context});
+    lk_tensor *logits = t->fusion ? lk_fusion_logits(g, t->fusion, t->input[0], t->input[3])
+                                  : lk_vision_logits(g, t->m, t->input[0]);
     t->loss = lk_soft_cross_entropy(g, logits, t->input[1], t->input[2], NULL);
     lk_graph_metric(g, t->loss, LK_METRIC_LOSS);
     LK_TRY(lk_autocast(g, type));
@@ -274,9 +366,11 @@ static lk_status bind(trial *t)
             x[i * pixels + k] = (float)normal(1, i * pixels + k) +
                                 (k * CLASSES / pixels == labels[i] ? 2.0f : 0.0f);
     }
-    const void *host[3] = {x, targets, labels};
+    int32_t tokens[BATCH * MOST_TEXT];
+    for (int i = 0; i < BATCH * MOST_TEXT; i++) tokens[i] = i * i % WORDS;
+    const void *host[4] = {x, targets, labels, tokens};
     lk_status status = LK_OK;
-    for (int i = 0; i < 3 && status == LK_OK; i++) {
+    for (int i = 0; i < t->inputs && status == LK_OK; i++) {
         size_t bytes = lk_bytes(t->input[i]);
         status = b->alloc(t->device, bytes, &t->memory[i]);
         if (status == LK_OK) status = b->upload(t->device, t->memory[i], host[i], bytes);
@@ -308,7 +402,7 @@ static void close_trial(trial *t)
 {
     lk_program_destroy(t->program);
     lk_store_destroy(t->store);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < t->inputs; i++)
         if (t->memory[i]) t->device->backend->release(t->device, t->memory[i]);
     lk_graph_destroy(t->graph);
     lk_params_destroy(t->params);
@@ -411,12 +505,20 @@ static double worst_slope(trial *t, int *seen)
 
 typedef struct variant {
     lk_vision m;
+    const lk_fusion *fusion; /* NULL: m */
     int64_t side, channels;
 } variant;
 
 static void name_of(const variant *v, lk_device *d, lk_dtype type, char text[200])
 {
     const lk_vision *m = &v->m;
+    if (v->fusion) {
+        const lk_transformer *b = &v->fusion->block;
+        snprintf(text, 200, "%s %s: fusion %s, %s, %s, %d of %d heads, dropout %g",
+                 d->backend->name, lk_dtype_name(type), b->position, b->norm, b->ffn, b->kv_heads,
+                 b->heads, (double)b->dropout);
+        return;
+    }
     bool mobile = strcmp(m->kind, "mobilenetv3") == 0;
     snprintf(text, 200, "%s %s: %s%s%s x%g, %s%s%s, stem %d, dropout %g, %lld x %lld x %lld",
              d->backend->name, lk_dtype_name(type), m->kind, mobile ? " " : "",
@@ -425,15 +527,17 @@ static void name_of(const variant *v, lk_device *d, lk_dtype type, char text[200
              (long long)v->side, (long long)v->channels);
 }
 
-static void check_gradient(lk_device *d, const variant *v)
+/* At least so many parameters are not too flat to be seen. */
+static void check_gradient(lk_device *d, const variant *v, int least)
 {
     char what[200];
-    trial t = {.device = d, .m = &v->m, .side = v->side, .channels = v->channels};
+    trial t = {.device = d, .m = &v->m, .fusion = v->fusion, .side = v->side,
+               .channels = v->channels};
     name_of(v, d, LK_F32, what);
     lk_status status = open_trial(&t, LK_F32, false);
     int seen = 0;
     double worst = status == LK_OK ? worst_slope(&t, &seen) : NAN;
-    tap_ok(worst < 0.05 && seen > 40,
+    tap_ok(worst < 0.05 && seen >= least,
            "%s: the gradient is the slope of the loss (%d parameters, worst error %.3f) %s", what,
            seen, worst, lk_error_text());
     close_trial(&t);
@@ -442,7 +546,8 @@ static void check_gradient(lk_device *d, const variant *v)
 static void check_fit(lk_device *d, const variant *v, lk_dtype type)
 {
     char what[200];
-    trial t = {.device = d, .m = &v->m, .side = v->side, .channels = v->channels};
+    trial t = {.device = d, .m = &v->m, .fusion = v->fusion, .side = v->side,
+               .channels = v->channels};
     name_of(v, d, type, what);
     lk_status status = open_trial(&t, type, true);
     double first = status == LK_OK ? run(&t, true) : NAN, last = first;
@@ -454,11 +559,32 @@ static void check_fit(lk_device *d, const variant *v, lk_dtype type)
     close_trial(&t);
 }
 
+static void check_fusion(lk_device *d)
+{
+    static const char *const part[][3] = {{"learned", "layernorm", "gelu"},
+                                          {"rope", "rmsnorm", "swiglu"},
+                                          {"alibi", "layernorm", "swiglu"},
+                                          {"sinusoidal", "rmsnorm", "gelu"}};
+    for (int i = 0; i < 4; i++) {
+        lk_fusion m = {.block = {.layers = 1, .width = 32, .heads = 2, .kv_heads = 1 + i % 2,
+                                 .context = MOST_TEXT, .position = part[i][0], .norm = part[i][1],
+                                 .ffn = part[i][2], .bias = i % 2 == 0, .norm_eps = 1e-5f,
+                                 .rope_theta = 10000, .vocabulary = WORDS},
+                       .image_layers = 1, .cross_layers = 2, .patch = 4, .classes = CLASSES};
+        variant v = {.fusion = &m, .side = 12, .channels = 1 + 2 * (i % 2)};
+        check_gradient(d, &v, 20);
+        m.block.dropout = i % 2 ? 0.05f : 0;
+        check_fit(d, &v, LK_F32);
+        check_fit(d, &v, i % 2 ? LK_BF16 : LK_F16);
+    }
+}
+
 static void check_device(lk_device *d)
 {
     /* the sides leave 1 x 1 or 2 x 2 pixels before the head */
-    variant v[] = {{plain, 36, 3}, {plain, 12, 1}, {plain, 9, 4}, {plain, 16, 3}, {plain, 12, 3},
-                   {plain, 16, 1}, {plain, 12, 3}};
+    variant v[] = {{plain, NULL, 36, 3}, {plain, NULL, 12, 1}, {plain, NULL, 9, 4},
+                   {plain, NULL, 16, 3}, {plain, NULL, 12, 3}, {plain, NULL, 16, 1},
+                   {plain, NULL, 12, 3}};
     enum { VARIANTS = sizeof v / sizeof *v };
     for (int i = 0; i < VARIANTS; i++) {
         v[i].m.classes = CLASSES;
@@ -475,17 +601,19 @@ static void check_device(lk_device *d)
     v[5].m.multiplier = v[6].m.multiplier = 0.125;
     v[6].m.stem_stride = 1;
     for (int i = 0; i < VARIANTS; i++) {
-        check_gradient(d, &v[i]);
+        check_gradient(d, &v[i], 41);
         v[i].m.dropout = v[i].m.stochastic_depth = i % 2 ? 0.1f : 0;
         check_fit(d, &v[i], LK_F32);
         check_fit(d, &v[i], i % 2 ? LK_BF16 : LK_F16);
     }
+    check_fusion(d);
 }
 
 int main(void)
 {
     omp_set_num_threads(1); /* at these sizes more would only wait for each other */
     check_sizes();
+    check_fusion_sizes();
     lk_vision m = plain;
     check_depth(m, 11);
     m.size = "large";

@@ -512,23 +512,20 @@ static void time_case(lk_device *d, const op_case *c, lk_dtype type)
 
 enum { WINDOW_LEAVES = 2, WINDOW_FIRST = 2, SHARD = 1009, BATCH = 5, CONTEXT = 31 };
 
-/* Tokens of leaf WINDOW_FIRST+1, the last that the program runs. */
-static lk_status run_windows(lk_device *d, lk_dtype type, bool resident, uint64_t step,
-                             int32_t *tokens, int32_t *targets, const double *data)
+/* Run the graph of `in`, which holds `data`, at a step; host i32 [count] of out as the last leaf,
+ * WINDOW_FIRST+1, leaves it. Takes over params and graph. */
+static lk_status run_tokens(lk_device *d, lk_params *params, lk_graph *g, lk_tensor *in,
+                            const double *data, uint64_t step, int outputs, lk_tensor *const *out,
+                            int32_t *const *host)
 {
     const lk_backend *b = d->backend;
-    int64_t rows[2] = {WINDOW_LEAVES, SHARD}, batch[2] = {BATCH, CONTEXT + 1};
-    lk_params *params = lk_params_create();
-    lk_graph *g = lk_graph_create(params, true);
     lk_store *store = NULL;
     lk_program *program = NULL;
     void *memory = NULL;
-    lk_tensor *in = lk_input(g, "data", type, 2, resident ? rows : batch), *x = NULL, *y = NULL;
-    lk_status status = lk_windows(g, in, BATCH, CONTEXT, resident, LK_PURPOSE_ORDER, SHARD,
-                                  WINDOW_FIRST, &x, &y);
+    lk_status status = lk_graph_status(g);
     lk_params_layout(params);
     void *bytes = allocate(lk_bytes(in));
-    encode(bytes, type, lk_count(in), data);
+    encode(bytes, in->dtype, lk_count(in), data);
     lk_program_options options = {.seed = CASE_SEED, .first_leaf = WINDOW_FIRST,
                                   .local_leaves = WINDOW_LEAVES};
     if (status == LK_OK)
@@ -543,8 +540,8 @@ static lk_status run_windows(lk_device *d, lk_dtype type, bool resident, uint64_
     for (int i = 0; i < WINDOW_LEAVES && status == LK_OK; i++)
         status = lk_program_bind(program, in, i, memory);
     if (status == LK_OK) status = lk_program_run(program);
-    if (status == LK_OK) status = b->download(d, tokens, lk_program_data(program, x), lk_bytes(x));
-    if (status == LK_OK) status = b->download(d, targets, lk_program_data(program, y), lk_bytes(y));
+    for (int i = 0; i < outputs && status == LK_OK; i++)
+        status = b->download(d, host[i], lk_program_data(program, out[i]), lk_bytes(out[i]));
     b->sync(d);
     lk_program_destroy(program);
     lk_store_destroy(store);
@@ -553,6 +550,18 @@ static lk_status run_windows(lk_device *d, lk_dtype type, bool resident, uint64_
     lk_graph_destroy(g);
     lk_params_destroy(params);
     return status;
+}
+
+static lk_status run_windows(lk_device *d, lk_dtype type, bool resident, uint64_t step,
+                             int32_t *tokens, int32_t *targets, const double *data)
+{
+    int64_t rows[2] = {WINDOW_LEAVES, SHARD}, batch[2] = {BATCH, CONTEXT + 1};
+    lk_params *params = lk_params_create();
+    lk_graph *g = lk_graph_create(params, true);
+    lk_tensor *in = lk_input(g, "data", type, 2, resident ? rows : batch), *out[2] = {NULL, NULL};
+    lk_windows(g, in, BATCH, CONTEXT, resident, LK_PURPOSE_ORDER, SHARD, WINDOW_FIRST, &out[0],
+               &out[1]);
+    return run_tokens(d, params, g, in, data, step, 2, out, (int32_t *[]){tokens, targets});
 }
 
 static void check_windows(lk_device *d)
@@ -582,6 +591,47 @@ static void check_windows(lk_device *d)
                        (unsigned long long)steps[s], lk_error_text());
                 lk_error_clear();
             }
+}
+
+enum { TEXT = 1030, TEXTS = 13 }; /* longer than what a block copies; of a leaf */
+
+static lk_status run_texts(lk_device *d, lk_dtype type, bool resident, uint64_t step,
+                           int32_t *tokens, const double *data)
+{
+    lk_image_source s = {.batch = BATCH, .height = 1, .width = 1, .classes = 1,
+                         .shard_rows = TEXTS, .resident = resident, .purpose = LK_PURPOSE_ORDER,
+                         .first_leaf = WINDOW_FIRST};
+    lk_params *params = lk_params_create();
+    lk_graph *g = lk_graph_create(params, true);
+    lk_tensor *in = lk_input(g, "data", type, 2,
+                             (int64_t[]){resident ? WINDOW_LEAVES * TEXTS : BATCH, TEXT});
+    lk_tensor *out = lk_texts(g, &s, in);
+    return run_tokens(d, params, g, in, data, step, 1, &out, &tokens);
+}
+
+static void check_texts(lk_device *d)
+{
+    static double data[WINDOW_LEAVES * TEXTS * TEXT];
+    static int32_t x[BATCH * TEXT];
+    static const uint64_t steps[] = {0, 2, 3, 1000}; /* an epoch ends within step 2 */
+    for (int i = 0; i < WINDOW_LEAVES * TEXTS * TEXT; i++)
+        data[i] = lk_philox(4, (uint32_t)i, 0, 0, 0).v[0] % 251;
+    for (int k = 0; k < 16; k++) {
+        lk_dtype type = k % 2 ? LK_U16 : LK_U8;
+        bool resident = k / 2 % 2;
+        uint64_t step = steps[k / 4];
+        bool good = run_texts(d, type, resident, step, x, data) == LK_OK;
+        for (int64_t b = 0; b < BATCH && good; b++) {
+            uint64_t at = step * BATCH + (uint64_t)b;
+            uint64_t row = lk_permute(at % TEXTS, TEXTS, CASE_SEED, LK_PURPOSE_ORDER,
+                                      WINDOW_FIRST + 1, (uint32_t)(at / TEXTS));
+            const double *text = data + (resident ? TEXTS + (int64_t)row : b) * TEXT;
+            for (int64_t t = 0; t < TEXT; t++) good &= x[b * TEXT + t] == (int32_t)text[t];
+        }
+        tap_ok(good, "texts %s %s %s step %llu %s", d->backend->name, lk_dtype_name(type),
+               resident ? "resident" : "streamed", (unsigned long long)step, lk_error_text());
+        lk_error_clear();
+    }
 }
 
 /* ---- conversion of special values ---------------------------------------------------------- */
@@ -669,6 +719,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < 2 && !timing; i++) {
         if (!device[i]) continue;
         if (!only || strstr("windows", only)) check_windows(device[i]);
+        if (!only || strstr("texts", only)) check_texts(device[i]);
         if (!only || strstr("conversion", only)) {
             check_conversion(device[i], LK_F16);
             check_conversion(device[i], LK_BF16);

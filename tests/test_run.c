@@ -11,8 +11,18 @@
 enum { MUTATIONS = 2000 };
 
 /* Kinds of model, and sets of them. */
-enum { KINDS = 3, TEXT = 1, MOBILE = 2, RESNET = 4, VISION = MOBILE | RESNET, ALL = TEXT | VISION };
-static const char *const kinds[KINDS] = {"transformer", "mobilenetv3", "resnet18"};
+enum {
+    KINDS = 4,
+    TEXT = 1,
+    MOBILE = 2,
+    RESNET = 4,
+    FUSION = 8,
+    VISION = MOBILE | RESNET,
+    BLOCKS = TEXT | FUSION,
+    IMAGES = VISION | FUSION,
+    ALL = TEXT | IMAGES
+};
+static const char *const kinds[KINDS] = {"transformer", "mobilenetv3", "resnet18", "fusion"};
 
 /* Every key, in the order of the resolved file: default, another good value, values that are not,
  * and what the message says was expected; whether a resumed run keeps it; the kinds of model it has
@@ -33,25 +43,29 @@ static const key keys[] = {
     {"data.resident", "auto", "no", {"maybe", "''", "auto|yes"}, "one of auto|yes|no", false, ALL},
     {"data.resident_gib", "2", "0.25", {"x", "-1", "inf"}, "a number from 0 to 1e+06", false, ALL},
     {"model.kind", "transformer", NULL, {"mlp", "trans", "resnet"},
-     "one of transformer|mobilenetv3|resnet18", true, ALL},
-    {"model.layers", "6", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true, TEXT},
-    {"model.width", "384", "768", {WHOLE, "65537"}, "a whole number from 1 to 65536", true, TEXT},
-    {"model.heads", "6", "3", {WHOLE, "1025"}, "a whole number from 1 to 1024", true, TEXT},
-    {"model.kv_heads", "0", "2", {WHOLE, "-1"}, "a whole number from 0 to 1024", true, TEXT},
+     "one of transformer|mobilenetv3|resnet18|fusion", true, ALL},
+    {"model.layers", "6", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true, BLOCKS},
+    {"model.image_layers", "4", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true, FUSION},
+    {"model.cross_layers", "4", "2", {WHOLE, "0"}, "a whole number from 1 to 1000", true, FUSION},
+    {"model.patch", "16", "8", {WHOLE, "0"}, "a whole number from 1 to 4096", true, FUSION},
+    {"model.width", "384", "768", {WHOLE, "65537"}, "a whole number from 1 to 65536", true, BLOCKS},
+    {"model.heads", "6", "3", {WHOLE, "1025"}, "a whole number from 1 to 1024", true, BLOCKS},
+    {"model.kv_heads", "0", "2", {WHOLE, "-1"}, "a whole number from 0 to 1024", true, BLOCKS},
     {"model.context", "256", "64", {WHOLE, "1048577"}, "a whole number from 1 to 1048576", true,
      TEXT},
     {"model.position", "alibi", "rope", {"alib", "none"}, "one of alibi|rope|learned|sinusoidal",
-     true, TEXT},
+     true, BLOCKS},
     {"model.norm", "layernorm", "rmsnorm", {"groupnorm", "batch"},
      "one of auto|layernorm|rmsnorm|batchnorm", true, ALL},
-    {"model.ffn", "gelu", "swiglu", {"relu", "1"}, "one of gelu|swiglu", true, TEXT},
-    {"model.ffn_width", "0", "100", {WHOLE, "-1"}, "a whole number from 0 to 1048576", true, TEXT},
-    {"model.bias", "true", "false", {"1", "yes", "True", "''"}, "true or false", true, TEXT},
+    {"model.ffn", "gelu", "swiglu", {"relu", "1"}, "one of gelu|swiglu", true, BLOCKS},
+    {"model.ffn_width", "0", "100", {WHOLE, "-1"}, "a whole number from 0 to 1048576", true,
+     BLOCKS},
+    {"model.bias", "true", "false", {"1", "yes", "True", "''"}, "true or false", true, BLOCKS},
     {"model.tied", "true", "false", {"0", "tru"}, "true or false", true, TEXT},
     {"model.dropout", "0", "0.1", {"x", "-0.1", "1", "nan"}, "a number from 0 to 0.99", false, ALL},
     {"model.embedding_headroom", "0.2", "0", {"x", "17", "-1"}, "a number from 0 to 16", true,
      TEXT},
-    {"model.rope_theta", "10000", "500000", {"x", "0.5"}, "a number from 1 to 1e+09", true, TEXT},
+    {"model.rope_theta", "10000", "500000", {"x", "0.5"}, "a number from 1 to 1e+09", true, BLOCKS},
     {"model.norm_eps", "1e-05", "1e-06", {"x", "0"}, "a number from 1e-12 to 1", true, ALL},
     {"model.size", "small", "large", {"tiny", "smal"}, "one of small|large", true, MOBILE},
     {"model.width_multiplier", "1", "0.25", {"x", "0", "17"}, "a number from 0.05 to 16", true,
@@ -61,20 +75,20 @@ static const key keys[] = {
     {"model.stochastic_depth", "0", "0.2", {"x", "-1", "1"}, "a number from 0 to 0.99", false,
      VISION},
     {"model.norm_momentum", "0.1", "0.01", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
-    {"model.image_size", "0", "32", {WHOLE, "4097"}, "a whole number from 0 to 4096", true, VISION},
-    {"augment.flip", "false", "true", {"1", "yes"}, "true or false", false, VISION},
-    {"augment.pad", "0", "4", {WHOLE, "-1"}, "a whole number from 0 to 1024", false, VISION},
-    {"augment.crop", "1", "0.08", {"x", "0", "1.5"}, "a number from 0.01 to 1", false, VISION},
-    {"augment.erase", "0", "0.25", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
+    {"model.image_size", "0", "32", {WHOLE, "4097"}, "a whole number from 0 to 4096", true, IMAGES},
+    {"augment.flip", "false", "true", {"1", "yes"}, "true or false", false, IMAGES},
+    {"augment.pad", "0", "4", {WHOLE, "-1"}, "a whole number from 0 to 1024", false, IMAGES},
+    {"augment.crop", "1", "0.08", {"x", "0", "1.5"}, "a number from 0.01 to 1", false, IMAGES},
+    {"augment.erase", "0", "0.25", {"x", "-1", "2"}, "a number from 0 to 1", false, IMAGES},
     {"augment.mixup", "0", "0.2", {"x", "-1", "2"}, "a number from 0 to 1", false, VISION},
-    {"augment.smoothing", "0", "0.1", {"x", "-1", "1"}, "a number from 0 to 0.99", false, VISION},
+    {"augment.smoothing", "0", "0.1", {"x", "-1", "1"}, "a number from 0 to 0.99", false, IMAGES},
     {"train.steps", "1000", "50", {WHOLE, "0"}, "a whole number from 1 to 1e+15", false, ALL},
     {"train.batch", "64", "32", {WHOLE, "0"}, "a whole number from 1 to 1000000000", true, ALL},
     {"train.leaves", "0", "8", {WHOLE, "-1"}, "a whole number from 0 to 65536", false, ALL},
     {"train.precision", "fp32", "fp16", {"fp8", "FP32"}, "one of fp32|tf32|fp16|bf16", true, ALL},
     {"train.reduce", "exact", "fast", {"ring"}, "one of exact|fast", false, ALL},
     {"train.bucket_mib", "25", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
-    {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false, TEXT},
+    {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false, BLOCKS},
     {"train.ema", "0", "0.9995", {"x", "-1", "1"}, "a number from 0 to 0.999999", true, ALL},
     {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false, ALL},
     {"train.stop_after", "0", "20", {WHOLE, "-1"}, "a whole number from 0 to 1e+15", false, ALL},
@@ -160,7 +174,8 @@ static const char *value_of(const char *text, const char *name, char value[200])
 static const char *base(int kind)
 {
     static const char *const text[KINDS] = {MINIMUM, MINIMUM "model:\n  kind: mobilenetv3\n",
-                                            MINIMUM "model:\n  kind: resnet18\n"};
+                                            MINIMUM "model:\n  kind: resnet18\n",
+                                            MINIMUM "model:\n  kind: fusion\n"};
     return text[kind];
 }
 
@@ -189,7 +204,7 @@ static const char *standard(const key *q, int kind)
 {
     if (!has(q, kind)) return "";
     if (strcmp(q->name, "model.kind") == 0) return kinds[kind];
-    return kind && strcmp(q->name, "model.norm") == 0 ? "batchnorm" : q->standard;
+    return VISION >> kind & 1 && strcmp(q->name, "model.norm") == 0 ? "batchnorm" : q->standard;
 }
 
 /* ---- every key ------------------------------------------------------------ */
@@ -570,6 +585,9 @@ static bool help_for(const char *help, int kind, FILE *out)
         const char *only = q->models == TEXT     ? "; only transformer"
                            : q->models == MOBILE ? "; only mobilenetv3"
                            : q->models == VISION ? "; only image models"
+                           : q->models == FUSION ? "; only fusion"
+                           : q->models == BLOCKS ? "; only transformer and fusion"
+                           : q->models == IMAGES ? "; only image models and fusion"
                                                  : NULL;
         said &= only ? strstr(comment, only) != NULL : strstr(comment, "; only ") == NULL;
         if (!has(q, kind) || strcmp(name, "model.kind") == 0) continue;

@@ -511,6 +511,10 @@ const op_case vision_cases[] = {
     CONV(conv, 2, 6, 9, 4, 7, 3, 1, 2, .kernel_width = 5),
     CONV(conv, 5, 32, 32, 3, 16, 3, 2, 1),
     CONV(conv, 20, 14, 14, 32, 48, 3, 1, 1), /* several tiles to an image */
+    /* strips of patches, as fusion.c has them: 16 x 16 x 3, and 4 x 4 x 1 */
+    CONV(conv, 6, 16, 3, 48, 24, 16, 1, 0, .kernel_width = 1, .fixed = true),
+    CONV(conv, 28, 16, 14, 48, 72, 16, 1, 0, .kernel_width = 1, .fixed = true),
+    CONV(conv, 5, 4, 3, 4, 12, 4, 1, 0, .kernel_width = 1),
     CONV(conv_twice, 2, 5, 6, 8, 8, 3, 1, 1),
     DW(2, 9, 7, 16, 3, 1, 1),
     DW(2, 9, 7, 16, 3, 2, 1),

@@ -182,7 +182,7 @@ static lk_status collect(lk_checker *c, lk_split split)
 /* Digests of the fields, over ranks. */
 static lk_status end_split(lk_checker *c, lk_split split)
 {
-    bool right[LK_DATASET_FIELDS] = {true, true}, missing = false;
+    bool right[LK_DATASET_FIELDS] = {true, true, true}, missing = false;
     lk_blocks_end(c->blocks, right, &missing);
     for (int f = 0; f < c->data->fields && c->judging; f++) {
         int64_t good = right[f];

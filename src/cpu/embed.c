@@ -1,4 +1,5 @@
-/* embed: table rows plus positions; its gradient adds rows in the order of the tokens. */
+/* embed: table rows plus positions; its gradient adds rows in the order of the tokens. positions:
+ * the second part alone. */
 #include "cpu/device.h"
 
 enum { COLS = 32 }; /* columns of the gradient that one thread sums */
@@ -73,6 +74,45 @@ lk_status lk_cpu_embed_grad(lk_exec *x, const lk_node *n)
             to = dp + i % time * c + j;
             for (int64_t k = 0; k < m; k++) to[k] += row[k];
         }
+    }
+    return LK_OK;
+}
+
+lk_status lk_cpu_positions(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *in = n->in[0], *positions = n->in[1], *out = n->out[0];
+    const void *from = lk_data(x, in), *place = lk_data(x, positions);
+    void *y = lk_data(x, out);
+    int64_t time = out->dim[1], c = lk_cols(out), count = lk_rows(out);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < c; j += LK_CPU_BLOCK) {
+            float a[LK_CPU_BLOCK], b[LK_CPU_BLOCK];
+            int64_t m = c - j < LK_CPU_BLOCK ? c - j : LK_CPU_BLOCK;
+            lk_cpu_load(in->dtype, from, i * c + j, m, a);
+            lk_cpu_load(positions->dtype, place, i % time * c + j, m, b);
+            for (int64_t k = 0; k < m; k++) a[k] += b[k];
+            lk_cpu_store(out->dtype, y, i * c + j, m, a);
+        }
+    return LK_OK;
+}
+
+lk_status lk_cpu_positions_grad(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *dy = n->in[0], *positions = n->out[0];
+    const void *from = lk_data(x, dy);
+    float *dp = lk_data(x, positions);
+    int64_t c = lk_cols(dy), time = dy->dim[1], batch = dy->dim[0];
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < positions->dim[0]; t++) {
+        float *to = dp + t * c, row[LK_CPU_BLOCK];
+        if (!(n->accumulate & 1)) memset(to, 0, (size_t)c * sizeof *to);
+        for (int64_t b = 0; b < batch && t < time; b++)
+            for (int64_t j = 0; j < c; j += LK_CPU_BLOCK) {
+                int64_t m = c - j < LK_CPU_BLOCK ? c - j : LK_CPU_BLOCK;
+                const float *v = lk_cpu_view(dy->dtype, from, (b * time + t) * c + j, m, row);
+                for (int64_t k = 0; k < m; k++) to[j + k] += v[k];
+            }
     }
     return LK_OK;
 }

@@ -1,4 +1,4 @@
-/* windows: tokens and targets of this leaf's samples. */
+/* windows: tokens and targets of this leaf's samples; texts: the tokens of its images. */
 #include "cpu/device.h"
 
 static int32_t token(lk_dtype type, const void *p, int64_t i)
@@ -28,6 +28,27 @@ lk_status lk_cpu_windows(lk_exec *x, const lk_node *n)
             tokens[b * time + t] = token(data->dtype, from, first + t);
             targets[b * time + t] = token(data->dtype, from, first + t + 1);
         }
+    }
+    return LK_OK;
+}
+
+lk_status lk_cpu_texts(lk_exec *x, const lk_node *n)
+{
+    const lk_tensor *data = n->in[0], *out = n->out[0];
+    const lk_step_state *state = lk_data(x, n->in[1]);
+    const void *from = lk_data(x, data);
+    int32_t *tokens = lk_data(x, out);
+    int64_t batch = out->dim[0], time = out->dim[1], shard = n->attr.images.shard_rows;
+    for (int64_t b = 0; b < batch; b++) {
+        int64_t row = b;
+        if (n->attr.images.resident) {
+            uint64_t at = state->step * (uint64_t)batch + (uint64_t)b, rows = (uint64_t)shard;
+            row = (x->leaf - n->attr.images.first_leaf) * shard +
+                  (int64_t)lk_permute(at % rows, rows, x->seed, n->attr.images.purpose,
+                                      (uint32_t)x->leaf, (uint32_t)(at / rows));
+        }
+        for (int64_t t = 0; t < time; t++)
+            tokens[b * time + t] = token(data->dtype, from, row * time + t);
     }
     return LK_OK;
 }

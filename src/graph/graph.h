@@ -147,7 +147,7 @@ typedef union lk_attr {
         int64_t shard_rows;  /* images of one leaf's shard */
         int first_leaf;      /* global number of the leaf whose shard lies first in the input */
         lk_augment augment;
-    } images;
+    } images; /* IMAGES and, without `augment`, TEXTS */
     struct {
         int stride, pad; /* the same in both directions */
     } conv;              /* CONV, DWCONV and their gradients */

@@ -12,7 +12,8 @@ int64_t lk_transformer_rows(const lk_transformer *m)
     return (rows + 63) / 64 * 64;
 }
 
-static lk_tensor *normalised(lk_graph *g, const lk_transformer *m, const char *scope, lk_tensor *x)
+lk_tensor *lk_transformer_norm(lk_graph *g, const lk_transformer *m, const char *scope,
+                               lk_tensor *x)
 {
     lk_scope_push(g, "%s", scope);
     lk_tensor *y = lk_norm_part_find(m->norm)->build(g, m, x);
@@ -20,29 +21,44 @@ static lk_tensor *normalised(lk_graph *g, const lk_transformer *m, const char *s
     return y;
 }
 
-static lk_tensor *block(lk_graph *g, const lk_transformer *m, lk_tensor *x)
+lk_tensor *lk_transformer_feed(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
-    const lk_position_part *position = lk_position_part_find(m->position);
-    int64_t head = m->width / m->heads;
-
-    lk_tensor *h = normalised(g, m, "attn_norm", x);
-    lk_scope_push(g, "attn");
-    int64_t qkv = (m->heads + 2 * m->kv_heads) * head;
-    h = lk_layers_dense(g, "qkv", h, qkv, 0.02f, m->bias, LK_LINEAR);
-    if (position->rotate) h = position->rotate(g, m, h);
-    h = lk_attention(g, h, m->heads, m->kv_heads, true, position->alibi, m->dropout);
-    h = lk_layers_dense(g, "out", h, m->width, lk_residual_std(m), m->bias, LK_LINEAR);
-    lk_scope_pop(g);
-    x = lk_residual(g, x, h, m->dropout);
-
-    h = normalised(g, m, "ffn_norm", x);
+    lk_tensor *h = lk_transformer_norm(g, m, "ffn_norm", x);
     lk_scope_push(g, "ffn");
     h = lk_ffn_part_find(m->ffn)->build(g, m, h);
     lk_scope_pop(g);
     return lk_residual(g, x, h, m->dropout);
 }
 
-static lk_status check(lk_graph *g, lk_transformer *m)
+static lk_tensor *block(lk_graph *g, const lk_transformer *m, lk_tensor *x)
+{
+    const lk_position_part *position = lk_position_part_find(m->position);
+    int64_t head = m->width / m->heads;
+
+    lk_tensor *h = lk_transformer_norm(g, m, "attn_norm", x);
+    lk_scope_push(g, "attn");
+    int64_t qkv = (m->heads + 2 * m->kv_heads) * head;
+    h = lk_layers_dense(g, "qkv", h, qkv, 0.02f, m->bias, LK_LINEAR);
+    if (position->rotate) h = position->rotate(g, m, h);
+    h = lk_attention(g, h, m->heads, m->kv_heads, !m->full, position->alibi, m->dropout);
+    h = lk_layers_dense(g, "out", h, m->width, lk_residual_std(m), m->bias, LK_LINEAR);
+    lk_scope_pop(g);
+    return lk_transformer_feed(g, m, lk_residual(g, x, h, m->dropout));
+}
+
+lk_tensor *lk_transformer_blocks(lk_graph *g, const lk_transformer *m, lk_tensor *x)
+{
+    for (int64_t i = 0; i < m->layers; i++) {
+        lk_scope_push(g, "blocks");
+        lk_scope_push(g, "%lld", (long long)i);
+        x = block(g, m, x);
+        lk_scope_pop(g);
+        lk_scope_pop(g);
+    }
+    return x;
+}
+
+lk_status lk_transformer_resolve(lk_graph *g, lk_transformer *m)
 {
     const lk_ffn_part *ffn = lk_ffn_part_find(m->ffn);
     if (!ffn || !lk_norm_part_find(m->norm) || !lk_position_part_find(m->position)) {
@@ -58,15 +74,12 @@ static lk_status check(lk_graph *g, lk_transformer *m)
     return g->status;
 }
 
-lk_tensor *lk_transformer_logits(lk_graph *g, const lk_transformer *model, lk_tensor *tokens)
+lk_tensor *lk_transformer_embed(lk_graph *g, const lk_transformer *m, lk_tensor *tokens,
+                                lk_tensor **table)
 {
-    lk_transformer resolved = *model, *m = &resolved;
-    if (check(g, m) != LK_OK) return NULL;
-    int64_t rows = lk_transformer_rows(m);
-
     lk_scope_push(g, "embed");
-    lk_tensor *table = lk_parameter(g, "weight", 2, (int64_t[]){rows, m->width}, LK_INIT_NORMAL,
-                                    0.02f, true);
+    *table = lk_parameter(g, "weight", 2, (int64_t[]){lk_transformer_rows(m), m->width},
+                          LK_INIT_NORMAL, 0.02f, true);
     lk_scope_pop(g);
     lk_embed_position kind = lk_position_part_find(m->position)->embed;
     lk_tensor *positions = NULL;
@@ -77,22 +90,23 @@ lk_tensor *lk_transformer_logits(lk_graph *g, const lk_transformer *model, lk_te
         lk_scope_pop(g);
     }
     lk_scope_push(g, "embed");
-    lk_tensor *x = lk_dropout(g, lk_embed(g, tokens, table, kind, positions), m->dropout);
+    lk_tensor *x = lk_dropout(g, lk_embed(g, tokens, *table, kind, positions), m->dropout);
     lk_scope_pop(g);
+    return x;
+}
 
-    for (int64_t i = 0; i < m->layers; i++) {
-        lk_scope_push(g, "blocks");
-        lk_scope_push(g, "%lld", (long long)i);
-        x = block(g, m, x);
-        lk_scope_pop(g);
-        lk_scope_pop(g);
-    }
-    x = normalised(g, m, "norm", x);
+lk_tensor *lk_transformer_logits(lk_graph *g, const lk_transformer *model, lk_tensor *tokens)
+{
+    lk_transformer resolved = *model, *m = &resolved;
+    lk_tensor *table = NULL;
+    if (lk_transformer_resolve(g, m) != LK_OK) return NULL;
+    lk_tensor *x = lk_transformer_embed(g, m, tokens, &table);
+    x = lk_transformer_norm(g, m, "norm", lk_transformer_blocks(g, m, x));
 
     lk_scope_push(g, "head");
     if (!m->tied)
-        table = lk_parameter(g, "weight", 2, (int64_t[]){rows, m->width}, LK_INIT_NORMAL, 0.02f,
-                             true);
+        table = lk_parameter(g, "weight", 2, (int64_t[]){lk_transformer_rows(m), m->width},
+                             LK_INIT_NORMAL, 0.02f, true);
     lk_tensor *logits = lk_linear(g, x, table, NULL, LK_LINEAR);
     lk_scope_pop(g);
     return logits;

@@ -1,4 +1,5 @@
-/* images: augmented images, mixed targets and labels of this leaf's samples. */
+/* images: augmented images, mixed targets and labels of this leaf's samples; texts: the tokens that
+ * belong to them. */
 #include "ops/ops.h"
 
 static bool fits(lk_graph *g, const lk_image_source *s, const lk_tensor *data,
@@ -19,14 +20,20 @@ static bool fits(lk_graph *g, const lk_image_source *s, const lk_tensor *data,
                     (long long)s->height, (long long)s->width, (long long)s->classes);
         return false;
     }
-    if (s->resident ? s->shard_rows < 1 || data->dim[0] % s->shard_rows
-                    : data->dim[0] != s->batch) {
-        lk_error_at(g, "images: data %s does not hold %s %lld", lk_shape_text(data, a, sizeof a),
-                    s->resident ? "shards of" : "a batch of",
-                    (long long)(s->resident ? s->shard_rows : s->batch));
-        return false;
-    }
     return true;
+}
+
+/* Whether `data` holds the rows that s says, of shards or of one batch. */
+static bool holds(lk_graph *g, const char *what, const lk_image_source *s, const lk_tensor *data)
+{
+    char a[96];
+    if (s->resident ? s->shard_rows >= 1 && data->dim[0] % s->shard_rows == 0
+                    : data->dim[0] == s->batch)
+        return true;
+    lk_error_at(g, "%s: data %s does not hold %s %lld", what, lk_shape_text(data, a, sizeof a),
+                s->resident ? "shards of" : "a batch of",
+                (long long)(s->resident ? s->shard_rows : s->batch));
+    return false;
 }
 
 static bool augment_valid(lk_graph *g, const lk_augment *a)
@@ -40,17 +47,25 @@ static bool augment_valid(lk_graph *g, const lk_augment *a)
     return good;
 }
 
-lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_tensor *labels,
-                    lk_tensor *scale, lk_tensor **x, lk_tensor **targets, lk_tensor **classes)
+/* Which rows a node takes. */
+static void set_rows(lk_node *n, const lk_image_source *s)
 {
-    if (g->status != LK_OK || !data || !labels || !scale) return g->status;
-    if (!fits(g, s, data, labels, scale) || !augment_valid(g, &s->augment)) return g->status;
-    lk_node *n = lk_node_new(g, LK_OP_IMAGES, 4, (lk_tensor *[]){data, labels, scale, g->state});
-    if (!n) return g->status;
     n->attr.images.resident = s->resident;
     n->attr.images.purpose = s->purpose;
     n->attr.images.shard_rows = s->shard_rows;
     n->attr.images.first_leaf = s->first_leaf;
+}
+
+lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_tensor *labels,
+                    lk_tensor *scale, lk_tensor **x, lk_tensor **targets, lk_tensor **classes)
+{
+    if (g->status != LK_OK || !data || !labels || !scale) return g->status;
+    if (!fits(g, s, data, labels, scale) || !holds(g, "images", s, data) ||
+        !augment_valid(g, &s->augment))
+        return g->status;
+    lk_node *n = lk_node_new(g, LK_OP_IMAGES, 4, (lk_tensor *[]){data, labels, scale, g->state});
+    if (!n) return g->status;
+    set_rows(n, s);
     n->attr.images.augment = s->augment;
     int64_t image[4] = {s->batch, s->height, s->width, data->dim[3]};
     int64_t share[2] = {s->batch, s->classes};
@@ -64,6 +79,23 @@ lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_t
     return LK_OK;
 }
 
+lk_tensor *lk_texts(lk_graph *g, const lk_image_source *s, lk_tensor *data)
+{
+    if (g->status != LK_OK || !data) return NULL;
+    if (data->dims != 2 || (data->dtype != LK_U8 && data->dtype != LK_U16)) {
+        char a[96];
+        lk_error_at(g, "texts: data %s %s is not u8 or u16 [rows, tokens]",
+                    lk_dtype_name(data->dtype), lk_shape_text(data, a, sizeof a));
+        return NULL;
+    }
+    if (!holds(g, "texts", s, data)) return NULL;
+    lk_node *n = lk_node_new(g, LK_OP_TEXTS, 2, (lk_tensor *[]){data, g->state});
+    if (!n) return NULL;
+    set_rows(n, s);
+    int64_t dim[2] = {s->batch, data->dim[1]};
+    return lk_node_output(g, n, lk_tensor_new(g, LK_I32, LK_REGION_ARENA, 2, dim));
+}
+
 /* Of resident data only the samples are read. */
 static void cost(const lk_node *n, double *flops, double *bytes)
 {
@@ -73,4 +105,12 @@ static void cost(const lk_node *n, double *flops, double *bytes)
              (double)lk_bytes(data) / (double)data->dim[0] * (double)x->dim[0];
 }
 
+static void texts_cost(const lk_node *n, double *flops, double *bytes)
+{
+    (void)flops;
+    *bytes = (double)lk_count(n->out[0]) *
+             (double)(sizeof(int32_t) + lk_dtype_size(n->in[0]->dtype));
+}
+
+const lk_rule lk_rule_texts = {.cost = texts_cost, .in_place = -1};
 const lk_rule lk_rule_images = {.cost = cost, .in_place = -1, .float_inputs = 1u << 2};

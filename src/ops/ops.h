@@ -27,6 +27,8 @@
  *   erased rectangle. targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing)
  *   onehot + smoothing/K (C. Szegedy et al. 2016; H. Zhang et al., "mixup", ICLR 2018).
  *   labels: as read, without mixing.
+ * TEXTS           in  data u8|u16 [R,T]; state    out tokens i32 [B,T]
+ *   the rows of the samples that IMAGES takes with the same attributes: the text of each image.
  * EMBED           in  tokens i32 [B,T], table X [V,C], positions X [P,C] or NULL   out y X [B,T,C]
  *   y = s table[token] + (TABLE: positions[t]; SINUSOIDAL: sin/cos(t / 10000^(2i/C)) at columns
  *   2i and 2i+1; NONE: 0), s = lk_embed_scale: sqrt(C) for SINUSOIDAL, else 1 (A. Vaswani et al.
@@ -35,6 +37,8 @@
  *   dtable[v] = s sum of dy[b,t] over the (b,t) whose token is v, s as for EMBED; dpositions[t] =
  *   sum over b of dy[b,t]. Sums in increasing order of (b,t), or of pieces of that; rows of
  *   positions beyond T get 0 (or nothing is added).
+ * POSITIONS       in  x X [B,T,C], positions X [P,C], P >= T       out y X = x + positions[t]
+ * POSITIONS_GRAD  in  dy X [B,T,C]                out dpositions f32 [P,C], as EMBED_GRAD has it
  * LINEAR          in  x X [N,K], w X [M,K], b X [M] or NULL      out y X [N,M], pre X [N,M] or NULL
  *   pre = x w^T + b; y = activation(pre), of pre rounded first or not: by the kernel. `pre` is an
  *   output only with LK_GELU and training.
@@ -222,6 +226,8 @@ lk_status lk_windows(lk_graph *g, lk_tensor *data, int64_t batch, int64_t contex
                      lk_tensor **targets);
 lk_tensor *lk_embed(lk_graph *g, lk_tensor *tokens, lk_tensor *table, lk_embed_position kind,
                     lk_tensor *positions);
+/* x [B,T,C] plus a learned row of positions [P,C] for each t. */
+lk_tensor *lk_positions(lk_graph *g, lk_tensor *x, lk_tensor *positions);
 /* act: LK_LINEAR or LK_GELU */
 lk_tensor *lk_linear(lk_graph *g, lk_tensor *x, lk_tensor *w, lk_tensor *b, lk_activation act);
 lk_tensor *lk_swiglu(lk_graph *g, lk_tensor *x);
@@ -245,6 +251,8 @@ typedef struct lk_image_source {
 } lk_image_source;
 lk_status lk_images(lk_graph *g, const lk_image_source *s, lk_tensor *data, lk_tensor *labels,
                     lk_tensor *scale, lk_tensor **x, lk_tensor **targets, lk_tensor **classes);
+/* The texts of those images, of data [rows, tokens]: i32 [batch, tokens]. */
+lk_tensor *lk_texts(lk_graph *g, const lk_image_source *s, lk_tensor *data);
 /* A 1x1 convolution of stride 1 is lk_linear() on x [B,H,W,Ci]. */
 lk_tensor *lk_conv(lk_graph *g, lk_tensor *x, lk_tensor *w, int stride, int pad);
 lk_tensor *lk_dwconv(lk_graph *g, lk_tensor *x, lk_tensor *w, int stride, int pad);

@@ -15,7 +15,7 @@ typedef struct images {
     float *loss, *probability;  /* by row; zero where another rank computes it */
     int32_t *label, *predicted;
     uint8_t *pixels;            /* of a batch */
-    uint16_t *batch_label;
+    uint16_t *batch_label, *tokens;
 } images;
 
 /* Batch `i`; the last one may be short, what follows in it is not looked at. */
@@ -24,7 +24,8 @@ static lk_status score_batch(lk_evaluator *e, images *s, int64_t i)
     int64_t first = i * BATCH, n = s->count - first < BATCH ? s->count - first : BATCH;
     LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 0, first, n, s->pixels));
     LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 1, first, n, s->batch_label));
-    LK_TRY(lk_forward_run(&e->model, &e->forward, s->pixels));
+    if (s->tokens) LK_TRY(lk_dataset_read(e->data, LK_VALIDATION, 2, first, n, s->tokens));
+    LK_TRY(lk_forward_run(&e->model, &e->forward, s->pixels, s->tokens));
     for (int64_t b = 0; b < n; b++) {
         int64_t best;
         double probability;
@@ -45,6 +46,18 @@ static lk_status own_batches(lk_evaluator *e, images *s)
     return LK_OK;
 }
 
+/* A model of images with texts needs such, and of the same tokens; another looks at none. */
+static lk_status check_texts(const lk_evaluator *e)
+{
+    const lk_image_format *d = &e->data->image, *m = &e->model.info.image;
+    if (!e->model.model.fused || (d->text == m->text && d->vocabulary == m->vocabulary))
+        return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected a text of %lld tokens below %lld with each image as "
+                   "the checkpoint's, found %lld below %lld; evaluate on data with texts like "
+                   "those of the training data", e->data->path, (long long)m->text,
+                   (long long)m->vocabulary, (long long)d->text, (long long)d->vocabulary);
+}
+
 /* Images and labels must mean what they meant in training. */
 static lk_status check_format(const lk_evaluator *e)
 {
@@ -59,6 +72,7 @@ static lk_status check_format(const lk_evaluator *e)
                        "found %lld; import them again with --channels %lld", e->data->path,
                        (long long)m->channels, m->channels == 1 ? "" : "s", (long long)d->channels,
                        (long long)m->channels);
+    LK_TRY(check_texts(e));
     int64_t same = 0;
     while (same < m->classes && same < d->classes && strcmp(m->name[same], d->name[same]) == 0)
         same++;
@@ -85,7 +99,10 @@ static lk_status prepare(lk_evaluator *e, images *s)
     s->predicted = calloc(n, sizeof *s->predicted);
     s->pixels = calloc(BATCH, e->data->field[0].row_bytes);
     s->batch_label = calloc(BATCH, sizeof *s->batch_label);
-    if (!s->loss || !s->probability || !s->label || !s->predicted || !s->pixels || !s->batch_label)
+    bool texts = e->model.model.fused;
+    if (texts) s->tokens = calloc(BATCH, e->data->field[2].row_bytes);
+    if (!s->loss || !s->probability || !s->label || !s->predicted || !s->pixels ||
+        !s->batch_label || (texts && !s->tokens))
         return lk_fail(LK_E_SYSTEM, "out of memory for %lld images", (long long)s->count);
     return lk_forward_open(&e->model, BATCH, 0, &e->forward);
 }
@@ -155,5 +172,6 @@ lk_status lk_evaluate_images(lk_evaluator *e, lk_evaluation *result)
     free(s.predicted);
     free(s.pixels);
     free(s.batch_label);
+    free(s.tokens);
     return status;
 }

@@ -39,7 +39,7 @@ static lk_status own_windows(lk_evaluator *e, windows *s)
         for (int64_t t = 0; t < span; t++)
             s->tokens[t] = e->data->field[0].dtype == LK_U8 ? ((uint8_t *)s->raw)[t]
                                                             : ((uint16_t *)s->raw)[t];
-        LK_TRY(lk_forward_run(&e->model, &e->forward, s->tokens));
+        LK_TRY(lk_forward_run(&e->model, &e->forward, s->tokens, NULL));
         score_window(e, s, w, s->tokens + 1);
     }
     return LK_OK;

@@ -63,7 +63,7 @@ static lk_status next_token(generator *s, const lk_generation *job, int32_t *tok
     if (!f->program) LK_TRY(lk_forward_open(&s->model, 1, time, f));
     memset(s->window, 0, (size_t)time * sizeof *s->window);
     memcpy(s->window, s->tokens + s->count - used, (size_t)used * sizeof *s->window);
-    LK_TRY(lk_forward_run(&s->model, f, s->window));
+    LK_TRY(lk_forward_run(&s->model, f, s->window, NULL));
     uint32_t word =
         lk_philox(job->seed, (uint32_t)s->count, LK_PURPOSE_GENERATE, 0, 0).v[0];
     *token = draw(f->host + (used - 1) * f->columns, s->model.info.vocabulary_size, job, word,

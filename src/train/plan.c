@@ -43,7 +43,7 @@ typedef struct planner {
 
 static lk_status build_graphs(planner *p)
 {
-    LK_TRY(lk_dataset_expect(p->data, lk_session_data_kind(p->run)));
+    LK_TRY(lk_session_expect(p->run, p->data));
     lk_model model = lk_session_model(p->run, p->data->vocabulary_size, &p->data->image);
     lk_loader_options order = lk_session_samples(p->comm, p->run, p->leaves, LK_TRAIN);
     lk_loader_options held = lk_session_samples(p->comm, p->run, p->leaves, LK_VALIDATION);

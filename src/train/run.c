@@ -340,7 +340,7 @@ static bool has_meaning(const lk_run *r, int k)
 static lk_status settle(lk_run *r)
 {
     if (strcmp(r->model.norm, "auto") != 0) return LK_OK;
-    return assign(r, find("model.norm"), lk_run_vision(r) ? "batchnorm" : "layernorm");
+    return assign(r, find("model.norm"), bit_of_kind(r) & VISION ? "batchnorm" : "layernorm");
 }
 
 /* ---- checks across keys ---------------------------------------------------------------------- */
@@ -356,11 +356,11 @@ static lk_status check(const lk_run *r, const source *s)
         if (s->line[k] && !has_meaning(r, k))
             return lk_fail(LK_E_INPUT, "%s: '%s' has no meaning for model.kind %s; remove it",
                            where(s, k, at), keys[k].name, r->model.kind);
-    if (!lk_run_vision(r) && strcmp(r->model.norm, "batchnorm") == 0)
+    if (bit_of_kind(r) & BLOCKS && strcmp(r->model.norm, "batchnorm") == 0)
         return lk_fail(LK_E_INPUT,
                        "%s: 'model.norm': expected layernorm or rmsnorm for a "
-                       "transformer, found batchnorm; choose one",
-                       where(s, find("model.norm"), at));
+                       "%s, found batchnorm; choose one",
+                       where(s, find("model.norm"), at), r->model.kind);
     int64_t kv = r->model.kv_heads ? r->model.kv_heads : r->model.heads;
     if (r->model.width % r->model.heads)
         return lk_fail(LK_E_INPUT, "%s: model.heads %lld does not divide model.width %lld; choose "
@@ -569,6 +569,9 @@ static const char *models_of(const key *k)
     case 0: return "";
     case TRANSFORMER: return "; only transformer";
     case MOBILENET: return "; only mobilenetv3";
+    case FUSION: return "; only fusion";
+    case BLOCKS: return "; only transformer and fusion";
+    case IMAGES: return "; only image models and fusion";
     default: return "; only image models";
     }
 }
@@ -629,7 +632,9 @@ void lk_run_clear(lk_run *run)
     memset(run, 0, sizeof *run);
 }
 
-bool lk_run_vision(const lk_run *run) { return bit_of_kind(run) & VISION; }
+bool lk_run_vision(const lk_run *run) { return bit_of_kind(run) & IMAGES; }
+
+bool lk_run_fusion(const lk_run *run) { return bit_of_kind(run) & FUSION; }
 
 lk_precision lk_run_precision(const lk_run *run)
 {

@@ -23,8 +23,9 @@ typedef struct lk_run {
         double resident_gib; /* limit of auto */
     } data;
     struct {
-        char *kind;     /* transformer | mobilenetv3 | resnet18 */
+        char *kind;     /* transformer | mobilenetv3 | resnet18 | fusion */
         int64_t layers, width, heads, kv_heads; /* kv_heads 0: as heads */
+        int64_t image_layers, cross_layers, patch;
         int64_t context;
         char *position; /* alibi | rope | learned | sinusoidal */
         char *norm;     /* layernorm | rmsnorm | batchnorm */
@@ -97,6 +98,7 @@ lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */
 void lk_run_clear(lk_run *run);
 lk_precision lk_run_precision(const lk_run *run);
-bool lk_run_vision(const lk_run *run); /* a model of images, not of text */
+bool lk_run_vision(const lk_run *run); /* a model of images, not of text alone */
+bool lk_run_fusion(const lk_run *run); /* that of images with a text each */
 
 #endif

@@ -81,14 +81,29 @@ static lk_vision vision_of(const lk_run *run, int64_t classes)
     };
 }
 
+static lk_fusion fusion_of(const lk_run *run, const lk_image_format *format)
+{
+    lk_fusion m = {
+        .block = transformer_of(run, format->vocabulary),
+        .image_layers = run->model.image_layers,
+        .cross_layers = run->model.cross_layers,
+        .patch = run->model.patch,
+        .classes = format->classes,
+    };
+    m.block.context = format->text;
+    m.block.headroom = 0;
+    return m;
+}
+
 lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_format *format)
 {
-    lk_model m = {.vision = lk_run_vision(run)};
+    lk_model m = {.vision = lk_run_vision(run), .fused = lk_run_fusion(run)};
     if (!m.vision) {
         m.text = transformer_of(run, vocabulary);
         return m;
     }
-    m.image = vision_of(run, format->classes);
+    if (m.fused) m.fusion = fusion_of(run, format);
+    else m.image = vision_of(run, format->classes);
     m.format = format;
     m.height = run->model.image_size ? run->model.image_size : format->height;
     m.width = run->model.image_size ? run->model.image_size : format->width;
@@ -98,6 +113,16 @@ lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_
 lk_dataset_kind lk_session_data_kind(const lk_run *run)
 {
     return lk_run_vision(run) ? LK_IMAGE_DATA : LK_TEXT_DATA;
+}
+
+lk_status lk_session_expect(const lk_run *run, const lk_dataset *data)
+{
+    LK_TRY(lk_dataset_expect(data, lk_session_data_kind(run)));
+    if (!lk_run_fusion(run) || data->image.vocabulary > 0) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected images with a text each for model.kind fusion "
+                   "(datasets 'train/tokens' and 'validation/tokens', attribute "
+                   "'vocabulary_size'), found images alone; add them as doc/fusion.md says, or use "
+                   "a model of images", data->path);
 }
 
 lk_dtype lk_session_compute(const lk_run *run)
@@ -166,31 +191,35 @@ static lk_tensor *text_loss(lk_graph *g, const lk_transformer *m, const lk_sourc
     return loss;
 }
 
-void lk_session_images(lk_graph *g, const lk_model *m, const lk_source *s, lk_loss_graph *out,
-                       lk_tensor **x, lk_tensor **targets, lk_tensor **labels)
+lk_tensor *lk_session_logits(lk_graph *g, const lk_model *m, const lk_source *s,
+                             lk_loss_graph *out, lk_tensor **targets, lk_tensor **labels)
 {
     const lk_image_format *f = m->format;
     int64_t rows = s->resident ? s->local_leaves * s->shard_rows : s->batch;
+    lk_tensor *x = NULL, *tokens = NULL;
     out->field[0] = lk_input(g, "images", LK_U8, 4,
                              (int64_t[]){rows, f->height, f->width, f->channels});
     out->field[1] = lk_input(g, "labels", LK_U16, 1, &rows);
     out->scale = lk_input(g, "scale", LK_F32, 2, (int64_t[]){2, f->channels});
+    if (m->fused) out->field[2] = lk_input(g, "tokens", LK_U16, 2, (int64_t[]){rows, f->text});
     lk_image_source source = {.batch = s->batch, .height = m->height, .width = m->width,
                               .classes = f->classes, .shard_rows = s->shard_rows,
                               .resident = s->resident, .purpose = s->purpose,
                               .first_leaf = s->first_leaf, .augment = s->augment};
     lk_scope_push(g, "images");
-    lk_images(g, &source, out->field[0], out->field[1], out->scale, x, targets, labels);
+    lk_images(g, &source, out->field[0], out->field[1], out->scale, &x, targets, labels);
+    if (m->fused) tokens = lk_texts(g, &source, out->field[2]);
     lk_scope_pop(g);
+    return m->fused ? lk_fusion_logits(g, &m->fusion, x, tokens)
+                    : lk_vision_logits(g, &m->image, x);
 }
 
 /* Images to the mean loss and the share of hits. */
 static lk_tensor *image_loss(lk_graph *g, const lk_model *m, const lk_source *s,
                              lk_loss_graph *out)
 {
-    lk_tensor *x = NULL, *targets = NULL, *labels = NULL, *hits = NULL;
-    lk_session_images(g, m, s, out, &x, &targets, &labels);
-    lk_tensor *logits = lk_vision_logits(g, &m->image, x);
+    lk_tensor *targets = NULL, *labels = NULL, *hits = NULL;
+    lk_tensor *logits = lk_session_logits(g, m, s, out, &targets, &labels);
     lk_scope_push(g, "loss");
     lk_tensor *loss = lk_soft_cross_entropy(g, logits, targets, labels, &hits);
     lk_scope_pop(g);

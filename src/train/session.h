@@ -5,7 +5,7 @@
 
 #include "io/dataset.h"
 #include "io/loader.h"
-#include "model/transformer.h"
+#include "model/fusion.h"
 #include "model/vision.h"
 #include "program/program.h"
 #include "train/run.h"
@@ -19,15 +19,19 @@ void lk_session_device_close(lk_device *d); /* takes NULL */
 
 /* The model of a run on its data. */
 typedef struct lk_model {
-    bool vision;
+    bool vision; /* of images: with targets and labels */
+    bool fused;  /* and a text each */
     lk_transformer text;
     lk_vision image;
+    lk_fusion fusion;
     const lk_image_format *format; /* of the stored images; not owned */
     int64_t height, width;         /* to which images are sampled */
 } lk_model;
 /* vocabulary: tokens of the text. Strings stay owned by run, the format by the caller. */
 lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_format *format);
 lk_dataset_kind lk_session_data_kind(const lk_run *run); /* what a run's model learns from */
+/* LK_E_INPUT unless it can learn from these data. */
+lk_status lk_session_expect(const lk_run *run, const lk_dataset *data);
 /* Working type of the run's precision. */
 lk_dtype lk_session_compute(const lk_run *run);
 
@@ -47,7 +51,7 @@ lk_source lk_session_source(const lk_run *run, const lk_dataset *data,
 /* A graph from samples to the mean loss, with the inputs to bind. */
 typedef struct lk_loss_graph {
     lk_graph *graph;
-    lk_tensor *field[LK_DATASET_FIELDS]; /* tokens; or images and labels */
+    lk_tensor *field[LK_DATASET_FIELDS]; /* tokens; or images, labels and, or NULL, tokens */
     lk_tensor *scale;                    /* of images: lk_session_scale(); NULL for text */
 } lk_loss_graph;
 /* How it is built. */
@@ -63,10 +67,9 @@ lk_passes lk_session_passes(const lk_run *run);
 /* After a training graph call lk_params_layout, lk_bucket and lk_optimize. */
 lk_status lk_session_loss_graph(lk_params *params, const lk_model *m, const lk_source *source,
                                 const lk_passes *passes, lk_loss_graph *out);
-/* Its first part for images: inputs (in `out`) to normalised images, targets and labels. */
-void lk_session_images(lk_graph *g, const lk_model *m, const lk_source *source,
-                       lk_loss_graph *out, lk_tensor **x, lk_tensor **targets,
-                       lk_tensor **labels);
+/* Its first part for images: inputs (in `out`) to logits, targets and labels. */
+lk_tensor *lk_session_logits(lk_graph *g, const lk_model *m, const lk_source *source,
+                             lk_loss_graph *out, lk_tensor **targets, lk_tensor **labels);
 /* Mean and reciprocal standard deviation of every channel, f32 [2,C] on the device; the caller
  * releases it. */
 lk_status lk_session_scale(lk_device *d, const lk_image_format *f, void **memory);

@@ -177,7 +177,7 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     bool direct = t->how->detect_anomaly || t->how->launch_blocking;
     LK_TRY(lk_comm_agree(c, lk_tracing_check(t->run, t->device, direct)));
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
-    LK_TRY(lk_comm_agree(c, lk_dataset_expect(t->data, lk_session_data_kind(t->run))));
+    LK_TRY(lk_comm_agree(c, lk_session_expect(t->run, t->data)));
     if (t->data->warning[0]) lk_trainer_say(t, t->data->warning);
     if (lk_run_vision(t->run)) tell_stretched(t);
     lk_trainer_tell_retries(t);

@@ -16,9 +16,8 @@ static lk_tensor *logits_of(lk_graph *g, const lk_model *m, int64_t batch, int64
     }
     lk_source rows = {.batch = batch, .purpose = LK_PURPOSE_EVAL, .local_leaves = 1,
                       .augment = LK_AUGMENT_NONE};
-    lk_tensor *x = NULL, *targets = NULL, *labels = NULL;
-    lk_session_images(g, m, &rows, in, &x, &targets, &labels);
-    return lk_vision_logits(g, &m->image, x);
+    lk_tensor *targets = NULL, *labels = NULL;
+    return lk_session_logits(g, m, &rows, in, &targets, &labels);
 }
 
 /* ---- the model ------------------------------------------------------------------------------- */
@@ -125,6 +124,11 @@ static lk_status bind(lk_trained *t, const lk_loss_graph *in, lk_forward *f)
     LK_TRY(b->alloc(t->device, lk_bytes(in->field[1]), &f->labels));
     LK_TRY(lk_session_scale(t->device, t->model.format, &f->scale));
     LK_TRY(lk_program_bind(f->program, in->field[1], 0, f->labels));
+    if (in->field[2]) {
+        f->text_bytes = lk_bytes(in->field[2]);
+        LK_TRY(b->alloc(t->device, f->text_bytes, &f->texts));
+        LK_TRY(lk_program_bind(f->program, in->field[2], 0, f->texts));
+    }
     return lk_program_bind(f->program, in->scale, 0, f->scale);
 }
 
@@ -153,10 +157,11 @@ lk_status lk_forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward
     return status;
 }
 
-lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples)
+lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples, const void *texts)
 {
     const lk_backend *b = t->device->backend;
     LK_TRY(b->upload(t->device, f->input, samples, f->bytes));
+    if (f->texts) LK_TRY(b->upload(t->device, f->texts, texts, f->text_bytes));
     LK_TRY(lk_program_run(f->program));
     LK_TRY(b->download(t->device, f->raw, lk_program_data(f->program, f->logits),
                        lk_bytes(f->logits)));
@@ -177,10 +182,10 @@ lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples)
 
 void lk_forward_close(lk_trained *t, lk_forward *f)
 {
-    void *device[] = {f->input, f->labels, f->scale};
+    void *device[] = {f->input, f->labels, f->scale, f->texts};
     lk_program_destroy(f->program);
     lk_graph_destroy(f->graph);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (device[i]) t->device->backend->release(t->device, device[i]);
     free(f->host);
     free(f->raw);

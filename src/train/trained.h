@@ -32,15 +32,16 @@ typedef struct lk_forward {
     void *input;     /* device: tokens i32 [batch, time], or images u8 [batch, H, W, C] */
     void *labels;    /* device, u16 [batch], not used: images come with them */
     void *scale;     /* device, of images */
-    size_t bytes;    /* of input */
+    void *texts;     /* device: tokens u16 [batch, T] of images with a text each; else NULL */
+    size_t bytes, text_bytes; /* of input, of texts */
     float *host;     /* logits, f32 [batch (, time), columns] */
     void *raw;       /* logits as downloaded */
     int64_t columns; /* vocabulary with headroom, or classes */
 } lk_forward;
 /* time: tokens of a sample; not used for images. */
 lk_status lk_forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward *f);
-/* Fill f->host from samples on the host, as `input` holds them. */
-lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples);
+/* Fill f->host from samples on the host, as `input` holds them; texts as f->texts, else NULL. */
+lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples, const void *texts);
 void lk_forward_close(lk_trained *t, lk_forward *f); /* takes a zeroed forward too */
 
 #endif
