@@ -10,11 +10,6 @@
  * whether there are clusters. A lane asks for the weights of up to BATCH steps at once, before the
  * rows that they meet have come.
  *
- * Tensor cores may take the STEP elements of a step in any order that is the same for both
- * operands: here 8 neighbours belong to one lane, so that fragments are loads of 16 bytes as they
- * come. excite_dx reads the weights along the other dimension: a lane has 4 columns of 8 rows and
- * pairs them in registers; the 4 columns belong to 4 tiles of the tensor core.
- *
  * squeeze_excite: each block of a cluster first makes the sums of two of its images (squeeze.cuh);
  * then the chain goes on as if it had written rows of a product. On tensor cores and for the norms
  * that networks put there; else, and without clusters, the sums are a kernel of their own, of the
@@ -30,17 +25,15 @@
  * [C]; dw1 f32 [S,C], dw2 f32 [C,S]. */
 #include "cuda/activation.cuh"
 #include "cuda/columns.cuh"
+#include "cuda/excite_tile.cuh"
 #include "cuda/mma.cuh"
 #include "cuda/squeeze.cuh"
 
 enum {
-    IMAGES = 16, /* of a cluster: rows of a tensor core's product */
-    BLOCKS = 8,  /* of a cluster; 1 where there are none */
+    BLOCKS = 8, /* of a cluster; 1 where there are none */
     WARPS = 16,
     THREADS = 32 * WARPS,
-    STEP = 32,                 /* of the summed dimension, which is divided at its multiples */
     RUN = 4,                   /* loads of a thread that fetches rows */
-    FMA_ROW = IMAGES + 4,      /* floats; neighbours in k fall on different banks */
     MEMORY = 512 * FMA_ROW * 4 /* of a block: rows or sums, the largest of what needs some */
 };
 
@@ -81,158 +74,6 @@ static __device__ __forceinline__ void ahead(const share &s, const void *p, int6
     for (; i < bytes; i += (int64_t)THREADS * s.blocks * LINE)
         asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)p + i));
 }
-
-/* ---- a warp's tile of a product --------------------------------------------------------------
- *
- * COLUMNS of the result for all IMAGES. w [outer, inner], or if TURNED [inner, outer]. Rows lie in
- * the block's memory CHUNK elements at a time, padded with zeros to whole steps; V: elements that
- * are put there, and W: results that are taken out, at once. */
-
-template <typename E, bool TURNED> struct by_mma {
-    static constexpr int COLUMNS = TURNED ? 32 : 8, CHUNK = 1024, V = 8, W = 4;
-    static constexpr int BATCH = TURNED ? 2 : 8, WORDS = TURNED ? 16 : 4, TILES = COLUMNS / 8;
-    uint32_t held[BATCH][WORDS];
-    float sum[TILES][4];
-
-    /* Elements of a row in memory: its bytes are an odd multiple of 64, so that two rows that
-     * follow each other touch all banks. */
-    static __device__ __forceinline__ int stride(int steps) { return (steps | 1) * STEP; }
-
-    static __device__ __forceinline__ void place(char *memory, int steps, int row, int k,
-                                                 const float *v)
-    {
-        lk_put<V>((E *)memory + row * stride(steps) + k, v);
-    }
-
-    __device__ __forceinline__ void clear(void)
-    {
-#pragma unroll
-        for (int j = 0; j < TILES; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) sum[j][i] = 0;
-    }
-
-    /* Ask for the weights of BATCH steps from `step` on, of those before `end`. */
-    __device__ __forceinline__ void fetch(const E *w, int inner, int outer, int column, int step,
-                                          int end)
-    {
-        int lane = threadIdx.x & 31, own = column + (lane >> 2) * (TURNED ? 4 : 1);
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            int k = (step + b) * STEP + 8 * (lane & 3);
-            bool in = step + b < end && k < inner && own < outer;
-            if constexpr (TURNED) {
-                const E *from = w + (int64_t)k * outer + own;
-#pragma unroll
-                for (int i = 0; i < 8; i++, from += outer) {
-                    uint2 v = in ? *(const uint2 *)from : make_uint2(0, 0);
-                    held[b][2 * i] = v.x, held[b][2 * i + 1] = v.y;
-                }
-            } else {
-                uint4 v =
-                    in ? *(const uint4 *)(w + (int64_t)own * inner + k) : make_uint4(0, 0, 0, 0);
-                held[b][0] = v.x, held[b][1] = v.y, held[b][2] = v.z, held[b][3] = v.w;
-            }
-        }
-    }
-
-    /* Column j of rows i and i + 1 of a step, as one register. */
-    static __device__ __forceinline__ uint32_t across(const uint32_t *rows, int i, int j)
-    {
-        return __byte_perm(rows[2 * i + j / 2], rows[2 * i + 2 + j / 2], j % 2 ? 0x7632 : 0x5410);
-    }
-
-    /* Multiply what was fetched. from: the step that memory begins with. */
-    __device__ __forceinline__ void use(const char *memory, int steps, const E *, int, int, int,
-                                        int step, int end, int from)
-    {
-        int lane = threadIdx.x & 31;
-        const E *rows = (const E *)memory + (lane >> 2) * stride(steps) + 8 * (lane & 3);
-#pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            if (step + b >= end) break;
-            uint4 low = *(const uint4 *)(rows + (step + b - from) * STEP);
-            uint4 high = *(const uint4 *)(rows + 8 * stride(steps) + (step + b - from) * STEP);
-            const uint32_t a[2][4] = {{low.x, high.x, low.y, high.y},
-                                      {low.z, high.z, low.w, high.w}};
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                if constexpr (TURNED) {
-#pragma unroll
-                    for (int j = 0; j < TILES; j++)
-                        lk_mma<E>(sum[j], a[half], across(held[b], 4 * half, j),
-                                  across(held[b], 4 * half + 2, j));
-                } else {
-                    lk_mma<E>(sum[0], a[half], held[b][2 * half], held[b][2 * half + 1]);
-                }
-            }
-        }
-    }
-
-    /* to [IMAGES, width]: the sums. */
-    __device__ __forceinline__ void put(float *to, int width) const
-    {
-        int lane = threadIdx.x & 31, t = lane & 3;
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float *row = to + ((lane >> 2) + 8 * r) * width;
-            if constexpr (TURNED) { /* a lane's column of tile j is column j of the four it loads */
-#pragma unroll
-                for (int i = 2 * r; i < 2 * r + 2; i++)
-                    ((float4 *)row)[2 * t + i % 2] =
-                        make_float4(sum[0][i], sum[1][i], sum[2][i], sum[3][i]);
-            } else {
-                ((float2 *)row)[t] = make_float2(sum[0][2 * r], sum[0][2 * r + 1]);
-            }
-        }
-    }
-};
-
-/* A column a lane. */
-template <typename E, bool TURNED> struct by_fma {
-    static constexpr int COLUMNS = 32, CHUNK = 512, V = 1, W = 1, BATCH = 1;
-    float sum[IMAGES];
-
-    static __device__ __forceinline__ void place(char *memory, int, int row, int k, const float *v)
-    {
-        ((float *)memory)[k * FMA_ROW + row] = *v;
-    }
-
-    __device__ __forceinline__ void clear(void)
-    {
-#pragma unroll
-        for (int i = 0; i < IMAGES; i++) sum[i] = 0;
-    }
-
-    __device__ __forceinline__ void fetch(const E *, int, int, int, int, int) {}
-
-    __device__ __forceinline__ void use(const char *memory, int, const E *w, int inner, int outer,
-                                        int column, int step, int end, int from)
-    {
-        int own = column + (threadIdx.x & 31);
-        if (step >= end || own >= outer) return;
-        const E *weight = w + (TURNED ? own : (int64_t)own * inner);
-        const float4 *row = (const float4 *)memory + (step - from) * STEP * (FMA_ROW / 4);
-#pragma unroll 8
-        for (int k = step * STEP; k < min(step * STEP + STEP, inner); k++, row += FMA_ROW / 4) {
-            float factor = lk_float(weight[TURNED ? (int64_t)k * outer : k]);
-#pragma unroll
-            for (int i = 0; i < IMAGES; i += 4) {
-                float4 a = row[i / 4];
-                sum[i] = fmaf(a.x, factor, sum[i]);
-                sum[i + 1] = fmaf(a.y, factor, sum[i + 1]);
-                sum[i + 2] = fmaf(a.z, factor, sum[i + 2]);
-                sum[i + 3] = fmaf(a.w, factor, sum[i + 3]);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void put(float *to, int width) const
-    {
-#pragma unroll
-        for (int i = 0; i < IMAGES; i++) to[i * width + (threadIdx.x & 31)] = sum[i];
-    }
-};
 
 /* ---- where rows come from ------------------------------------------------------------------- */
 
@@ -417,10 +258,7 @@ static __device__ __forceinline__ void product(char *memory, const share &s, con
     }
 }
 
-template <typename E, bool MMA, bool TURNED>
-using tile_of = typename std::conditional<MMA, by_mma<E, TURNED>, by_fma<E, TURNED>>::type;
-
-static_assert(WARPS == IMAGES, "a row a warp");
+static_assert((int)WARPS == (int)IMAGES, "a row a warp");
 static_assert((int)THREADS == (int)LK_SQUEEZE_THREADS &&
               (int)IMAGES == BLOCKS * (int)LK_SQUEEZE_IMAGES, "clusters begin with sums");
 static_assert(IMAGES * (1024 + STEP) * 2 <= MEMORY && WARPS * IMAGES * 32 * 4 <= MEMORY, "room");

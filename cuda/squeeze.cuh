@@ -23,7 +23,7 @@ template <typename E, int V, int A, bool GRAD> struct lk_squeeze {
     static constexpr bool NORM = A != LK_AS_IS;
     static constexpr int SUMS = GRAD && NORM ? 5 : 1; /* of a channel */
     /* Pixels in flight: as many as there are registers for. */
-    static constexpr int RUN = !GRAD ? 8 : V == 8 && (sizeof(E) == 4 || A == LK_ACT_ANY) ? 2 : 4;
+    static constexpr int RUN = !GRAD ? 8 : V == 1 ? 4 : (A == LK_ACT_ANY ? 4 : 8) / (int)sizeof(E);
     static constexpr int SHARED = LK_SQUEEZE_SIDE / 2 * SUMS * V; /* floats of an image */
     static constexpr int BYTES = LK_SQUEEZE_IMAGES * SHARED * 4;
 
