@@ -95,24 +95,11 @@ static __device__ __forceinline__ float cotangent(lk_activation kind, float z, f
     else return dy * lk_act_derivative<A>(kind, z);
 }
 
-/* to = two neighbouring values of x as they lie in memory, if `there`. Else it stays: what is not
- * set first would be kept from one strip to the next. Without a branch, for the compiler computes
- * the strip before it. */
-static __device__ __forceinline__ void ask(uint32_t &to, const void *x, bool there)
+/* Two neighbouring values of x as they lie in memory. */
+template <typename E>
+static __device__ __forceinline__ typename stored<E>::word load2(const E *x)
 {
-    asm volatile("{.reg .pred p;\n"
-                 "setp.ne.u32 p, %2, 0;\n"
-                 "@p ld.global.u32 %0, [%1];}"
-                 : "+r"(to)
-                 : "l"(x), "r"((uint32_t)there));
-}
-static __device__ __forceinline__ void ask(uint64_t &to, const void *x, bool there)
-{
-    asm volatile("{.reg .pred p;\n"
-                 "setp.ne.u32 p, %2, 0;\n"
-                 "@p ld.global.u64 %0, [%1];}"
-                 : "+l"(to)
-                 : "l"(x), "r"((uint32_t)there));
+    return *(const typename stored<E>::word *)x;
 }
 
 /* One value to dx and, as it is stored there, into both sums; of: scale, shift, mean. */
@@ -136,15 +123,17 @@ static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>
 /* x where a strip of dx lies, asked for before the strip is computed: of whole lines, as most are.
  * Lines are `row` elements apart, pixels `cols`. */
 template <typename E, int A>
-static __device__ __forceinline__ void ask_lines(typename stored<E>::word (*u)[STRIP], const E *x,
-                                                 int row, int cols, const int (&across)[LINES])
+static __device__ __forceinline__ void load_lines(typename stored<E>::word (*u)[STRIP],
+                                                  const E *x, int row, int cols,
+                                                  const int (&across)[LINES])
 {
     if constexpr (A != AS_IS) {
 #pragma unroll
-        for (int o = 0; o < LINES; o++)
+        for (int o = 0; o < LINES; o++) {
+            if (across[o] < STRIP) continue;
 #pragma unroll
-            for (int j = 0; j < STRIP; j++)
-                ask(u[o][j], x + o * row + j * cols, across[o] >= STRIP);
+            for (int j = 0; j < STRIP; j++) u[o][j] = load2(x + o * row + j * cols);
+        }
     }
 }
 
@@ -155,17 +144,16 @@ static __device__ __forceinline__ void end_part(E *dx, const E *x, int cols, con
                                                 lk_activation kind)
 {
     typename stored<E>::word u[STRIP] = {};
-    if constexpr (A != AS_IS) {
 #pragma unroll
-        for (int j = 0; j < STRIP; j++) ask(u[j], x + j * cols, j < across);
-    }
+    for (int j = 0; j < STRIP; j++)
+        if (A != AS_IS && j < across) u[j] = load2(x + j * cols);
 #pragma unroll
     for (int j = 0; j < STRIP; j++)
         if (j < across) end_value<E, A>(dx + j * cols, u[j], sum[j], of, m, kind);
 }
 
 /* The first across[o] values of each line of a strip to dx [...,cols] and, of a normalised x, the
- * strip's sums to the thread's. u: as ask_lines() has it of x, which lies as dx. */
+ * strip's sums to the thread's. u: as load_lines() has it of x, which lies as dx. */
 template <typename E, int A>
 static __device__ __forceinline__ void end_dx(E *dx, const E *x,
                                               const typename stored<E>::word (*u)[STRIP], int row,
@@ -217,7 +205,7 @@ static __device__ __forceinline__ void tile_dx(const E *x, const E *dys, E *dx, 
         int64_t at = first + ((p.image * a.h + t.row + row) * a.w + t.col + col) * cols;
         typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
-        ask_lines<E, A>(u, x + at, line, cols, counts);
+        load_lines<E, A>(u, x + at, line, cols, counts);
         correlate<E, K, 1>(pixel_of(dys, c.dy, s, p.image, row, col), c.dy.cols, taps, sum);
         end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
     }
@@ -270,7 +258,7 @@ static __device__ __forceinline__ void tile_dx2(const E *x, const E *dys, E *dx,
         int64_t at = first + ((p.image * a.h + 2 * t.row + row) * a.w + 2 * t.col + col) * cols;
         typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
-        ask_lines<E, A>(u, x + at, line, cols, counts);
+        load_lines<E, A>(u, x + at, line, cols, counts);
         spread<E, K, Q>(pixel_of(dys, c.dy, s, p.image, p.line + BACK, p.at * STRIP + BACK),
                         c.dy.cols, taps, sum);
         end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
