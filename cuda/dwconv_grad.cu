@@ -102,6 +102,26 @@ static __device__ __forceinline__ typename stored<E>::word load2(const E *x)
     return *(const typename stored<E>::word *)x;
 }
 
+/* to = two neighbouring values of x as they lie in memory, if `there`. Else it stays: what is not
+ * set first would be kept from one strip to the next. Without a branch, for the compiler computes
+ * the strip before it. */
+static __device__ __forceinline__ void ask(uint32_t &to, const void *x, bool there)
+{
+    asm volatile("{.reg .pred p;\n"
+                 "setp.ne.u32 p, %2, 0;\n"
+                 "@p ld.global.u32 %0, [%1];}"
+                 : "+r"(to)
+                 : "l"(x), "r"((uint32_t)there));
+}
+static __device__ __forceinline__ void ask(uint64_t &to, const void *x, bool there)
+{
+    asm volatile("{.reg .pred p;\n"
+                 "setp.ne.u32 p, %2, 0;\n"
+                 "@p ld.global.u64 %0, [%1];}"
+                 : "+l"(to)
+                 : "l"(x), "r"((uint32_t)there));
+}
+
 /* One value to dx and, as it is stored there, into both sums; of: scale, shift, mean. */
 template <typename E, int A>
 static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>::word &x,
@@ -122,7 +142,7 @@ static __device__ __forceinline__ void end_value(E *dx, const typename stored<E>
 
 /* x where a strip of dx lies, asked for before the strip is computed: of whole lines, as most are.
  * Lines are `row` elements apart, pixels `cols`. */
-template <typename E, int A>
+template <typename E, int K, int A>
 static __device__ __forceinline__ void load_lines(typename stored<E>::word (*u)[STRIP],
                                                   const E *x, int row, int cols,
                                                   const int (&across)[LINES])
@@ -130,9 +150,14 @@ static __device__ __forceinline__ void load_lines(typename stored<E>::word (*u)[
     if constexpr (A != AS_IS) {
 #pragma unroll
         for (int o = 0; o < LINES; o++) {
-            if (across[o] < STRIP) continue;
+            bool whole = across[o] >= STRIP;
+            if (K == 5 && !whole) continue;
 #pragma unroll
-            for (int j = 0; j < STRIP; j++) u[o][j] = load2(x + o * row + j * cols);
+            for (int j = 0; j < STRIP; j++) {
+                const E *from = x + o * row + j * cols;
+                if constexpr (K == 5) u[o][j] = load2(from);
+                else ask(u[o][j], from, whole);
+            }
         }
     }
 }
@@ -205,7 +230,7 @@ static __device__ __forceinline__ void tile_dx(const E *x, const E *dys, E *dx, 
         int64_t at = first + ((p.image * a.h + t.row + row) * a.w + t.col + col) * cols;
         typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
-        load_lines<E, A>(u, x + at, line, cols, counts);
+        load_lines<E, K, A>(u, x + at, line, cols, counts);
         correlate<E, K, 1>(pixel_of(dys, c.dy, s, p.image, row, col), c.dy.cols, taps, sum);
         end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
     }
@@ -258,7 +283,7 @@ static __device__ __forceinline__ void tile_dx2(const E *x, const E *dys, E *dx,
         int64_t at = first + ((p.image * a.h + 2 * t.row + row) * a.w + 2 * t.col + col) * cols;
         typename stored<E>::word u[LINES][STRIP] = {};
         float2 sum[LINES][STRIP] = {};
-        load_lines<E, A>(u, x + at, line, cols, counts);
+        load_lines<E, K, A>(u, x + at, line, cols, counts);
         spread<E, K, Q>(pixel_of(dys, c.dy, s, p.image, p.line + BACK, p.at * STRIP + BACK),
                         c.dy.cols, taps, sum);
         end_dx<E, A>(dx + at, x + at, u, line, cols, sum, counts, m, kind);
