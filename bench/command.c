@@ -90,8 +90,7 @@ static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
 
 static lk_status parse(const bench_command *c, int argc, char **argv, bench_arguments *a)
 {
-    *a = (bench_arguments){.number = c->otherwise, .vocabulary = 65, .text = 64, .size = 224,
-                           .channels = 3, .classes = 1000};
+    *a = (bench_arguments){.number = c->otherwise};
     for (char **at = argv + 1; at < argv + argc; at++) LK_TRY(take(c, &at, a));
     if (a->file && (a->directory || !c->directory)) return LK_OK;
     lk_fail(LK_E_INPUT, "%s is missing", a->file ? "the directory" : "the run file");

@@ -18,6 +18,7 @@ typedef struct bench_arguments {
     bool baseline;
     bool keep;                       /* every tensor of the step stays in memory */
     int64_t number;                  /* the benchmark's own */
+    /* 0: not given; bench_open() has the defaults, and refuses what a model has no use for */
     int64_t vocabulary;              /* of a transformer, or of the texts of images */
     int64_t text;                    /* tokens of such a text */
     int64_t size, channels, classes; /* of images */

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_TRACED = 50, MOST_SETTLING = 60 }; /* steps */
+enum { MOST_TRACED = 50 }; /* steps */
 
 typedef struct line {
     char name[120];
@@ -122,28 +122,6 @@ static void print(const bench_arguments *a, const bench_model *m, const figures 
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
-static lk_status expect_finite(const bench_model *m, const char *when)
-{
-    lk_step_state state;
-    LK_TRY(lk_store_get_state(m->store, &state));
-    if (state.finite) return LK_OK;
-    return lk_fail(LK_E_INPUT,
-                   "the loss or a gradient is not finite in %s, at a loss scale of %g, so AdamW "
-                   "would do nothing; lower loss_scale.initial or optimizer.lr",
-                   when, (double)state.loss_scale);
-}
-
-/* Until a step counts: the loss scale falls meanwhile. */
-static lk_status settle(const bench_model *m)
-{
-    lk_step_state state = {.finite = 0};
-    for (int i = 0; i < MOST_SETTLING && !state.finite; i++) {
-        LK_TRY(lk_program_run(m->program));
-        LK_TRY(lk_store_get_state(m->store, &state));
-    }
-    return expect_finite(m, "any of the first steps");
-}
-
 static lk_status take_trace(lk_recorder *r, figures *f)
 {
     lk_trace t = {.ranks = 0};
@@ -177,11 +155,11 @@ static lk_status time_in_steps(const bench_model *m, int steps, figures *f)
 
 static lk_status measure(const bench_arguments *a, const bench_model *m, figures *f)
 {
-    LK_TRY(settle(m));
+    LK_TRY(bench_settle(m));
     LK_TRY(time_in_steps(m, (int)a->number, f));
     LK_TRY(lk_timing_step(m->program, m->graph.graph, m->source.local_leaves, (int)a->number,
                           f->alone));
-    LK_TRY(expect_finite(m, "the step whose nodes are timed"));
+    LK_TRY(bench_expect_finite(m, "the step whose nodes are timed"));
     return lk_roofline_measure(m->device, m->graph.graph->compute, &f->ceiling);
 }
 
@@ -205,6 +183,7 @@ static lk_status job(bench_arguments *a, lk_comm *comm)
 {
     bench_model m;
     LK_TRY(bench_open(a, comm, !a->baseline, a->baseline, &m));
+    bench_tell_device("kernels", &m);
     lk_status status = bench(a, &m);
     bench_close(&m);
     return status;

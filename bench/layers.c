@@ -94,7 +94,7 @@ static lk_status write_all(writer *w)
     return status;
 }
 
-static lk_status layers(const char *directory, const bench_arguments *a, bench_model *m)
+static lk_status layers(const char *directory, bench_model *m)
 {
     char path[2][4096];
     snprintf(path[0], sizeof path[0], "%s/index.json", directory);
@@ -108,8 +108,8 @@ static lk_status layers(const char *directory, const bench_arguments *a, bench_m
     if (status == LK_OK) {
         fprintf(w.index, "{\"run\": {\"kind\": \"%s\", \"size\": \"%s\", \"classes\": %lld, "
                 "\"channels\": %lld, \"stem_stride\": %d, \"norm_eps\": %.9g},\n \"tensors\": [",
-                m->run.model.kind, m->run.model.size, (long long)a->classes,
-                (long long)a->channels, m->model.image.stem_stride,
+                m->run.model.kind, m->run.model.size, (long long)m->format.classes,
+                (long long)m->format.channels, m->model.image.stem_stride,
                 (double)m->model.image.norm_eps);
         status = write_all(&w);
         fputs("\n]}\n", w.index);
@@ -142,7 +142,8 @@ static lk_status job(bench_arguments *a, lk_comm *comm)
     a->keep = true;
     for (size_t i = 0; i < sizeof always / sizeof *always; i++) a->set[a->sets++] = always[i];
     LK_TRY(bench_open(a, comm, false, true, &m));
-    lk_status status = layers(a->directory, a, &m);
+    bench_tell_device("layers", &m);
+    lk_status status = layers(a->directory, &m);
     bench_close(&m);
     return status;
 }

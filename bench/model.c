@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum { SHARD = 1 << 20, IMAGES = 1024 }; /* tokens, images of a leaf */
+enum { MOST_SETTLING = 60 };             /* steps */
 
 /* Random numbers below `limit`, of `width` bytes each: this rank's leaves have `count`, the same as
  * if one rank had all leaves. */
@@ -28,28 +29,33 @@ static lk_status random_field(bench_model *m, int field, int64_t count, int widt
     return status;
 }
 
-/* A format of images as data of that kind would have it. */
+static int64_t given_or(int64_t given, int64_t otherwise) { return given ? given : otherwise; }
+
+/* A format of images as data of that kind would have it; of a text, its vocabulary. */
 static lk_status random_format(const bench_arguments *a, lk_image_format *f)
 {
-    *f = (lk_image_format){.height = a->size, .width = a->size, .channels = a->channels,
-                           .classes = a->classes, .text = a->text, .vocabulary = a->vocabulary};
-    f->mean = malloc((size_t)a->channels * sizeof(float));
-    f->std = malloc((size_t)a->channels * sizeof(float));
+    int64_t size = given_or(a->size, 224), channels = given_or(a->channels, 3);
+    *f = (lk_image_format){.height = size, .width = size, .channels = channels,
+                           .classes = given_or(a->classes, 1000), .text = given_or(a->text, 64),
+                           .vocabulary = given_or(a->vocabulary, 65)};
+    f->mean = malloc((size_t)channels * sizeof(float));
+    f->std = malloc((size_t)channels * sizeof(float));
     if (!f->mean || !f->std) return lk_fail(LK_E_SYSTEM, "out of memory");
-    for (int64_t c = 0; c < a->channels; c++) {
+    for (int64_t c = 0; c < channels; c++) {
         f->mean[c] = 0.5f;
         f->std[c] = 0.29f;
     }
     return LK_OK;
 }
 
-static lk_status random_samples(bench_model *m, const bench_arguments *a)
+static lk_status random_samples(bench_model *m)
 {
+    const lk_image_format *f = &m->format;
     int64_t rows = m->source.local_leaves * m->source.shard_rows;
-    if (!m->model.vision) return random_field(m, 0, rows, 2, a->vocabulary);
-    LK_TRY(random_field(m, 0, rows * a->size * a->size * a->channels, 1, 256));
-    LK_TRY(random_field(m, 1, rows, 2, a->classes));
-    if (m->model.fused) LK_TRY(random_field(m, 2, rows * a->text, 2, a->vocabulary));
+    if (!m->model.vision) return random_field(m, 0, rows, 2, f->vocabulary);
+    LK_TRY(random_field(m, 0, rows * f->height * f->width * f->channels, 1, 256));
+    LK_TRY(random_field(m, 1, rows, 2, f->classes));
+    if (m->model.fused) LK_TRY(random_field(m, 2, rows * f->text, 2, f->vocabulary));
     return lk_session_scale(m->device, &m->format, &m->scale);
 }
 
@@ -76,6 +82,24 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
     return lk_store_set_state(m->store, &state);
 }
 
+/* An option about samples that the model does not take would be without effect. */
+static lk_status expect_options(const bench_arguments *a, const lk_run *run)
+{
+    bool images = lk_run_vision(run), texts = lk_run_fusion(run);
+    const struct {
+        const char *name;
+        int64_t given;
+        bool meant;
+    } option[] = {{"--vocabulary", a->vocabulary, !images || texts}, {"--text", a->text, texts},
+                  {"--image-size", a->size, images}, {"--channels", a->channels, images},
+                  {"--classes", a->classes, images}};
+    for (size_t i = 0; i < sizeof option / sizeof *option; i++)
+        if (option[i].given && !option[i].meant)
+            return lk_fail(LK_E_INPUT, "%s: %s says nothing about the samples of model.kind %s; "
+                           "leave it out", a->file, option[i].name, run->model.kind);
+    return LK_OK;
+}
+
 /* The run file; `plain` has the last word. */
 static lk_status load_run(const bench_arguments *a, bool plain, bench_model *m)
 {
@@ -83,6 +107,7 @@ static lk_status load_run(const bench_arguments *a, bool plain, bench_model *m)
     for (int i = 0; i < a->sets; i++) set[i] = a->set[i];
     set[a->sets] = "train.precision=fp32";
     LK_TRY(lk_run_load(a->file, a->sets + plain, set, &m->run));
+    LK_TRY(expect_options(a, &m->run));
     return lk_session_leaves(m->comm, &m->run, 0, &m->leaves);
 }
 
@@ -116,7 +141,7 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
                             .local_leaves = local,
                             .augment = LK_AUGMENT_NONE};
     LK_TRY(random_format(a, &m->format));
-    m->model = lk_session_model(&m->run, a->vocabulary, &m->format);
+    m->model = lk_session_model(&m->run, m->format.vocabulary, &m->format);
     if (m->model.vision)
         m->source.shard_rows = m->source.batch > IMAGES ? m->source.batch : IMAGES;
     m->params = lk_params_create();
@@ -130,7 +155,7 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
                            &m->store));
     lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
     LK_TRY(initial_values(m, &hyper));
-    return random_samples(m, a);
+    return random_samples(m);
 }
 
 static lk_status create_program(bench_model *m, bool capture)
@@ -180,6 +205,35 @@ lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool
     lk_status status = open_model(a, capture, plain, m);
     if (status != LK_OK && lk_comm_all_failed(comm, 2.0)) bench_close(m);
     return status;
+}
+
+lk_status bench_expect_finite(const bench_model *m, const char *when)
+{
+    lk_step_state state;
+    LK_TRY(lk_store_get_state(m->store, &state));
+    if (state.finite) return LK_OK;
+    return lk_fail(LK_E_INPUT,
+                   "the loss or a gradient is not finite in %s, at a loss scale of %g, so AdamW "
+                   "would do nothing; lower loss_scale.initial or optimizer.lr",
+                   when, (double)state.loss_scale);
+}
+
+lk_status bench_settle(const bench_model *m)
+{
+    lk_step_state state = {.finite = 0};
+    for (int i = 0; i < MOST_SETTLING && !state.finite; i++) {
+        LK_TRY(lk_program_run(m->program));
+        LK_TRY(lk_store_get_state(m->store, &state));
+    }
+    return bench_expect_finite(m, "any of the first steps");
+}
+
+void bench_tell_device(const char *name, const bench_model *m)
+{
+    if (m->comm->rank == 0 && strcmp(m->run.train.device, "auto") == 0 &&
+        m->device->backend == &lk_backend_cpu)
+        fprintf(stderr, "%s: no GPU is usable here, so this is measured on the CPU; --set "
+                "train.device=cpu takes it without this line\n", name);
 }
 
 void bench_close(bench_model *m)

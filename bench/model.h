@@ -26,6 +26,13 @@ typedef struct bench_model {
  * a product. */
 lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
                      bench_model *m);
+/* Make steps until one is finite, as the loss scale finds its size in training. LK_E_INPUT: none of
+ * the first is. */
+lk_status bench_settle(const bench_model *m);
+/* LK_E_INPUT unless the loss and the gradients of the last step are finite; `when`: in which. */
+lk_status bench_expect_finite(const bench_model *m, const char *when);
+/* Where a GPU was to be used if there is one, and there is none: say so, in a line on stderr. */
+void bench_tell_device(const char *name, const bench_model *m);
 /* Not where other ranks are still at work: see lk_comm_all_failed(). */
 void bench_close(bench_model *m);
 

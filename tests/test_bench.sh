@@ -29,6 +29,7 @@ run "$step" r.yaml --steps 20
 ok "a step on one rank" test "$rc" -eq 0 -a \
     "$(grep -c '1 rank, 4 leaves: median' "$work/out")" -eq 1
 [ "$rc" -eq 0 ] || note_run "step r.yaml"
+ok "and of what" says out 'r.yaml (vocabulary 65, batch 8 x 32 tokens, fp32) on '
 one=$(loss)
 for how in exact fast; do
     ranks 2 "$step" r.yaml --steps 20 --set train.reduce=$how
@@ -41,8 +42,34 @@ done
 run "$step" r.yaml --steps 20 --baseline
 ok "the baseline is measured beside it" grep -q '^graph optimisation: [0-9.]*x .*; little ' \
     "$work/out"
+{
+    "$step" r.yaml --steps 300 --baseline >disturbed.out 2>&1 &
+    echo $! >pid
+    wait
+    touch ended
+} &
+i=0
+while [ ! -f ended ] && [ $i -lt 400 ]; do
+    [ ! -s pid ] || kill -STOP "$(cat pid)" 2>/dev/null
+    sleep 0.03
+    [ ! -s pid ] || kill -CONT "$(cat pid)" 2>/dev/null
+    sleep 0.03
+    i=$((i + 1))
+done
+wait
+ok "one that other work disturbs is told as that" \
+    grep -q '^graph optimisation.*; disturbed by other work: ' disturbed.out
 run "$step" r.yaml --steps 6 --set train.precision=fp16
 ok "steps are timed in whole rounds, which is said" says out ' of 2 rounds of 5 steps, '
+run "$step" r.yaml --steps 5 --vocabulary 99 --set train.precision=fp16 \
+    --set loss_scale.initial=1e12 --set loss_scale.max=1e12
+ok "a loss scale that is too large falls before a step is timed" test "$rc" -eq 0 -a \
+    "$(grep -c ' (vocabulary 99, .*, fp16) on .*, skipped [1-9].*, not timed$' "$work/out")" -eq 1
+run env CUDA_VISIBLE_DEVICES= "$step" r.yaml --steps 1 --baseline --set train.device=auto
+ok "without a GPU a line says that the CPU is measured" test "$rc" -eq 0 -a \
+    "$(grep -c '' "$work/err")" -eq 1 -a "$(grep -c '^step: no GPU is usable' "$work/err")" -eq 1
+run "$step" r.yaml --steps 1
+ok "and none where it was asked for" test "$rc" -eq 0 -a ! -s "$work/err"
 
 # ---- nodes ---------------------------------------------------------------------------------------
 
@@ -104,7 +131,8 @@ train:
 YAML
 set -- f.yaml --vocabulary 20 --text 6 --image-size 8 --classes 4
 run "$step" "$@" --steps 20
-ok "a step of fusion" says out ' images/s; loss '
+ok "a step of fusion" says out ' images/s; loss ' \
+    ' (images of 8 x 8 x 3, 4 classes, texts of 6 tokens, vocabulary 20, batch 8, fp32) on '
 run "$kernels" "$@" --repeats 3
 ok "its nodes, that add up" added_up
 ok "each as it should be: the patches, the text to the image" test \
@@ -125,6 +153,24 @@ refused() {
 refused 'not finite in any of the first steps, at a loss scale of 1e+12' "$kernels" r.yaml \
     --set train.precision=fp16 --set loss_scale.initial=1e12 --set loss_scale.max=1e12 \
     --set loss_scale.backoff=1
+for precision in fp16 fp32; do
+    refused 'in 13 rounds the loss or a gradient of a step is not finite' "$step" r.yaml \
+        --steps 20 --set train.precision=$precision --set optimizer.lr=100 \
+        --set optimizer.clip=0 --set optimizer.warmup=0 --set loss_scale.backoff=1
+done
+refused 'not finite in any of the first steps, at a loss scale of 1e+12' "$step" r.yaml \
+    --set train.precision=fp16 --set loss_scale.initial=1e12 --set loss_scale.max=1e12 \
+    --set loss_scale.backoff=1
+ignored='says nothing about the samples of model.kind'
+for option in --image-size --channels --classes --text; do
+    refused "r.yaml: $option $ignored transformer" "$step" r.yaml $option 7
+done
+mobile=$srcdir/bench/mnv3s32.yaml
+refused "mnv3s32.yaml: --vocabulary $ignored mobilenetv3" "$step" "$mobile" --vocabulary 9
+refused "mnv3s32.yaml: --text $ignored mobilenetv3" "$kernels" "$mobile" --text 9
+run "$builddir/tests/test_ops" no_such_op
+ok "test_ops: an op that is none" test "$rc" -eq 2 -a \
+    "$(grep -c "expected a part of an op's name, found 'no_such_op'" "$work/err")" -eq 1
 whole='expected a whole number from'
 for steps in 4294967297 5x 0 -1 '' 99999999999999999999; do
     refused "--steps: $whole 1 to 1000000, found '$steps'" "$step" r.yaml --steps "$steps"
@@ -155,6 +201,12 @@ refused 'DATA.h5: expected a dataset, found none at none.h5' \
     sh "$srcdir/bench/peer/parity.sh" "$LOCKSTEP" none.h5
 refused "STEPS: expected gpt2, alibi10m, mnv3l, mnv3s32 or fusion, found 'gpt3'" \
     env STEPS='gpt2 gpt3' sh "$gpu" step
+# What PyTorch does beside it is not asked here.
+run env builddir="$builddir" DEVICE=cpu STEPS=alibi10m PEER_LIMIT=1 sh "$gpu" step
+ok "gpu.sh on a CPU measures a step, and holds it to no figure of an H200" test \
+    "$(grep -c '^ok .*alibi10m: a step is measured$' "$work/out")" -eq 1 -a \
+    "$(grep -c 'the step takes [0-9.]* ms, at most .* # SKIP not applicable' "$work/out")" -eq 1 \
+    -a "$(grep -v '# SKIP' "$work/out" | grep -c ' at most ')" -eq 1
 for help in --help -h; do
     for name in step kernels layers io; do
         run "$builddir/bench/$name" $help

@@ -673,14 +673,16 @@ static void check_conversion(lk_device *d, lk_dtype type)
 
 /* ---- main ---------------------------------------------------------------------------------- */
 
-/* Those whose name contains `only`, or all. */
-static void check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, int count,
-                        const char *only, bool timing)
+/* Those whose name contains `only`, or all. How many. */
+static int check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, int count,
+                       const char *only, bool timing)
 {
+    int found = 0;
     for (const op_case *c = cases; c < cases + count; c++) {
         char name[128];
         op_case_name(c, name, sizeof name);
         if (only && !strstr(name, only)) continue;
+        found++;
         if (!timing) {
             check_case(cpu, cuda, c);
             continue;
@@ -688,11 +690,35 @@ static void check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, i
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++)
             time_case(cuda ? cuda : cpu, c, type);
     }
+    return found;
 }
 
+/* The checks that are no op cases, by the same rule. */
+static int check_others(lk_device *d, const char *only)
+{
+    int found = 0;
+    if (!only || strstr("windows", only)) {
+        check_windows(d);
+        found++;
+    }
+    if (!only || strstr("texts", only)) {
+        check_texts(d);
+        found++;
+    }
+    if (!only || strstr("conversion", only)) {
+        check_conversion(d, LK_F16);
+        check_conversion(d, LK_BF16);
+        found++;
+    }
+    return found;
+}
+
+/* test_ops [--time] [--portable] [--narrow] [NAME]: the ops whose name contains NAME, or all; a
+ * NAME that none contains is an error. */
 int main(int argc, char **argv)
 {
     bool timing = false, portable = false, narrow = false;
+    int found = 0;
     const char *only = NULL;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--time") == 0) timing = true;
@@ -711,21 +737,19 @@ int main(int argc, char **argv)
     if ((portable || narrow) && !cuda)
         printf("# no GPU: --portable and --narrow change nothing\n");
     if (timing) printf("# milliseconds: forward, forward and backward\n");
-    check_cases(cpu, cuda, op_cases, op_case_count, only, timing);
-    check_cases(cpu, cuda, vision_cases, vision_case_count, only, timing);
-    check_cases(cpu, cuda, excite_cases, excite_case_count, only, timing);
+    found += check_cases(cpu, cuda, op_cases, op_case_count, only, timing);
+    found += check_cases(cpu, cuda, vision_cases, vision_case_count, only, timing);
+    found += check_cases(cpu, cuda, excite_cases, excite_case_count, only, timing);
     device[0] = cpu;
     device[1] = cuda;
-    for (int i = 0; i < 2 && !timing; i++) {
-        if (!device[i]) continue;
-        if (!only || strstr("windows", only)) check_windows(device[i]);
-        if (!only || strstr("texts", only)) check_texts(device[i]);
-        if (!only || strstr("conversion", only)) {
-            check_conversion(device[i], LK_F16);
-            check_conversion(device[i], LK_BF16);
-        }
-    }
+    for (int i = 0; i < 2 && !timing; i++)
+        if (device[i]) found += check_others(device[i], only);
     if (cuda) cuda->backend->close(cuda);
     cpu->backend->close(cpu);
+    if (!found) {
+        fprintf(stderr, "test_ops: expected a part of an op's name, found '%s', which is in none\n",
+                only);
+        return 2;
+    }
     return tap_done();
 }

@@ -9,16 +9,18 @@
 norm 1 and fused AdamW on one batch of random images: eager, compiled with CUDA graphs and without,
 and max-autotune, which takes minutes to compile. On the CPU in fp32, eager, in both memory layouts.
 The first line lists the modes.
-`layers`: the same weights and images go through torchvision's model in double precision, first end
-to end, for the outputs of every layer. Then layer by layer: every convolution's output, and on the
-way back its gradient, is compared and then replaced by lockstep's, so that each layer starts from
-the same inputs; this is for the gradients with respect to the output of every convolution and those
-of every parameter. (End to end a ReLU whose input is zero but for rounding falls on either side of
-its corner, and one such element among ten million is a relative error of 3e-4 already; in the
-second pass elements this close to a corner are left out and counted.) All must be within a relative
-error (L2) of 1e-4 of the double values; gradients of parameters that have nearly no effect (the
-weight of a norm with ReLU before another norm) or none (its bias) are judged by torchvision's own
-fp32: at most half again as far away as that, and not at all where it errs by more than 0.1.
+`layers`: MobileNetV3 or ResNet-18, as the dump says. The same weights and images go through
+torchvision's model in double precision, first end to end, for the outputs of every layer. Then
+layer by layer: every convolution's output, and on the way back its gradient, is compared and then
+replaced by lockstep's, so that each layer starts from the same inputs; this is for the gradients
+with respect to the output of every convolution and those of every parameter. (End to end a ReLU
+whose input is zero but for rounding falls on either side of its corner, and one such element among
+ten million is a relative error of 3e-4 already; in the second pass elements this close to a corner
+are left out and counted. Which value of a window ResNet-18's max pool takes is such a choice too,
+and is not left out: gpu.sh compares at 64 x 64 pixels, where windows are few.) All must be within a
+relative error (L2) of 1e-4 of the double values; gradients of parameters that have nearly no effect
+(the weight of a norm with ReLU before another norm) or none (its bias) are judged by torchvision's
+own fp32: at most half again as far away as that, and not at all where it errs by more than 0.1.
 """
 import argparse
 import json
@@ -181,33 +183,61 @@ def to_torch(w, like):
     return w.reshape(like.shape)
 
 
-def mobilenet_layers(model):
-    """(lockstep scope, torch module) of convolutions, norms, linear layers; gates apart."""
-    layers = [("stem", model.features[0])]
-    gates = []
+class Parts:
+    """Of a torchvision model, by lockstep's scopes.
+
+    convs: (scope, convolution, norm, module whose output is that of lockstep's norm). gates, dense:
+    (scope, module). sums: (module before which branches are summed, scopes of their convolutions).
+    """
+
+    def __init__(self, convs, gates, dense, sums):
+        self.convs, self.gates, self.dense, self.sums = convs, gates, dense, sums
+
+
+def mobilenet_parts(model):
+    model.classifier[2].p = 0.0
+    layers, gates = [("stem", model.features[0])], []
     for i, block in enumerate(model.features[1:-1]):
         parts = list(block.block)
-        names = []
         squeeze = [p for p in parts if isinstance(p, torchvision.ops.SqueezeExcitation)]
         convs = [p for p in parts if not isinstance(p, torchvision.ops.SqueezeExcitation)]
         names = ["expand", "depthwise", "project"] if len(convs) == 3 else ["depthwise", "project"]
         layers += [(f"blocks.{i}.{n}", c) for n, c in zip(names, convs)]
         gates += [(f"blocks.{i}.se", s) for s in squeeze]
     layers.append(("head.conv", model.features[-1]))
-    return layers, gates, [("head.hidden", model.classifier[0]),
-                           ("head.classifier", model.classifier[3])]
+    return Parts([(scope, m[0], m[1], m) for scope, m in layers], gates,
+                 [("head.hidden", model.classifier[0]), ("head.classifier", model.classifier[3])],
+                 [])
 
 
-def parameters_of(layers, gates, dense):
-    for scope, m in layers:
-        yield f"{scope}.weight", m[0].weight
-        yield f"{scope}_norm.weight", m[1].weight
-        yield f"{scope}_norm.bias", m[1].bias
-    for scope, m in gates:
+def resnet_parts(model):
+    """A block calls its ReLU twice: that of its first norm becomes a module of its own."""
+    model.relu = torch.nn.ReLU()
+    convs, sums = [("stem", model.conv1, model.bn1, model.relu)], []
+    stages = (model.layer1, model.layer2, model.layer3, model.layer4)
+    for i, block in enumerate(b for stage in stages for b in stage):
+        scope = f"blocks.{i}"
+        block.bn1 = torch.nn.Sequential(block.bn1, torch.nn.ReLU())
+        block.relu = torch.nn.ReLU()
+        ends = [(f"{scope}.conv2", block.conv2, block.bn2, block.bn2)]
+        if block.downsample is not None:
+            conv, norm = block.downsample
+            ends.append((f"{scope}.shortcut", conv, norm, norm))
+        convs += [(f"{scope}.conv1", block.conv1, block.bn1[0], block.bn1)] + ends
+        sums.append((block.relu, [end[0] for end in ends]))
+    return Parts(convs, [], [("head.classifier", model.fc)], sums)
+
+
+def parameters_of(parts):
+    for scope, conv, norm, _ in parts.convs:
+        yield f"{scope}.weight", conv.weight
+        yield f"{scope}_norm.weight", norm.weight
+        yield f"{scope}_norm.bias", norm.bias
+    for scope, m in parts.gates:
         for ours, theirs in (("reduce", m.fc1), ("expand", m.fc2)):
             yield f"{scope}.{ours}.weight", theirs.weight
             yield f"{scope}.{ours}.bias", theirs.bias
-    for scope, m in dense:
+    for scope, m in parts.dense:
         yield f"{scope}.weight", m.weight
         yield f"{scope}.bias", m.bias
 
@@ -217,6 +247,10 @@ def relative(a, b, least=1e-30):
 
 
 CORNERS = (-3.0, 0.0, 3.0)  # of ReLU and hard-swish
+KINDS = {  # model.kind: (constructor, its parts)
+    "mobilenetv3": ("mobilenet_v3_{size}", mobilenet_parts),
+    "resnet18": ("resnet18", resnet_parts),
+}
 
 
 class Step:
@@ -231,23 +265,24 @@ class Step:
         self.dump, self.precision, self.device, self.forced = dump, precision, device, forced
         self.seen, self.clear = {}, {}
         run = dump.run
-        model = build(f"mobilenet_v3_{run['size']}", run["classes"], run["channels"],
-                      run["stem_stride"])
+        name, parts_of = KINDS[run["kind"]]
+        model = build(name.format(**run), run["classes"], run["channels"], run["stem_stride"])
         model.train()
-        model.classifier[2].p = 0.0
-        convs, gates, dense = mobilenet_layers(model)
-        named = list(parameters_of(convs, gates, dense))
+        parts = parts_of(model)
+        named = list(parameters_of(parts))
         with torch.no_grad():
             for name, p in named:
                 p.copy_(to_torch(dump.get("parameter", name), p))
         model.to(device).to(precision)
-        for scope, m in convs:
-            m[0].register_forward_hook(self.convolution(scope))
-            m[1].eps = run["norm_eps"]
-            m[1].register_forward_hook(self.norm(scope))
-            m.register_forward_hook(self.output(f"{scope}_norm"))
-        for scope, m in gates + dense:
+        for scope, conv, norm, last in parts.convs:
+            conv.register_forward_hook(self.convolution(scope))
+            norm.eps = run["norm_eps"]
+            norm.register_forward_hook(self.norm(scope))
+            last.register_forward_hook(self.output(f"{scope}_norm"))
+        for scope, m in parts.gates + parts.dense:
             m.register_forward_hook(self.output(scope))
+        for m, scopes in parts.sums:
+            m.register_forward_pre_hook(self.sum(scopes))
         x = self.take("output", "images")
         targets = self.take("targets", "images")
         (-(targets * F.log_softmax(model(x), dim=1)).sum(1).mean()).backward()
@@ -280,14 +315,20 @@ class Step:
             return out
         return forward
 
-    def norm(self, scope):
-        def forward(_, __, out):
-            z = out.detach().permute(0, 2, 3, 1)
-            near = torch.zeros_like(z, dtype=torch.bool)
-            for corner in CORNERS:
-                near |= (z - corner).abs() < 1e-5
+    def leave_out(self, scopes, t):
+        z = t.detach().permute(0, 2, 3, 1)
+        near = torch.zeros_like(z, dtype=torch.bool)
+        for corner in CORNERS:
+            near |= (z - corner).abs() < 1e-5
+        for scope in scopes:
             self.clear[scope] = ~near.cpu()
-        return forward
+
+    def norm(self, scope):
+        return lambda _, __, out: self.leave_out([scope], out)
+
+    def sum(self, scopes):
+        """Called twice in a block; the second is the sum."""
+        return lambda _, inputs: self.leave_out(scopes, inputs[0])
 
 
 def layers(a):
@@ -295,6 +336,9 @@ def layers(a):
     torch.backends.cudnn.allow_tf32 = False
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dump = Dump(a.directory)
+    if dump.run["kind"] not in KINDS:
+        sys.exit(f"vision.py: {a.directory}: expected model.kind {' or '.join(KINDS)}, found "
+                 f"{dump.run['kind']}")
     whole = Step(dump, torch.float64, device, False).seen
     exact = Step(dump, torch.float64, device, True)
     single = Step(dump, torch.float32, device, True).seen
