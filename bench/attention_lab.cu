@@ -5,7 +5,8 @@
  *      precision on one (batch entry, kv head), for mma.sync and wgmma; outputs poisoned before;
  *      the same bits in a second run
  *   3. time of shapes of real runs, TFLOP/s of 2 products forward and 5 backward, half of them when
- *      causal; launches captured in a graph, buffers rotating over more than the L2 cache
+ *      causal; launches captured in a graph, buffers rotating over more than the L2 cache.
+ *      bench/peer/attention.py reads these lines, and times PyTorch's at the same shapes
  *
  * make bench/attention_lab builds it; alone, to be run anywhere:
  *   nvcc -std=c++17 -O3 -gencode arch=compute_90a,code=sm_90a -Isrc -I. -cudart static \
@@ -494,9 +495,9 @@ template <typename E, int D> static void time_case(const lab_case *c)
     }
     queries = microseconds<E, D>(&l, true, QUERIES);
     keys = microseconds<E, D>(&l, true, KEYS);
-    printf("%-12s B%-3lld T%-4d S%-4d H%-2d/%-2d D%-3d%s%s%s", c->name, (long long)c->batch, c->t,
-           c->s, c->heads, c->kv_heads, D, c->causal ? " c" : " -", c->alibi ? "a" : "-",
-           c->p > 0 ? "d" : "-");
+    printf("%-12s B%-3lld T%-4d S%-4d H%-2d/%-2d D%-3d %s%s%s%s %s", c->name, (long long)c->batch,
+           c->t, c->s, c->heads, c->kv_heads, D, c->causal ? "c" : "-", c->alibi ? "a" : "-",
+           c->p > 0 ? "d" : "-", c->rope ? "r" : "-", c->bf16 ? "bf16" : "f16 ");
     for (int b = 0; b < 2; b++)
         printf(" %8.1f %4.0f | %8.1f %4.0f", us[0][b], 1e-6 * product * (b ? 5 : 2) / us[0][b],
                us[1][b], 1e-6 * product * (b ? 5 : 2) / us[1][b]);
@@ -539,17 +540,21 @@ static const lab_case checks[] = {
 
 static const lab_case times[] = {
     {"gpt2", 32, 1024, 1024, 12, 12, 64, true, false, 0, false},
+    {"gpt2 bf16", 32, 1024, 1024, 12, 12, 64, true, false, 0, true},
+    {"gpt2 alibi", 32, 1024, 1024, 12, 12, 64, true, true, 0, false},
     {"gpt2 rope", 32, 1024, 1024, 12, 12, 64, true, false, 0, false, true},
+    {"gpt2 2048", 16, 2048, 2048, 12, 12, 64, true, false, 0, false},
+    {"gpt2 4096", 8, 4096, 4096, 12, 12, 64, true, false, 0, false},
     {"alibi10m", 64, 256, 256, 6, 6, 64, true, true, 0, false},
     {"shakespeare", 64, 256, 256, 6, 6, 64, true, false, 0.2f, false},
     {"fusion", 128, 260, 260, 6, 6, 64, false, false, 0, false},
     {"cross", 128, 64, 196, 6, 6, 64, false, false, 0, false},
     {"long", 4, 8192, 8192, 12, 12, 64, true, false, 0, false},
     {"grouped", 16, 1024, 1024, 16, 4, 64, true, false, 0, false},
-    {"", 32, 1024, 1024, 24, 24, 32, true, false, 0, false},
-    {"", 16, 1024, 1024, 8, 8, 96, true, false, 0, false},
-    {"", 8, 2048, 2048, 16, 16, 128, true, false, 0, false},
-    {"", 32, 1000, 1000, 12, 12, 64, true, false, 0, false},
+    {"head 32", 32, 1024, 1024, 24, 24, 32, true, false, 0, false},
+    {"head 96", 16, 1024, 1024, 8, 8, 96, true, false, 0, false},
+    {"head 128", 8, 2048, 2048, 16, 16, 128, true, false, 0, false},
+    {"gpt2 1000", 32, 1000, 1000, 12, 12, 64, true, false, 0, false},
 };
 
 #define EACH(list, call)                                                                           \

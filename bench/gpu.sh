@@ -21,7 +21,7 @@
 #   doctor    lockstep doctor, and tests/test_doctor_command.sh
 #   stall     three minutes of GPT-2 with a save each minute beside one without; what the disk takes
 #   sanitize  compute-sanitizer on the ops whose kernels share memory between threads
-#   lab       bench/attention_lab: the attention kernels alone
+#   lab       bench/attention_lab: the attention kernels alone, and PyTorch's beside them
 #
 # Without a PART, all. Each has a time limit, below, and goes on after what failed; what is measured
 # is told in notes, what must hold in TAP. RANKS, MODELS and PRECISIONS go to test_exact.sh; STEPS
@@ -431,6 +431,12 @@ part_stall() {
     ms=$(median pace)
     every=$(awk "BEGIN { print int(1e3 * $minute / ${ms:-1}) }")
     note "a step takes $ms ms: a save each $every steps"
+    left run "$@" --plan
+    planned=$(awk '/^  total on the device / { print $NF }' "$work/out")
+    device=$(sed -n 's/.*"device":\([0-9][0-9]*\).*/\1/p' pace/run.jsonl | tail -n 1)
+    device=$(awk "BEGIN { printf \"%.2f\", ${device:-0} / 1048576 }")
+    ok "it has $device MiB on the device, $planned planned" \
+        holds "$planned > 0 && $device > 0.999 * $planned && $device < 1.001 * $planned"
     left run "$@" --set directory=plain --set train.steps="$every" --set checkpoint.every=0
     left run "$@" --set directory=long --set train.steps=$((3 * every)) \
         --set checkpoint.every="$every" --set checkpoint.keep=1
@@ -478,9 +484,21 @@ part_lab() {
     fi
     left run make -C "$builddir" bench/attention_lab
     [ "$rc" -eq 0 ] || note_run "make bench/attention_lab"
-    left run "$builddir/bench/attention_lab"
+    left run "$builddir/bench/attention_lab" check
     note_file "$work/out" 100
     ok "attention kernels alone: bench/attention_lab finds them right" test "$rc" -eq 0
+    left run "$builddir/bench/attention_lab" time
+    note_file "$work/out" 100
+    ok "they are timed" test "$rc" -eq 0
+    if ! torch; then
+        skip "beside PyTorch's" "no python3 with torch"
+        return
+    fi
+    cp "$work/out" lab
+    left run python3 "$srcdir/bench/peer/attention.py" lab
+    note_file "$work/out" 100
+    ok "PyTorch's flash attention is timed beside them" test "$rc" -eq 0
+    [ "$rc" -eq 0 ] || note_file "$work/err"
 }
 
 # ---- all of it -----------------------------------------------------------------------------------

@@ -54,6 +54,14 @@ static inline size_t attention_scratch(int64_t pairs, int64_t t)
         LK_CUDA_TRY(cudaGetLastError());                                                           \
     } while (0)
 
+/* lk_alibi_slope in f32, for the wgmma kernels, which have no registers for its exp2 of a double.
+ * The others call that; with this one some of them spill more. */
+static __device__ __forceinline__ float alibi_slope(int h, int heads)
+{
+    int n = 1 << (31 - __clz(heads));
+    return exp2f(-(h < n ? 8.0f * (h + 1) / n : 4.0f * (2 * (h - n) + 1) / n));
+}
+
 /* ---- tiles in shared memory ----------------------------------------------------------------- */
 
 /* Row length in shared memory: 16 bytes more than the data, so that 8 rows hit all banks. */

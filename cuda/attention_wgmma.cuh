@@ -17,12 +17,6 @@
 
 enum { STAGES = 4, LAG = 8 };
 
-static __device__ __forceinline__ float alibi_slope(int h, int heads) /* lk_alibi_slope in f32 */
-{
-    int n = 1 << (31 - __clz(heads));
-    return exp2f(-(h < n ? 8.0f * (h + 1) / n : 4.0f * (2 * (h - n) + 1) / n));
-}
-
 /* Set s and shift[2], of the two rows, so that s - shift = s scale - slope |t - j|, t = i + offset;
  * shift is equal in all lanes of a row. `distance` is (t - j) slope at the row of element 0 and the
  * tile's first column; it grows by 8 `down` to the second row and by `across` per column. */

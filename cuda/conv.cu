@@ -235,7 +235,7 @@ static way way_of(const conv &s, lk_dtype type, lk_op op)
 }
 
 /* Run a kernel with `bytes` of dynamic shared memory. */
-#define LAUNCH(n, kernel, grid, threads, bytes, stream, ...)                                       \
+#define RUN(n, kernel, grid, threads, bytes, stream, ...)                                          \
     do {                                                                                           \
         auto launch_ = kernel;                                                                     \
         LK_CUDA_AT(n, cudaFuncSetAttribute(launch_, cudaFuncAttributeMaxDynamicSharedMemorySize,   \
@@ -254,8 +254,8 @@ static lk_status run_mma(const lk_node *n, cudaStream_t stream, const conv &s, i
     dim3 grid((unsigned)(lk_ceil(rows, BM) * lk_ceil(columns, BN)),
               DX ? (unsigned)(s.stride * s.stride) : 1);
     constexpr int bytes = STAGES * stage_bytes<BM, BN>();
-    LAUNCH(n, (k_conv_mma<E, BM, BN, WM, WN, DX>), grid, MMA_THREADS, bytes, stream, s, source, w,
-           out);
+    RUN(n, (k_conv_mma<E, BM, BN, WM, WN, DX>), grid, MMA_THREADS, bytes, stream, s, source, w,
+        out);
     return lk_cuda_launched(n);
 }
 
@@ -287,7 +287,7 @@ static lk_status run_few(const lk_node *n, cudaStream_t stream, const few &f, co
                          const E *w, E *y)
 {
     dim3 grid(lk_blocks(f.tiles, FEW_TILES), lk_blocks(f.s.co, 8 * NT));
-    LAUNCH(n, (k_conv_few<E, NT, V>), grid, FEW_THREADS, few_bytes(f, NT), stream, f, x, w, y);
+    RUN(n, (k_conv_few<E, NT, V>), grid, FEW_THREADS, few_bytes(f, NT), stream, f, x, w, y);
     return lk_cuda_launched(n);
 }
 
@@ -397,11 +397,11 @@ static lk_status run_few_dw(const lk_node *n, cudaStream_t stream, const few &f,
 {
     dim3 grid((unsigned)c.chunks, lk_blocks(f.s.co, 8 * NT));
     if (f.k <= 32)
-        LAUNCH(n, (k_conv_few_dw<E, NT, 2, 1, V>), grid, FEW_THREADS, few_dw_bytes(f, NT, 2, 1),
-               stream, f, x, dy, out, c.each, accumulate);
+        RUN(n, (k_conv_few_dw<E, NT, 2, 1, V>), grid, FEW_THREADS, few_dw_bytes(f, NT, 2, 1),
+            stream, f, x, dy, out, c.each, accumulate);
     else
-        LAUNCH(n, (k_conv_few_dw<E, NT, 3, 4, V>), grid, FEW_THREADS, few_dw_bytes(f, NT, 3, 4),
-               stream, f, x, dy, out, c.each, accumulate);
+        RUN(n, (k_conv_few_dw<E, NT, 3, 4, V>), grid, FEW_THREADS, few_dw_bytes(f, NT, 3, 4),
+            stream, f, x, dy, out, c.each, accumulate);
     return lk_cuda_launched(n);
 }
 
@@ -412,8 +412,8 @@ static lk_status run_mma_dw(const lk_node *n, cudaStream_t stream, const conv &s
     int64_t columns = (int64_t)s.kh * s.kw * s.ci;
     dim3 grid((unsigned)(lk_ceil(s.co, BM) * lk_ceil(columns, BN)), (unsigned)c.chunks);
     constexpr int bytes = STAGES * stage_bytes<BM, BN>();
-    LAUNCH(n, (k_conv_dw_mma<E, BM, BN, 64, 64>), grid, MMA_THREADS, bytes, stream, s, x, dy, out,
-           c.each, accumulate);
+    RUN(n, (k_conv_dw_mma<E, BM, BN, 64, 64>), grid, MMA_THREADS, bytes, stream, s, x, dy, out,
+        c.each, accumulate);
     return lk_cuda_launched(n);
 }
 

@@ -91,6 +91,13 @@ static inline unsigned lk_blocks(int64_t items, int per_block)
     return (unsigned)(n < 1 ? 1 : n);
 }
 
+/* Threads of a block for `vectors` items of a row, one each: whole warps, at most 128. */
+static inline int lk_row_threads(int vectors)
+{
+    int n = (vectors + 31) / 32 * 32;
+    return n < 128 ? n : 128;
+}
+
 /* Run the statements with E as the element type. */
 #define LK_FLOAT_SWITCH(type, E, ...)                                                              \
     do {                                                                                           \

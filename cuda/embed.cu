@@ -311,13 +311,6 @@ static const int *sort_rows(lk_exec *x, const lk_node *n, const layout *l, int r
     return order;
 }
 
-/* Threads for `vectors` items of a row: whole warps, at most 128. */
-static int row_threads(int vectors)
-{
-    int n = (vectors + 31) / 32 * 32;
-    return n < 128 ? n : 128;
-}
-
 /* out [P,C] (+)= sums over the batch of dy [batch, context, C]. */
 static lk_status sum_positions(lk_exec *x, const lk_node *n, const lk_tensor *dy, int64_t batch,
                                int64_t context, const lk_tensor *out, int accumulate)
@@ -355,7 +348,7 @@ extern "C" lk_status lk_cuda_embed_grad(lk_exec *x, const lk_node *n)
         const int *order = sort_rows(x, n, &l, rows);
         LK_FLOAT_SWITCH(grad->dtype, E, LK_VECTOR_SWITCH(cols, V, {
             const E *dy = (const E *)lk_data(x, grad);
-            int threads = row_threads(cols / V);
+            int threads = lk_row_threads(cols / V);
             dim3 grid(pieces, lk_blocks(cols / V, threads));
             k_piece_sums<E, V><<<grid, threads, 0, s>>>(tokens, order, dy, rows, cols, scale,
                                                         add_table, first, partial, dtable);

@@ -100,7 +100,9 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d)
         m->lt = NULL;
         return lk_fail(LK_E_DEVICE, "cublasLtCreate: %s", cublasLtGetStatusString(status));
     }
-    return d->device.backend->alloc(&d->device, WORKSPACE, &m->workspace);
+    LK_TRY(d->device.backend->alloc(&d->device, WORKSPACE, &m->workspace));
+    d->device.kept += WORKSPACE;
+    return LK_OK;
 }
 
 void lk_cuda_matmuls_close(lk_cuda *d)

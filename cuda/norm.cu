@@ -1,11 +1,13 @@
 /* norm and its gradient, alone and beside a residual.
  *
  * Forward: a warp per row holding the row in registers for C <= 1024, else a block per row that
- * reads it again (from L1). Backward for C <= 1024, C % 8 == 0: one block per chunk of rows, a warp
- * per row, which it copies to shared memory while it works on the one before; dx leaves at once
- * while each lane sums dw and db of its columns over the rows of its warp; the block adds its warps
- * in order and stores partials [chunks, C], which lk_cuda_sum_chunks adds. Other C: dx and the
- * column partials by two kernels.
+ * reads it again (from L1), which beside a residual is the sum that it has stored. Backward for
+ * C <= 1024, C % 8 == 0: one block per chunk of rows, a warp per row, which it copies to shared
+ * memory while it works on the one before; dx leaves at once while each lane sums dw and db of its
+ * columns over the rows of its warp; the block adds its warps in order and stores partials
+ * [chunks, C], which lk_cuda_sum_chunks adds. Other C: the column partials, and dx with dropout of
+ * the branch, by two kernels; the sums of the branch read once more what was stored. Where C is no
+ * multiple of 8 the parts of residual_norm and of its gradient run one by one.
  *
  * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
 #include "cuda/dropout.cuh"
@@ -46,7 +48,7 @@ static __device__ __forceinline__ void join(const joined<E> &r, int64_t i, float
 }
 
 /* Piece k of a row: V elements at column (k W + lane) V; from registers when the row is held.
- * JOIN: 0 reads x, else residual_norm with (2) or without (1) dropout; then V = 8, W = 32. */
+ * JOIN: 0 reads x, else residual_norm with (2) or without (1) dropout; then V = 8 and x is sum. */
 template <typename E, int V, int W, int JOIN>
 static __global__ void __launch_bounds__(THREADS)
 k_norm(const E *x /* [N,C] */, const float *w /* [C] */, const float *b /* [C] or NULL */,
@@ -140,7 +142,7 @@ extern "C" lk_status lk_cuda_norm(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-/* Rows that no warp can hold: the two ops one after the other. */
+/* Rows without vectors: the two ops one after the other. */
 static lk_status residual_then_norm(lk_exec *x, const lk_node *n)
 {
     lk_node residual = *n, norm = *n;
@@ -163,7 +165,7 @@ extern "C" lk_status lk_cuda_residual_norm(lk_exec *x, const lk_node *n)
     const lk_tensor *sum = n->out[0];
     int64_t rows = lk_rows(sum);
     int cols = (int)lk_cols(sum);
-    if (cols % 8 || cols > HELD_COLS) return residual_then_norm(x, n);
+    if (cols % 8) return residual_then_norm(x, n);
     const float *w = (const float *)lk_data(x, n->in[3]), *b = (const float *)lk_data(x, n->in[4]);
     float *mean = (float *)lk_data(x, n->out[2]), *rstd = (float *)lk_data(x, n->out[3]);
     float p = n->attr.residual_norm.p;
@@ -172,9 +174,12 @@ extern "C" lk_status lk_cuda_residual_norm(lk_exec *x, const lk_node *n)
         joined<E> r = {(const E *)lk_data(x, n->in[0]), (const E *)lk_data(x, n->in[1]),
                        (E *)lk_data(x, sum), (const lk_step_state *)lk_data(x, n->in[2]),
                        mask_of(x, p, n->attr.residual_norm.site, 1)};
-        auto kernel = p > 0 ? k_norm<E, 8, 32, 2> : k_norm<E, 8, 32, 1>;
-        kernel<<<lk_blocks(rows, WARPS), THREADS, 0, lk_cuda_stream_of(x)>>>(
-            NULL, w, b, (E *)lk_data(x, n->out[1]), mean, rstd, rows, cols,
+        bool held = cols <= HELD_COLS;
+        auto kernel = held    ? (p > 0 ? k_norm<E, 8, 32, 2> : k_norm<E, 8, 32, 1>)
+                      : p > 0 ? k_norm<E, 8, THREADS, 2>
+                              : k_norm<E, 8, THREADS, 1>;
+        kernel<<<lk_blocks(rows, held ? WARPS : 1), THREADS, 0, lk_cuda_stream_of(x)>>>(
+            r.sum, w, b, (E *)lk_data(x, n->out[1]), mean, rstd, rows, cols,
             n->attr.residual_norm.eps, r);
     });
     return lk_cuda_launched(n);
@@ -344,12 +349,12 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
     add_warps(sums, db + at, cols);
 }
 
-/* dx alone, a block per row. */
-template <typename E, int V>
+/* dx, and where DROP (V = 8) that of the branch, a block per row. */
+template <typename E, int V, bool DROP>
 static __global__ void __launch_bounds__(THREADS)
 k_norm_dx(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
           const float *rstd /* [N] */, const E *dy /* [N,C] */,
-          const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */, int cols)
+          const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */, int cols, branch<E> also)
 {
     __shared__ float shared[32];
     int64_t row = blockIdx.x, at = row * cols;
@@ -383,6 +388,12 @@ k_norm_dx(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /*
             for (int j = 0; j < V; j++) out[j] += xs[j];
         }
         lk_put<V>(dx + at + c, out);
+        if constexpr (DROP) { /* of dx as stored */
+#pragma unroll
+            for (int j = 0; j < V; j++) out[j] = lk_float(lk_store<E>(out[j]));
+            drop(out, &also.m, also.state->step, at + c);
+            lk_put<V>(also.dx + at + c, out);
+        }
     }
 }
 
@@ -441,7 +452,8 @@ static bool fits_warps(const lk_node *n)
     return cols % 8 == 0 && cols <= HELD_COLS;
 }
 
-/* NORM_GRAD, or where warps hold the rows RESIDUAL_NORM_GRAD. */
+/* NORM_GRAD, and of RESIDUAL_NORM_GRAD all where warps hold the rows, else all but the sums of the
+ * branch, and where C % 8 its dropout. */
 static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
 {
     const lk_tensor *in = n->in[0];
@@ -463,16 +475,17 @@ static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
         const E *from = (const E *)lk_data(x, in), *dy = (const E *)lk_data(x, n->in[4]);
         const E *more = n->inputs > 5 ? (const E *)lk_data(x, n->in[5]) : NULL;
         E *dx = (E *)lk_data(x, n->out[0]);
+        branch<E> b = {};
+        b.sums = sums;
+        if (n->outputs > 3 && n->out[3]) {
+            b.dx = (E *)lk_data(x, n->out[3]);
+            b.state = (const lk_step_state *)lk_data(x, n->in[6]);
+            b.m = mask_of(x, n->attr.residual_norm.p, n->attr.residual_norm.site, 1);
+        }
         if (fits_warps(n)) {
-            branch<E> b = {};
-            b.sums = sums;
-            auto kernel = sums ? warps_kernel<E, SUMMED>(cols) : warps_kernel<E, NO_BRANCH>(cols);
-            if (n->outputs > 3 && n->out[3]) {
-                b.dx = (E *)lk_data(x, n->out[3]);
-                b.state = (const lk_step_state *)lk_data(x, n->in[6]);
-                b.m = mask_of(x, n->attr.residual_norm.p, n->attr.residual_norm.site, 1);
-                kernel = warps_kernel<E, DROPPED>(cols);
-            }
+            auto kernel = b.dx   ? warps_kernel<E, DROPPED>(cols)
+                          : sums ? warps_kernel<E, SUMMED>(cols)
+                                 : warps_kernel<E, NO_BRANCH>(cols);
             int bytes = bytes_to_stage<E>(cols);
             LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                bytes));
@@ -483,8 +496,9 @@ static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
                 dim3 grid(lk_blocks(cols, 64 * V), chunks); /* first: dx may lie where dy does */
                 k_norm_columns<E, V><<<grid, 64, 0, s>>>(from, mean, rstd, dy, dw, db, rows, per,
                                                          cols);
-                k_norm_dx<E, V><<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more,
-                                                                  dx, cols);
+                auto kernel = V == 8 && b.dx ? k_norm_dx<E, V, V == 8> : k_norm_dx<E, V, false>;
+                kernel<<<(unsigned)rows, THREADS, 0, s>>>(from, w, mean, rstd, dy, more, dx, cols,
+                                                          b);
             });
         }
     });
@@ -498,31 +512,27 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
     return gradient(x, n, n->attr.norm.kind != LK_RMSNORM);
 }
 
-/* Rows that no warp can hold: norm_grad, dropout and column sums one after the other. */
-static lk_status one_by_one(lk_exec *x, const lk_node *n, bool centred)
+extern "C" lk_status lk_cuda_residual_norm_grad(lk_exec *x, const lk_node *n)
 {
-    lk_tensor *last = n->out[3] ? n->out[3] : n->out[0];
-    lk_node norm = *n, dropout = *n;
-    norm.outputs = 3;
-    LK_TRY(gradient(x, &norm, centred));
-    if (n->out[3]) {
+    bool centred = n->attr.residual_norm.kind != LK_RMSNORM;
+    if (fits_warps(n)) return gradient(x, n, centred);
+    const lk_tensor *last = n->out[3] ? n->out[3] : n->out[0];
+    lk_node most = *n, dropout = *n;
+    bool vectors = lk_cols(n->in[0]) % 8 == 0;
+    most.outputs = vectors ? 4 : 3;
+    LK_TRY(gradient(x, &most, centred));
+    if (n->out[3] && !vectors) {
         dropout.op = LK_OP_DROPOUT;
         dropout.attr.dropout.p = n->attr.residual_norm.p;
         dropout.attr.dropout.site = n->attr.residual_norm.site;
         dropout.attr.dropout.group = 1;
         dropout.in[0] = n->out[0];
         dropout.in[1] = n->in[6];
-        dropout.out[0] = last;
+        dropout.out[0] = n->out[3];
         LK_TRY(lk_cuda_dropout(x, &dropout));
     }
     if (n->outputs > 4)
         lk_cuda_column_sums(x, last, (float *)x->base[LK_REGION_SCRATCH],
                             (n->accumulate & 16u) != 0, (float *)lk_data(x, n->out[4]));
     return lk_cuda_launched(n);
-}
-
-extern "C" lk_status lk_cuda_residual_norm_grad(lk_exec *x, const lk_node *n)
-{
-    bool centred = n->attr.residual_norm.kind != LK_RMSNORM;
-    return fits_warps(n) ? gradient(x, n, centred) : one_by_one(x, n, centred);
 }

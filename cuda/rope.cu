@@ -56,8 +56,9 @@ lk_status lk_cuda_angles_prepare(lk_cuda *d, const lk_node *n)
     if (!r || find(d, n)) return LK_OK;
     int64_t time = n->out[0]->dim[1];
     int half = r->head_dim / 2;
+    size_t bytes = (size_t)(time * half) * sizeof(float2);
     void *memory;
-    LK_TRY(d->device.backend->alloc(&d->device, (size_t)(time * half) * sizeof(float2), &memory));
+    LK_TRY(d->device.backend->alloc(&d->device, bytes, &memory));
     lk_cuda_angle_table *t = (lk_cuda_angle_table *)malloc(sizeof *t);
     if (!t) {
         d->device.backend->release(&d->device, memory);
@@ -65,6 +66,7 @@ lk_status lk_cuda_angles_prepare(lk_cuda *d, const lk_node *n)
     }
     *t = {time, r->head_dim, r->theta, (float2 *)memory, d->angles};
     d->angles = t;
+    d->device.kept += bytes;
     k_angles<<<lk_blocks(time * half, THREADS), THREADS, 0, d->stream>>>(t->angles, time, half,
                                                                          log2((double)r->theta));
     return lk_cuda_launched(n);

@@ -6,32 +6,26 @@
  * exponentials and the product with the targets, which are then combined in a fixed order. Loss and
  * hit of every row go to scratch as doubles, and one block sums them. The gradient reads and writes
  * each column by one thread: it may run in place. */
-#include "cuda/device.cuh"
-
-#include <float.h>
+#include "cuda/softmax.cuh"
 
 enum { THREADS = 256, NARROW = 1024 /* columns up to which a warp takes a row */ };
 
-/* Full accuracy for f32 logits; halves carry larger errors than __expf has. */
-template <typename E> static __device__ __forceinline__ float exponential(float x)
-{
-    return sizeof(E) == 4 ? expf(x) : __expf(x);
-}
-
-/* Of the columns seen: largest logit and the first column that has it, sum exp(logit - top),
- * sum of target times logit. top starts finite so that no -inf is subtracted. */
+/* Of the columns seen: their softmax, the first column of the largest logit, sum of target times
+ * logit. */
 typedef struct partial {
-    float top, sum, dot;
+    softmax_part row;
+    float dot;
     int at;
 } partial;
 
 template <typename E> static __device__ __forceinline__ partial combine(partial a, partial b)
 {
     partial c;
-    c.top = fmaxf(a.top, b.top);
-    c.sum = a.sum * exponential<E>(a.top - c.top) + b.sum * exponential<E>(b.top - c.top);
+    c.row = softmax_join<E>(a.row, b.row);
     c.dot = a.dot + b.dot;
-    c.at = a.top > b.top ? a.at : b.top > a.top ? b.at : min(a.at, b.at);
+    c.at = a.row.top > b.row.top   ? a.at
+           : b.row.top > a.row.top ? b.at
+                                   : min(a.at, b.at);
     return c;
 }
 
@@ -40,8 +34,8 @@ template <typename E> static __device__ __forceinline__ partial combine_lanes(pa
 #pragma unroll
     for (int k = 16; k > 0; k >>= 1) {
         partial b;
-        b.top = __shfl_xor_sync(0xFFFFFFFFu, a.top, k);
-        b.sum = __shfl_xor_sync(0xFFFFFFFFu, a.sum, k);
+        b.row.top = __shfl_xor_sync(0xFFFFFFFFu, a.row.top, k);
+        b.row.sum = __shfl_xor_sync(0xFFFFFFFFu, a.row.sum, k);
         b.dot = __shfl_xor_sync(0xFFFFFFFFu, a.dot, k);
         b.at = __shfl_xor_sync(0xFFFFFFFFu, a.at, k);
         a = combine<E>(a, b);
@@ -53,17 +47,14 @@ template <typename E> static __device__ __forceinline__ partial combine_lanes(pa
 template <typename E, int V>
 static __device__ __forceinline__ void take(const float *v, const float *t, int c, partial *a)
 {
-    float top = a->top, sum = 0;
+    float top = a->row.top;
 #pragma unroll
     for (int k = 0; k < V; k++) {
         a->at = v[k] > top ? c + k : a->at;
         top = fmaxf(top, v[k]);
         a->dot += v[k] * t[k];
     }
-#pragma unroll
-    for (int k = 0; k < V; k++) sum += exponential<E>(v[k] - top);
-    a->sum = a->sum * exponential<E>(a->top - top) + sum;
-    a->top = top;
+    softmax_take<E, V>(v, &a->row);
 }
 
 /* logits and targets [rows, cols], labels [rows] -> lse [rows]; loss and hit [rows]. */
@@ -78,7 +69,7 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.x / each;
     bool real = row < rows; /* uniform over a warp */
     int64_t start = (real ? row : 0) * cols;
-    partial a = {-FLT_MAX, 0, 0, cols};
+    partial a = {softmax_none<E>(), 0, cols};
 #pragma unroll 4
     for (int c = lane * V; c < cols; c += each * V) {
         float v[V], t[V];
@@ -94,7 +85,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int k = 1; k < THREADS / 32; k++) a = combine<E>(a, part[k]);
     }
     if (lane == 0 && real) {
-        float l = a.top + logf(a.sum);
+        float l = a.row.top + logf(a.row.sum);
         lse[row] = l;
         loss[row] = (double)l - (double)a.dot;
         hit[row] = a.at == labels[row];

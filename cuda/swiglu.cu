@@ -4,8 +4,6 @@
  * x, dx X [N,2F]; y, dy X [N,F]. */
 #include "cuda/device.cuh"
 
-enum { THREADS = 128 };
-
 static __device__ __forceinline__ float sigmoid(float a) { return 1.0f / (1.0f + expf(-a)); }
 
 template <typename E, int V>
@@ -44,13 +42,6 @@ static __global__ void k_swiglu_grad(const E *x /* [N,2F] */, const E *dy /* [N,
     lk_put<V>(dx + row * 2 * f + f + c, b);
 }
 
-/* Threads of a block: whole warps, at most THREADS, for `vectors` items of a row. */
-static int row_threads(int vectors)
-{
-    int n = (vectors + 31) / 32 * 32;
-    return n < THREADS ? n : THREADS;
-}
-
 extern "C" lk_status lk_cuda_swiglu(lk_exec *x, const lk_node *n)
 {
     const lk_tensor *in = n->in[0];
@@ -58,7 +49,7 @@ extern "C" lk_status lk_cuda_swiglu(lk_exec *x, const lk_node *n)
     int f = (int)(lk_cols(in) / 2);
     if (rows == 0 || f == 0) return LK_OK;
     LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(f, V, {
-        int threads = row_threads(f / V), parts = (int)lk_ceil(f / V, threads);
+        int threads = lk_row_threads(f / V), parts = (int)lk_ceil(f / V, threads);
         k_swiglu<E, V><<<(unsigned)(rows * parts), threads, 0, lk_cuda_stream_of(x)>>>(
             (const E *)lk_data(x, in), (E *)lk_data(x, n->out[0]), f, parts);
     }));
@@ -72,7 +63,7 @@ extern "C" lk_status lk_cuda_swiglu_grad(lk_exec *x, const lk_node *n)
     int f = (int)(lk_cols(in) / 2);
     if (rows == 0 || f == 0) return LK_OK;
     LK_FLOAT_SWITCH(in->dtype, E, LK_VECTOR_SWITCH(f, V, {
-        int threads = row_threads(f / V), parts = (int)lk_ceil(f / V, threads);
+        int threads = lk_row_threads(f / V), parts = (int)lk_ceil(f / V, threads);
         k_swiglu_grad<E, V><<<(unsigned)(rows * parts), threads, 0, lk_cuda_stream_of(x)>>>(
             (const E *)lk_data(x, in), (const E *)lk_data(x, n->in[1]),
             (E *)lk_data(x, n->out[0]), f, parts);

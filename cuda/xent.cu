@@ -7,9 +7,7 @@
  * place. The fused kernels keep the row (in registers, or in shared memory) between its sum and its
  * gradient, so that the logits cross the memory once each way. Columns >= classes are
  * never read into a sum, and get gradient 0. */
-#include "cuda/device.cuh"
-
-#include <float.h>
+#include "cuda/softmax.cuh"
 
 enum {
     THREADS = 256,
@@ -17,59 +15,28 @@ enum {
     WIDE = 512     /* threads of a wide row in the fused kernel */
 };
 
-/* Full accuracy for f32 logits; halves carry larger errors than __expf has. */
-template <typename E> static __device__ __forceinline__ float exponential(float x)
-{
-    return sizeof(E) == 4 ? expf(x) : __expf(x);
-}
-
-/* sum exp(x - top) over the columns seen; top starts finite so that no -inf is subtracted. */
-typedef struct partial {
-    float top, sum;
-} partial;
-
-template <typename E> static __device__ __forceinline__ partial combine(partial a, partial b)
-{
-    partial c;
-    c.top = fmaxf(a.top, b.top);
-    c.sum = a.sum * exponential<E>(a.top - c.top) + b.sum * exponential<E>(b.top - c.top);
-    return c;
-}
-
-/* exp(v - top) with one multiplication less where the halves allow it; top is finite. */
-template <typename E> static __device__ __forceinline__ float exponential(float v, float top)
-{
-    if constexpr (sizeof(E) == 4) return expf(v - top);
-    return lk_power2(fmaf(v, LK_LOG2E, -top * LK_LOG2E));
-}
-
 /* Take V more columns, of which `left` (at least one) exist. */
 template <typename E, int V>
-static __device__ __forceinline__ void take(float *v, int64_t left, partial *a)
+static __device__ __forceinline__ void take(float *v, int64_t left, softmax_part *a)
 {
     if (left < V) {
 #pragma unroll
         for (int k = 1; k < V; k++)
             if (k >= left) v[k] = -INFINITY;
     }
-    float top = a->top, sum = 0;
-#pragma unroll
-    for (int k = 0; k < V; k++) top = fmaxf(top, v[k]);
-#pragma unroll
-    for (int k = 0; k < V; k++) sum += exponential<E>(v[k], top);
-    a->sum = a->sum * exponential<E>(a->top - top) + sum;
-    a->top = top;
+    softmax_take<E, V>(v, a);
 }
 
-template <typename E> static __device__ __forceinline__ partial combine_lanes(partial a, int lanes)
+template <typename E>
+static __device__ __forceinline__ softmax_part combine_lanes(softmax_part a, int lanes)
 {
 #pragma unroll
     for (int k = 16; k > 0; k >>= 1) {
         if (k >= lanes) continue;
-        partial b;
+        softmax_part b;
         b.top = __shfl_xor_sync(0xFFFFFFFFu, a.top, k);
         b.sum = __shfl_xor_sync(0xFFFFFFFFu, a.sum, k);
-        a = combine<E>(a, b);
+        a = softmax_join<E>(a, b);
     }
     return a;
 }
@@ -77,7 +44,7 @@ template <typename E> static __device__ __forceinline__ partial combine_lanes(pa
 /* Over the threads of a row, WARPS of them (a power of two), to each; `part` holds one entry for
  * each warp of the block. */
 template <typename E, int WARPS>
-static __device__ __forceinline__ partial combine_row(partial a, partial *part)
+static __device__ __forceinline__ softmax_part combine_row(softmax_part a, softmax_part *part)
 {
     a = combine_lanes<E>(a, 32);
     if (WARPS > 1) {
@@ -95,12 +62,12 @@ static __global__ void __launch_bounds__(THREADS)
            float *lse, double *loss)
 {
     constexpr int each = THREADS / ROWS, warps = each / 32;
-    __shared__ partial part[THREADS / 32];
+    __shared__ softmax_part part[THREADS / 32];
     int lane = threadIdx.x % each;
     int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.x / each;
     bool real = row < rows; /* uniform over a warp */
     const E *p = logits + (real ? row : 0) * cols;
-    partial a = {-FLT_MAX, 0};
+    softmax_part a = softmax_none<E>();
 #pragma unroll 4
     for (int64_t c = (int64_t)lane * V; c < classes; c += each * V) {
         float v[V];
@@ -189,7 +156,7 @@ static __global__ void __launch_bounds__(THREADS)
     float hit = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
     lk_vec<E, V> held[K];
     float v[V];
-    partial a = {-FLT_MAX, 0};
+    softmax_part a = softmax_none<E>();
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t c = (int64_t)(k * 32 + lane) * V;
@@ -224,7 +191,7 @@ static __global__ void __launch_bounds__(WIDE, 2)
 {
     constexpr int V = 16 / sizeof(E), STEP = WIDE * V;
     extern __shared__ __align__(16) unsigned char held_bytes[];
-    __shared__ partial part[WIDE / 32];
+    __shared__ softmax_part part[WIDE / 32];
     E *held = (E *)held_bytes;
     int64_t row = blockIdx.x, first = (int64_t)threadIdx.x * V;
     const E *p = logits + row * cols;
@@ -232,7 +199,7 @@ static __global__ void __launch_bounds__(WIDE, 2)
     float hit = 0, v[V];
     if (threadIdx.x == 0) /* before dlogits overwrites it */
         hit = target >= 0 && target < classes ? lk_float(p[target]) : NAN;
-    partial a = {-FLT_MAX, 0};
+    softmax_part a = softmax_none<E>();
 #pragma unroll 4
     for (int64_t c = first; c < cols; c += STEP) {
         lk_vec<E, V> x = *(const lk_vec<E, V> *)(p + c);

@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TENSOR(name_, role_, dims_, ...)                                                           \
-    t[n++] = (case_tensor){.name = name_, .role = role_, .dims = dims_, .dim = __VA_ARGS__}
-
 static ref_draw draw(const op_case *c, uint32_t site)
 {
     return (ref_draw){CASE_SEED, CASE_STEP, CASE_LEAF, site, c->p};
@@ -509,62 +506,6 @@ static int64_t cross_reference(const op_case *c, double *const *in, double *y)
 static const case_kind cross =
     CASE_KIND("cross attention", cross_tensors, cross_build, cross_reference);
 
-/* ---- cross-entropy ------------------------------------------------------------------------- */
-
-static int xent_tensors(const op_case *c, case_tensor *t)
-{
-    int n = 0;
-    TENSOR("logits", CASE_INPUT, 3, {c->batch, c->time, c->out});
-    TENSOR("targets", CASE_INDEX, 2, {c->batch, c->time}, .below = c->classes);
-    return n;
-}
-
-static lk_tensor *xent_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
-{
-    /* KEEP: under autocast half logits only come out of a half op, so add a cast by hand */
-    lk_tensor *logits = type == LK_F32 ? in[0] : lk_cast(g, in[0], type);
-    return lk_cross_entropy(g, logits, in[1], c->classes);
-}
-
-/* Targets just below the first class and just above the last. */
-static void xent_prepare(const op_case *c, double *const *value)
-{
-    for (int64_t i = 0; c->astray && i < rows(c); i += 2)
-        value[1][i] = i % 4 ? -1 : (double)c->classes;
-}
-
-static int64_t xent_reference(const op_case *c, double *const *in, double *y)
-{
-    if (c->astray) {
-        y[0] = NAN;
-        return 1;
-    }
-    y[0] = ref_xent(rows(c), c->out, c->classes, in[0], in[1]);
-    return 1;
-}
-
-static const case_kind xent =
-    CASE_KIND("xent", xent_tensors, xent_build, xent_reference, .prepare = xent_prepare);
-
-/* The loss twice: its cotangent is made only after it, so that loss and gradient stay two nodes. */
-static lk_tensor *xent_twice_build(lk_graph *g, const op_case *c, lk_dtype type,
-                                   lk_tensor *const *in)
-{
-    lk_tensor *loss = xent_build(g, c, type, in);
-    return lk_add(g, loss, loss);
-}
-
-static int64_t xent_twice_reference(const op_case *c, double *const *in, double *y)
-{
-    xent_reference(c, in, y);
-    y[0] *= 2;
-    return 1;
-}
-
-static const case_kind xent_twice =
-    CASE_KIND("xent twice", xent_tensors, xent_twice_build, xent_twice_reference,
-              .prepare = xent_prepare);
-
 /* ---- the rows ------------------------------------------------------------------------------ */
 
 #define LINEAR(n, k, m, ...)                                                                       \
@@ -583,7 +524,7 @@ static const case_kind xent_twice =
     HEADS(linear_rope, b, t, h, k, d, .in = c, .out = (h + 2 * k) * d, ##__VA_ARGS__)
 #define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
 #define XENT(what, n, v, k, ...)                                                                   \
-    {.kind = &what, .batch = 1, .time = n, .out = v, .classes = k, ##__VA_ARGS__}
+    {.kind = &what##_kind, .batch = 1, .time = n, .out = v, .classes = k, ##__VA_ARGS__}
 
 const op_case op_cases[] = {
     LINEAR(37, 24, 40),
@@ -664,7 +605,12 @@ const op_case op_cases[] = {
     BRANCH(2, 40, 768, .bias = true),
     BRANCH(2, 40, 768, .bias = true, .norm = LK_RMSNORM, .p = 0.1f),
     BRANCH(1, 40, 1024, .bias = true),
+    /* rows that no warp holds */
     BRANCH(1, 40, 1032, .bias = true, .p = 0.1f),
+    BRANCH(2, 20, 1280, .bias = true),
+    BRANCH(2, 20, 1600, .norm = LK_RMSNORM, .p = 0.1f),
+    BRANCH(1, 70, 4096, .bias = true, .p = 0.1f),
+    BRANCH(1, 9, 1033, .bias = true, .p = 0.1f),
     WIDE(add, 3, 7, 13),
     WIDE(add, 4, 64, 128),
     WIDE(cast, 3, 7, 13),
@@ -760,6 +706,14 @@ const op_case op_cases[] = {
     XENT(xent, 9, 700, 690, .astray = true),
     XENT(xent, 5, 1504, 1403, .astray = true),
     XENT(xent_twice, 37, 64, 51, .astray = true),
+    XENT(xent, 37, 64, 51, .masked = true),
+    XENT(xent, 9, 250, 249, .masked = true),
+    XENT(xent, 9, 700, 690, .masked = true),
+    XENT(xent, 5, 1504, 1403, .masked = true),
+    XENT(xent, 3, 50304, 50257, .masked = true),
+    XENT(xent_twice, 37, 64, 51, .masked = true),
+    XENT(xent_twice, 5, 1500, 1403, .masked = true),
+    XENT(xent_twice, 5, 1504, 1403, .masked = true),
 };
 const int op_case_count = (int)(sizeof op_cases / sizeof *op_cases);
 
@@ -787,6 +741,7 @@ void op_case_name(const op_case *c, char *text, size_t size)
     if (c->fixed) APPEND(" fixed");
     if (c->nan) APPEND(" NaN");
     if (c->astray) APPEND(" astray");
+    if (c->masked) APPEND(" masked");
     if (c->norm) APPEND(" rms");
     if (c->position)
         APPEND(" %s", c->position == LK_POSITION_TABLE ? "table" : "sinusoidal");

@@ -32,6 +32,10 @@ typedef struct case_tensor {
     double centre;  /* values around this */
 } case_tensor;
 
+/* In a case's `tensors`: one more. */
+#define TENSOR(name_, role_, dims_, ...)                                                           \
+    t[n++] = (case_tensor){.name = name_, .role = role_, .dims = dims_, .dim = __VA_ARGS__}
+
 /* How a case is built, and what it should compute. */
 typedef struct case_kind {
     const char *name;
@@ -66,11 +70,13 @@ struct op_case {
     bool fixed;   /* no gradient of the image is wanted */
     bool nan;     /* some values of the first tensor are NaN: not compared with differences */
     bool astray;  /* some targets are no class: y is NaN, nor is that compared with differences */
+    bool masked;  /* some logits are -inf, the target's never */
 };
 
 #define CASE_KIND(name_, tensors_, build_, reference_, ...)                                        \
     {.name = name_, .tensors = tensors_, .build = build_, .reference = reference_, ##__VA_ARGS__}
 
+extern const case_kind xent_kind, xent_twice_kind; /* xent_cases.c */
 extern const op_case op_cases[], vision_cases[], excite_cases[];
 extern const int op_case_count, vision_case_count, excite_case_count;
 void op_case_name(const op_case *c, char *text, size_t size);

@@ -88,9 +88,11 @@ static void draw_values(problem *q, lk_dtype type)
     }
     if (q->c->kind->prepare) q->c->kind->prepare(q->c, q->value);
     for (int64_t k = 3; q->c->nan && k < q->n[0]; k += 7) q->value[0][k] = NAN;
-    for (int i = 0; i < q->count; i++)
+    for (int i = 0; i < q->count; i++) {
+        if (q->tensor[i].role == CASE_INDEX) continue;
         for (int64_t k = 0; k < q->n[i]; k++)
             q->value[i][k] = rounded(q->value[i][k], q->tensor[i].full ? LK_F32 : type);
+    }
 }
 
 static void problem_create(problem *q, const op_case *c, lk_dtype type)

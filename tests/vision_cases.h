@@ -6,8 +6,6 @@
 
 #include <stdlib.h>
 
-#define TENSOR(name_, role_, dims_, ...)                                                           \
-    t[n++] = (case_tensor){.name = name_, .role = role_, .dims = dims_, .dim = __VA_ARGS__}
 #define IMAGE(what, b, h, w, c, ...)                                                               \
     {.kind = &what, .batch = b, .time = 1, .height = h, .width = w, .in = c, __VA_ARGS__}
 

@@ -149,6 +149,8 @@ struct lk_device {
     lk_dtype compute;  /* working type of products: set by the program before prepare() */
     int tf32;          /* f32 products may use TF32 */
     size_t allocated;  /* bytes by alloc() that are not released; host_alloc() does not count */
+    size_t kept;       /* of these, the backend's own until close(): a library's workspace, tables
+                        * that prepare() made */
     size_t peak;       /* the most that it was, with what the backend took for a while */
     lk_block *block;   /* memory.c: what `allocated` consists of */
     int blocks, room;

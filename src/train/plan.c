@@ -22,6 +22,7 @@ const char *lk_memory_name(lk_memory kind)
         [LK_MEMORY_VALIDATION] = "more in validation",
         [LK_MEMORY_DATA] = "data",
         [LK_MEMORY_STAGING] = "reduction staging",
+        [LK_MEMORY_LIBRARIES] = "libraries and tables",
         [LK_MEMORY_PINNED] = "pinned on the host",
     };
     return name[kind];
@@ -101,6 +102,7 @@ lk_status lk_session_memory(const lk_memory_parts *p, double m[LK_MEMORY_KINDS])
     m[LK_MEMORY_EMA] = p->average ? flat : 0;
     m[LK_MEMORY_DATA] = (double)(p->sizes.device_bytes + p->held_sizes.device_bytes);
     m[LK_MEMORY_STAGING] = p->ranks > 1 ? gradient / 2 : 0;
+    m[LK_MEMORY_LIBRARIES] = (double)p->device->kept; /* all nodes have been prepared */
     lk_store_options store = {.training = true, .ema = p->average};
     size_t copy = 0;
     LK_TRY(lk_checkpoint_snapshot_bytes(p->params, &store, p->rank, p->ranks, &copy));

@@ -78,10 +78,11 @@ typedef enum lk_memory {
     LK_MEMORY_MOMENTS,
     LK_MEMORY_EMA,         /* moving average of the parameters */
     LK_MEMORY_ACTIVATIONS, /* arena of the training step */
-    LK_MEMORY_SCRATCH,     /* workspace of its kernels, without what libraries keep themselves */
+    LK_MEMORY_SCRATCH,     /* workspace of its kernels */
     LK_MEMORY_VALIDATION,  /* what the validation loss needs beyond these two, which it uses too */
     LK_MEMORY_DATA,        /* resident shards, or the samples of a step */
     LK_MEMORY_STAGING,     /* of the exact reduction */
+    LK_MEMORY_LIBRARIES,   /* workspace of the product library, tables of rotary positions */
     LK_MEMORY_PINNED,      /* host: windows read ahead, and the copy that a save writes */
     LK_MEMORY_KINDS
 } lk_memory;
