@@ -8,7 +8,8 @@
  * block a warp makes a tile of columns; where the tiles are fewer than the warps, several share one
  * by parts of the summed dimension, which are added in order: sums depend on the shape and on
  * whether there are clusters. A lane asks for the weights of up to BATCH steps at once, before the
- * rows that they meet have come.
+ * rows that they meet have come. Two blocks a cluster, because an H200 runs 66 such clusters at
+ * once but 30 of four blocks and 15 of eight: of 128 blocks some would begin when others end.
  *
  * squeeze_excite: each block of a cluster first makes the sums of two of its images (squeeze.cuh);
  * then the chain goes on as if it had written rows of a product. On tensor cores and for the norms
@@ -17,9 +18,6 @@
  *
  * excite_dw: a block for SIDE x SIDE of dw1 or dw2, the images' rows of STAGES steps in flight. The
  * bias gradient is one column more, that of a factor 1.
- *
- * Measured on an H200, f16, 256 images, a node alone, us: [960,240] 17.3 forward, 20.5 dx, 5.8 dw;
- * [72,24] 11.8, 13.3, 5.3.
  *
  * p, ds, s, z, dz, dp X [B,C]; h, dh X [B,S]; w1 X [S,C], w2 X [C,S]; b1, db1 f32 [S], b2, db2 f32
  * [C]; dw1 f32 [S,C], dw2 f32 [C,S]. */
@@ -30,11 +28,12 @@
 #include "cuda/squeeze.cuh"
 
 enum {
-    BLOCKS = 8, /* of a cluster; 1 where there are none */
+    BLOCKS = 2, /* of a cluster; 1 where there are none */
     WARPS = 16,
     THREADS = 32 * WARPS,
-    RUN = 4,                   /* loads of a thread that fetches rows */
-    MEMORY = 512 * FMA_ROW * 4 /* of a block: rows or sums, the largest of what needs some */
+    RUN = 4,                /* loads of a thread that fetches rows */
+    SPLIT = WARPS / IMAGES, /* warps that fetch a row */
+    MEMORY = 40 << 10       /* of a block: rows or sums, the largest of what needs some */
 };
 
 /* What a block does: its images and its place in the cluster. */
@@ -122,18 +121,19 @@ template <typename E> struct slopes_of {
 };
 
 /* The block's rows of `source` [B, inner], elements [chunk, chunk + steps * STEP), into memory, a
- * row a warp. Of what the source writes, each block of the cluster writes a part if `write`. */
+ * row by SPLIT warps. Of what the source writes, each block of the cluster writes a part if
+ * `write`. */
 template <class T, class S>
 static __device__ __forceinline__ void stage(char *memory, const share &s, const S &source,
                                              int inner, int chunk, int steps, bool write)
 {
-    constexpr int V = T::V, NEXT = 32 * V;
-    int row = threadIdx.x >> 5, end = steps * STEP;
+    constexpr int V = T::V, SIDE_BY_SIDE = 32 * SPLIT, NEXT = SIDE_BY_SIDE * V;
+    int row = threadIdx.x / SIDE_BY_SIDE, end = steps * STEP;
     int stop = s.first + row < s.batch ? min(inner - chunk, end) : 0; /* of what exists */
     int64_t at = (s.first + row) * inner + chunk;
     int part = ((inner + s.blocks - 1) / s.blocks + V - 1) / V * V;
     int own = s.rank * part - chunk, own_end = write ? own + part : own; /* what it writes */
-    for (int k0 = (threadIdx.x & 31) * V; k0 < end; k0 += RUN * NEXT) {
+    for (int k0 = threadIdx.x % SIDE_BY_SIDE * V; k0 < end; k0 += RUN * NEXT) {
         typename S::template held<V> held[RUN];
 #pragma unroll
         for (int u = 0; u < RUN; u++)
@@ -258,10 +258,11 @@ static __device__ __forceinline__ void product(char *memory, const share &s, con
     }
 }
 
-static_assert((int)WARPS == (int)IMAGES, "a row a warp");
+static_assert((int)WARPS == SPLIT * (int)IMAGES, "whole warps");
 static_assert((int)THREADS == (int)LK_SQUEEZE_THREADS &&
               (int)IMAGES == BLOCKS * (int)LK_SQUEEZE_IMAGES, "clusters begin with sums");
-static_assert(IMAGES * (1024 + STEP) * 2 <= MEMORY && WARPS * IMAGES * 32 * 4 <= MEMORY, "room");
+static_assert(IMAGES * (1024 + STEP) * 2 <= MEMORY && WARPS * IMAGES * 32 * 4 <= MEMORY &&
+              512 * IMAGES * 4 <= MEMORY, "room");
 
 /* What a cluster does before its chain: nothing, or the rows that the chain begins with. */
 struct nothing {

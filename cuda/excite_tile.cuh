@@ -15,9 +15,8 @@
 #include "cuda/mma.cuh"
 
 enum {
-    IMAGES = 16,         /* of a cluster: rows of a tensor core's product */
-    STEP = 32,           /* of the summed dimension, which is divided at its multiples */
-    FMA_ROW = IMAGES + 4 /* floats; neighbours in k fall on different banks */
+    IMAGES = 4, /* of a cluster: of the 16 rows of a tensor core's product */
+    STEP = 32   /* of the summed dimension, which is divided at its multiples */
 };
 
 template <typename E, bool TURNED> struct by_mma {
@@ -79,14 +78,14 @@ template <typename E, bool TURNED> struct by_mma {
                                         int step, int end, int from)
     {
         int lane = threadIdx.x & 31;
-        const E *rows = (const E *)memory + (lane >> 2) * stride(steps) + 8 * (lane & 3);
+        const E *row = (const E *)memory + (lane >> 2) * stride(steps) + 8 * (lane & 3);
+        bool real = lane >> 2 < IMAGES;
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
             if (step + b >= end) break;
-            uint4 low = *(const uint4 *)(rows + (step + b - from) * STEP);
-            uint4 high = *(const uint4 *)(rows + 8 * stride(steps) + (step + b - from) * STEP);
-            const uint32_t a[2][4] = {{low.x, high.x, low.y, high.y},
-                                      {low.z, high.z, low.w, high.w}};
+            uint4 v = real ? *(const uint4 *)(row + (step + b - from) * STEP)
+                           : make_uint4(0, 0, 0, 0);
+            const uint32_t a[2][4] = {{v.x, 0, v.y, 0}, {v.z, 0, v.w, 0}};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 if constexpr (TURNED) {
@@ -105,17 +104,15 @@ template <typename E, bool TURNED> struct by_mma {
     __device__ __forceinline__ void put(float *to, int width) const
     {
         int lane = threadIdx.x & 31, t = lane & 3;
+        float *row = to + (lane >> 2) * width;
+        if (lane >> 2 >= IMAGES) return;
+        if constexpr (TURNED) { /* a lane's column of tile j is column j of the four it loads */
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float *row = to + ((lane >> 2) + 8 * r) * width;
-            if constexpr (TURNED) { /* a lane's column of tile j is column j of the four it loads */
-#pragma unroll
-                for (int i = 2 * r; i < 2 * r + 2; i++)
-                    ((float4 *)row)[2 * t + i % 2] =
-                        make_float4(sum[0][i], sum[1][i], sum[2][i], sum[3][i]);
-            } else {
-                ((float2 *)row)[t] = make_float2(sum[0][2 * r], sum[0][2 * r + 1]);
-            }
+            for (int i = 0; i < 2; i++)
+                ((float4 *)row)[2 * t + i] =
+                    make_float4(sum[0][i], sum[1][i], sum[2][i], sum[3][i]);
+        } else {
+            ((float2 *)row)[t] = make_float2(sum[0][0], sum[0][1]);
         }
     }
 };
@@ -127,7 +124,7 @@ template <typename E, bool TURNED> struct by_fma {
 
     static __device__ __forceinline__ void place(char *memory, int, int row, int k, const float *v)
     {
-        ((float *)memory)[k * FMA_ROW + row] = *v;
+        ((float *)memory)[k * IMAGES + row] = *v;
     }
 
     __device__ __forceinline__ void clear(void)
@@ -144,9 +141,9 @@ template <typename E, bool TURNED> struct by_fma {
         int own = column + (threadIdx.x & 31);
         if (step >= end || own >= outer) return;
         const E *weight = w + (TURNED ? own : (int64_t)own * inner);
-        const float4 *row = (const float4 *)memory + (step - from) * STEP * (FMA_ROW / 4);
+        const float4 *row = (const float4 *)memory + (step - from) * STEP * (IMAGES / 4);
 #pragma unroll 8
-        for (int k = step * STEP; k < min(step * STEP + STEP, inner); k++, row += FMA_ROW / 4) {
+        for (int k = step * STEP; k < min(step * STEP + STEP, inner); k++, row += IMAGES / 4) {
             float factor = lk_float(weight[TURNED ? (int64_t)k * outer : k]);
 #pragma unroll
             for (int i = 0; i < IMAGES; i += 4) {
