@@ -403,16 +403,16 @@ static int by_low_bits(const void *a, const void *b, void *paths)
 }
 
 /* Those of the smallest hashes are for validation: which ones depends on the names alone, and their
- * number is exact. */
+ * number is exact. The files are sorted by low bits. */
 static void choose_splits(const finder *f, lk_image_list *l)
 {
     int64_t held = (int64_t)floor((double)f->count * lk_import_fraction(&f->job->to));
     if (f->held) return; /* folders have chosen */
-    qsort_r(l->file, (size_t)f->count, sizeof *l->file, by_low_bits, f->paths);
     for (int64_t i = 0; i < f->count; i++)
         l->file[i].split = i < held ? LK_VALIDATION : LK_TRAIN;
 }
 
+/* Before any are cut off for validation: one of two alike would teach what the other tests. */
 static lk_status check_twice(const finder *f, const lk_image_list *l)
 {
     for (int64_t i = 1; i < l->count; i++)
@@ -455,9 +455,7 @@ static lk_status make_list(finder *f, lk_image_list *l)
     }
     free(class_of);
     LK_TRY(status);
-    choose_splits(f, l);
     l->count = f->count;
-    qsort_r(l->file, (size_t)l->count, sizeof *l->file, by_order, f->paths);
     l->paths = f->paths;
     l->path_bytes = f->path_bytes;
     l->classes = f->labels.count;
@@ -465,7 +463,11 @@ static lk_status make_list(finder *f, lk_image_list *l)
     f->paths = NULL;
     f->labels.name = NULL;
     f->labels.count = 0;
-    return check_twice(f, l);
+    qsort_r(l->file, (size_t)l->count, sizeof *l->file, by_low_bits, l->paths);
+    LK_TRY(check_twice(f, l));
+    choose_splits(f, l);
+    qsort_r(l->file, (size_t)l->count, sizeof *l->file, by_order, l->paths);
+    return LK_OK;
 }
 
 static lk_status find(finder *f, lk_image_list *list)

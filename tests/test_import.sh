@@ -279,6 +279,13 @@ bad "a line without a label" "short.csv:18: expected 'file,label'" \
 echo 'cat/1.jpg,0' | cat labels.csv - >twice.csv
 bad "a file twice" "twice.csv: expected each file once, found 'cat/1.jpg' twice" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv
+# With any share for validation: none may part the two.
+refused=0
+for held in 0 06 12 18 24 30 36 42 48 54 60 66 72 78 83 89 95; do
+    run "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels twice.csv -f "0.$held"
+    if [ "$rc" -eq 2 ] && says err "found 'cat/1.jpg' twice"; then refused=$((refused + 1)); fi
+done
+ok "whatever share is for validation: $refused of 17" test "$refused" -eq 17 -a ! -e x.h5
 
 printf 'label,file\n1,cat/1.jpg\n0,dog/1.png\n' >order.csv
 bad "the columns exchanged" "order.csv:2: expected 'file,label', found the file in the second" \
