@@ -90,7 +90,8 @@ typedef enum lk_resize {
  * Collective over `world`: all ranks decode, rank 0 finds the files, writes and calls the functions
  * of `to`; the dataset does not depend on the number of ranks. Decoded images are kept in
  * OUTPUT.part, so that the import goes on after an interruption or with a larger max_bad; it starts
- * anew when a file was changed or other options are given. */
+ * anew when a file was changed or other options are given. Files that were bad are tried again, and
+ * what followed the first that is not so any more is decoded anew. */
 typedef struct lk_import_images {
     lk_import_target to;
     const char *directory, *labels; /* labels: NULL for sub-folders */

@@ -95,15 +95,58 @@ static void tell_progress(const importer *m)
     if (m->job->to.progress) m->job->to.progress(m->job->to.context, m->done, m->list.count);
 }
 
-/* Go through what an interrupted import left. */
+/* Decode a file to `out`. What is wrong with it is its reason; a failure that is not the file's is
+ * returned. */
+static lk_status decode(const importer *m, int64_t file, uint8_t *out,
+                        char reason[LK_JOURNAL_REASON])
+{
+    const lk_import_images *o = m->job;
+    char path[MAX_PATH];
+    snprintf(path, sizeof path, "%s/%s", o->directory, path_of(m, file));
+    lk_status status = lk_image_load(path, o->resize, o->height, o->width, o->channels, out);
+    reason[0] = '\0';
+    if (status == LK_OK) return LK_OK;
+    if (status != LK_E_INPUT) return lk_fail_prefix(status, "%s", path);
+    memset(out, 0, m->row);
+    snprintf(reason, LK_JOURNAL_REASON, "%s", lk_error_text());
+    lk_error_clear();
+    return LK_OK;
+}
+
+/* Try the bad files of a block again: permissions, or bytes under an old time, may have been mended,
+ * which the key does not tell. *same: each is as bad as it was. */
+static lk_status try_again(const importer *m, const lk_journal_block *b, bool *same)
+{
+    char reason[LK_JOURNAL_REASON];
+    lk_status status = LK_OK;
+    uint8_t *out = malloc(m->row);
+    if (!out) return lk_fail(LK_E_SYSTEM, "out of memory for an image");
+    *same = true;
+    for (int64_t i = 0; i < b->count && *same && status == LK_OK; i++) {
+        if (!b->reason[i][0]) continue;
+        status = decode(m, b->first + i, out, reason);
+        *same = strcmp(reason, b->reason[i]) == 0;
+    }
+    free(out);
+    return status;
+}
+
+/* Go through what an interrupted import left, up to a block that would not be the same now. */
 static lk_status resume(importer *m)
 {
     bool end = false;
     while (!end) {
+        lk_journal before = m->journal;
         lk_journal_block b;
+        bool same = false;
         LK_TRY(lk_journal_next(&m->journal, &b, &end));
-        if (!end && b.first + b.count <= m->list.count) note_block(m, &b);
+        lk_status status = LK_OK;
+        if (!end && b.first + b.count <= m->list.count) status = try_again(m, &b, &same);
+        if (status == LK_OK && same) note_block(m, &b);
         lk_journal_block_clear(&b);
+        LK_TRY(status);
+        if (!same) m->journal = before;
+        end |= !same;
     }
     m->result.resumed = m->result.rows[LK_TRAIN] + m->result.rows[LK_VALIDATION];
     tell_progress(m);
@@ -174,23 +217,6 @@ static lk_status make_room(importer *m)
                                               : lk_fail(LK_E_SYSTEM, "out of memory for images");
 }
 
-/* Decode file `file` to place `at` of the buffers. A failure that is not the file's is returned. */
-static lk_status decode(const importer *m, int64_t file, int64_t at)
-{
-    const lk_import_images *o = m->job;
-    char path[MAX_PATH];
-    uint8_t *out = m->pixels + (size_t)at * m->row;
-    snprintf(path, sizeof path, "%s/%s", o->directory, path_of(m, file));
-    lk_status status = lk_image_load(path, o->resize, o->height, o->width, o->channels, out);
-    m->reason[at][0] = '\0';
-    if (status == LK_OK) return LK_OK;
-    if (status != LK_E_INPUT) return lk_fail_prefix(status, "%s", path);
-    memset(out, 0, m->row);
-    snprintf(m->reason[at], LK_JOURNAL_REASON, "%s", lk_error_text());
-    lk_error_clear();
-    return LK_OK;
-}
-
 /* The files [first, first + count) of the list, to the beginning of the buffers. */
 static lk_status decode_share(const importer *m, int64_t first, int64_t count)
 {
@@ -198,7 +224,7 @@ static lk_status decode_share(const importer *m, int64_t first, int64_t count)
     char text[512] = "";
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < count; i++) {
-        lk_status status = decode(m, first + i, i);
+        lk_status status = decode(m, first + i, m->pixels + (size_t)i * m->row, m->reason[i]);
         if (status == LK_OK) continue;
 #pragma omp critical
         {

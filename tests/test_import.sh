@@ -347,6 +347,38 @@ ok "nothing is left beside it" test ! -e bad.h5.part
 prints "the same by four ranks, from the beginning" "$(digest bad.h5)" \
     4 "$LOCKSTEP" import images d -o bad4.h5 --size 8x8 --max-bad 6
 
+# What was repaired counts, though neither size nor time tell of it; nor do they of permissions.
+mkdir -p mend/a mend/b
+"$make" rgb 40 40 1 mend/a/1.png mend/a/2.png mend/b/1.png mend/b/2.png
+"$LOCKSTEP" import images mend -o mend.h5 --size 8x8 >/dev/null
+cp -p mend/a/2.png whole.png
+printf X | dd of=mend/a/2.png bs=1 seek=100 conv=notrunc 2>/dev/null
+touch -r whole.png mend/a/2.png
+bad_files "a damaged file" 'bad: a/2.png: a damaged PNG|found 1' \
+    "$LOCKSTEP" import images mend -o x.h5 --size 8x8
+cp "$work/kept" mended.h5.part
+cp "$work/kept" left.h5.part
+prints "it is left out where that is allowed" 'bad files left out: 1' \
+    "$LOCKSTEP" import images mend -o left.h5 --size 8x8 --max-bad 1
+cp -p whole.png mend/a/2.png
+cp "$work/kept" allowed.h5.part
+prints "repaired, under its old time" "$(digest mend.h5)" \
+    "$LOCKSTEP" import images mend -o mended.h5 --size 8x8
+prints "it is not left out, though that is allowed" "$(digest mend.h5)" \
+    2 "$LOCKSTEP" import images mend -o allowed.h5 --size 8x8 --max-bad 1
+ok "and not told as bad" test ! -s "$work/err"
+if [ "$(id -u)" -ne 0 ]; then
+    chmod 0 mend/a/2.png
+    bad_files "a file that may not be read" 'bad: a/2.png: cannot open: Permission denied' \
+        "$LOCKSTEP" import images mend -o x.h5 --size 8x8
+    cp "$work/kept" mended.h5.part
+    chmod 644 mend/a/2.png
+    prints "and when it may" "$(digest mend.h5)" \
+        "$LOCKSTEP" import images mend -o mended.h5 --size 8x8 --overwrite
+else
+    skip "a file that may not be read" "root may read all"
+fi
+
 # ---- an import that was killed ------------------------------------------------------------
 
 mkdir -p k/a k/b
