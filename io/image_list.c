@@ -3,6 +3,7 @@
  *   DIR/CLASS/...             a share of the files, chosen by a hash, is for validation
  *   DIR/train/CLASS/...  and  DIR/val/CLASS/... (or validation, test)
  *   DIR/train/CLASS/...       nothing else in DIR: as DIR/CLASS/...
+ *   DIR/training, DIR/valid   and the like: refused, not taken for classes
  *   a label file              names the files; splits by hash, or by DIR/train and DIR/val */
 #include "io/image_list.h"
 #include "io/csv.h"
@@ -275,17 +276,43 @@ static lk_status find_splits(finder *f)
     return LK_OK;
 }
 
+static bool is_one_of(const char *name, const char *const *list)
+{
+    while (*list && strcasecmp(name, *list) != 0) list++;
+    return *list != NULL;
+}
+
+/* Folders of splits by names that others give them would pass for classes. */
+static lk_status check_split_names(const finder *f, const names *n)
+{
+    static const char *const training[] = {"train", "training", NULL};
+    static const char *const testing[] = {"val", "valid", "validate", "validation", "test",
+                                          "testing", "eval", "evaluation", "dev", NULL};
+    const char *train = NULL, *held = NULL;
+    for (int i = 0; i < n->count && !f->held; i++) {
+        if (!is_folder(f, n->name[i])) continue;
+        if (is_one_of(n->name[i], training)) train = n->name[i];
+        if (is_one_of(n->name[i], testing)) held = n->name[i];
+    }
+    if (!train || !held) return LK_OK;
+    return lk_fail(LK_E_INPUT, "%s: expected 'train' and one of 'val', 'validation' and 'test' as "
+                   "folders of splits, found '%s' and '%s'; rename them (were they classes: "
+                   "--labels takes a list)", f->job->directory, train, held);
+}
+
 static lk_status find_in_folders(finder *f)
 {
     names n;
     bool splits = is_folder(f, "train");
     LK_TRY(list_folder(f, "", &n));
+    lk_status status = check_split_names(f, &n);
     for (int i = 0; i < n.count && splits && !f->held; i++) /* else 'train' is a class */
         splits = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
-    for (int i = 0; i < n.count && splits; i++)
+    for (int i = 0; i < n.count && splits && status == LK_OK; i++)
         if (strcmp(n.name[i], "train") != 0 && (!f->held || strcmp(n.name[i], f->held) != 0))
             note_stray(f, n.name[i], "it lies beside the folder 'train'");
     names_clear(&n);
+    LK_TRY(status);
     if (!f->held) return find_classes(f, splits ? "train" : "", -1);
     LK_TRY(find_classes(f, "train", LK_TRAIN));
     return find_classes(f, f->held, LK_VALIDATION);

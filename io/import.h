@@ -83,7 +83,8 @@ typedef enum lk_resize {
  * looked at. A file in a class folder that is neither named as an image (.jpg, .png, ..., also of
  * kinds that cannot be read) nor begins as a PNG or JPEG does is ignored, and so is what lies in no
  * class folder; an image there is bad. Validation: DIR/val, DIR/validation or DIR/test (one of
- * them) where there is DIR/train too, else the share (default 0.1) that hashes of the files' paths
+ * them) where there is DIR/train too (folders that look like splits by other names, DIR/training
+ * with DIR/testing for example, are LK_E_INPUT), else the share (default 0.1) that hashes of the files' paths
  * below DIR choose. Samples are in the order of another such hash, so that shards of the dataset
  * are alike.
  *

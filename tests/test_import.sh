@@ -57,7 +57,8 @@ misuse "another resizing" 'expected crop, fit or stretch' \
 misuse "a negative number" 'a whole number from 0' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad=-1
 misuse "csv without a label" '--label is missing' "$LOCKSTEP" import csv t.csv -o x.h5
-prints "help says what a table is for" 'tables yet.' "$LOCKSTEP" import --help
+prints "help says what a table is for" 'no model learns from tables yet.' \
+    env ARGP_HELP_FMT=rmargin=999 "$LOCKSTEP" import --help
 misuse "an option of another kind" '--size is not an option of import idx' \
     "$LOCKSTEP" import idx i l -o x.h5 --size 8x8
 misuse "an empty name" 'an empty one' "$LOCKSTEP" import idx i l -o x.h5 --classes a,,b
@@ -255,6 +256,20 @@ cp d/dog/1.png s/stray.png
 bad_files "an image that lies beside" 'bad: stray.png: an image in no class folder|found 1' \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8
 rm -r s/extra s/notes.txt s/train/notes.txt s/stray.png
+for names in "train valid" "Train Val" "training testing" "Training validation" "TRAIN dev"; do
+    mkdir other
+    cp -R s/train "other/${names% *}"
+    cp -R s/val "other/${names#* }"
+    bad "splits named $names" \
+        "other: expected 'train' and one of|found '${names% *}' and '${names#* }'; rename them" \
+        "$LOCKSTEP" import images other -o x.h5 --size 8x8
+    rm -r other
+done
+mkdir road
+cp -R d/cat road/train
+cp -R d/dog road/truck
+prints "a class that is named train" '10 training and 1 validation samples, of 2 classes' \
+    "$LOCKSTEP" import images road -o road.h5 --size 8x8
 cp -R "d/the bird" s/val
 bad "a class in validation only" "s/val/the bird: expected a class that is in s/train too" \
     "$LOCKSTEP" import images s -o x.h5 --size 8x8
