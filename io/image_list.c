@@ -35,6 +35,7 @@ typedef struct finder {
     lk_import_result *result;
     const char *held;    /* that other folder */
     int64_t missing;     /* files of the label file that are not there */
+    char *heading;       /* the second name of its columns; NULL: it has none */
     found *file;
     int64_t count, room;
     char *paths;
@@ -108,7 +109,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* What lies in a folder, sorted; hidden files are left out. */
+/* What lies in a folder, sorted. */
 static lk_status list_folder(const finder *f, const char *folder, names *result)
 {
     char path[MAX_PATH];
@@ -122,7 +123,7 @@ static lk_status list_folder(const finder *f, const char *folder, names *result)
                        "permissions",
                        path, strerror(errno));
     for (struct dirent *e; status == LK_OK && (errno = 0, e = readdir(d));) {
-        if (e->d_name[0] == '.') continue;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
         if ((n.count & (n.count + 1)) == 0) { /* room for the next power of two */
             char **grown = realloc(n.name, (size_t)(2 * n.count + 2) * sizeof *grown);
             if (!grown) status = lk_fail(LK_E_SYSTEM, "out of memory for names");
@@ -170,9 +171,17 @@ static void note_ignored(finder *f, const char *name, const char *reason)
     if (to->ignored) to->ignored(to->context, name, reason);
 }
 
+/* Hidden: what other programs keep beside the images. `path`: with its folder. */
+static bool note_hidden(finder *f, const char *path, const char *name)
+{
+    if (name[0] == '.') note_ignored(f, path, "its name begins with a dot");
+    return name[0] == '.';
+}
+
 /* What lies where no class is. */
 static void note_stray(finder *f, const char *name, const char *reason)
 {
+    if (note_hidden(f, name, name)) return;
     if (!is_folder(f, name) && image_name(name))
         lk_import_note_bad(&f->job->to, f->result, name, "an image in no class folder");
     else
@@ -206,6 +215,7 @@ static lk_status find_below(finder *f, const char *folder, int32_t label, int sp
         status = join(folder, n.name[i], name);
         if (status == LK_OK) status = full_path(f, name, path);
         if (status != LK_OK) break;
+        if (note_hidden(f, name, n.name[i])) continue;
         bool there = stat(path, &s) == 0; /* a link to nothing is a bad file when it is read */
         if (there && S_ISDIR(s.st_mode))
             status = find_below(f, name, label, split, depth + 1);
@@ -246,6 +256,7 @@ static lk_status find_classes(finder *f, const char *folder, int split)
     for (int i = 0; i < n.count && status == LK_OK; i++) {
         status = join(folder, n.name[i], path);
         if (status != LK_OK) break;
+        if (note_hidden(f, path, n.name[i])) continue;
         if (is_folder(f, path))
             status = find_class(f, folder, n.name[i], split);
         else
@@ -307,7 +318,7 @@ static lk_status find_in_folders(finder *f)
     LK_TRY(list_folder(f, "", &n));
     lk_status status = check_split_names(f, &n);
     for (int i = 0; i < n.count && splits && !f->held; i++) /* else 'train' is a class */
-        splits = strcmp(n.name[i], "train") == 0 || !is_folder(f, n.name[i]);
+        splits = strcmp(n.name[i], "train") == 0 || n.name[i][0] == '.' || !is_folder(f, n.name[i]);
     for (int i = 0; i < n.count && splits && status == LK_OK; i++)
         if (strcmp(n.name[i], "train") != 0 && (!f->held || strcmp(n.name[i], f->held) != 0))
             note_stray(f, n.name[i], "it lies beside the folder 'train'");
@@ -378,7 +389,10 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
     if (!there && !image_name(c->cell[0]) && image_name(c->cell[1]))
         return lk_fail(LK_E_INPUT, "%s:%lld: expected 'file,label', found the file in the second "
                        "column; exchange the columns", c->path, (long long)c->line);
-    if (first && !there && !image_name(c->cell[0])) return LK_OK; /* names of the columns */
+    if (first && !there && !image_name(c->cell[0])) { /* names of the columns, it seems */
+        f->heading = strdup(c->cell[1]);
+        return f->heading ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    }
     f->missing += !there;
     LK_TRY(split_of(f, c, &split));
     lk_status status = lk_label_set_add(&f->labels, c->cell[1], &label);
@@ -387,16 +401,30 @@ static lk_status note_line(finder *f, const lk_csv *c, bool first)
     return add(f, c->cell[0], label, split, there ? &s : NULL);
 }
 
+static lk_status note_lines(finder *f, lk_csv *c)
+{
+    bool end = false;
+    int64_t at = 0, line = 1;
+    for (int64_t i = 0;; i++) {
+        LK_TRY(lk_csv_next(c, &end));
+        if (end) break;
+        LK_TRY(note_line(f, c, i == 0));
+        if (i > 0) continue;
+        at = c->at;
+        line = c->line;
+    }
+    if (!f->heading || !lk_label_set_has(&f->labels, f->heading)) return LK_OK;
+    /* no heading but a file, which is missing: it has the label of another */
+    LK_TRY(lk_csv_seek(c, at, line));
+    LK_TRY(lk_csv_next(c, &end));
+    return note_line(f, c, false);
+}
+
 static lk_status find_in_labels(finder *f)
 {
     lk_csv c = {.file = NULL};
-    bool end = false;
     lk_status status = lk_csv_open(&c, f->job->labels);
-    for (int64_t i = 0; status == LK_OK; i++) {
-        status = lk_csv_next(&c, &end);
-        if (status != LK_OK || end) break;
-        status = note_line(f, &c, i == 0);
-    }
+    if (status == LK_OK) status = note_lines(f, &c);
     lk_csv_close(&c);
     return status;
 }
@@ -542,6 +570,7 @@ lk_status lk_image_list_make(const lk_import_images *job, lk_import_result *resu
     lk_status status = find(f, &l);
     free(f->file);
     free(f->paths);
+    free(f->heading);
     lk_label_set_clear(&f->labels);
     free(f);
     if (status != LK_OK) {

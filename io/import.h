@@ -78,9 +78,10 @@ typedef enum lk_resize {
 } lk_resize;
 
 /* PNG and JPEG files below a folder, each a sample of the class that its sub-folder names (with
- * `labels`: that a CSV file of lines "file,label" gives it). They are turned upright, as their EXIF
- * orientation says, before they are resized. Classes are sorted by name. Hidden files are not
- * looked at. A file in a class folder that is neither named as an image (.jpg, .png, ..., also of
+ * `labels`: that a CSV file of lines "file,label" gives it; a first line that names no file and no
+ * label of other lines is taken for names of columns). They are turned upright, as their EXIF
+ * orientation says, before they are resized. Classes are sorted by name. Files and
+ * folders whose names begin with a dot are ignored. A file in a class folder that is neither named as an image (.jpg, .png, ..., also of
  * kinds that cannot be read) nor begins as a PNG or JPEG does is ignored, and so is what lies in no
  * class folder; an image there is bad. Validation: DIR/val, DIR/validation or DIR/test (one of
  * them) where there is DIR/train too (folders that look like splits by other names, DIR/training

@@ -328,6 +328,13 @@ static int64_t place_of(const lk_label_set *s, const char *name, bool *found)
     return low;
 }
 
+bool lk_label_set_has(const lk_label_set *s, const char *name)
+{
+    bool found;
+    place_of(s, name, &found);
+    return found;
+}
+
 lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number)
 {
     bool found;

@@ -79,6 +79,7 @@ typedef struct lk_label_set {
 } lk_label_set;
 /* LK_E_INPUT: too many, or not UTF-8. */
 lk_status lk_label_set_add(lk_label_set *s, const char *name, int32_t *number);
+bool lk_label_set_has(const lk_label_set *s, const char *name);
 /* The final order: by name, or (`numbers`) by value if all are whole numbers. Gives the class of
  * each number, [count], to be freed, and sorts `name`. */
 lk_status lk_label_set_order(lk_label_set *s, bool numbers, uint16_t **class_of);

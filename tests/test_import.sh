@@ -288,6 +288,9 @@ prints "without names of columns" "$(digest labels.h5)" \
 echo 'cat/none.jpg,1' >>plain.csv
 bad_files "a file that is not there" 'bad: cat/none.jpg: cannot open: No such file|found 1' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels plain.csv
+sed '1s/.*/img0001,1/' labels.csv >first.csv
+bad_files "a first line that is no heading" 'bad: img0001: cannot open: No such file|found 1' \
+    "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels first.csv
 echo 'cat/1.jpg' | cat labels.csv - >short.csv
 bad "a line without a label" "short.csv:18: expected 'file,label'" \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --labels short.csv
@@ -351,6 +354,16 @@ bad_files "bad files" "$all" "$LOCKSTEP" import images d -o x.h5 --size 8x8
 bad_files "bad files, on two ranks" "$all" 2 "$LOCKSTEP" import images d -o x.h5 --size 8x8
 ok "what is no image is ignored, and told" \
     says err 'ignored: dog/Thumbs.db: not an image, by its name and its first bytes'
+mkdir d/.net d/dog/.kept
+cp d/dog/1.png d/.net
+cp d/dog/1.png d/dog/.kept
+cp d/dog/1.png d/dog/._1.png
+run "$LOCKSTEP" import images d -o dots.h5 --size 8x8 --max-bad 6
+ok "names that begin with a dot are ignored, and told" says err \
+    'ignored: .net: its name begins with a dot' 'ignored: dog/.kept: its name begins' \
+    'ignored: dog/._1.png: its name begins'
+ok "and counted" says out 'files and folders ignored: 4' '15 training and 1 validation'
+rm -r d/.net d/dog/.kept d/dog/._1.png
 bad_files "one too many" 'at most 5 bad files, found 6' \
     "$LOCKSTEP" import images d -o x.h5 --size 8x8 --max-bad 5
 cp "$work/kept" bad.h5.part

@@ -56,7 +56,8 @@ static const struct argp_option table[] = {
      "crop (default): the middle of it; fit: all, with black bars; stretch: all, distorted", 3},
     {"channels", CHANNELS, "N", 0, "3 (default), or 1: luminance", 3},
     {"labels", LABELS, "FILE.csv", 0,
-     "Lines 'file,label' instead of a folder for each class; file: path below DIR", 3},
+     "Lines 'file,label' instead of a folder for each class; file: path below DIR; a first line "
+     "that is no file, with a label that no other line has, names the columns", 3},
     {NULL, 0, NULL, 0, "csv:", 4},
     {"label", LABEL, "COLUMN", 0, "The column with the labels", 4},
     {NULL, 0, NULL, 0, "images, csv:", 5},
@@ -299,7 +300,7 @@ int lk_cmd_import(int argc, char **argv)
         "turned upright as their EXIF orientation says; DIR/train with DIR/val, DIR/validation or "
         "DIR/test, where they are, are the splits (by other names, as DIR/training, they are "
         "refused); what is no image by its name and its first "
-        "bytes is ignored, and told; an image that cannot be read is bad; under mpirun all ranks "
+        "bytes, or has a name that begins with a dot, is ignored, and told; an image that cannot be read is bad; under mpirun all ranks "
         "decode, and an interrupted import goes on when it is started again. csv: "
         "finite numbers and a column of labels; the first line names the columns; no "
         "model learns from tables yet.\n\n"
