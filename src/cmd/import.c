@@ -294,7 +294,8 @@ int lk_cmd_import(int argc, char **argv)
         "images DIR\n"
         "csv FILE...",
         "Make a dataset file from files of other kinds.\v"
-        "Memory use does not depend on the size of the data. OUTPUT appears when it is whole.\n\n"
+        "Memory does not grow with the data, but for 24 bytes a row (csv) or the names of the files, "
+        "on every rank (images). OUTPUT appears when it is whole.\n\n"
         "text: read one after the other; the end is kept for validation. idx: as MNIST, packed or "
         "plain, a second pair for validation. images: PNG and JPEG, a folder for each class, "
         "turned upright as their EXIF orientation says; DIR/train with DIR/val, DIR/validation or "
