@@ -19,7 +19,7 @@ typedef struct lk_import_target {
     double validation;   /* fraction kept for validation, [0, 1); negative: what the kind does when
                             nothing is said, below */
     int64_t max_bad;     /* images, csv: so many bad files or rows are left out; more: an error */
-    void (*progress)(void *context, int64_t done, int64_t total); /* text: bytes, else samples;
+    void (*progress)(void *context, int64_t done, int64_t total); /* text, csv: bytes, else samples;
                             images: first what an earlier import has done */
     void (*bad)(void *context, const char *where, const char *reason); /* each bad file or row */
     void (*ignored)(void *context, const char *where, const char *reason); /* images: each file or

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_COLUMNS = 1 << 16, EVERY = 4096 }; /* rows between progress */
+enum { MAX_COLUMNS = 1 << 16, EVERY = 4096 }; /* rows between progress, which counts bytes: all
+                                                 of them in each pass */
 #define BLOCK ((size_t)1 << 20)                /* bytes written at once */
 
 typedef struct place {
@@ -29,6 +30,7 @@ typedef struct importer {
     lk_label_set labels;
     place *row;
     int64_t rows, room;
+    int64_t bytes, read; /* of all files; of those that are checked */
     float *feature;   /* a block of rows */
     uint16_t *number; /* their labels */
     lk_rows out;
@@ -149,11 +151,10 @@ static lk_status note_row(importer *m, const lk_csv *c, int file)
     return LK_OK;
 }
 
-static void tell(importer *m, int64_t done, int64_t total)
+static void tell(const importer *m, int64_t done)
 {
     const lk_import_target *to = &m->job->to;
-    if (to->progress && (done % EVERY == 0 || done == total))
-        to->progress(to->context, done, total);
+    if (to->progress) to->progress(to->context, done, 2 * m->bytes);
 }
 
 static lk_status check_file(importer *m, int file)
@@ -172,15 +173,18 @@ static lk_status check_file(importer *m, int file)
     if (file == 0 && !(m->feature = malloc((size_t)m->columns * sizeof(float))))
         return lk_fail(LK_E_SYSTEM, "out of memory");
     if (!m->headless) LK_TRY(lk_csv_next(c, &end));
-    while (!end) {
+    for (int64_t i = 1; !end; i++) {
         if (read_row(m, c, m->feature, reason)) {
             snprintf(where, sizeof where, "%.250s:%lld", c->path, (long long)c->line);
             lk_import_note_bad(&m->job->to, &m->result, where, reason);
         } else {
             LK_TRY(note_row(m, c, file));
         }
+        if (i % EVERY == 0) tell(m, m->read + c->next);
         LK_TRY(lk_csv_next(c, &end));
     }
+    m->read += c->next;
+    tell(m, m->read);
     return LK_OK;
 }
 
@@ -199,6 +203,11 @@ static lk_status read_again(importer *m, const place *p, float *out)
     return LK_OK;
 }
 
+static void tell_written(const importer *m, int64_t rows)
+{
+    tell(m, m->bytes + (int64_t)((double)m->bytes * (double)rows / (double)m->rows));
+}
+
 /* Rows [first, last) of the shuffled order, a split. */
 static lk_status write_split(importer *m, lk_split split, int64_t first, int64_t last,
                              const uint16_t *class_of)
@@ -212,7 +221,7 @@ static lk_status write_split(importer *m, lk_split split, int64_t first, int64_t
                                     0);
             LK_TRY(read_again(m, &m->row[k], m->feature + i * m->columns));
             m->number[i] = class_of[m->row[k].label];
-            tell(m, at + i + 1, m->rows);
+            if ((at + i + 1) % EVERY == 0) tell_written(m, at + i + 1);
         }
         LK_TRY(lk_rows_put(&m->out, split, n, m->feature, m->number));
     }
@@ -236,6 +245,7 @@ static lk_status write_all(importer *m, const uint16_t *class_of)
     LK_TRY(lk_h5_set_texts(m->out.file, m->out.part, "columns", m->column, m->columns));
     LK_TRY(write_split(m, LK_TRAIN, 0, rows[0], class_of));
     LK_TRY(write_split(m, LK_VALIDATION, rows[0], m->rows, class_of));
+    tell_written(m, m->rows);
     memcpy(m->result.rows, rows, sizeof rows);
     m->result.classes = m->labels.count;
     lk_rows_tell_untrained(&m->out, &m->job->to, m->labels.name, m->labels.count);
@@ -248,7 +258,7 @@ static lk_status import(importer *m)
     const lk_import_csv *job = m->job;
     uint16_t *class_of = NULL;
     if (job->files < 1) return lk_fail(LK_E_INPUT, "expected at least one CSV file, found none");
-    LK_TRY(lk_import_check(&job->to, job->files, job->file, NULL));
+    LK_TRY(lk_import_check(&job->to, job->files, job->file, &m->bytes));
     m->csv = calloc((size_t)job->files, sizeof *m->csv);
     if (!m->csv) return lk_fail(LK_E_SYSTEM, "out of memory");
     for (int i = 0; i < job->files; i++) LK_TRY(check_file(m, i));

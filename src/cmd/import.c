@@ -209,7 +209,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static void progress(void *context, int64_t done, int64_t total)
 {
     options *o = context;
-    int shift = o->kind->bit == TEXT ? 20 : 0;
+    int shift = o->kind->bit & (TEXT | CSV) ? 20 : 0;
     lk_progress_count(&o->progress, done >> shift, total >> shift, shift ? "MiB" : "samples");
 }
 
