@@ -1,6 +1,7 @@
 /* What the importers share: checks, the writer of images and tables, labels. */
 #include "io/import_rows.h"
 #include "base/replace.h"
+#include "io/journal.h"
 #include "io/utf8.h"
 
 #include <errno.h>
@@ -29,6 +30,32 @@ static lk_status check_input(const char *path, const char *output, const struct 
     return LK_OK;
 }
 
+/* What an import that was killed left is replaced, a file of somebody's own is not. HDF5 may not
+ * have written the beginning of its file by then. */
+static lk_status check_part(const char *output, const char *ending)
+{
+    static const struct beginning {
+        const char *bytes;
+        size_t length;
+    } ours[] = {{LK_JOURNAL_MAGIC, sizeof LK_JOURNAL_MAGIC - 1},
+                {"\211HDF\r\n\032\n", 8},
+                {"\0\0\0\0\0\0\0", 8}};
+    char *part = NULL, found[32] = "";
+    struct stat s;
+    LK_TRY(lk_import_name(output, ending, &part));
+    FILE *f = stat(part, &s) == 0 && S_ISREG(s.st_mode) ? fopen(part, "rb") : NULL;
+    size_t n = f ? fread(found, 1, sizeof found, f) : 0;
+    bool good = false;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours && !good; i++)
+        good = memcmp(found, ours[i].bytes, n < ours[i].length ? n : ours[i].length) == 0;
+    if (f) fclose(f);
+    lk_status status = good ? LK_OK
+                            : lk_fail(LK_E_INPUT, "%s: is there, and is not what an import leaves; "
+                                      "move it away, or name another output", part);
+    free(part);
+    return status;
+}
+
 lk_status lk_import_check(const lk_import_target *to, int files, const char *const *file,
                           int64_t *bytes)
 {
@@ -46,6 +73,8 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     if ((exists || nowhere) && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already%s; give --overwrite to replace it, or name "
                        "another output", to->output, nowhere ? ", a link that leads nowhere" : "");
+    LK_TRY(check_part(to->output, ".part"));
+    LK_TRY(check_part(to->output, ".part.h5"));
     return lk_replace_check(to->output, NULL);
 }
 

@@ -12,7 +12,8 @@
 #define LK_IMPORT_VALIDATION 0.1         /* where nothing is said */
 #define LK_IMPORT_PURPOSE 0x7F000000u    /* of lk_permute, for the choice and order of samples */
 
-/* The output may be written, the fraction is one, the inputs are files and none is the output.
+/* The output may be written, what lies under the names it has until it is whole was left by an
+ * import, the fraction is one, the inputs are files and none is the output.
  * *bytes, if wanted, gets the size of all inputs. */
 lk_status lk_import_check(const lk_import_target *to, int files, const char *const *file,
                           int64_t *bytes);

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MAGIC "lockstep import 1\n"
 enum { MAX_FILES = 1 << 20 }; /* of a block */
 
 typedef struct header {
@@ -139,7 +138,7 @@ static lk_status start(lk_journal *j, const header *h)
 
 lk_status lk_journal_open(lk_journal *j, const char *path, const char *key, size_t row)
 {
-    header want = {MAGIC, ""}, found;
+    header want = {LK_JOURNAL_MAGIC, ""}, found;
     *j = (lk_journal){.path = path, .row = row};
     strncpy(want.key, key, sizeof want.key - 1);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#define LK_JOURNAL_MAGIC "lockstep import 1\n" /* the file begins so */
 enum { LK_JOURNAL_REASON = 120 };
 
 typedef struct lk_journal_block {

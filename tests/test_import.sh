@@ -84,7 +84,7 @@ prints "--overwrite replaces it" '750 training and 250' \
 ln -s nowhere hanging.h5
 bad "an output that is a link to nothing" 'hanging.h5: exists already, a link that leads nowhere' \
     "$LOCKSTEP" import idx i l -o hanging.h5
-echo theirs >taken.h5.part
+: >taken.h5.part
 flock taken.h5.part sh -c 'echo $$ >holder; exec sleep 1000' &
 within 100 test -s holder
 echo 'a text' >text
@@ -97,6 +97,17 @@ kill "$(cat holder)"
 wait
 prints "and when it was ended" '900 training' "$LOCKSTEP" import idx i l -o taken.h5
 ok "with nothing left beside it" test ! -e taken.h5.part
+for name in x.h5.part x.h5.part.h5; do
+    echo 'my own notes' >"$name"
+    for kind in "idx i l" "text text" "csv i --label b" "images mine --size 8x8"; do
+        # shellcheck disable=SC2086 # words
+        bad "import ${kind%% *} beside a file of somebody's own" \
+            "$name: is there, and is not what an import leaves; move it away" \
+            "$LOCKSTEP" import $kind -o x.h5
+    done
+    ok "$name is as it was" test "$(cat "$name")" = 'my own notes'
+    rm "$name"
+done
 bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
 bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
