@@ -13,7 +13,7 @@
 # one.
 # SIGTERM, SIGINT (Ctrl-C), SIGHUP: save and stop, exit code 75; the same command goes on later.
 # Another one of these, a second or more after the first, ends the run at once, without a save; the
-# exit code is then that of the run (143). In a Slurm job, the end of the job ends it too, with 75.
+# exit code is then that of the run (143). One that comes sooner is the same request. In a Slurm job, the end of the job ends it too, with 75.
 #
 # How long: as the head of the run file says. Needs: mpirun for more than one rank.
 set -uo pipefail
@@ -54,16 +54,22 @@ cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}
 
 ending= # the signal
+first=  # when it came, in microseconds
 twice=
 end_by()
 {
+    local now=${EPOCHREALTIME/[.,]/}
+    if [ -n "$ending" ] && ((now - first < 1000000)); then
+        heard=yes
+        return
+    fi
     if [ -n "$ending" ]; then
         heard=yes twice=yes
         say "SIG$1 again: the run is ended at once"
         if [ -n "$child" ]; then kill -TERM -- "-$child" 2>/dev/null; fi
         return
     fi
-    ending=$1
+    ending=$1 first=$now
     # alone, lockstep gets the one signal of these that it knows
     if ((ranks > 1)); then pass_on "$1" USR1; else pass_on "$1" TERM; fi
 }

@@ -82,7 +82,7 @@ newest_step()
         step=$(tail -n 1 "$starts" | sed -n 's/^{"time":"[^"]*","step":\([0-9]*\),.*/\1/p')
     fi
     if [ -z "$step" ]; then
-        step=$(readlink "$latest" | sed -n 's/^step-\([0-9]*\)\.h5$/\1/p')
+        step=$(readlink "$latest" | sed -n 's/^\(.*\/\)\{0,1\}step-\([0-9]*\)\.h5$/\2/p')
     fi
     echo $((10#${step:-0}))
 }
@@ -362,13 +362,19 @@ enter_job()
         export SLURM_JOB_END_TIME=$end
 }
 
-# train_in_job RUN.yaml OPTION...: start the run or go on with it, and requeue this job until it is
-# done. Does not return.
-train_in_job()
+# A job's signals, from the first moment on: one that nobody catches would end it for good.
+catch_signals()
 {
     trap 'pass_on USR1 USR1' USR1
     trap 'pass_on USR2 USR1' USR2
     trap 'heard=yes; asked=${asked:-TERM}' TERM # the ranks have it from Slurm
+}
+
+# train_in_job RUN.yaml OPTION...: start the run or go on with it, and requeue this job until it is
+# done. Does not return.
+train_in_job()
+{
+    catch_signals
     enter_job
     await_run "$@"
     set_launch "${SLURM_JOB_NUM_NODES:-1}" "${SLURM_NTASKS:-1}"

@@ -327,6 +327,7 @@ ok "one message names who waits, in what, and what to do" says_once "rank 0 on "
 note "$(grep '^lockstep: ' "$work/err")"
 hangs "as rank 0, in MPI_Init" 0 FAULT_CALL=MPI_Init_thread
 ok "one message" says_once "rank 0 on " "MPI_Init has taken"
+# shellcheck disable=SC2016 # of the script that is written
 printf '#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" -ge 2 ] || kill -STOP $$\nexec "$@"\n' >frozen
 chmod +x frozen
 WRAP=$PWD/frozen begin 4 --set directory=early --set train.timeout=0.1

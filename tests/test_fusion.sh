@@ -63,6 +63,7 @@ ok "the resolved run file has the keys of such a model" test \
     "$(grep -c -E '^  (image_layers|cross_layers|patch|heads|recompute|flip):' run/run.yaml)" -eq 6
 ok "and nothing of others" test "$(grep -c -E 'stem|mixup|context|tied' run/run.yaml)" -eq 0
 prints "the first token tells the class: that is learnt" 'images 160' "$LOCKSTEP" eval run f.h5
+# shellcheck disable=SC2016 # awk's
 ok "of nearly all images" awk '/^loss/ { a = $4 } END { exit !(a > 0.95) }' "$work/out"
 cp "$work/out" eval.1
 prints "evaluated on two ranks" 'images 160' 2 "$LOCKSTEP" eval run f.h5

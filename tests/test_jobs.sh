@@ -101,6 +101,15 @@ sleep 1.2 # sooner it is the same request
 kill -TERM $local
 ends hurry 143 1 'SIGTERM twice: failed with exit code 143 (SIGTERM), without a save'
 
+# TERM and HUP at once, as systemd and terminals send them.
+begin both 2
+progress both
+kill -TERM $local
+sleep 0.05
+kill -HUP $local
+ends both 75 1 'SIGTERM: saved at step'
+ok "a second signal within a second is the same request" test "$(grep -c again both.log)" -eq 0
+
 run "$jobs/local.sh" r.yaml --set directory=stopped --set train.stop_after=20
 ok "a run that is to stop before its end" says out \
     'stopped: ended at step 20, as train.stop_after asks'
@@ -368,6 +377,21 @@ ok "and it says so" says err 'Slurm is ending this job (CANCELLED)'
 ended=$(($(date +%s) - 100))
 in_job 5 SLURM_JOB_END_TIME=$ended
 ok "at its end a job has half a minute for it" test "$(cat slurm.requeued)" = "requeue 7"
+# The second of a sweep's runs; the first cannot be read any more.
+printf 'gone.yaml\nr.yaml --set directory=injob\n' >sweep
+echo 0 >slurm.away
+rm -f slurm.requeued
+run env SLURM_JOB_ID=7_2 SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=2 LAUNCHER=srun \
+    SRUN='srun --wait=30' LOCKSTEP="$PWD/saves" "$jobs/array.sbatch" sweep
+ok "a job of a sweep is requeued, whatever is wrong with another's run" \
+    test "$(cat slurm.requeued)" = "requeue 7_2"
+rm -rf injob.restarts slurm.requeued away
+(sleep 1 && mkdir away && cp sweep away/later) &
+run env SLURM_JOB_ID=7_2 SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=2 LAUNCHER=srun \
+    SRUN='srun --wait=30' LOCKSTEP="$PWD/saves" "$jobs/array.sbatch" away/later
+ok "a sweep that is not there yet is waited for" says out 'away is not there, or empty; waiting'
+ok "and found" test "$(cat slurm.requeued)" = "requeue 7_2"
+rm -f injob.restarts
 rm bin/squeue bin/scontrol bin/sleep bin/srun
 
 # ---- installed -----------------------------------------------------------------------------------
