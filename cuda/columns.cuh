@@ -1,5 +1,6 @@
 /* Passes over a matrix [rows, C] in which each thread stays with its channels, so that what belongs
- * to a channel stays in registers: batch_norm.cu, gate.cu.
+ * to a channel stays in registers: batch_norm.cu, gate.cu, squeeze.cuh. Others take its vectors
+ * (lk_held) alone.
  *
  * Channels are taken in vectors of V (8, or 1 when C is no multiple of 8). A block works on a group
  * of `width` neighbouring vectors and on `slots` rows side by side; thread t has vector t % width

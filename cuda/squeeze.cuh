@@ -2,9 +2,9 @@
  * its pixels, of the image as it is or normalised on load. excite.cu: as a kernel, or as the first
  * step of the chain that needs them.
  *
- * A block takes IMAGES images, SIDE threads each, cut as columns.cuh says: a thread stays with its
- * channels and adds the pixels of its slot, from the last to the first. Slots are added as a tree.
- * So sums depend on the shape alone. */
+ * A block takes LK_SQUEEZE_IMAGES images, LK_SQUEEZE_SIDE threads each, cut as columns.cuh says: a
+ * thread stays with its channels and adds the pixels of its slot, from the last to the first. Slots
+ * are added as a tree. So sums depend on the shape alone. */
 #ifndef LK_CUDA_SQUEEZE_CUH
 #define LK_CUDA_SQUEEZE_CUH
 

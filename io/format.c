@@ -72,10 +72,12 @@ static lk_status read_figures(hid_t file, const char *where, lk_image_format *f,
     for (int64_t c = 0; c < n; c++) {
         f->mean[c] = (float)figure[c];
         f->std[c] = (float)figure[n + c];
-        if (!(isfinite(f->mean[c]) && isfinite(f->std[c]) && f->std[c] > 0))
+        /* the largest that a pixel can become */
+        float most = (1 + fabsf(f->mean[c])) * (1 / f->std[c]);
+        if (!(isfinite(most) && isfinite(f->std[c]) && f->std[c] > 0))
             return lk_fail(LK_E_INPUT,
-                           "%s: expected a mean and a positive std of channel %lld, "
-                           "found %g and %g; the file is damaged, import it again",
+                           "%s: expected a mean and a positive std of channel %lld that make "
+                           "pixels finite, found %g and %g; the file is damaged, import it again",
                            where, (long long)c, figure[c], figure[n + c]);
     }
     return LK_OK;

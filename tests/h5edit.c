@@ -4,6 +4,7 @@
  *   token PATH INDEX COUNT VALUE overwrite elements of a dataset of integers
  *   row PATH INDEX VALUE         overwrite all of a row (an image)
  *   float PATH, flat PATH        replace a dataset by zeros: as f32; with two dimensions
+ *   channels COUNT               repeat the one channel of images, without digests (version 1)
  *   text NAME VALUE              replace a root attribute
  *   forget NAME                  remove a root attribute
  *   remove PATH                  unlink
@@ -93,6 +94,64 @@ static void replace(hid_t file, const char *path, int as_float)
     H5Sclose(to);
     H5Tclose(type);
     H5Dclose(d);
+}
+
+static void set_figures(hid_t file, const char *name, hsize_t count)
+{
+    hid_t space, a;
+    double *values = malloc((size_t)count * sizeof *values);
+    check(a = H5Aopen(file, name, H5P_DEFAULT), "open the attribute");
+    check(values ? H5Aread(a, H5T_NATIVE_DOUBLE, values) : -1, "read the attribute");
+    H5Aclose(a);
+    for (hsize_t i = 1; i < count; i++) values[i] = values[0];
+    check(H5Adelete(file, name), "remove the attribute");
+    check(space = H5Screate_simple(1, &count, NULL), "make a space");
+    check(a = H5Acreate2(file, name, H5T_IEEE_F64LE, space, H5P_DEFAULT, H5P_DEFAULT), "make it");
+    check(H5Awrite(a, H5T_NATIVE_DOUBLE, values), "write the attribute");
+    free(values);
+    H5Aclose(a);
+    H5Sclose(space);
+}
+
+static void repeat_channel(hid_t file, const char *path, hsize_t channels)
+{
+    hsize_t dim[4] = {0};
+    hid_t d, space;
+    check(d = H5Dopen2(file, path, H5P_DEFAULT), "open the images");
+    check(space = H5Dget_space(d), "get their space");
+    check(H5Sget_simple_extent_dims(space, dim, NULL) == 4 && dim[3] == 1 ? 0 : -1,
+          "find images of one channel");
+    size_t count = (size_t)H5Sget_simple_extent_npoints(space), n = (size_t)channels;
+    unsigned char *values = malloc(count + 1), *many = malloc(count * n + 1);
+    check(values && many ? H5Dread(d, H5T_NATIVE_UCHAR, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) : -1,
+          "read");
+    for (size_t i = 0; i < count * n; i++) many[i] = values[i / n];
+    H5Sclose(space);
+    H5Dclose(d);
+    check(H5Ldelete(file, path, H5P_DEFAULT), "remove the old ones");
+    dim[3] = channels;
+    check(space = H5Screate_simple(4, dim, NULL), "make a space");
+    check(d = H5Dcreate2(file, path, H5T_STD_U8LE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+          "create");
+    check(H5Dwrite(d, H5T_NATIVE_UCHAR, H5S_ALL, H5S_ALL, H5P_DEFAULT, many), "write");
+    free(values);
+    free(many);
+    H5Sclose(space);
+    H5Dclose(d);
+}
+
+static void set_channels(hid_t file, hsize_t channels)
+{
+    const uint64_t version = 1;
+    hid_t a;
+    check(channels > 0 ? 0 : -1, "make images of no channel");
+    repeat_channel(file, "train/images", channels);
+    repeat_channel(file, "validation/images", channels);
+    set_figures(file, "mean", channels);
+    set_figures(file, "std", channels);
+    check(a = H5Aopen(file, "version", H5P_DEFAULT), "open the version");
+    check(H5Awrite(a, H5T_NATIVE_UINT64, &version), "write the version");
+    H5Aclose(a);
 }
 
 static void set_text(hid_t file, const char *name, const char *value)
@@ -219,6 +278,8 @@ int main(int argc, char **argv)
         replace(file, argv[3], 1);
     else if (strcmp(action, "flat") == 0 && argc == 4)
         replace(file, argv[3], 0);
+    else if (strcmp(action, "channels") == 0 && argc == 4)
+        set_channels(file, strtoull(argv[3], NULL, 10));
     else if (strcmp(action, "text") == 0 && argc == 5)
         set_text(file, argv[3], argv[4]);
     else if (strcmp(action, "forget") == 0 && argc == 4)

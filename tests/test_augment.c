@@ -30,6 +30,9 @@ static const setting settings[] = {
     {"shift", SMALL, 9, 7, 23, 11, LK_PURPOSE_ORDER, {PLAIN, .pad = 3}},
     {"shift and resize", SMALL, 8, 8, 23, 11, LK_PURPOSE_ORDER, {PLAIN, .pad = 9}},
     {"crop", SMALL, 8, 10, 23, 11, LK_PURPOSE_ORDER, {.crop = 0.2f}},
+    {"crop, oblong", 5, 9, 24, 3, 8, 10, 23, 11, LK_PURPOSE_ORDER, {.crop = 0.2f}},
+    {"crop, the middle", 5, 9, 24, 3, 9, 12, 23, 11, LK_PURPOSE_ORDER, {.crop = 0.9f}},
+    {"crop, the middle, upright", 5, 24, 9, 1, 12, 9, 23, 11, LK_PURPOSE_ORDER, {.crop = 0.9f}},
     {"erase", SMALL, 9, 7, 23, 11, LK_PURPOSE_ORDER, {PLAIN, .erase = 1}},
     {"mixup", SMALL, 9, 7, 23, 11, LK_PURPOSE_ORDER, {PLAIN, .mixup = 0.4f}},
     {"smoothing", SMALL, 9, 7, 23, 11, LK_PURPOSE_ORDER, {PLAIN, .smoothing = 0.1f}},
@@ -309,6 +312,37 @@ static void check_draws(void)
            area / SAMPLES);
 }
 
+/* Of an image that no crop of the asked area fits, the middle in the nearest aspect ratio. */
+static void check_oblong(void)
+{
+    static const struct {
+        int height, width;
+        float crop, top, left, rows, columns;
+    } image[] = {{90, 160, 0.9f, 0, 20, 90, 120}, {160, 90, 0.9f, 20, 0, 120, 90},
+                 {10, 31, 0.5f, 0, 9, 10, 13},    {31, 10, 0.5f, 9, 0, 13, 10},
+                 {1, 9, 0.9f, 0, 4, 1, 1},        {30, 30, 0.999999f, 0, 0, 30, 30}};
+    for (size_t k = 0; k < sizeof image / sizeof *image; k++) {
+        bool good = true;
+        for (int i = 0; i < 1000; i++) {
+            lk_augment_sample s = lk_augment_draw(&(lk_augment){.crop = image[k].crop},
+                                                  image[k].height, image[k].width, 8, 8, 5, 3, 1,
+                                                  i);
+            good &= s.top == image[k].top && s.left == image[k].left &&
+                    s.rows == image[k].rows && s.columns == image[k].columns;
+        }
+        tap_ok(good, "the middle of an image of %d x %d", image[k].height, image[k].width);
+    }
+    int middle = 0, smaller = 0; /* where some tries fit, both happen */
+    for (int i = 0; i < 1000; i++) {
+        lk_augment_sample s = lk_augment_draw(&(lk_augment){.crop = 0.7f}, 90, 160, 8, 8, 5, 3, 1,
+                                              i);
+        middle += s.rows == 90 && s.columns == 120;
+        smaller += s.rows < 90 && s.columns >= 90 && s.columns < 120;
+    }
+    tap_ok(middle > 0 && smaller > 0 && middle + smaller > 900,
+           "of an oblong one the middle %d times, smaller crops %d times", middle, smaller);
+}
+
 int main(void)
 {
     static const uint64_t steps[] = {0, 3, 4, 5, 1000}; /* 23 images: an epoch ends in step 4 */
@@ -317,6 +351,7 @@ int main(void)
                 lk_error_text()))
         return tap_done();
     check_draws();
+    check_oblong();
     for (int i = 0; i < 2 && device[i]; i++) {
         for (size_t k = 0; k < sizeof settings / sizeof *settings; k++)
             for (lk_dtype type = LK_F32; type <= LK_BF16; type++) {

@@ -569,7 +569,8 @@ typedef struct hand {
     const char *path;
     hsize_t chunk[4];  /* 0: contiguous */
     int labels, class; /* rows of labels, the label of row 3 */
-    bool no_mean, zero_std, floats;
+    bool no_mean, floats;
+    const double *mean, *std; /* NULL: 0.5, 0.25 */
 } hand;
 
 static void put(hid_t file, const char *path, int dims, const hsize_t *dim, const hsize_t *chunk,
@@ -609,8 +610,8 @@ static lk_status make_by_hand(void *argument)
     lk_h5_set_text(file, h->path, "kind", "images");
     lk_h5_set_text(file, h->path, "digest", "0123456789abcdef0123456789abcdef");
     lk_h5_set_texts(file, h->path, "classes", names, 4);
-    if (!h->no_mean) lk_h5_set_f64s(file, h->path, "mean", &(double){0.5}, 1);
-    lk_h5_set_f64s(file, h->path, "std", &(double){h->zero_std ? 0 : 0.25}, 1);
+    if (!h->no_mean) lk_h5_set_f64s(file, h->path, "mean", h->mean ? h->mean : &(double){0.5}, 1);
+    lk_h5_set_f64s(file, h->path, "std", h->std ? h->std : &(double){0.25}, 1);
     return lk_h5_close(h->path, &file);
 }
 
@@ -649,7 +650,12 @@ static void check_hands(void)
     check_hand((hand){.labels = 39}, "'train/labels': expected 300 rows, as 'images' has, found 39",
                NULL, "a label missing");
     check_hand((hand){.no_mean = true}, "attribute 'mean', found none", NULL, "no mean");
-    check_hand((hand){.zero_std = true}, "positive std", NULL, "std of 0");
+    check_hand((hand){.std = &(double){0}}, "positive std", NULL, "std of 0");
+    check_hand((hand){.std = &(double){1e-40}}, "make pixels finite, found 0.5 and 1e-40", NULL,
+               "a std whose reciprocal is not finite");
+    check_hand((hand){.std = &(double){1e-30}, .mean = &(double){1e20}}, "found 1e+20 and 1e-30",
+               NULL, "a mean and a std that are too far apart");
+    check_hand((hand){.std = &(double){1e-30}}, NULL, NULL, "a very small std");
     check_hand((hand){.floats = true}, "'train/images': expected u8 in 4 dimensions, found f32",
                NULL, "images of floats");
 }

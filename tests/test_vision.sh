@@ -311,6 +311,15 @@ bad "eval on images of another size" \
 bad "eval on images of other channels, on two ranks" \
     "rgb.h5: expected images of 1 channel |found 3; import them again with --channels 1" \
     2 "$LOCKSTEP" eval run rgb.h5
+cp s.h5 five.h5
+"$h5edit" five.h5 channels 5
+prints "images of five channels" 'step 2/2 ' "$LOCKSTEP" train v.yaml --set directory=five \
+    --set data.file=five.h5 --set train.steps=2 --set optimizer.warmup=0
+bad "eval of it on one, which import could not make five" \
+    "s.h5: expected images of 5 channels |found 1; evaluate on data made as the training data was" \
+    "$LOCKSTEP" eval five s.h5
+bad "eval on five" "five.h5: expected images of 1 channel |found 5; import them again" \
+    "$LOCKSTEP" eval run five.h5
 bad "eval on other classes" "names.h5: class 2 is 'chess', the checkpoint's is 'checks'" \
     "$LOCKSTEP" eval run names.h5
 bad "eval without validation images" 'bare.h5: holds no validation images' \

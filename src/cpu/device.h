@@ -44,6 +44,7 @@ size_t lk_cpu_own_bytes(int64_t count);
 float *lk_cpu_own(void *at, int64_t count);
 /* Bytes up to the next multiple of 64, where another piece of scratch may begin. */
 static inline size_t lk_cpu_piece(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static inline size_t lk_cpu_larger(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Elements [first, first + count) to read: in place where they are f32, else in buffer [count]. */
 static inline const float *lk_cpu_view(lk_dtype type, const void *p, int64_t first, int64_t count,

@@ -18,8 +18,6 @@ static lk_status activate(lk_exec *e, const lk_node *n, lk_activation kind, lk_t
     return dy ? lk_cpu_activate_grad(e, &node) : lk_cpu_activate(e, &node);
 }
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-
 /* ---- forward -------------------------------------------------------------------------------- */
 
 static lk_node squeeze(const lk_node *n)
@@ -35,7 +33,7 @@ static lk_node expand(const lk_node *n)
 size_t lk_cpu_excite_scratch(const lk_node *n)
 {
     lk_node first = squeeze(n), second = expand(n);
-    return larger(lk_cpu_linear_scratch(&first), lk_cpu_linear_scratch(&second));
+    return lk_cpu_larger(lk_cpu_linear_scratch(&first), lk_cpu_linear_scratch(&second));
 }
 
 lk_status lk_cpu_excite(lk_exec *x, const lk_node *n)
@@ -63,7 +61,7 @@ static lk_node squeeze_dx(const lk_node *n)
 size_t lk_cpu_excite_dx_scratch(const lk_node *n)
 {
     lk_node first = expand_dx(n), second = squeeze_dx(n);
-    return larger(lk_cpu_linear_dx_scratch(&first), lk_cpu_linear_dx_scratch(&second));
+    return lk_cpu_larger(lk_cpu_linear_dx_scratch(&first), lk_cpu_linear_dx_scratch(&second));
 }
 
 lk_status lk_cpu_excite_dx(lk_exec *x, const lk_node *n)
@@ -91,7 +89,7 @@ static lk_node weights(const lk_node *n, int i)
 size_t lk_cpu_excite_dw_scratch(const lk_node *n)
 {
     lk_node first = weights(n, 0), second = weights(n, 1);
-    return larger(lk_cpu_linear_dw_scratch(&first), lk_cpu_linear_dw_scratch(&second));
+    return lk_cpu_larger(lk_cpu_linear_dw_scratch(&first), lk_cpu_linear_dw_scratch(&second));
 }
 
 lk_status lk_cpu_excite_dw(lk_exec *x, const lk_node *n)

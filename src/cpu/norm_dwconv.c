@@ -2,9 +2,6 @@
  * and the kernels of dwconv run on it. It spares the arena the normalised image, not a pass. */
 #include "cpu/device.h"
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 /* n as the plain op on *z: in[0] normalised, in scratch behind `used` bytes. */
 static lk_node plain_of(const lk_node *n, size_t used, lk_tensor *z)
 {
@@ -12,7 +9,7 @@ static lk_node plain_of(const lk_node *n, size_t used, lk_tensor *z)
     *z = *n->in[0];
     z->base = NULL;
     z->region = LK_REGION_SCRATCH;
-    z->offset = aligned(used);
+    z->offset = lk_cpu_piece(used);
     plain.in[0] = z;
     plain.in[2] = n->in[n->inputs - 1]; /* dy, of the gradient */
     return plain;
@@ -23,26 +20,26 @@ static size_t forward_bytes(const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, 0, &z);
-    size_t bytes = larger(lk_cpu_dwconv_scratch(&plain), lk_cpu_apply_scratch(&z));
-    return n->outputs > 1 ? larger(bytes, lk_cpu_measure_scratch(n->out[0])) : bytes;
+    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_scratch(&plain), lk_cpu_apply_scratch(&z));
+    return n->outputs > 1 ? lk_cpu_larger(bytes, lk_cpu_measure_scratch(n->out[0])) : bytes;
 }
 
 static size_t gradient_bytes(const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, 0, &z);
-    size_t bytes = larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_apply_scratch(&z));
-    return n->out[2] ? larger(bytes, lk_cpu_batch_sums_scratch(&z)) : bytes;
+    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_apply_scratch(&z));
+    return n->out[2] ? lk_cpu_larger(bytes, lk_cpu_batch_sums_scratch(&z)) : bytes;
 }
 
 size_t lk_cpu_norm_dwconv_scratch(const lk_node *n)
 {
-    return aligned(forward_bytes(n)) + lk_bytes(n->in[0]);
+    return lk_cpu_piece(forward_bytes(n)) + lk_bytes(n->in[0]);
 }
 
 size_t lk_cpu_norm_dwconv_grad_scratch(const lk_node *n)
 {
-    return aligned(gradient_bytes(n)) + lk_bytes(n->in[0]);
+    return lk_cpu_piece(gradient_bytes(n)) + lk_bytes(n->in[0]);
 }
 
 lk_status lk_cpu_norm_dwconv(lk_exec *x, const lk_node *n)

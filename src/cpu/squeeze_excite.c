@@ -3,8 +3,6 @@
  * batch_norm run on it. It spares the arena the normalised image and its cotangent, not a pass. */
 #include "cpu/device.h"
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-
 /* A tensor like t in scratch at `offset`. */
 static lk_tensor scratch_like(const lk_tensor *t, size_t offset)
 {
@@ -34,7 +32,8 @@ static lk_node excite(const lk_node *n)
 static size_t forward_bytes(const lk_node *n)
 {
     lk_node plain = excite(n);
-    return lk_cpu_piece(larger(lk_cpu_excite_scratch(&plain), lk_cpu_apply_scratch(n->in[0])));
+    return lk_cpu_piece(
+        lk_cpu_larger(lk_cpu_excite_scratch(&plain), lk_cpu_apply_scratch(n->in[0])));
 }
 
 size_t lk_cpu_squeeze_excite_scratch(const lk_node *n)
@@ -76,8 +75,8 @@ static lk_node excite_dx(const lk_node *n, lk_tensor *ds)
 static size_t gradient_bytes(const lk_node *n)
 {
     lk_node plain = excite_dx(n, n->out[0]);
-    size_t bytes = larger(lk_cpu_excite_dx_scratch(&plain), lk_cpu_apply_scratch(n->in[0]));
-    if (n->inputs > 6) bytes = larger(bytes, lk_cpu_image_sums_scratch(n->in[0]));
+    size_t bytes = lk_cpu_larger(lk_cpu_excite_dx_scratch(&plain), lk_cpu_apply_scratch(n->in[0]));
+    if (n->inputs > 6) bytes = lk_cpu_larger(bytes, lk_cpu_image_sums_scratch(n->in[0]));
     return lk_cpu_piece(bytes);
 }
 

@@ -16,7 +16,8 @@ typedef struct lk_augment {
     bool flip;        /* mirror left and right, half of the samples */
     int pad;          /* shift by up to this many stored pixels each way, black outside */
     float crop;       /* least share of the area in a random resized crop; 1: no crop. Aspect
-                         ratio 3/4 to 4/3, ten tries, as torchvision's RandomResizedCrop */
+                         ratio 3/4 to 4/3, ten tries, then the largest such in the middle, as
+                         torchvision's RandomResizedCrop */
     float erase;      /* probability of erasing a rectangle: 2 to 33 % of the area, aspect ratio 0.3
                          to 3.3 (Z. Zhong et al., "Random erasing", AAAI 2020) */
     float mixup;      /* alpha of mixup's Beta(alpha, alpha), (0, 1]; 0: no mixup */
@@ -73,6 +74,11 @@ LK_HD void lk_augment_crop(const lk_augment *a, float height, float width, uint6
         s->left = floorf(u[3] * (width - columns + 1.0f));
         return;
     }
+    /* none fitted, as in an oblong image */
+    if (4.0f * width < 3.0f * height) s->rows = roundf(4.0f * width / 3.0f);
+    if (3.0f * width > 4.0f * height) s->columns = roundf(4.0f * height / 3.0f);
+    s->top = floorf((height - s->rows) / 2.0f);
+    s->left = floorf((width - s->columns) / 2.0f);
 }
 
 LK_HD void lk_augment_erase(int height, int width, uint64_t seed, uint64_t step, int leaf,

@@ -58,6 +58,20 @@ static lk_status check_texts(const lk_evaluator *e)
                    (long long)m->vocabulary, (long long)d->text, (long long)d->vocabulary);
 }
 
+static lk_status check_channels(const lk_evaluator *e)
+{
+    const lk_image_format *d = &e->data->image, *m = &e->model.info.image;
+    if (d->channels == m->channels) return LK_OK;
+    lk_fail(LK_E_INPUT, "%s: expected images of %lld channel%s as the checkpoint's, found %lld; ",
+            e->data->path, (long long)m->channels, m->channels == 1 ? "" : "s",
+            (long long)d->channels);
+    if (m->channels == 1 || m->channels == 3) /* what import makes */
+        return lk_fail_suffix(LK_E_INPUT, "import them again with --channels %lld",
+                              (long long)m->channels);
+    return lk_fail_suffix(LK_E_INPUT, "evaluate on data made as the training data was, with as "
+                          "many channels");
+}
+
 /* Images and labels must mean what they meant in training. */
 static lk_status check_format(const lk_evaluator *e)
 {
@@ -67,11 +81,7 @@ static lk_status check_format(const lk_evaluator *e)
                        "found %lld x %lld; import them again with --size %lldx%lld", e->data->path,
                        (long long)m->height, (long long)m->width, (long long)d->height,
                        (long long)d->width, (long long)m->height, (long long)m->width);
-    if (d->channels != m->channels)
-        return lk_fail(LK_E_INPUT, "%s: expected images of %lld channel%s as the checkpoint's, "
-                       "found %lld; import them again with --channels %lld", e->data->path,
-                       (long long)m->channels, m->channels == 1 ? "" : "s", (long long)d->channels,
-                       (long long)m->channels);
+    LK_TRY(check_channels(e));
     LK_TRY(check_texts(e));
     int64_t same = 0;
     while (same < m->classes && same < d->classes && strcmp(m->name[same], d->name[same]) == 0)
