@@ -114,7 +114,7 @@ static const key keys[] = {
     {"augment.pad", INTEGER, AT(augment.pad), "0", 0, 1024, 0, IMAGES, NULL,
      "shift training images by up to this many pixels each way"},
     {"augment.crop", REAL, AT(augment.crop), "1", 0.01, 1, 0, IMAGES, NULL,
-     "least share of the area in a random resized crop of aspect ratio 3/4 to 4/3; where none fits, "
+     "least share of the area in a random resized crop of aspect ratio 3/4 to 4/3; where none fits "
      "the largest such in the middle; 1: no crop"},
     {"augment.erase", REAL, AT(augment.erase), "0", 0, 1, 0, IMAGES, NULL,
      "probability of erasing a rectangle"},
