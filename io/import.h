@@ -80,20 +80,20 @@ typedef enum lk_resize {
 /* PNG and JPEG files below a folder, each a sample of the class that its sub-folder names (with
  * `labels`: that a CSV file of lines "file,label" gives it; a first line that names no file and no
  * label of other lines is taken for names of columns). They are turned upright, as their EXIF
- * orientation says, before they are resized. Classes are sorted by name. Files and
- * folders whose names begin with a dot are ignored. A file in a class folder that is neither named as an image (.jpg, .png, ..., also of
- * kinds that cannot be read) nor begins as a PNG or JPEG does is ignored, and so is what lies in no
- * class folder; an image there is bad. Validation: DIR/val, DIR/validation or DIR/test (one of
- * them) where there is DIR/train too (folders that look like splits by other names, DIR/training
- * with DIR/testing for example, are LK_E_INPUT), else the share (default 0.1) that hashes of the files' paths
- * below DIR choose. Samples are in the order of another such hash, so that shards of the dataset
- * are alike.
+ * orientation says, before they are resized. Classes are sorted by name. Files and folders whose
+ * names begin with a dot are ignored. A file in a class folder that is neither named as an image
+ * (.jpg, .png, ..., also of kinds that cannot be read) nor begins as a PNG or JPEG does is ignored,
+ * and so is what lies in no class folder; an image there is bad. Validation: DIR/val,
+ * DIR/validation or DIR/test (one of them) where there is DIR/train too, else the share (default
+ * 0.1) that hashes of the files' paths below DIR choose; folders that look like splits by other
+ * names, DIR/training with DIR/testing for example, are LK_E_INPUT. Samples are in the order of
+ * another such hash, so that shards of the dataset are alike.
  *
  * Collective over `world`: all ranks decode, rank 0 finds the files, writes and calls the functions
  * of `to`; the dataset does not depend on the number of ranks. Decoded images are kept in
  * OUTPUT.part, so that the import goes on after an interruption or with a larger max_bad; it starts
- * anew when a file was changed or other options are given. Files that were bad are tried again, and
- * what followed the first that is not so any more is decoded anew. */
+ * anew when a file was changed or other options are given. Files that were bad are tried again;
+ * where one is not as it was, it is decoded anew from there. */
 typedef struct lk_import_images {
     lk_import_target to;
     const char *directory, *labels; /* labels: NULL for sub-folders */

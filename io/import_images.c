@@ -64,7 +64,8 @@ static lk_status check_options(const importer *m)
     if (o->channels != 1 && o->channels != 3)
         return lk_fail(LK_E_INPUT, "channels: expected 1 or 3, found %lld; choose one",
                        (long long)o->channels);
-    return lk_import_check(&o->to, o->labels ? 1 : 0, &o->labels, NULL);
+    LK_TRY(lk_import_check(&o->to, o->labels ? 1 : 0, &o->labels, NULL));
+    return lk_import_check_part(o->to.output, ".part.h5");
 }
 
 /* The name of this import: what decides which pixels lie where in the journal. */
@@ -113,8 +114,8 @@ static lk_status decode(const importer *m, int64_t file, uint8_t *out,
     return LK_OK;
 }
 
-/* Try the bad files of a block again: permissions, or bytes under an old time, may have been mended,
- * which the key does not tell. *same: each is as bad as it was. */
+/* Try the bad files of a block again: permissions, or bytes under an old time, may have been
+ * mended, which the key does not tell. *same: each is as bad as it was. */
 static lk_status try_again(const importer *m, const lk_journal_block *b, bool *same)
 {
     char reason[LK_JOURNAL_REASON];

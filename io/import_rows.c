@@ -30,9 +30,8 @@ static lk_status check_input(const char *path, const char *output, const struct 
     return LK_OK;
 }
 
-/* What an import that was killed left is replaced, a file of somebody's own is not. HDF5 may not
- * have written the beginning of its file by then. */
-static lk_status check_part(const char *output, const char *ending)
+/* HDF5 may not have written the beginning of its file when an import is killed. */
+lk_status lk_import_check_part(const char *output, const char *ending)
 {
     static const struct beginning {
         const char *bytes;
@@ -73,8 +72,7 @@ lk_status lk_import_check(const lk_import_target *to, int files, const char *con
     if ((exists || nowhere) && !to->overwrite)
         return lk_fail(LK_E_INPUT, "%s: exists already%s; give --overwrite to replace it, or name "
                        "another output", to->output, nowhere ? ", a link that leads nowhere" : "");
-    LK_TRY(check_part(to->output, ".part"));
-    LK_TRY(check_part(to->output, ".part.h5"));
+    LK_TRY(lk_import_check_part(to->output, ".part"));
     return lk_replace_check(to->output, NULL);
 }
 

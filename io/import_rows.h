@@ -12,11 +12,13 @@
 #define LK_IMPORT_VALIDATION 0.1         /* where nothing is said */
 #define LK_IMPORT_PURPOSE 0x7F000000u    /* of lk_permute, for the choice and order of samples */
 
-/* The output may be written, what lies under the names it has until it is whole was left by an
- * import, the fraction is one, the inputs are files and none is the output.
- * *bytes, if wanted, gets the size of all inputs. */
+/* The output may be written, OUTPUT.part too (lk_import_check_part), the fraction is one, the
+ * inputs are files and none is the output. *bytes, if wanted, gets the size of all inputs added. */
 lk_status lk_import_check(const lk_import_target *to, int files, const char *const *file,
                           int64_t *bytes);
+/* What an import that was killed left under that name may be replaced; a file of somebody's own is
+ * LK_E_INPUT. */
+lk_status lk_import_check_part(const char *output, const char *ending);
 /* OUTPUT with an ending; free() it. */
 lk_status lk_import_name(const char *output, const char *ending, char **name);
 /* The fraction, or what it is where nothing is said. */

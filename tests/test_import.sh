@@ -97,17 +97,21 @@ kill "$(cat holder)"
 wait
 prints "and when it was ended" '900 training' "$LOCKSTEP" import idx i l -o taken.h5
 ok "with nothing left beside it" test ! -e taken.h5.part
-for name in x.h5.part x.h5.part.h5; do
-    echo 'my own notes' >"$name"
-    for kind in "idx i l" "text text" "csv i --label b" "images mine --size 8x8"; do
-        # shellcheck disable=SC2086 # words
-        bad "import ${kind%% *} beside a file of somebody's own" \
-            "$name: is there, and is not what an import leaves; move it away" \
-            "$LOCKSTEP" import $kind -o x.h5
-    done
-    ok "$name is as it was" test "$(cat "$name")" = 'my own notes'
-    rm "$name"
+echo 'my own notes' >x.h5.part
+for kind in "idx i l" "text text" "csv i --label b" "images mine --size 8x8"; do
+    # shellcheck disable=SC2086 # words
+    bad "import ${kind%% *} beside a file of somebody's own" \
+        'x.h5.part: is there, and is not what an import leaves; move it away' \
+        "$LOCKSTEP" import $kind -o x.h5
 done
+ok "it is as it was" test "$(cat x.h5.part)" = 'my own notes'
+mv x.h5.part y.h5.part.h5
+bad "beside the other name that images take" \
+    'y.h5.part.h5: is there, and is not what an import leaves; move it away' \
+    "$LOCKSTEP" import images mine --size 8x8 -o y.h5
+prints "which others do not take" '900 training' "$LOCKSTEP" import idx i l -o y.h5
+ok "it is as it was" test "$(cat y.h5.part.h5)" = 'my own notes'
+rm y.h5 y.h5.part.h5
 bad "labels of other images" 'vl: expected 1000 labels' "$LOCKSTEP" import idx i vl -o x.h5
 bad "labels for images" 'l: expected the magic number 00000803' "$LOCKSTEP" import idx l l -o x.h5
 bad "no such file" 'none: cannot open: No such file' "$LOCKSTEP" import idx none l -o x.h5
