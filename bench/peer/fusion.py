@@ -15,10 +15,7 @@ difference exceeds the limit.
 """
 import argparse
 import math
-import resource
-import statistics
 import sys
-import time
 from dataclasses import dataclass
 
 try:
@@ -29,6 +26,7 @@ try:
 except ImportError as error:
     sys.exit(f"fusion.py: {error}; use a python3 with torch and numpy")
 
+import timing
 import transformer as peer
 
 # ---- the model -----------------------------------------------------------------------------------
@@ -278,28 +276,6 @@ def random_batch(shape, batch, device):
             torch.randint(0, shape.classes, (batch,), device=device))
 
 
-def time_steps(model, samples, warmup, steps):
-    """Milliseconds of every step."""
-    optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, fused=True)
-    scaler = torch.amp.GradScaler("cuda")
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-    for i in range(warmup + steps):
-        if i >= warmup:
-            marks[i - warmup].record()
-        torch.compiler.cudagraph_mark_step_begin()  # what the last step computed may go
-        with torch.autocast("cuda", dtype=torch.float16):
-            loss = model.loss(*samples)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-    marks[steps].record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
-
-
 def measure(a):
     batch, shape = SHAPES[a.shape]
     batch = a.batch or batch
@@ -308,29 +284,18 @@ def measure(a):
     modes = [("eager", None), ("compile with CUDA graphs", "reduce-overhead"),
              ("compile", "default"), ("compile max-autotune", "max-autotune")]
     modes = [mode for mode in modes if not a.only or a.only == mode[0]]
-    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, batch {batch}, "
-          "fp16")
-    print("# modes: " + "; ".join(mode[0] for mode in modes), flush=True)
-    for name, mode in modes:
+
+    def times(mode):
         model = initialised(shape).cuda()
         model.image.patch = model.image.patch.to(memory_format=torch.channels_last)
         if mode:
             model.loss = torch.compile(model.loss, mode=mode)
-        torch.cuda.reset_peak_memory_stats()
-        start = time.time()
-        try:
-            ms = time_steps(model, random_batch(shape, batch, "cuda"), a.warmup, a.steps)
-        except Exception as error:  # one mode that fails must not hide the others
-            print(f"{name:26s} failed: {str(error).splitlines()[0]}", flush=True)
-            continue
-        median = statistics.median(ms)
-        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
-              f"  {1e3 * batch / median:.0f} images/s"
-              f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-              f"  {time.time() - start:.0f} s in all", flush=True)
-        del model
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
+        optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, fused=True)
+        samples = random_batch(shape, batch, "cuda")
+        return timing.on_gpu(lambda: model.loss(*samples), model.parameters(), optimizer,
+                            torch.float16, a.warmup, a.steps)
+
+    timing.tell_modes(f"{a.shape}, batch {batch}, fp16", modes, batch, "images", times)
     return 0
 
 
@@ -342,20 +307,11 @@ def measure_cpu(a):
     print(f"# torch {torch.__version__}, {torch.get_num_threads()} threads, {a.shape}, "
           f"batch {batch}, fp32")
     print("# modes: eager", flush=True)
-    model, samples, ms = initialised(shape), random_batch(shape, batch, "cpu"), []
+    model, samples = initialised(shape), random_batch(shape, batch, "cpu")
     optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, fused=True)
-    for _ in range(a.warmup + a.steps):
-        start = time.perf_counter()
-        model.loss(*samples).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ms.append(1e3 * (time.perf_counter() - start))
-    ms = ms[a.warmup:]
-    median = statistics.median(ms)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{'eager':26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
-          f"  {1e3 * batch / median:.0f} images/s  peak {peak:.2f} GiB resident", flush=True)
+    ms = timing.on_cpu(lambda: model.loss(*samples), model.parameters(), optimizer, a.warmup,
+                      a.steps)
+    timing.tell_cpu("eager", ms, batch, "images")
     return 0
 
 

@@ -12,10 +12,7 @@ cpu:    the same on the CPU in fp32.
 
 import argparse
 import math
-import resource
-import statistics
 import sys
-import time
 from dataclasses import dataclass
 
 try:
@@ -25,6 +22,8 @@ try:
     from torch import nn
 except ImportError as error:
     sys.exit(f"transformer.py: {error}; use a python3 with torch and numpy")
+
+import timing
 
 # ---- the model ---------------------------------------------------------------------------------
 
@@ -411,29 +410,10 @@ def use_flex(model):
         block.attn.flex = (flex_attention, mask, score)
 
 
-def time_steps(model, batch, dtype, warmup, steps):
-    """Milliseconds of every step."""
-    s = model.s
-    optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
-    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
-    data = torch.randint(0, s.vocabulary, (batch, s.context + 1), device="cuda")
-    x, y = data[:, :-1].contiguous(), data[:, 1:].contiguous()
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-    for i in range(warmup + steps):
-        if i >= warmup:
-            marks[i - warmup].record()
-        torch.compiler.cudagraph_mark_step_begin()  # what the last step computed may go
-        with torch.autocast("cuda", dtype=dtype):
-            loss = model.loss(x, y)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-    marks[steps].record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
+def random_text(shape, batch, device):
+    """Tokens and targets."""
+    data = torch.randint(0, shape.vocabulary, (batch, shape.context + 1), device=device)
+    return data[:, :-1].contiguous(), data[:, 1:].contiguous()
 
 
 def initialised(shape):
@@ -462,30 +442,20 @@ def measure(a):
         modes.append(("compile", True, False, None))
     modes.append(("compile max-autotune" + flex, True, alibi, "max-autotune"))
     modes = [mode for mode in modes if not a.only or a.only in mode[0]]
-    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, batch {batch}, "
-          f"{a.precision}")
-    print("# modes: " + "; ".join(mode[0] for mode in modes), flush=True)
-    for name, compiled, flex, mode in modes:
+
+    def times(compiled, flex, mode):
         model = initialised(shape).cuda()
         if flex:
             use_flex(model)
         if compiled:
             model.loss = torch.compile(model.loss, mode=mode)
-        torch.cuda.reset_peak_memory_stats()
-        start = time.time()
-        try:
-            ms = time_steps(model, batch, dtype, a.warmup, a.steps)
-        except Exception as error:  # one mode that fails must not hide the others
-            print(f"{name:41s} failed: {str(error).splitlines()[0]}", flush=True)
-            continue
-        median = statistics.median(ms)
-        print(f"{name:41s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
-              f"  {batch * shape.context / median * 1e-3:.3f} Mtokens/s"
-              f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-              f"  {time.time() - start:.0f} s in all", flush=True)
-        del model
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
+        optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
+        text = random_text(shape, batch, "cuda")
+        return timing.on_gpu(lambda: model.loss(*text), model.parameters(), optimizer, dtype,
+                            a.warmup, a.steps)
+
+    timing.tell_modes(f"{a.shape}, batch {batch}, {a.precision}", modes, batch * shape.context,
+                     "tokens", times)
     return 0
 
 
@@ -499,26 +469,13 @@ def measure_cpu(a):
           f"{shape.position}, batch {batch}, fp32")
     modes = [mode for mode in ("eager", "compile") if not a.only or a.only in mode]
     print("# modes: " + "; ".join(modes), flush=True)
-    data = torch.randint(0, shape.vocabulary, (batch, shape.context + 1))
-    x, y = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+    text = random_text(shape, batch, "cpu")
     for name in modes:
         model = initialised(shape)
         optimizer = torch.optim.AdamW(model.groups(0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
         loss_of = torch.compile(model.loss) if name == "compile" else model.loss
-        ms = []
-        for _ in range(a.warmup + a.steps):
-            start = time.perf_counter()
-            loss_of(x, y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            ms.append(1e3 * (time.perf_counter() - start))
-        ms = ms[a.warmup:]
-        median = statistics.median(ms)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
-              f"  {batch * shape.context / median * 1e-3:.3f} Mtokens/s"
-              f"  peak {peak:.2f} GiB resident", flush=True)
+        ms = timing.on_cpu(lambda: loss_of(*text), model.parameters(), optimizer, a.warmup, a.steps)
+        timing.tell_cpu(name, ms, batch * shape.context, "tokens")
     return 0
 
 

@@ -25,10 +25,7 @@ own fp32: at most half again as far away as that, and not at all where it errs b
 import argparse
 import json
 import os
-import resource
-import statistics
 import sys
-import time
 
 try:
     import numpy as np
@@ -37,6 +34,8 @@ try:
     import torchvision
 except ImportError as error:
     sys.exit(f"vision.py: {error}; use a python3 with torch, torchvision and numpy")
+
+import timing
 
 SHAPES = {  # name: (constructor, batch, size, channels, classes, stem stride)
     "mnv3l": ("mobilenet_v3_large", 256, 224, 3, 1000, 2),
@@ -63,64 +62,30 @@ def build(name, classes, channels=3, stride=2):
 
 # ---- time ----------------------------------------------------------------------------------------
 
-def time_steps(model, shape, warmup, steps):
-    """Milliseconds of every step."""
-    _, batch, size, channels, classes, _ = shape
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
-    scaler = torch.amp.GradScaler("cuda")
-    x = torch.randn(batch, channels, size, size, device="cuda")
-    x = x.to(memory_format=torch.channels_last)
-    y = torch.randint(0, classes, (batch,), device="cuda")
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(steps + 1)]
-    for i in range(warmup + steps):
-        if i >= warmup:
-            marks[i - warmup].record()
-        with torch.autocast("cuda", dtype=torch.float16):
-            loss = F.cross_entropy(model(x), y)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-    marks[steps].record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) for a, b in zip(marks, marks[1:])]
-
-
 def measure(a):
-    shape = SHAPES[a.shape]
+    name, batch, size, channels, classes, stride = SHAPES[a.shape]
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    print(f"# {torch.cuda.get_device_name()}, torch {torch.__version__}, {a.shape}, "
-          f"batch {shape[1]}, fp16")
     modes = [("eager", None), ("compile with CUDA graphs", "reduce-overhead"),
              ("compile", "default"), ("compile max-autotune", "max-autotune")]
     modes = [mode for mode in modes if not a.only or a.only == mode[0]]
-    print("# modes: " + "; ".join(mode[0] for mode in modes), flush=True)
-    for name, mode in modes:
+
+    def times(mode):
         torch.manual_seed(0)
-        model = build(shape[0], shape[4], shape[3], shape[5]).cuda()
+        model = build(name, classes, channels, stride).cuda()
         model = model.to(memory_format=torch.channels_last).train()
-        call = model if mode is None else torch.compile(model, mode=mode)
-        torch.cuda.reset_peak_memory_stats()
-        start = time.time()
-        try:
-            ms = time_steps(call, shape, a.warmup, a.steps)
-        except Exception as error:  # one mode that fails must not hide the others
-            print(f"{name:26s} failed: {str(error).splitlines()[0]}", flush=True)
-            continue
-        median = statistics.median(ms)
-        print(f"{name:26s} {median:8.2f} ms per step (fastest {min(ms):.2f}, slowest {max(ms):.2f})"
-              f"  {1e3 * shape[1] / median:.0f} images/s"
-              f"  peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-              f"  {time.time() - start:.0f} s in all", flush=True)
-        del model, call
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
+        call = torch.compile(model, mode=mode) if mode else model
+        decay = [p for p in model.parameters() if p.dim() > 1]
+        plain = [p for p in model.parameters() if p.dim() <= 1]
+        groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+        x = torch.randn(batch, channels, size, size, device="cuda")
+        x = x.to(memory_format=torch.channels_last)
+        y = torch.randint(0, classes, (batch,), device="cuda")
+        return timing.on_gpu(lambda: F.cross_entropy(call(x), y), model.parameters(), optimizer,
+                            torch.float16, a.warmup, a.steps)
+
+    timing.tell_modes(f"{a.shape}, batch {batch}, fp16", modes, batch, "images", times)
     return 0
 
 
@@ -138,19 +103,9 @@ def measure_cpu(a):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         x = torch.randn(batch, channels, size, size).to(memory_format=layout)
         y = torch.randint(0, classes, (batch,))
-        ms = []
-        for _ in range(a.warmup + a.steps):
-            start = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(model(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            ms.append(1e3 * (time.perf_counter() - start))
-        ms = ms[a.warmup:]
-        median = statistics.median(ms)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{str(layout)[6:]:20s} {median:8.2f} ms per step (fastest {min(ms):.2f})  "
-              f"{1e3 * batch / median:.0f} images/s  peak {peak:.2f} GiB resident", flush=True)
+        ms = timing.on_cpu(lambda: F.cross_entropy(model(x), y), model.parameters(), optimizer,
+                          a.warmup, a.steps)
+        timing.tell_cpu(str(layout)[6:], ms, batch, "images")
     return 0
 
 
