@@ -373,16 +373,10 @@ part_recompute() {
 }
 
 # A rank for each GPU; where there is one, two that share it, which only shows that both work.
-together() {
-    if [ "$gpus" -ge 2 ]; then run "$MPIRUN" -np $n "$@"; else ranks $n "$@"; fi
-}
-
 # Every rank has one leaf of the same size, so all that $n ranks take longer than one is reduction
 # that the backward pass does not hide. In a bucket of 1000 MiB, all of it, nothing is hidden.
 part_reduce() {
-    gpus=0 n=2
-    [ "$DEVICE" = cpu ] || gpus=$(echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L 2>/dev/null)}" |
-        tr , '\n' | grep -c .)
+    gpus=$(gpus) n=2
     while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
     [ "$gpus" -ge 2 ] || note "$n ranks share what there is: their times only show that they work"
     for name in gpt2 alibi10m; do
@@ -396,7 +390,7 @@ part_reduce() {
         one=$(step_ms)
         ok "$name on one rank, $batch samples: $one ms" holds "$one > 0"
         for how in 'exact 25' 'fast 25' 'exact 4' 'exact 100' 'exact 1000'; do
-            left together "$@" --set train.leaves=$n --set train.batch=$((n * batch)) \
+            left ranks $n "$@" --set train.leaves=$n --set train.batch=$((n * batch)) \
                 --set train.reduce="${how% *}" --set train.bucket_mib="${how#* }"
             [ "$rc" -eq 0 ] || note_run "bench/step bench/$name.yaml on $n ranks, $how MiB"
             ms=$(step_ms)

@@ -110,12 +110,21 @@ run() {
     seconds=$(($(date +%s) - tap_start))
 }
 
-# ranks N COMMAND...: run() it under mpirun. Ranks that share a GPU need names of their own, for
-# NCCL refuses two of one host on one device.
+# How many GPUs a program sees here.
+gpus() {
+    if [ "$DEVICE" = cuda ]; then
+        echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L)}" | tr , '\n' | grep -c .
+    else
+        echo 0
+    fi
+}
+
+# ranks N COMMAND...: run() it under mpirun. Where there are fewer GPUs, ranks that share one need
+# names of their own, for NCCL refuses two of one host on one device.
 ranks() {
     tap_n=$1
     shift
-    if [ "$DEVICE" = cuda ]; then
+    if [ "$DEVICE" = cuda ] && [ "$(gpus)" -lt "$tap_n" ]; then
         # shellcheck disable=SC2016 # the rank's shell expands it
         run "$MPIRUN" -np "$tap_n" sh -c \
             'NCCL_HOSTID=r$OMPI_COMM_WORLD_RANK exec "$@"' sh "$@"
