@@ -119,15 +119,21 @@ gpus() {
     fi
 }
 
-# ranks N COMMAND...: run() it under mpirun. Where there are fewer GPUs, ranks that share one need
-# names of their own, for NCCL refuses two of one host on one device.
+# ranks N COMMAND...: run() it under mpirun. Where there are fewer GPUs, ranks take them in turn;
+# those that share one need names of their own, for NCCL refuses two of one host on one device.
 ranks() {
     tap_n=$1
     shift
-    if [ "$DEVICE" = cuda ] && [ "$(gpus)" -lt "$tap_n" ]; then
+    tap_gpus=$(gpus)
+    if [ "$DEVICE" = cuda ] && [ "$tap_gpus" -gt 0 ] && [ "$tap_gpus" -lt "$tap_n" ]; then
+        tap_list=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((tap_gpus - 1)))}
         # shellcheck disable=SC2016 # the rank's shell expands it
-        run "$MPIRUN" -np "$tap_n" sh -c \
-            'NCCL_HOSTID=r$OMPI_COMM_WORLD_RANK exec "$@"' sh "$@"
+        run "$MPIRUN" -np "$tap_n" sh -c 'rank=$OMPI_COMM_WORLD_RANK
+            export NCCL_HOSTID=r$rank
+            CUDA_VISIBLE_DEVICES=$(echo "$1" | cut -d, -f $((rank % $2 + 1)))
+            export CUDA_VISIBLE_DEVICES
+            shift 2
+            exec "$@"' sh "$tap_list" "$tap_gpus" "$@"
     else
         run "$MPIRUN" -np "$tap_n" "$@"
     fi
