@@ -237,6 +237,8 @@ static double relative(const double *u, const double *v, int64_t n)
     return isfinite(e) ? e : INFINITY;
 }
 
+static int failures;
+
 template <int D> static void probe(void)
 {
     std::vector<__half> a(64 * D), b(64 * D);
@@ -267,9 +269,13 @@ template <int D> static void probe(void)
     for (int i = 0; i < 64; i++)
         for (int j = 0; j < 64; j++)
             for (int c = 0; c < D; c++) o[i * D + c] += s[64 * i + j] * __half2float(b[j * D + c]);
-    printf("product d %3d: registers %.1e  memory %.1e  rows summed %.1e\n", D,
-           relative(x.data(), s.data(), 4096), relative(x.data() + 4096, s.data(), 4096),
-           relative(x.data() + 8192, o.data(), 64 * D));
+    double error[3] = {relative(x.data(), s.data(), 4096),
+                       relative(x.data() + 4096, s.data(), 4096),
+                       relative(x.data() + 8192, o.data(), 64 * D)};
+    printf("product d %3d: registers %.1e  memory %.1e  rows summed %.1e\n", D, error[0], error[1],
+           error[2]);
+    /* sums in f32; in the last the first product is rounded to f16 */
+    failures += !(error[0] < 1e-4 && error[1] < 1e-4 && error[2] < 2e-3);
     cudaFree(da), cudaFree(db), cudaFree(out);
 }
 
@@ -364,8 +370,6 @@ static void worst(double *e, double x)
 {
     if (!(x <= *e)) *e = x;
 }
-
-static int failures;
 
 template <typename E, int D> static void check(const lab_case *c)
 {
@@ -568,8 +572,12 @@ static const lab_case times[] = {
 
 int main(int argc, char **argv)
 {
-    bool only_check = argc > 1 && strcmp(argv[1], "check") == 0;
-    bool only_time = argc > 1 && strcmp(argv[1], "time") == 0;
+    bool only_check = argc == 2 && strcmp(argv[1], "check") == 0;
+    bool only_time = argc == 2 && strcmp(argv[1], "time") == 0;
+    if (argc > 1 && !only_check && !only_time) {
+        fprintf(stderr, "attention_lab: expected check, time or nothing, found '%s'\n", argv[1]);
+        return 2;
+    }
     cudaDeviceProp prop;
     CHECK(cudaGetDeviceProperties(&prop, 0));
     printf("%s, %d processors\n", prop.name, prop.multiProcessorCount);

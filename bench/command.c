@@ -23,10 +23,11 @@ lk_status bench_number(const char *name, const char *text, int64_t least, int64_
 
 static const char *usage(const bench_command *c, char text[400])
 {
-    snprintf(text, 400, "usage: %s RUN.yaml%s [--vocabulary N] [--text N] [--image-size N] "
-             "[--channels N] [--classes N]%s%s%s%s [--set a.b=c]...", c->name,
-             c->directory ? " DIRECTORY" : "", c->number ? " [" : "", c->number ? c->number : "",
-             c->number ? " N]" : "", c->baseline ? " [--baseline]" : "");
+    snprintf(text, 400, "usage: %s RUN.yaml%s%s [--image-size N] [--channels N] [--classes N]"
+             "%s%s%s%s [--set a.b=c]...", c->name, c->directory ? " DIRECTORY" : "",
+             c->images ? "" : " [--vocabulary N] [--text N]", c->number ? " [" : "",
+             c->number ? c->number : "", c->number ? " N]" : "",
+             c->baseline ? " [--baseline]" : "");
     return text;
 }
 
@@ -45,10 +46,11 @@ bool bench_is_help(const char *text)
 static void print_help(const bench_command *c)
 {
     char text[400];
-    printf("%s\n\n%s\n\nRandom samples are made as the options say: of --vocabulary (65) tokens, "
-           "or images of\n--image-size (224) pixels and --channels (3) in --classes (1000), for "
-           "model.kind fusion\nwith --text (64) tokens each. --set overrides a key of the run "
-           "file. bench/%s.c says more.\n", usage(c, text), c->does, c->name);
+    printf("%s\n\n%s\n\nRandom samples are made as the options say: %simages of\n--image-size "
+           "(224) pixels and --channels (3) in --classes (1000)%s.\n--set overrides a key of the run "
+           "file. bench/%s.c says more.\n", usage(c, text), c->does,
+           c->images ? "" : "of --vocabulary (65) tokens, or ",
+           c->images ? "" : ", for model.kind fusion\nwith --text (64) tokens each", c->name);
 }
 
 static lk_status add_set(const char *text, bench_arguments *a)
@@ -95,6 +97,12 @@ static lk_status parse(const bench_command *c, int argc, char **argv, bench_argu
     if (a->file && (a->directory || !c->directory)) return LK_OK;
     lk_fail(LK_E_INPUT, "%s is missing", a->file ? "the directory" : "the run file");
     return misused(c);
+}
+
+int bench_by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
 }
 
 void bench_failed(const char *name, lk_comm *comm, lk_status status)

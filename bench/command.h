@@ -30,7 +30,8 @@ typedef struct bench_command {
     const char *number; /* option of its own number, from 1 to a million; NULL: none */
     int otherwise;      /* that number's default */
     bool directory, baseline;
-    bool ranks; /* works on several */
+    bool images; /* of image models alone: no option of texts */
+    bool ranks;  /* works on several */
     lk_status (*job)(bench_arguments *a, lk_comm *comm); /* collective */
 } bench_command;
 
@@ -40,6 +41,7 @@ int bench_main(const bench_command *c, int argc, char **argv);
 lk_status bench_number(const char *name, const char *text, int64_t least, int64_t most,
                        int64_t *value);
 bool bench_is_help(const char *text); /* --help or -h */
+int bench_by_value(const void *a, const void *b); /* of qsort(): doubles, the least first */
 /* Say why the benchmark failed, once if all ranks know of it; else the others are ended. */
 void bench_failed(const char *name, lk_comm *comm, lk_status status); /* comm: may be NULL */
 

@@ -54,8 +54,11 @@ limit_of() {
     case $1 in
     learn) echo 120 ;;
     ops | parity | layers | recompute | lab) echo 240 ;;
-    doctor | reduce | stall | trace) echo 400 ;;
-    exact | step | sanitize) echo 560 ;;
+    doctor | stall | trace) echo 400 ;;
+    reduce) echo 560 ;;
+    exact) echo 560 ;;
+    step) echo 900 ;;
+    sanitize) echo 7200 ;;
     esac
 }
 
@@ -489,10 +492,12 @@ part_lab() {
         return
     fi
     cp "$work/out" lab
-    left run python3 "$srcdir/bench/peer/attention.py" lab
-    note_file "$work/out" 100
-    ok "PyTorch's flash attention is timed beside them" test "$rc" -eq 0
-    [ "$rc" -eq 0 ] || note_file "$work/err"
+    for backend in flash cudnn; do
+        left run python3 "$srcdir/bench/peer/attention.py" lab --backend $backend
+        note_file "$work/out" 100
+        ok "PyTorch's attention by $backend is timed beside them" test "$rc" -eq 0
+        [ "$rc" -eq 0 ] || note_file "$work/err"
+    done
 }
 
 # ---- all of it -----------------------------------------------------------------------------------

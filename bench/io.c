@@ -177,12 +177,6 @@ static lk_status set_up(bench *b, int64_t mib)
     return lk_store_set(b->store, &b->flat);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void print(bench *b)
 {
     static const char *const name[FIGURES] = {"disk: write and sync", "disk: read", "snapshot",
@@ -194,7 +188,7 @@ static void print(bench *b)
            b->comm->size, b->comm->size == 1 ? "" : "s", device, b->rounds);
     printf("%-24s %10s %10s\n", "", "s", "MiB/s");
     for (int i = 0; i < FIGURES; i++) {
-        qsort(b->seconds[i], (size_t)b->rounds, sizeof(double), by_value);
+        qsort(b->seconds[i], (size_t)b->rounds, sizeof(double), bench_by_value);
         double s = b->seconds[i][b->rounds / 2];
         printf("%-24s %10.3f %10.1f\n", name[i], s,
                (i <= RAW_READ ? raw : (double)b->file_bytes) / 0x1p20 / s);

@@ -155,6 +155,7 @@ int main(int argc, char **argv)
         .does = "Writes what every layer of an image model computes in one step into DIRECTORY, "
                 "for\nbench/peer/vision.py.",
         .directory = true,
+        .images = true,
         .job = job};
     return bench_main(&layers_command, argc, argv);
 }

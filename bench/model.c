@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHARD = 1 << 20, IMAGES = 1024 }; /* tokens, images of a leaf */
+enum { SHARD = 1 << 20, IMAGES = 1024, IMAGE_BYTES = 1 << 28 }; /* of a leaf: tokens; images */
 enum { MOST_SETTLING = 60 };             /* steps */
 
 /* Random numbers below `limit`, of `width` bytes each: this rank's leaves have `count`, the same as
@@ -14,7 +14,9 @@ static lk_status random_field(bench_model *m, int field, int64_t count, int widt
     const lk_backend *b = m->device->backend;
     size_t bytes = (size_t)count * (size_t)width;
     char *host = malloc(bytes);
-    if (!host) return lk_fail(LK_E_SYSTEM, "out of memory");
+    if (!host)
+        return lk_fail(LK_E_SYSTEM, "out of memory making %.1f GiB of random samples",
+                       (double)bytes / 0x1p30);
     for (int64_t i = 0; i < count; i++) {
         uint64_t at = (uint64_t)(first + i);
         uint32_t word = lk_philox(1, (uint32_t)at, (uint32_t)field, 0, (uint32_t)(at >> 32)).v[0];
@@ -46,6 +48,14 @@ static lk_status random_format(const bench_arguments *a, lk_image_format *f)
         f->std[c] = 0.29f;
     }
     return LK_OK;
+}
+
+/* As many images as are usual, if they are not large; a batch at least. */
+static int64_t image_rows(const lk_image_format *f, int64_t batch)
+{
+    int64_t most = IMAGE_BYTES / (f->height * f->width * f->channels);
+    int64_t rows = most < IMAGES ? most : IMAGES;
+    return rows > batch ? rows : batch;
 }
 
 static lk_status random_samples(bench_model *m)
@@ -142,8 +152,7 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
                             .augment = LK_AUGMENT_NONE};
     LK_TRY(random_format(a, &m->format));
     m->model = lk_session_model(&m->run, m->format.vocabulary, &m->format);
-    if (m->model.vision)
-        m->source.shard_rows = m->source.batch > IMAGES ? m->source.batch : IMAGES;
+    if (m->model.vision) m->source.shard_rows = image_rows(&m->format, m->source.batch);
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(build_graph(a, plain, m));

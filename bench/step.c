@@ -32,12 +32,6 @@
 
 enum { WARMUP = 10, TOGETHER = 5, STEPS = 150, MOST_AGAIN = 12 };
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Of sorted values, between two of them in proportion. */
 static double quantile(const double *sorted, int n, double q)
 {
@@ -78,7 +72,7 @@ static lk_status time_steps(const bench_model *m, int rounds, double *ms, lk_ste
                            "loss_scale.max", again, (double)state->loss_scale);
     }
     LK_TRY(lk_comm_max_doubles(m->comm, ms, rounds));
-    qsort(ms, (size_t)rounds, sizeof *ms, by_value);
+    qsort(ms, (size_t)rounds, sizeof *ms, bench_by_value);
     return LK_OK;
 }
 

@@ -161,35 +161,15 @@ static __global__ void __launch_bounds__(THREADS)
     out[c] = accumulate ? out[c] + sum : sum;
 }
 
-/* The same over many: block (32, 32), lane j takes the chunks j, j + 32, ... of a column. */
-static __global__ void __launch_bounds__(1024)
-    k_sum_many(const float *partial, int chunks, int64_t cols, int accumulate, float *out)
-{
-    __shared__ float shared[32][33];
-    int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x;
-    float sum = 0;
-    if (c < cols) {
-#pragma unroll 8
-        for (int k = threadIdx.y; k < chunks; k += 32) sum += partial[k * cols + c];
-    }
-    shared[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y != 0 || c >= cols) return;
-    sum = 0;
-#pragma unroll
-    for (int k = 0; k < 32; k++) sum += shared[k][threadIdx.x];
-    out[c] = accumulate ? out[c] + sum : sum;
-}
-
 static void sum_chunks(cudaStream_t stream, const float *partial, int chunks, int64_t cols,
-                       int accumulate, float *out)
+                       bool accumulate, float *out)
 {
-    if (chunks <= MANY)
+    lk_chunk_sum sum = {partial, out, accumulate};
+    if (chunks > MANY)
+        lk_cuda_sum_chunks(stream, &sum, 1, chunks, cols);
+    else
         k_sum_few<<<lk_blocks(cols, THREADS), THREADS, 0, stream>>>(partial, chunks, cols,
                                                                     accumulate, out);
-    else
-        k_sum_many<<<lk_blocks(cols, 32), dim3(32, 32), 0, stream>>>(partial, chunks, cols,
-                                                                     accumulate, out);
 }
 
 /* ---- what a node asks for ------------------------------------------------------------------- */

@@ -1,7 +1,8 @@
-/* The CUDA backend: one device, one stream, and the table of kernels.
+/* The CUDA backend: one device, its two streams, and the table of kernels.
  *
- * Everything is enqueued on the device's stream, so that a whole step can be captured into one
- * CUDA graph. The capture is of this thread only: an I/O thread may use its own devices. */
+ * Everything is enqueued on the main stream or on the branch, which begins and ends in the main one
+ * (the reduction beside the backward pass), so that a whole step can be captured into one CUDA
+ * graph. The capture is of this thread only: an I/O thread may use its own devices. */
 #include "cuda/device.cuh"
 
 #include <cublasLt.h>

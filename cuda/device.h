@@ -14,6 +14,10 @@ int lk_cuda_index(lk_device *d);
  * tests. */
 void lk_cuda_portable(lk_device *d);
 
+/* Whether an open CUDA device is a Hopper GPU of whose kernels this build has none, so that it runs
+ * those of other GPUs. */
+bool lk_cuda_generic(lk_device *d);
+
 /* From now on persistent kernels have 4 blocks. For tests. */
 void lk_cuda_narrow(lk_device *d);
 

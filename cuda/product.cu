@@ -11,12 +11,14 @@
 #include "cuda/product.cuh"
 
 /* Steps of the sum, PRODUCT_DEPTH each, of the products that run here. At 12, in a step of gpt2,
- * gelu gains 25 us in 280; by the loops, 3 us a step, it would be even at 20. The rotation would be
- * at 18. dx with gelu' gains 4 us in 265 at 12; with fewer than 8 a tile's pre has no time to
- * come. */
-enum { MOST_STEPS = 16, SLOPE_FEWEST = 8, SLOPE_MOST = 12 };
+ * gelu gains 25 us in 280; by the loops, 3 us a step, it would be even at 20, and at 16 it takes 220
+ * us where the product alone takes 176. The rotation is even at 12 and gains at 6. dx with gelu'
+ * gains 4 us in 265 at 12; with fewer than 8 a tile's pre has no time to come. */
+enum { GELU_MOST = 16, ROTATE_MOST = 12, SLOPE_FEWEST = 8, SLOPE_MOST = 12 };
 
 static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU, 0>); }
+
+extern "C" bool lk_cuda_generic(lk_device *d) { return ((lk_cuda *)d)->major == 9 && !has_code(); }
 
 /* What node n computes, but for the addresses. */
 static product_call call_of(const lk_node *n)
@@ -53,10 +55,10 @@ bool lk_cuda_product_pays(const lk_node *n)
 {
     product_call c = call_of(n);
     int64_t steps = c.depth / PRODUCT_DEPTH;
-    bool y = n->op == LK_OP_LINEAR;
-    /* Few tiles of many steps are better cut along the sum. */
-    return steps >= (y ? 1 : SLOPE_FEWEST) && steps <= (y ? MOST_STEPS : SLOPE_MOST) &&
-           tiles_of(&c) >= steps;
+    if (tiles_of(&c) < steps) return false; /* better cut along the sum */
+    if (lk_rotation_of(n)) return steps <= ROTATE_MOST;
+    if (n->op == LK_OP_LINEAR) return steps <= GELU_MOST;
+    return steps >= SLOPE_FEWEST && steps <= SLOPE_MOST;
 }
 
 static lk_status rotation(const lk_cuda *d, const lk_node *n, product_call *c)

@@ -2,9 +2,7 @@
  *
  * A block takes one part of one row, a thread V elements of it.
  * x, dx X [N,2F]; y, dy X [N,F]. */
-#include "cuda/device.cuh"
-
-static __device__ __forceinline__ float sigmoid(float a) { return 1.0f / (1.0f + expf(-a)); }
+#include "cuda/activation.cuh"
 
 template <typename E, int V>
 static __global__ void k_swiglu(const E *x /* [N,2F] */, E *y /* [N,F] */, int f, int parts)
@@ -16,7 +14,7 @@ static __global__ void k_swiglu(const E *x /* [N,2F] */, E *y /* [N,F] */, int f
     lk_get<V>(a, x + row * 2 * f + c);
     lk_get<V>(b, x + row * 2 * f + f + c);
 #pragma unroll
-    for (int j = 0; j < V; j++) a[j] *= sigmoid(a[j]) * b[j];
+    for (int j = 0; j < V; j++) a[j] *= lk_sigmoid(a[j]) * b[j];
     lk_put<V>(y + row * f + c, a);
 }
 
@@ -33,7 +31,7 @@ static __global__ void k_swiglu_grad(const E *x /* [N,2F] */, const E *dy /* [N,
     lk_get<V>(d, dy + row * f + c);
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        float s = sigmoid(a[j]), silu = a[j] * s;
+        float s = lk_sigmoid(a[j]), silu = a[j] * s;
         float da = d[j] * b[j] * s * (1.0f + a[j] * (1.0f - s));
         b[j] = d[j] * silu;
         a[j] = da;

@@ -35,7 +35,7 @@ static const char *const template_rank =
     "  'devices': [{}, {}, {}, {}]},"
     " 'nvml': {'driver': '570.86.15', 'cuda': '12.8', 'devices': [], 'links': [], 'nics': []},"
     " 'environment': {'OMPI_COMM_WORLD_SIZE': '8', 'NCCL_DEBUG': 'WARN', 'OMP_NUM_THREADS': '8'},"
-    " 'device': {'pci': '', 'error': null},"
+    " 'device': {'pci': '', 'generic': false, 'error': null},"
     " 'speed': {'busy': {'sm_clock': 1900, 'sm_clock_max': 1980, 'held': ['power cap'],"
     "   'temperature': 60, 'power': 690, 'power_limit': 700, 'power_default': 700, 'pcie_gen': 5,"
     "   'pcie_width': 16, 'pcie_gen_max': 5, 'pcie_width_max': 16}, 'upload': 52e9,"
@@ -161,6 +161,7 @@ static const fault faults[] = {
     {"ranks on the other socket than their GPU", ALL, "nvml.devices.3.cores", "'0-15'", "placement",
      "crosses the sockets", W},
     {"two ranks on one GPU", 1, "device.pci", "'0000:1a:00.0'", "placement", "NCCL refuses", E},
+    {"a build for other GPUs", 1, "device.generic", "true", "placement", "--with-cuda-arch=90", W},
     {"a GPU that does not start", 2, "device.error", "'out of memory'", "placement",
      "out of memory", E},
     {"memory nearly full", NODE1, "machine.memory.available", "1e8", "memory", "only", W},

@@ -146,7 +146,11 @@ static void print_plan(const lk_step_plan *p)
         printf("the device is busy: between %.1f and %.1f GFLOP/s, %.1f and %.1f GB/s; plan again "
                "when it is idle\n", 1e-9 * r->rate_low, 1e-9 * r->rate,
                1e-9 * r->bandwidth_low, 1e-9 * r->bandwidth);
-    printf("predicted: %.3f ms a step\n", 1e3 * p->total.seconds);
+    if (p->reduction_worst > 1.25 * p->reduction)
+        printf("ranks or what joins them are busy: the reduction takes between %.3f and %.3f ms; "
+               "plan again when they are idle\n", 1e3 * p->reduction, 1e3 * p->reduction_worst);
+    printf("predicted: %.3f ms a step, if every node is as fast as these ceilings let it; real "
+           "steps take longer\n", 1e3 * p->total.seconds);
 }
 
 static lk_status plan(const lk_world *w, const lk_run *run)

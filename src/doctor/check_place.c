@@ -45,6 +45,16 @@ static void judge_doubles(lk_exam *e, int rank)
     }
 }
 
+/* What is wrong with a rank's GPU wherever its cores are. */
+static void judge_gpu(lk_exam *e, int rank)
+{
+    if (lk_fact_true(e, rank, "device.generic"))
+        lk_advise(e, LK_WARNING, "this build has no code for Hopper: attention takes two to three "
+                  "times as long by the kernels of other GPUs; configure --with-cuda-arch=90, or "
+                  "without that option");
+    judge_doubles(e, rank);
+}
+
 void lk_check_placement(lk_exam *e, int rank)
 {
     const char *error = lk_fact_text(e, rank, "device.error");
@@ -62,7 +72,7 @@ void lk_check_placement(lk_exam *e, int rank)
     }
     if (gpu < 0) {
         lk_find(e, "placement", LK_FIT, "GPU %s", pci);
-        judge_doubles(e, rank);
+        judge_gpu(e, rank);
         return;
     }
     near_cores(e, rank, gpu, &near, &all, &gpus);
@@ -79,7 +89,7 @@ void lk_check_placement(lk_exam *e, int rank)
     if (gpus > 0 && near == 0)
         lk_advise(e, LK_WARNING, "every copy crosses the sockets: bind the rank near its GPU "
                   "(mpirun --map-by numa --bind-to numa, srun --gpu-bind=closest)");
-    judge_doubles(e, rank);
+    judge_gpu(e, rank);
 }
 
 /* ---- links ----------------------------------------------------------------------------------- */

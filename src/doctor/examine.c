@@ -207,10 +207,12 @@ static lk_status open_gpu(lk_examination *x, const json_t *devices)
 static lk_status open_device(lk_examination *x)
 {
     lk_status status = LK_OK;
+    bool generic = false;
 #ifdef LK_HAVE_CUDA
     const json_t *devices = json_object_get(json_object_get(x->facts, "cuda"), "devices");
     x->gpu = json_array_size(devices) > 0;
     if (x->gpu) status = open_gpu(x, devices);
+    if (x->gpu && status == LK_OK) generic = lk_cuda_generic(x->device);
 #endif
     if (!x->gpu) status = lk_backend_cpu.open(x->comm->local_size, &x->device);
     json_t *error = status == LK_OK ? json_null() : lk_examine_error();
@@ -219,7 +221,8 @@ static lk_status open_device(lk_examination *x)
         x->device = NULL;
     }
     return lk_examine_put(x->facts, "device",
-                          json_pack("{s:s, s:o}", "pci", x->pci, "error", error));
+                          json_pack("{s:s, s:b, s:o}", "pci", x->pci, "generic", generic, "error",
+                                    error));
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */

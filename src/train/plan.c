@@ -6,8 +6,10 @@
 #include "io/checkpoint.h"
 #include "ops/ops.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 const char *lk_memory_name(lk_memory kind)
 {
@@ -130,38 +132,52 @@ static lk_status plan_memory(planner *p)
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-enum { REPEATS = 5, REDUCED = 1 << 22 }; /* floats of the reduction that is timed, at most */
+enum { ROUNDS = 4, REPEATS = 5, REDUCED = 1 << 22 }; /* floats of the reduction timed, at most */
 
-static lk_status time_reduce(planner *p, float *buffer, int64_t floats, double *seconds)
+/* Seconds of one, as in lk_roofline_measure(): the shortest of all, and of the round where that is
+ * longest. */
+static lk_status time_reduce(planner *p, float *buffer, int64_t floats, double *least,
+                             double *worst)
 {
+    static const struct timespec pause = {.tv_nsec = 30000000};
     bool exact = strcmp(p->run->train.reduce, "exact") == 0;
-    double begin = 0;
-    for (int i = -1; i < REPEATS; i++) { /* the first one connects the ranks */
-        if (i == 0) begin = lk_clock_seconds();
-        LK_TRY(lk_reduce(p->comm, p->device, buffer, floats, exact));
+    *least = INFINITY;
+    *worst = 0;
+    LK_TRY(lk_reduce(p->comm, p->device, buffer, floats, exact)); /* connects the ranks */
+    for (int round = 0; round < ROUNDS; round++) {
+        double best = INFINITY;
         LK_TRY(p->device->backend->sync(p->device));
+        nanosleep(&pause, NULL);
+        for (int i = 0; i < REPEATS; i++) {
+            double begin = lk_clock_seconds();
+            LK_TRY(lk_reduce(p->comm, p->device, buffer, floats, exact));
+            LK_TRY(p->device->backend->sync(p->device));
+            best = fmin(best, lk_clock_seconds() - begin);
+        }
+        *least = fmin(*least, best);
+        *worst = fmax(*worst, best);
     }
-    *seconds = (lk_clock_seconds() - begin) / REPEATS;
     return LK_OK;
 }
 
 /* Seconds to sum the run's gradients over ranks: a part of them is timed. */
-static lk_status time_reduction(planner *p, double *seconds)
+static lk_status time_reduction(planner *p)
 {
+    double *least = &p->plan.reduction, *worst = &p->plan.reduction_worst;
     const lk_backend *b = p->device->backend;
     int64_t all = p->params->total + LK_METRIC_FLOATS, floats = all < REDUCED ? all : REDUCED;
     void *buffer = NULL;
-    *seconds = 0;
     if (p->comm->size == 1) return LK_OK;
     lk_status status = b->alloc(p->device, (size_t)floats * sizeof(float), &buffer);
     status = lk_comm_agree(p->comm, status);
     if (status == LK_OK)
         status = lk_comm_agree(p->comm, lk_comm_attach(p->comm, p->device, floats));
     if (status == LK_OK)
-        status = lk_comm_agree(p->comm, time_reduce(p, buffer, floats, seconds));
+        status = lk_comm_agree(p->comm, time_reduce(p, buffer, floats, least, worst));
     lk_comm_detach(p->comm);
     if (buffer) b->release(p->device, buffer);
-    *seconds *= (double)all / (double)floats;
+    *least *= (double)all / (double)floats;
+    *worst *= (double)all / (double)floats;
     return status;
 }
 
@@ -181,7 +197,7 @@ static int by_seconds(const void *a, const void *b)
 }
 
 /* Nodes of a leaf count once for each leaf of this rank; leaves are added up pairwise besides. */
-static void predict(planner *p, double reduction)
+static void predict(planner *p)
 {
     lk_step_plan *plan = &p->plan;
     lk_plan_line kind[LK_OPS + 1] = {[LK_OPS] = {.name = "leaf_sums"}};
@@ -192,7 +208,7 @@ static void predict(planner *p, double reduction)
         count(&kind[n->op], 1, times, flops, bytes,
               n->section == LK_LAST ? 0 : lk_roofline_seconds(&plan->ceiling, flops, bytes));
     }
-    kind[LK_OP_REDUCE].seconds = reduction;
+    kind[LK_OP_REDUCE].seconds = p->plan.reduction;
     double added = (double)(p->local - 1) * (double)(p->params->total + LK_METRIC_FLOATS);
     count(&kind[LK_OPS], 0, 1, added, 3 * sizeof(float) * added,
           lk_roofline_seconds(&plan->ceiling, added, 3 * sizeof(float) * added));
@@ -210,13 +226,12 @@ static void predict(planner *p, double reduction)
 static lk_status work_out(planner *p)
 {
     lk_comm *c = p->comm;
-    double reduction = 0;
     LK_TRY(lk_comm_agree(c, build_graphs(p)));
     LK_TRY(lk_comm_agree(c, plan_memory(p)));
     LK_TRY(lk_comm_agree(c, lk_roofline_measure(p->device, lk_session_compute(p->run),
                                                 &p->plan.ceiling)));
-    LK_TRY(time_reduction(p, &reduction));
-    predict(p, reduction);
+    LK_TRY(time_reduction(p));
+    predict(p);
     p->device->backend->describe(p->device, p->plan.device, sizeof p->plan.device);
     p->plan.ranks = c->size;
     p->plan.leaves = p->leaves;

@@ -104,11 +104,14 @@ typedef struct lk_step_plan {
     lk_plan_line line[LK_OPS + 1], total;         /* kinds that occur, the longest first */
     int lines;
     lk_roofline ceiling; /* measured here */
+    /* seconds of the reduction, measured: the shortest, and in the worst moment; 0: one rank */
+    double reduction, reduction_worst;
 } lk_step_plan;
 /* Plan the training step of a run: memory, and the time predicted as the sum over nodes of
- * max(flops / rate, bytes / bandwidth); over several ranks the reduction is measured and added as
- * if nothing ran beside it. Reads only vocabulary and sizes of the data, writes nothing; the
- * ceilings take about two seconds. Collective. src/train/plan.c */
+ * max(flops / rate, bytes / bandwidth), which real nodes come near to but do not reach: a step
+ * takes 1.1 to 2 times as long (bench/NOTES.md, "Planned and measured"). Over several ranks the
+ * reduction is measured and added as if nothing ran beside it. Reads only vocabulary and sizes of
+ * the data, writes nothing; the ceilings take about two seconds. Collective. src/train/plan.c */
 lk_status lk_train_plan(lk_comm *comm, lk_io *io, const lk_run *run, lk_step_plan *plan);
 
 enum { LK_CONFUSION_CLASSES = 20 }; /* a table of so many fits a terminal */
