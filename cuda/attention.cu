@@ -78,7 +78,12 @@ lk_status lk_cuda_attention_check(const lk_node *n)
 
 size_t lk_cuda_attention_grad_scratch(const lk_node *n)
 {
-    return attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
+    size_t most = attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
+    for (int i = 0; i < 2; i++) {
+        size_t sums = n->out[2 + i] ? lk_cuda_column_sums_scratch(n->out[i]) : 0;
+        if (sums > most) most = sums;
+    }
+    return most;
 }
 
 template <typename E, int DP> static cudaError_t forward(const attention_call &c)
@@ -145,5 +150,10 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
     if (rotated && c.hopper) LK_TRY(lk_cuda_angles((lk_cuda *)x->device, n, &c.angles));
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
                     HEAD_SWITCH(c.a.d, DP, LK_CUDA_AT(n, (backward<E, DP>(c)))));
-    return rotated && !c.hopper ? lk_cuda_rotate(x, n, n->out[0]) : LK_OK;
+    if (rotated && !c.hopper) LK_TRY(lk_cuda_rotate(x, n, n->out[0]));
+    for (int i = 0; i < 2; i++)
+        if (n->out[2 + i])
+            lk_cuda_column_sums(x, n->out[i], c.scratch, (n->accumulate >> (2 + i) & 1) != 0,
+                                (float *)lk_data(x, n->out[2 + i]));
+    return lk_cuda_launched(n);
 }

@@ -285,8 +285,11 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     size_t bytes = 0;
     LK_TRY(lk_cuda_angles_prepare(of(d), n));
     switch (n->op) {
-    case LK_OP_LINEAR:
-    case LK_OP_LINEAR_DX: LK_TRY(lk_cuda_matmul_prepare(of(d), n)); break;
+    case LK_OP_LINEAR: LK_TRY(lk_cuda_matmul_prepare(of(d), n)); break;
+    case LK_OP_LINEAR_DX:
+        LK_TRY(lk_cuda_matmul_prepare(of(d), n));
+        bytes = lk_cuda_linear_dx_scratch(n);
+        break;
     case LK_OP_LINEAR_DW:
         LK_TRY(lk_cuda_matmul_prepare(of(d), n));
         bytes = lk_cuda_linear_dw_scratch(n);

@@ -240,6 +240,7 @@ enum { LK_CHUNK_SUMS = 3 };
 void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
                         int64_t cols);
 /* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C]. */
+size_t lk_cuda_column_sums_scratch(const lk_tensor *t);
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
                          float *out);
 /* y = gelu(pre) over count elements; may run in place. */
@@ -296,6 +297,7 @@ extern "C" const lk_device_tracer lk_cuda_tracer;
 
 /* ---- scratch bytes of the ops that need some ------------------------------------------------ */
 
+size_t lk_cuda_linear_dx_scratch(const lk_node *n);
 size_t lk_cuda_linear_dw_scratch(const lk_node *n);
 size_t lk_cuda_linear_moments_scratch(const lk_node *n);
 size_t lk_cuda_norm_grad_scratch(const lk_node *n); /* and RESIDUAL_NORM_GRAD */

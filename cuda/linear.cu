@@ -142,6 +142,11 @@ void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, 
     k_sum_chunks<<<grid, dim3(32, CHUNK_LANES), 0, stream>>>(all, chunks, cols);
 }
 
+size_t lk_cuda_column_sums_scratch(const lk_tensor *t)
+{
+    return (size_t)lk_column_chunks(lk_rows(t)) * (size_t)lk_cols(t) * sizeof(float);
+}
+
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
                          float *out)
 {
@@ -175,16 +180,22 @@ extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
 {
     bool done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
-    if (done || n->attr.linear.activation != LK_GELU) return LK_OK;
-    return gelu_grad(x, n, n->out[0], n->in[2]);
+    if (!done && n->attr.linear.activation == LK_GELU)
+        LK_TRY(gelu_grad(x, n, n->out[0], n->in[2]));
+    if (!n->out[1]) return LK_OK;
+    lk_cuda_column_sums(x, n->out[0], (float *)x->base[LK_REGION_SCRATCH],
+                        (n->accumulate & 2u) != 0, (float *)lk_data(x, n->out[1]));
+    return lk_cuda_launched(n);
 }
 
-/* partial f32 [chunks, M] of the column sums. */
+size_t lk_cuda_linear_dx_scratch(const lk_node *n)
+{
+    return n->out[1] ? lk_cuda_column_sums_scratch(n->out[0]) : 0;
+}
+
 size_t lk_cuda_linear_dw_scratch(const lk_node *n)
 {
-    if (!n->out[1]) return 0;
-    const lk_tensor *dy = n->in[1];
-    return (size_t)lk_column_chunks(lk_rows(dy)) * (size_t)lk_cols(dy) * sizeof(float);
+    return n->out[1] ? lk_cuda_column_sums_scratch(n->in[1]) : 0;
 }
 
 extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)

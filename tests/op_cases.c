@@ -58,6 +58,37 @@ static int64_t linear_twice_reference(const op_case *c, double *const *in, doubl
 static const case_kind linear_twice =
     CASE_KIND("linear twice", linear_tensors, linear_twice_build, linear_twice_reference);
 
+/* Two layers, with gelu between: gelu' makes the gradient of the first bias. */
+static int linear_pair_tensors(const op_case *c, case_tensor *t)
+{
+    int n = 0;
+    TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->in});
+    TENSOR("w", CASE_PARAM, 2, {c->out, c->in});
+    TENSOR("b", CASE_PARAM, 1, {c->out});
+    TENSOR("down", CASE_PARAM, 2, {c->in, c->out});
+    return n;
+}
+
+static lk_tensor *linear_pair_build(lk_graph *g, const op_case *c, lk_dtype type,
+                                    lk_tensor *const *in)
+{
+    (void)c;
+    (void)type;
+    return lk_linear(g, lk_linear(g, in[0], in[1], in[2], LK_GELU), in[3], NULL, LK_LINEAR);
+}
+
+static int64_t linear_pair_reference(const op_case *c, double *const *in, double *y)
+{
+    double *h = malloc((size_t)(rows(c) * c->out) * sizeof *h);
+    ref_linear(rows(c), c->in, c->out, LK_GELU, in[0], in[1], in[2], h);
+    ref_linear(rows(c), c->out, c->in, LK_LINEAR, h, in[3], NULL, y);
+    free(h);
+    return rows(c) * c->in;
+}
+
+static const case_kind linear_pair = CASE_KIND("linear pair", linear_pair_tensors,
+                                               linear_pair_build, linear_pair_reference);
+
 /* ---- linear, measured by the batch norm after it --------------------------------------------- */
 
 #define EPS 1e-3f
@@ -394,122 +425,11 @@ static int64_t cast_reference(const op_case *c, double *const *in, double *y)
 
 static const case_kind cast = CASE_KIND("cast", unary_tensors, cast_build, cast_reference);
 
-/* ---- rope, attention ----------------------------------------------------------------------- */
-
-static int64_t qkv_width(const op_case *c)
-{
-    return (int64_t)(c->heads + 2 * c->kv_heads) * c->head_dim;
-}
-
-static int qkv_tensors(const op_case *c, case_tensor *t)
-{
-    int n = 0;
-    TENSOR("qkv", CASE_INPUT, 3, {c->batch, c->time, qkv_width(c)});
-    return n;
-}
-
-static float theta(const op_case *c) { return c->theta > 0 ? c->theta : 10000.0f; }
-
-static lk_tensor *rope_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
-{
-    (void)type;
-    return lk_rope(g, in[0], c->heads, c->kv_heads, theta(c), c->inverse);
-}
-
-static int64_t rope_reference(const op_case *c, double *const *in, double *y)
-{
-    ref_rope(c->batch, c->time, c->heads, c->kv_heads, c->head_dim, theta(c), c->inverse, in[0], y);
-    return rows(c) * qkv_width(c);
-}
-
-static const case_kind rope = CASE_KIND("rope", qkv_tensors, rope_build, rope_reference);
-
-/* The product that makes qkv rotates it. */
-static lk_tensor *linear_rope_build(lk_graph *g, const op_case *c, lk_dtype type,
-                                    lk_tensor *const *in)
-{
-    lk_tensor *qkv = linear_build(g, c, type, in);
-    return rope_build(g, c, type, &qkv);
-}
-
-static int64_t linear_rope_reference(const op_case *c, double *const *in, double *y)
-{
-    double *qkv = malloc((size_t)(rows(c) * c->out) * sizeof *qkv);
-    linear_reference(c, in, qkv);
-    int64_t n = rope_reference(c, &qkv, y);
-    free(qkv);
-    return n;
-}
-
-static const case_kind linear_rope =
-    CASE_KIND("linear rope", linear_tensors, linear_rope_build, linear_rope_reference);
-
-static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
-                                  lk_tensor *const *in)
-{
-    (void)type;
-    return lk_attention(g, in[0], c->heads, c->kv_heads, c->causal, c->alibi, c->p);
-}
-
-static int64_t attention_reference(const op_case *c, double *const *in, double *y)
-{
-    ref_attention(c->batch, c->time, c->time, c->heads, c->kv_heads, c->head_dim, c->causal,
-                  c->alibi, draw(c, 0), in[0], NULL, y);
-    return rows(c) * c->heads * c->head_dim;
-}
-
-static const case_kind attention =
-    CASE_KIND("attention", qkv_tensors, attention_build, attention_reference);
-
-/* The gradient of attention rotates dqkv back. */
-static lk_tensor *rope_attention_build(lk_graph *g, const op_case *c, lk_dtype type,
-                                       lk_tensor *const *in)
-{
-    lk_tensor *qkv = rope_build(g, c, type, in);
-    return attention_build(g, c, type, &qkv);
-}
-
-static int64_t rope_attention_reference(const op_case *c, double *const *in, double *y)
-{
-    double *qkv = malloc((size_t)(rows(c) * qkv_width(c)) * sizeof *qkv);
-    rope_reference(c, in, qkv);
-    int64_t n = attention_reference(c, &qkv, y);
-    free(qkv);
-    return n;
-}
-
-static const case_kind rope_attention =
-    CASE_KIND("rope attention", qkv_tensors, rope_attention_build, rope_attention_reference);
-
-static int cross_tensors(const op_case *c, case_tensor *t)
-{
-    int n = 0;
-    case_role role = c->keys > 1 ? CASE_INPUT : CASE_DATA; /* of one key 0, but for rounding */
-    TENSOR("q", role, 3, {c->batch, c->time, (int64_t)c->heads * c->head_dim});
-    TENSOR("kv", CASE_INPUT, 3, {c->batch, c->keys, (int64_t)2 * c->kv_heads * c->head_dim});
-    return n;
-}
-
-static lk_tensor *cross_build(lk_graph *g, const op_case *c, lk_dtype type, lk_tensor *const *in)
-{
-    (void)type;
-    return lk_cross_attention(g, in[0], in[1], c->heads, c->kv_heads, c->causal, c->alibi, c->p);
-}
-
-static int64_t cross_reference(const op_case *c, double *const *in, double *y)
-{
-    ref_attention(c->batch, c->time, c->keys, c->heads, c->kv_heads, c->head_dim, c->causal,
-                  c->alibi, draw(c, 0), in[0], in[1], y);
-    return rows(c) * c->heads * c->head_dim;
-}
-
-static const case_kind cross =
-    CASE_KIND("cross attention", cross_tensors, cross_build, cross_reference);
-
 /* ---- the rows ------------------------------------------------------------------------------ */
 
 #define LINEAR(n, k, m, ...)                                                                       \
     {.kind = &linear, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
+#define PAIR(n, k, m) {.kind = &linear_pair, .batch = 1, .time = n, .in = k, .out = m}
 #define MEASURED(what, n, k, m, ...)                                                               \
     {.kind = &what, .batch = 1, .time = n, .in = k, .out = m, __VA_ARGS__}
 #define NORM(n, c, ...) {.kind = &norm, .batch = 1, .time = n, .in = c, __VA_ARGS__}
@@ -519,7 +439,8 @@ static const case_kind cross =
 #define BRANCH(b, t, c, ...)                                                                       \
     {.kind = &residual_norm, .batch = b, .time = t, .in = 24, .out = c, __VA_ARGS__}
 #define HEADS(what, b, t, h, k, d, ...)                                                            \
-    {.kind = &what, .batch = b, .time = t, .heads = h, .kv_heads = k, .head_dim = d, __VA_ARGS__}
+    {.kind = &what##_kind, .batch = b, .time = t, .heads = h, .kv_heads = k, .head_dim = d,        \
+     __VA_ARGS__}
 #define ROTATED(b, t, c, h, k, d, ...)                                                             \
     HEADS(linear_rope, b, t, h, k, d, .in = c, .out = (h + 2 * k) * d, ##__VA_ARGS__)
 #define CROSS(b, t, s, h, k, d, ...) HEADS(cross, b, t, h, k, d, .keys = s, ##__VA_ARGS__)
@@ -544,6 +465,14 @@ const op_case op_cases[] = {
     /* of the second layer also dx: 8 steps */
     {.kind = &linear_twice, .batch = 2, .time = 150, .in = 512, .out = 512, .bias = true,
      .activation = LK_GELU},
+    {.kind = &linear_twice, .batch = 3, .time = 11, .in = 19, .out = 19, .bias = true,
+     .activation = LK_GELU},
+    PAIR(37, 24, 40),
+    PAIR(33, 17, 19),
+    PAIR(1, 8, 1),
+    /* tiles of 128 x 128 of dx, the last rows partly filled: with one, with 12; 8 and 12 steps */
+    PAIR(385, 512, 384),
+    PAIR(140, 768, 768),
     MEASURED(linear_norm, 3, 8, 8),
     MEASURED(linear_norm, 19, 16, 16, .activation = LK_GELU),
     MEASURED(linear_norm, 105, 16, 64),
@@ -686,6 +615,14 @@ const op_case op_cases[] = {
     CROSS(1, 197, 70, 2, 1, 96),
     CROSS(1, 64, 260, 2, 1, 128, .causal = true),
     CROSS(1, 260, 64, 2, 2, 128, .alibi = true, .p = 0.1f),
+    HEADS(biased, 2, 37, 4, 2, 16, .causal = true),
+    HEADS(biased, 2, 37, 2, 2, 16, .causal = true, .theta = 1e4f),
+    HEADS(biased, 3, 67, 2, 1, 48),
+    HEADS(biased, 2, 200, 2, 2, 64, .causal = true, .alibi = true),
+    HEADS(biased, 1, 300, 2, 1, 64, .causal = true, .theta = 1e4f),
+    HEADS(biased, 1, 140, 1, 1, 128, .causal = true, .theta = 500),
+    HEADS(biased, 2, 70, 2, 2, 64, .keys = 133),
+    HEADS(biased, 3, 33, 4, 1, 16, .keys = 50, .causal = true),
     XENT(xent, 37, 40, 40),
     XENT(xent, 37, 64, 51),
     XENT(xent, 100, 320, 257),

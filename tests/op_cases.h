@@ -77,6 +77,8 @@ struct op_case {
     {.name = name_, .tensors = tensors_, .build = build_, .reference = reference_, ##__VA_ARGS__}
 
 extern const case_kind xent_kind, xent_twice_kind; /* xent_cases.c */
+extern const case_kind rope_kind, linear_rope_kind, attention_kind, rope_attention_kind, cross_kind,
+    biased_kind; /* attention_cases.c */
 extern const op_case op_cases[], vision_cases[], excite_cases[];
 extern const int op_case_count, vision_case_count, excite_case_count;
 void op_case_name(const op_case *c, char *text, size_t size);

@@ -16,6 +16,7 @@ enum { BATCH = 2, CONTEXT = 24, VOCABULARY = 37, WIDTH = 24, BLOCKS = 3,
 typedef struct outcome {
     int count[LK_OPS]; /* nodes by kind */
     int sums;          /* gradients of batch norms whose sums are given */
+    int biases;        /* gradients of biases that LINEAR_DW makes */
     double bytes;      /* that the nodes move */
     float *gradient, loss;
     int64_t total;
@@ -194,6 +195,7 @@ static lk_status run(const lk_transformer *m, model *images, lk_dtype type, bool
         o->count[n->op]++;
         o->sums += n->op == LK_OP_BATCH_NORM_GRAD && n->in[6] &&
                    n->in[6]->producer->op == LK_OP_NORM_DWCONV_GRAD;
+        o->biases += n->op == LK_OP_LINEAR_DW && n->out[1];
     }
 
     LK_TRY(lk_backend_cpu.open(1, &d));
@@ -271,6 +273,8 @@ static void check(const lk_transformer *m, lk_dtype type)
                c[LK_OP_NORM_GRAD] == !embedding && c[LK_OP_DROPOUT] == embedding &&
                plain.count[LK_OP_DROPOUT] == (embedding ? branches + 2 : 0),
            "they make the cotangents of the branches");
+    tap_ok(plain.biases == 4 * layers && fused.biases == (gelu ? 0 : layers),
+           "gradients of biases are made beside what they sum, but of swiglu's cotangent");
     int rope = strcmp(m->position, "rope") == 0;
     tap_ok(c[LK_OP_ROPE] == 0 && plain.count[LK_OP_ROPE] == 2 * rope * layers,
            "q and k are rotated where they are made, and back where their cotangents are");
@@ -302,6 +306,49 @@ static void check_ropes(void)
         for (lk_node *n = g->first; n; n = n->next) count += n->op == LK_OP_ROPE;
         tap_ok(status == LK_OK && count == 1, "rotation %d: %d node stays %s", i, count,
                lk_error_text());
+        lk_graph_destroy(g);
+        lk_params_destroy(params);
+    }
+}
+
+/* The gradient of a bias is made beside what it sums: where gelu' or attention's gradient makes
+ * that alone, and no other node writes that gradient meanwhile. */
+static void check_biases(void)
+{
+    enum { GELU, QKV, CROSS, PLAIN, READ, SHARED, KINDS };
+    static const char *const name[] = {"under gelu", "of qkv", "of q and of kv", "without gelu",
+                                       "of what others add to", "of two products"};
+    static const int expected[KINDS] = {1, 0, 0, 2, 2, 2}; /* that stay with LINEAR_DW */
+    int64_t c = WIDTH, square[2] = {c, c}, wide[2] = {2 * c, c}, packed[2] = {3 * c, c};
+    for (int i = 0; i < KINDS; i++) {
+        lk_params *params = lk_params_create();
+        lk_graph *g = lk_graph_create(params, true);
+        lk_tensor *x = lk_input(g, "x", LK_F32, 3, (int64_t[]){BATCH, CONTEXT, WIDTH}), *y;
+        lk_tensor *b = lk_parameter(g, "b", 1, &c, LK_INIT_ZERO, 0, false);
+        lk_tensor *b2 = lk_parameter(g, "b2", 1, wide, LK_INIT_ZERO, 0, false);
+        lk_tensor *b3 = lk_parameter(g, "b3", 1, packed, LK_INIT_ZERO, 0, false);
+        lk_tensor *w = weight(g, "w", 2, square), *v = weight(g, "v", 2, square);
+        if (i == QKV) {
+            y = lk_linear(g, x, weight(g, "qkv", 2, packed), b3, LK_LINEAR);
+            y = lk_attention(g, y, 4, 4, true, false, 0);
+        } else if (i == CROSS) {
+            y = lk_linear(g, x, weight(g, "kv", 2, wide), b2, LK_LINEAR);
+            y = lk_cross_attention(g, lk_linear(g, x, w, b, LK_LINEAR), y, 4, 4, true, false, 0);
+        } else {
+            lk_activation act = i == PLAIN ? LK_LINEAR : LK_GELU;
+            lk_tensor *h = lk_linear(g, x, w, b, act), *z = NULL;
+            /* The cotangent of h is made first, and summed when that of the other has been. */
+            if (i == SHARED) z = lk_linear(g, lk_linear(g, x, v, b, act), w, NULL, LK_LINEAR);
+            y = lk_linear(g, h, v, lk_parameter(g, "b4", 1, &c, LK_INIT_ZERO, 0, false), LK_LINEAR);
+            if (i == READ) y = lk_add(g, y, h);
+            if (i == SHARED) y = lk_add(g, y, z);
+        }
+        lk_autodiff(g, y, lk_input(g, "dy", LK_F32, 3, y->dim), 0, NULL, NULL);
+        int stay = 0;
+        lk_status status = lk_fuse(g);
+        for (lk_node *n = g->first; n; n = n->next) stay += n->op == LK_OP_LINEAR_DW && n->out[1];
+        tap_ok(status == LK_OK && stay == expected[i], "gradients of biases %s: %d stay %s",
+               name[i], stay, lk_error_text());
         lk_graph_destroy(g);
         lk_params_destroy(params);
     }
@@ -453,6 +500,7 @@ int main(void)
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check(&m, type);
     }
     check_ropes();
+    check_biases();
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_images(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_blocks(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_squeezes(type);

@@ -182,7 +182,12 @@ static int64_t backward_floats(const lk_node *n)
 size_t lk_cpu_attention_grad_scratch(const lk_node *n)
 {
     size_t own = lk_cpu_own_bytes(backward_floats(n)), rope = lk_cpu_rope_scratch(n);
-    return own > rope ? own : rope;
+    size_t most = own > rope ? own : rope;
+    for (int i = 0; i < 2; i++) {
+        size_t sums = n->out[2 + i] ? lk_cpu_column_sums_scratch(n->out[i]) : 0;
+        if (sums > most) most = sums;
+    }
+    return most;
 }
 
 static lk_status backward_head(const shape *s, int64_t b, int h, const float *lse, buffers *u)
@@ -262,5 +267,9 @@ lk_status lk_cpu_attention_grad(lk_exec *x, const lk_node *n)
         }
     }
     if (lk_rotation_of(n)) lk_cpu_rotate(x, n, dqueries);
+    for (int i = 0; i < 2; i++)
+        if (n->out[2 + i])
+            lk_cpu_column_sums(x, n->out[i], n->accumulate >> (2 + i) & 1,
+                               lk_data(x, n->out[2 + i]));
     return finished(n, bad);
 }

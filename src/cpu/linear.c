@@ -69,8 +69,10 @@ size_t lk_cpu_linear_scratch(const lk_node *n)
 
 size_t lk_cpu_linear_dx_scratch(const lk_node *n)
 {
-    return lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-           lk_cpu_copy_bytes(n->out[0]) + 1024;
+    size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
+                    lk_cpu_copy_bytes(n->out[0]) + 1024;
+    size_t sums = n->out[1] ? lk_cpu_column_sums_scratch(n->out[0]) : 0;
+    return copies > sums ? copies : sums;
 }
 
 /* Into how many products over rows the weight gradient is split. */
@@ -180,6 +182,7 @@ lk_status lk_cpu_linear_dx(lk_exec *x, const lk_node *n)
     if (n->attr.linear.activation == LK_GELU)
         times_slope(out->dtype, dx, lk_data(x, n->in[2]), lk_count(out));
     lk_cpu_from_f32(x, out, dx);
+    if (n->out[1]) lk_cpu_column_sums(x, out, n->accumulate & 2, lk_data(x, n->out[1]));
     return LK_OK;
 }
 

@@ -5,8 +5,9 @@
  *   NORM_GRAD, ADD           -> NORM_GRAD that adds the other cotangent
  *   RESIDUAL, NORM           -> RESIDUAL_NORM
  *   NORM_GRAD, DROPOUT       -> RESIDUAL_NORM_GRAD: the cotangents of the sum and of the branch
- *   NORM_GRAD or RESIDUAL_NORM_GRAD, LINEAR_DW
- *                            -> RESIDUAL_NORM_GRAD that makes the gradient of the bias
+ *   NORM_GRAD, RESIDUAL_NORM_GRAD, LINEAR_DX with gelu' or ATTENTION_GRAD, LINEAR_DW
+ *                            -> the first (of NORM_GRAD a RESIDUAL_NORM_GRAD) makes the gradient of
+ *                               the bias
  *   XENT, XENT_GRAD          -> XENT_FUSED
  *   LINEAR, ROPE             -> LINEAR that rotates what it writes
  *   ATTENTION_GRAD, inverse ROPE
@@ -107,17 +108,38 @@ static bool dropout(const lk_fuser *f, lk_node *n)
     return true;
 }
 
+/* Which output of p can be the column sums of its output dy; 0: none. */
+static int sums_of(const lk_node *p, const lk_tensor *dy)
+{
+    switch (p->op) {
+    case LK_OP_NORM_GRAD: return 4;
+    case LK_OP_RESIDUAL_NORM_GRAD: return dy == p->out[p->attr.residual_norm.p > 0 ? 3 : 0] ? 4 : 0;
+    case LK_OP_LINEAR_DX: return p->attr.linear.activation == LK_GELU ? 1 : 0;
+    case LK_OP_ATTENTION_GRAD: return dy == p->out[0] ? 2 : 3;
+    default: return 0;
+    }
+}
+
+/* Whether a node after p and before n writes the gradient of that parameter. */
+static bool written_between(const lk_node *p, const lk_node *n, const lk_param *param)
+{
+    for (const lk_node *m = p->next; m != n; m = m->next)
+        for (int i = 0; i < m->outputs; i++)
+            if (m->out[i] && m->out[i]->param == param) return true;
+    return false;
+}
+
 /* The gradient of a bias is made beside what it sums; n, left without it, stays. */
 static void bias_gradient(const lk_fuser *f, lk_node *n)
 {
     lk_tensor *dy = n->in[1], *db = n->out[1];
     lk_node *p = db && !dy->base ? dy->producer : NULL;
-    if (!p || (p->op != LK_OP_NORM_GRAD && p->op != LK_OP_RESIDUAL_NORM_GRAD)) return;
+    int sums = p ? sums_of(p, dy) : 0;
+    if (!sums || p->out[sums] || written_between(p, n, db->param)) return;
     if (p->op == LK_OP_NORM_GRAD) with_branch(p, 0, 0, NULL);
-    if (dy != p->out[p->attr.residual_norm.p > 0 ? 3 : 0] || p->out[4]) return;
     f->ready[db->id] = f->ready[dy->id];
-    p->accumulate |= (n->accumulate >> 1 & 1) << 4;
-    lk_give(p, 4, db);
+    p->accumulate |= (n->accumulate >> 1 & 1) << sums;
+    lk_give(p, sums, db);
     n->accumulate &= 1;
     n->out[1] = NULL;
     n->outputs = 1;

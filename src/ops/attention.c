@@ -41,6 +41,7 @@ static void cost_grad(const lk_node *n, double *flops, double *bytes)
 {
     *flops = 5.0 * pair_flops(n);
     *bytes = 2.0 * input_bytes(n) + 2.0 * (double)lk_bytes(n->in[2]) + (double)lk_bytes(n->in[3]);
+    for (int i = 2; i < n->outputs; i++) *bytes += n->out[i] ? (double)lk_bytes(n->out[i]) : 0;
 }
 
 /* kv NULL: `q` is qkv. The shapes are right. */

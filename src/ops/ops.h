@@ -43,8 +43,11 @@
  *   pre = x w^T + b; y = activation(pre), of pre rounded first or not: by the kernel. `pre` is an
  *   output only with LK_GELU and training.
  *   gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
- * LINEAR_DX       in  dy X [N,M], w X [M,K], pre X [N,K] or NULL         out dx X [N,K]
+ * LINEAR_DX       in  dy X [N,M], w X [M,K], pre X [N,K] or NULL
+ *                 out dx X [N,K], sums f32 [K] or NULL (only with pre)
  *   dx = dy w; with pre: dx = (dy w) * gelu'(pre), of dy w rounded first or not: by the kernel.
+ *   sums: of the columns of dx as stored: what LINEAR_DW of the product before makes as its db.
+ *   They may be cut otherwise than there.
  * LINEAR_DW       in  x X [N,K], dy X [N,M]       out dw f32 [M,K], db f32 [M] or NULL
  *   dw = dy^T x, db = column sums of dy.
  * CONV            in  x X [B,H,W,Ci], w X [Co,kh,kw,Ci]      out y X [B,Ho,Wo,Co]
@@ -117,7 +120,11 @@
  *   -slope_h |t-j|); lse_i = log sum_j exp(s_ij); y_i = sum_j dropout(exp(s_ij - lse_i)) v_j.
  *   slope_h: lk_alibi_slope (O. Press et al., "Train short, test long", ICLR 2022).
  *   Dropout of weight (b,h,i,j): element ((b H + h) T + i) S + j of its site.
- * ATTENTION_GRAD  in  qkv or q, NULL or kv, y X, lse, dy X, state     out dqkv X or dq X, dkv X
+ * ATTENTION_GRAD  in  qkv or q, NULL or kv, y X, lse, dy X, state
+ *                 out dqkv X or dq X, NULL or dkv X, sums f32 [(H+2K)D] or [H D] or NULL,
+ *                     sums f32 [2K D] or NULL
+ *   sums: of the columns of dqkv or dq, and of dkv, as stored, so of dqkv rotated back where it is:
+ *   what LINEAR_DW of the products before makes as its db. They may be cut otherwise than there.
  * XENT            in  logits X [N,V], targets i32 [N]     out loss f32 [1], lse f32 [N]
  *   columns >= classes count as -inf. loss = mean_n (lse_n - logits[n, target_n]), summed in
  *   double in a fixed order. A target that is no class, below 0 or >= classes, makes it NaN.
@@ -133,7 +140,7 @@
  * CAST            in  x                           out y: same shape, another float type
  *
  * Made by the fuse pass (src/graph/fuse.c, fuse_vision.c) of the ops above, whose arithmetic they
- * keep:
+ * keep, as are the sums of LINEAR_DX and ATTENTION_GRAD:
  * RESIDUAL_NORM   in  x X, branch X, state, w f32, b f32|NULL     out y X, n X, mean f32|NULL, rstd
  *   y = RESIDUAL(x, branch), n = NORM(y).
  * RESIDUAL_NORM_GRAD  in  x X, w f32, mean f32|NULL, rstd f32, dy X, more X|NULL, state|NULL
