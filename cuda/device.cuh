@@ -252,9 +252,13 @@ lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
 /* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
 lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
-/* Run it, bias included. *done: the epilogue did all of it, gelu or gelu' or rotation or moments;
- * else the product of a linear with gelu lies in pre, if that is wanted, or in y. */
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done);
+/* How much of a node the product has done, bias included. */
+typedef enum lk_matmul_done {
+    LK_MATMUL_BARE,  /* the product of a linear with gelu lies in pre, if that is wanted, or in y */
+    LK_MATMUL_FUSED, /* with gelu or gelu' or rotation or moments */
+    LK_MATMUL_WHOLE  /* and with the sums of a linear_dx */
+} lk_matmul_done;
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_matmul_done *done);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
@@ -262,12 +266,13 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 /* ---- product.cu ----------------------------------------------------------------------------- */
 
 /* To be raised with every change of the bits of these products: resumed runs rely on it. */
-enum { LK_PRODUCT_VERSION = 1 };
+enum { LK_PRODUCT_VERSION = 2 };
 /* Whether node n, a linear with gelu or a rotation or a linear_dx with gelu', can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);
 /* Whether one that can should: by its shape alone. */
 bool lk_cuda_product_pays(const lk_node *n);
-/* Run it, all of it. */
+/* Run it, all of it; a linear_dx with sums needs scratch. */
+size_t lk_cuda_product_scratch(const lk_node *n);
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n);
 
 /* ---- rope.cu -------------------------------------------------------------------------------- */

@@ -167,10 +167,11 @@ void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool ac
 
 extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 {
-    bool done;
+    lk_matmul_done done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
-    if (!done && lk_rotation_of(n)) return lk_cuda_rotate(x, n, n->out[0]);
-    if (done || n->attr.linear.activation != LK_GELU) return LK_OK;
+    if (done != LK_MATMUL_BARE) return LK_OK;
+    if (lk_rotation_of(n)) return lk_cuda_rotate(x, n, n->out[0]);
+    if (n->attr.linear.activation != LK_GELU) return LK_OK;
     const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
     lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
     return lk_cuda_launched(n);
@@ -178,11 +179,11 @@ extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
 {
-    bool done;
+    lk_matmul_done done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
-    if (!done && n->attr.linear.activation == LK_GELU)
+    if (done == LK_MATMUL_BARE && n->attr.linear.activation == LK_GELU)
         LK_TRY(gelu_grad(x, n, n->out[0], n->in[2]));
-    if (!n->out[1]) return LK_OK;
+    if (done == LK_MATMUL_WHOLE || !n->out[1]) return LK_OK;
     lk_cuda_column_sums(x, n->out[0], (float *)x->base[LK_REGION_SCRATCH],
                         (n->accumulate & 2u) != 0, (float *)lk_data(x, n->out[1]));
     return lk_cuda_launched(n);
@@ -190,7 +191,9 @@ extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
 
 size_t lk_cuda_linear_dx_scratch(const lk_node *n)
 {
-    return n->out[1] ? lk_cuda_column_sums_scratch(n->out[0]) : 0;
+    size_t pass = n->out[1] ? lk_cuda_column_sums_scratch(n->out[0]) : 0;
+    size_t product = lk_cuda_product_scratch(n);
+    return pass > product ? pass : product;
 }
 
 size_t lk_cuda_linear_dw_scratch(const lk_node *n)
@@ -200,7 +203,7 @@ size_t lk_cuda_linear_dw_scratch(const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)
 {
-    bool done;
+    lk_matmul_done done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
     if (!n->out[1]) return LK_OK;
     lk_cuda_column_sums(x, n->in[1], (float *)x->base[LK_REGION_SCRATCH],

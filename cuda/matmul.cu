@@ -645,7 +645,7 @@ template <typename E> static __global__ void k_bias(E *y, const E *b, int64_t co
     if (i < count) y[i] = lk_store<E>(lk_float(y[i]) + lk_float(b[i % M]));
 }
 
-lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
+lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_matmul_done *done)
 {
     lk_cuda *d = (lk_cuda *)x->device;
     const lk_tensor *bias = bias_of(n);
@@ -659,7 +659,7 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
     }
     if (!c || !c->ready)
         return lk_fail(LK_E_INTERNAL, "%s: product '%s' was not prepared", n->scope, p.key);
-    *done = level == FUSE_ALL;
+    *done = c->own ? LK_MATMUL_WHOLE : level == FUSE_ALL ? LK_MATMUL_FUSED : LK_MATMUL_BARE;
     if (c->own)
         return n->op == LK_OP_LINEAR_MOMENTS ? lk_cuda_pointwise(x, n) : lk_cuda_product(x, n);
 
@@ -667,7 +667,7 @@ lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, bool *done)
     bool dw = n->op == LK_OP_LINEAR_DW, y = is_forward(n);
     const void *a = lk_data(x, n->in[dw ? 0 : 1]), *b = lk_data(x, n->in[dw ? 1 : 0]);
     const lk_tensor *pre = !has_gelu(n) ? NULL : y ? n->out[1] : n->in[2];
-    void *out = lk_data(x, y && pre && !*done ? pre : n->out[0]);
+    void *out = lk_data(x, y && pre && *done == LK_MATMUL_BARE ? pre : n->out[0]);
     LK_TRY(set_pointers(n, &p, lk_data(x, bias), lk_data(x, pre)));
     LK_LT(n, enqueue(d, &p, a, b, out, &c->algo));
     if (y && bias && !p.bias) {

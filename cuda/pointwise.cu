@@ -358,7 +358,7 @@ size_t lk_cuda_linear_moments_scratch(const lk_node *n)
 
 extern "C" lk_status lk_cuda_linear_moments(lk_exec *x, const lk_node *n)
 {
-    bool done;
+    lk_matmul_done done;
     LK_TRY(lk_cuda_matmul(x, n, &done));
-    return done ? LK_OK : lk_cuda_measure(x, n, n->out[0], moments_of(x, n));
+    return done != LK_MATMUL_BARE ? LK_OK : lk_cuda_measure(x, n, n->out[0], moments_of(x, n));
 }

@@ -78,6 +78,13 @@ template <typename E> static cudaError_t rotate_launch(const lk_node *n, const p
     }
 }
 
+size_t lk_cuda_product_scratch(const lk_node *n)
+{
+    if (n->op != LK_OP_LINEAR_DX || !n->out[1]) return 0;
+    const lk_tensor *dx = n->out[0];
+    return (size_t)product_chunks(lk_rows(dx)) * (size_t)lk_cols(dx) * sizeof(float);
+}
+
 lk_status lk_cuda_product(lk_exec *x, const lk_node *n)
 {
     const lk_cuda *d = (const lk_cuda *)x->device;
@@ -102,10 +109,13 @@ lk_status lk_cuda_product(lk_exec *x, const lk_node *n)
         });
     } else {
         c.pre = lk_data(x, n->in[2]);
+        c.sums = n->out[1] ? (float *)x->base[LK_REGION_SCRATCH] : NULL;
         LK_FLOAT_SWITCH(n->in[0]->dtype, E, {
             if constexpr (sizeof(E) == 2)
                 LK_CUDA_AT(n, (product_launch<E, PRODUCT_SLOPE>(c)));
         });
+        lk_chunk_sum sum = {c.sums, (float *)lk_data(x, n->out[1]), (n->accumulate & 2u) != 0};
+        if (sum.out) lk_cuda_sum_chunks(c.stream, &sum, 1, product_chunks(c.rows), c.columns);
     }
-    return LK_OK;
+    return lk_cuda_launched(n);
 }

@@ -2,6 +2,7 @@
  *
  *   PRODUCT_GELU    pre = x w^T + b, y = gelu(pre)    x [N,K], w [M,K], b [M], pre and y [N,M]
  *   PRODUCT_SLOPE   dx = (dy w) gelu'(pre)            dy [N,M], w [M,K], pre and dx [N,K]
+ *                   and, of each tile of dx as rounded, the sums of its columns
  *   PRODUCT_ROTATE  y = x w^T + b, and of its columns the first heads of D rotated by the position
  *                   of the row, N mod T, before y is rounded
  *
@@ -45,6 +46,7 @@ typedef struct product_grid {
     int row_tiles, column_tiles, steps; /* row_tiles: of a cluster's tiles */
     int columns;
     bool keep; /* PRODUCT_GELU: pre is wanted */
+    float *sums; /* PRODUCT_SLOPE: f32 [tiles of rows, columns], or NULL */
     /* PRODUCT_ROTATE: positions, columns that are rotated, angles [time, D / 2] */
     int time, rotated;
     const float2 *angles;
@@ -130,7 +132,7 @@ typedef struct finisher {
     uint32_t panel;
     uint64_t *arrived; /* [2]: pre is in the buffer */
     int group;
-    bool leader, keep;
+    bool leader, keep, sums;
 } finisher;
 
 /* Where panel P of the tile at `p` begins. */
@@ -147,10 +149,12 @@ static __device__ __forceinline__ void pre_load(const finisher &f, tile_place p,
     copy_tile<64, 64>(f.panel + P % 2 * PANEL, f.pre, &f.arrived[P % 2], q.column, q.row, 0);
 }
 
-/* Slice S of the tile at `now`, its sums rounded to `held`. `next` is the tile after it, if any. */
+/* Slice S of the tile at `now`, its sums rounded to `held`. `next` is the tile after it, if any.
+ * `column`: for PRODUCT_SLOPE, what this thread's rows add to its columns of each slice. */
 template <typename E, int KIND, int S>
 static __device__ __forceinline__ void finish(const finisher &f, const uint32_t *held,
-                                              tile_place now, tile_place next, bool more)
+                                              tile_place now, tile_place next, bool more,
+                                              float (&column)[SLICES / 2][8])
 {
     constexpr int P = S / 2;
     uint32_t out = f.panel + (KIND == PRODUCT_GELU ? 0 : P % 2 * PANEL), pre = f.panel + PANEL;
@@ -192,6 +196,15 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
             }
         }
         matrix_put(out + at, r);
+        if (KIND == PRODUCT_SLOPE && f.sums) {
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+                float2 u = lk_pair(r[i], E()), v = lk_pair(r[i + 1], E());
+                float *to = &column[S % 4][4 * j + i];
+                to[0] = S < 4 ? u.x + v.x : to[0] + (u.x + v.x);
+                to[1] = S < 4 ? u.y + v.y : to[1] + (u.y + v.y);
+            }
+        }
     }
     if (S % 2) {
         tile_place q = panel_place(now, P);
@@ -204,6 +217,44 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
         }
         __syncwarp();
     }
+}
+
+/* Half of v to the thread `lanes` away, which has the other half of its own for it; what is left
+ * are sums in the first half. */
+template <int N> static __device__ __forceinline__ void halve(float *v, int lanes)
+{
+    bool upper = threadIdx.x & lanes;
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+        float gone = upper ? v[i] : v[i + N / 2], kept = upper ? v[i + N / 2] : v[i];
+        v[i] = kept + __shfl_xor_sync(0xFFFFFFFFu, gone, lanes);
+    }
+}
+
+/* Sums of a tile's columns from those of a thread's 4 rows each, to out [128]: over the 8 lanes
+ * with the same columns, then over the warps from the last to the first. `between` [128]. */
+static __device__ __forceinline__ void sum_columns(float (&column)[SLICES / 2][8], int group,
+                                                   float4 *between, float *out)
+{
+    float *v = column[0];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3;
+    halve<32>(v, 16);
+    halve<16>(v, 8);
+    halve<8>(v, 4);
+    for (int w = 3; w >= 0; w--) {
+        if (warp == w) {
+            if (w < 3) {
+                float4 u = between[lane];
+                v[0] += u.x, v[1] += u.y, v[2] += u.z, v[3] += u.w;
+            }
+            if (w > 0) between[lane] = make_float4(v[0], v[1], v[2], v[3]);
+        }
+        if (w > 0) group_sync(group);
+    }
+    if (warp > 0) return;
+    float2 *to = (float2 *)out + 16 * (lane >> 3) + 8 * (lane >> 2 & 1) + (lane & 3);
+    to[0] = make_float2(v[0], v[1]);
+    to[4] = make_float2(v[2], v[3]);
 }
 
 /* Rotate the sums of the tile at `p`, 128 / D heads of 128 rows. */
@@ -319,6 +370,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t full[PRODUCT_STAGES], empty[PRODUCT_STAGES], arrived[2][2];
     __shared__ uint32_t bias_words[2][PRODUCT_TILE / 2];
+    __shared__ float4 between[2][PRODUCT_TILE / 4];
     /* [stages][a, b], then panels [2][2] */
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     if (threadIdx.x == 0) {
@@ -343,7 +395,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
         int tiles = g.row_tiles * g.column_tiles, stride = gridDim.x / PRODUCT_CLUSTER;
         int begin = blockIdx.x / PRODUCT_CLUSTER + group * stride, each = 2 * stride;
         finisher f = {&mout, &mpre, ring + PRODUCT_STAGES * STAGE_BYTES + group * 2 * PANEL,
-                      arrived[group], group, thread == 0, g.keep};
+                      arrived[group], group, thread == 0, g.keep, g.sums != NULL};
         float acc[32][4];
         uint32_t held[SLICES][8];
         stage_ring at = {0, 0};
@@ -404,7 +456,11 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
             bool more = t + each < tiles;
             tile_place next = here;
             if (KIND == PRODUCT_SLOPE && more) next = place_of(g, t + each);
-            EACH_SLICE(finish<E, KIND, S>(f, held[S], here, next, more));
+            float column[SLICES / 2][8];
+            EACH_SLICE(finish<E, KIND, S>(f, held[S], here, next, more, column));
+            if (KIND == PRODUCT_SLOPE && f.sums)
+                sum_columns(column, group, between[group],
+                            g.sums + (int64_t)(here.row / PRODUCT_TILE) * g.columns + here.column);
         }
         turns_end(group);
         if (f.leader) stores_wait();
@@ -424,7 +480,14 @@ typedef struct product_call {
     void *out, *pre;              /* pre: written, or NULL (PRODUCT_GELU); read (PRODUCT_SLOPE) */
     int64_t time, rotated;        /* as in product_grid */
     const float2 *angles;
+    float *sums; /* PRODUCT_SLOPE: f32 [product_chunks(rows), columns], or NULL */
 } product_call;
+
+/* Rows of sums: those of all tiles that a cluster begins. */
+static inline int product_chunks(int64_t rows)
+{
+    return PRODUCT_CLUSTER * (int)lk_ceil(rows, PRODUCT_CLUSTER * PRODUCT_TILE);
+}
 
 template <typename E, int KIND, int D = 0>
 static cudaError_t product_launch(const product_call &c)
@@ -443,6 +506,7 @@ static cudaError_t product_launch(const product_call &c)
     g.steps = (int)lk_ceil(c.depth, PRODUCT_DEPTH);
     g.columns = (int)c.columns;
     g.keep = c.pre != NULL;
+    g.sums = c.sums;
     g.time = (int)c.time;
     g.rotated = (int)c.rotated;
     g.angles = c.angles;
