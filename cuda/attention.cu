@@ -7,8 +7,8 @@
  *   attention_mma.cuh                              f16, bf16; any device and head size
  *   attention_float.cuh                            f32
  * The set is chosen by device and shape alone. The first rotates dq and dk back where that is asked
- * for; after the others rope.cu does. In every set each sum has one owner, one order: no atomics,
- * bits depend on the shape only. */
+ * for, and leaves column sums of the gradients; after the others rope.cu and linear.cu do. In every
+ * set each sum has one owner, one order: no atomics, bits depend on the shape only. */
 #include "cuda/attention_float.cuh"
 #include "cuda/attention_mma.cuh"
 #include "cuda/attention_wgmma_grad.cuh"
@@ -76,14 +76,27 @@ lk_status lk_cuda_attention_check(const lk_node *n)
     return LK_OK;
 }
 
+/* Chunks of the column sums of gradient i, 0 or 1. */
+static int64_t sums_chunks(const lk_node *n, int i)
+{
+    return attention_chunks(n->out[i]->dim[0], n->out[i]->dim[1]);
+}
+
+/* Floats of partial sums. lk_cuda_column_sums() needs no more: it cuts at most as finely. */
+static int64_t sums_floats(const lk_node *n, int i)
+{
+    return n->out[2 + i] ? sums_chunks(n, i) * lk_cols(n->out[i]) : 0;
+}
+
+static size_t own_scratch(const lk_node *n)
+{
+    return attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
+}
+
+/* The kernels' own, then the partial sums of each gradient. */
 size_t lk_cuda_attention_grad_scratch(const lk_node *n)
 {
-    size_t most = attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
-    for (int i = 0; i < 2; i++) {
-        size_t sums = n->out[2 + i] ? lk_cuda_column_sums_scratch(n->out[i]) : 0;
-        if (sums > most) most = sums;
-    }
-    return most;
+    return own_scratch(n) + (size_t)(sums_floats(n, 0) + sums_floats(n, 1)) * sizeof(float);
 }
 
 template <typename E, int DP> static cudaError_t forward(const attention_call &c)
@@ -120,6 +133,8 @@ static attention_call call_of(lk_exec *x, const lk_node *n)
     c.dkv = NULL;
     c.scratch = NULL;
     c.angles = NULL;
+    c.q_sums = NULL;
+    c.kv_sums = NULL;
     return c;
 }
 
@@ -135,6 +150,21 @@ extern "C" lk_status lk_cuda_attention(lk_exec *x, const lk_node *n)
     return LK_OK;
 }
 
+/* Of the gradients, where asked for: from the partial sums that the kernels left, or by a pass. */
+static void sum_columns(lk_exec *x, const lk_node *n, bool left, float *partial)
+{
+    for (int i = 0; i < 2; i++) {
+        if (!n->out[2 + i]) continue;
+        bool accumulate = n->accumulate >> (2 + i) & 1;
+        lk_chunk_sum sum = {partial, (float *)lk_data(x, n->out[2 + i]), accumulate};
+        if (left)
+            lk_cuda_sum_chunks(lk_cuda_stream_of(x), &sum, 1, (int)sums_chunks(n, i),
+                               lk_cols(n->out[i]));
+        else lk_cuda_column_sums(x, n->out[i], partial, accumulate, sum.out);
+        partial += sums_floats(n, i);
+    }
+}
+
 extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
 {
     LK_TRY(lk_cuda_attention_check(n));
@@ -146,14 +176,15 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
     c.dq = lk_data(x, n->out[0]);
     c.dkv = n->in[1] ? lk_data(x, n->out[1]) : c.dq;
     c.scratch = (float *)x->base[LK_REGION_SCRATCH];
+    float *partial = c.scratch + own_scratch(n) / sizeof(float);
+    if (n->out[2]) c.q_sums = partial;
+    if (n->out[3]) c.kv_sums = partial + sums_floats(n, 0);
+    if (!n->in[1]) c.kv_sums = c.q_sums;
     bool rotated = lk_rotation_of(n) != NULL;
     if (rotated && c.hopper) LK_TRY(lk_cuda_angles((lk_cuda *)x->device, n, &c.angles));
     LK_FLOAT_SWITCH(n->in[0]->dtype, E,
                     HEAD_SWITCH(c.a.d, DP, LK_CUDA_AT(n, (backward<E, DP>(c)))));
     if (rotated && !c.hopper) LK_TRY(lk_cuda_rotate(x, n, n->out[0]));
-    for (int i = 0; i < 2; i++)
-        if (n->out[2 + i])
-            lk_cuda_column_sums(x, n->out[i], c.scratch, (n->accumulate >> (2 + i) & 1) != 0,
-                                (float *)lk_data(x, n->out[2 + i]));
+    sum_columns(x, n, c.hopper, partial);
     return lk_cuda_launched(n);
 }

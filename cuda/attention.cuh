@@ -34,6 +34,7 @@ typedef struct attention_call {
     float *lse;     /* [B,H,T] */
     float *scratch; /* attention_scratch() bytes, backward only */
     const float2 *angles; /* [T, D / 2] for Hopper's backward to rotate dq and dk back; or NULL */
+    float *q_sums, *kv_sums; /* partial column sums of dq and dkv, of Hopper's backward; or NULL */
 } attention_call;
 
 /* Rows of the backward's scratch: T rounded up to whole tiles. */
@@ -43,6 +44,12 @@ static inline int64_t attention_rows(int64_t t) { return lk_ceil(t, 128) * 128; 
 static inline size_t attention_scratch(int64_t pairs, int64_t t)
 {
     return (size_t)(pairs * attention_rows(t)) * 2 * sizeof(float);
+}
+
+/* How many partial sums of a column there are: one of every 64 rows of a batch entry. */
+static inline int64_t attention_chunks(int64_t batch, int64_t rows)
+{
+    return batch * lk_ceil(rows, 64);
 }
 
 /* Launch `kernel` with dynamic shared memory. */

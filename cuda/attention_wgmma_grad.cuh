@@ -14,6 +14,9 @@
  *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
+ * Column sums of what is stored, where they are asked for: each warpgroup leaves those of its 64
+ * rows, added as a tree; lk_cuda_sum_chunks() adds them up.
+ *
  * When causal, a unit's time depends on its tile; an item pairs a long unit with a short one, so
  * that all items take the same time. */
 #ifndef LK_CUDA_ATTENTION_WGMMA_GRAD_CUH
@@ -89,6 +92,18 @@ static __device__ __forceinline__ void slot_release(grad_barriers *bar, uint32_t
     if ((threadIdx.x & 31) == 0) barrier_arrive(&bar->empty[n % STAGES]);
 }
 
+static __device__ __forceinline__ float shared_float(uint32_t at)
+{
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ void shared_put(uint32_t at, float u, float v)
+{
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(u), "f"(v) : "memory");
+}
+
 static __device__ __forceinline__ float2 shared_pair(uint32_t at)
 {
     float2 v;
@@ -115,6 +130,53 @@ static __device__ __forceinline__ void rotate_back(float (&d)[D / 8][4], const f
         rotate(d[j], d[j + D / 16], __ldg(u + 4 * j), __ldg(v + 4 * j), -1);
 }
 
+/* ---- column sums of what is stored ---------------------------------------------------------- */
+
+/* Bytes of shared memory for the sums of a warpgroup's tile. */
+template <int D> __host__ __device__ constexpr int sums_bytes(void)
+{
+    return 4 * D * (int)sizeof(float);
+}
+
+/* The sums [columns] of 64 rows from w0 on, of partial [attention_chunks(), columns]. */
+static __device__ __forceinline__ float *sums_of(float *partial, int entry, int rows, int w0,
+                                                 int64_t columns)
+{
+    return partial + ((int64_t)entry * ((rows + 63) / 64) + w0 / 64) * columns;
+}
+
+/* out [D] = sums over the warpgroup's 64 rows of what store_tile() stores; rows beyond are none. A
+ * warp sums its 16 rows as a product of ones by them. `at`: sums_bytes() of shared memory. */
+template <typename E, int D>
+static __device__ __forceinline__ void sum_tile(float *out, uint32_t at, int group, int first,
+                                                int rows, const float (&acc)[D / 8][4],
+                                                float factor)
+{
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, c = threadIdx.x & 127;
+    uint32_t one = lk_pack<E>(1, 1), ones[4] = {one, one, one, one};
+    float sum[D / 8][4] = {}, s[4];
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+        uint32_t w[2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            w[r] = lk_pack<E>(acc[n][2 * r] * factor, acc[n][2 * r + 1] * factor);
+            if (first + 8 * r >= rows) w[r] = 0;
+        }
+        lk_mma<E>(sum[n], ones, lk_matrix_turned(w[0]), lk_matrix_turned(w[1]));
+    }
+    if (lane < 4) { /* all rows of a sum are the same */
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+            shared_put(at + 4 * (warp * D + 8 * n + 2 * lane), sum[n][0], sum[n][1]);
+    }
+    group_sync(group);
+    if (c >= D) return;
+#pragma unroll
+    for (int k = 0; k < 4; k++) s[k] = shared_float(at + 4 * (k * D + c));
+    out[c] = s[0] + s[1] + (s[2] + s[3]);
+}
+
 /* ---- own queries: dQ ------------------------------------------------------------------------ */
 
 /* How many tiles of 64 keys any of 128 queries from row0 on sees. */
@@ -125,17 +187,18 @@ static __device__ __forceinline__ int steps_of(const shape &a, int row0)
 
 template <int D> constexpr int queries_bytes(void)
 {
-    return 1024 + (6 + 2 * STAGES) * tile_bytes(64, D);
+    return 1024 + (6 + 2 * STAGES) * tile_bytes(64, D) + (D <= 64 ? 2 * sums_bytes<D>() : 0);
 }
 
-/* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D). */
+/* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D).
+ * sums: sums_of() dq, or NULL. */
 template <typename E, int D, bool DROP>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_queries_wgmma(const __grid_constant__ CUtensorMap mq,
                     const __grid_constant__ CUtensorMap mkv,
                     const __grid_constant__ CUtensorMap mdy, const __grid_constant__ CUtensorMap my,
                     shape a, int items, const float *lse, const lk_step_state *state, float2 *pairs,
-                    int64_t rows, const float2 *angles, E *dq)
+                    int64_t rows, const float2 *angles, E *dq, float *sums)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D);
@@ -143,7 +206,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
-    uint32_t own = ring + 2 * STAGES * TILE;            /* [Q, dy, y][group] */
+    uint32_t own = ring + 2 * STAGES * TILE; /* [Q, dy, y][group]; D <= 64: [sums][group] */
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
     uint32_t n = 0, units = 0; /* steps and units before */
@@ -286,10 +349,20 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 slot_release(&bar, n + it);
             }
             n += steps;
-            if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (!REGISTERS && !sums && lane == 0) barrier_arrive(&bar.own_empty);
             if (angles) rotate_back<D>(acc, angles, i, a.t);
             E *out = dq + (int64_t)u.entry * a.t * a.width + u.head * D;
             store_tile<E, D>(out, a.width, i, a.t, acc, a.scale, a.scale);
+            if (sums && w0 < a.t) {
+                uint32_t room = REGISTERS ? own + 6 * TILE + group * sums_bytes<D>()
+                                          : own + (4 + group) * TILE; /* of y */
+                float *to = sums_of(sums, u.entry, a.t, w0, a.width) + u.head * D;
+                sum_tile<E, D>(to, room, group, i, a.t, acc, a.scale);
+            }
+            if (!REGISTERS && sums) {
+                shared_publish();
+                if (lane == 0) barrier_arrive(&bar.own_empty);
+            }
         }
     turns_end(group);
 #endif
@@ -299,7 +372,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
 template <int D, int STREAM> constexpr int keys_bytes(void)
 {
-    return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 8);
+    return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 8) +
+           4 * sums_bytes<D>();
 }
 
 /* The first query, from tiles of STREAM, that sees the key; 0 if all do. */
@@ -308,12 +382,14 @@ template <int STREAM> static __device__ __forceinline__ int first_query(const sh
     return a.causal ? max(0, key - a.offset) / STREAM * STREAM : 0;
 }
 
-/* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. */
+/* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. sums: sums_of() dkv, or
+ * NULL. */
 template <typename E, int D, int STREAM, bool DROP>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
-                 int64_t rows, const lk_step_state *state, const float2 *angles, E *dkv)
+                 int64_t rows, const lk_step_state *state, const float2 *angles, E *dkv,
+                 float *sums)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D), PART = tile_bytes(STREAM, D), NT = STREAM / 8;
@@ -322,6 +398,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     __shared__ grad_barriers bar;
     uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
+    uint32_t room = stat + STAGES * STREAM * 8;                      /* [sums of dK, dV][group] */
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
     int last_row = (a.t + STREAM - 1) / STREAM * STREAM;
@@ -473,6 +550,13 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             E *out = dkv + (int64_t)u.entry * a.s * a.kv_width + (a.first + u.head) * D;
             store_tile<E, D>(out, a.kv_width, j, a.s, dk, a.scale, a.scale);
             store_tile<E, D>(out + a.kv_heads * D, a.kv_width, j, a.s, dv, a.keep, a.keep);
+            if (sums && w0 < a.s) {
+                uint32_t here = room + group * sums_bytes<D>();
+                float *to = sums_of(sums, u.entry, a.s, w0, a.kv_width) + (a.first + u.head) * D;
+                sum_tile<E, D>(to, here, group, j, a.s, dk, a.scale);
+                sum_tile<E, D>(to + a.kv_heads * D, here + 2 * sums_bytes<D>(), group, j, a.s, dv,
+                               a.keep);
+            }
         }
     turns_end(group);
 #endif
@@ -492,10 +576,12 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     if (a.threshold)
         LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq,
+               c.q_sums);
     else
         LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
+               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq,
+               c.q_sums);
     return cudaSuccess;
 }
 
@@ -513,10 +599,10 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     LK_CUDA_TRY(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
     if (a.threshold)
         LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
+               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv, c.kv_sums);
     else
         LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
+               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv, c.kv_sums);
     return cudaSuccess;
 }
 

@@ -64,6 +64,15 @@ static __device__ __forceinline__ void lk_matrices_turned(uint32_t *r, uint32_t 
                  : "memory");
 }
 
+/* An 8 x 8 matrix, of which lane l holds the pair of columns from 2 (l % 4) on of row l / 4,
+ * transposed. */
+static __device__ __forceinline__ uint32_t lk_matrix_turned(uint32_t pair)
+{
+    uint32_t turned;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(pair));
+    return turned;
+}
+
 /* c [16, 8] += a [16, 16] b [16, 8] in f32. With g = lane / 4, t = lane % 4: c[0..1] stand at row
  * g, columns 2t and 2t+1, c[2..3] at row g + 8; a[0..3] hold the pairs of columns from 2t on of
  * (row g, columns 0-7), (g + 8, 0-7), (g, 8-15), (g + 8, 8-15); b0 and b1 the pairs of rows from 2t

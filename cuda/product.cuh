@@ -121,11 +121,6 @@ static __device__ __forceinline__ void matrix_put(uint32_t at, const uint32_t *r
                  : "memory");
 }
 
-static __device__ __forceinline__ void group_sync(int group)
-{
-    asm volatile("bar.sync %0, 128;" ::"r"(3 + group) : "memory");
-}
-
 /* What a warpgroup works with when it finishes tiles. `panel`: two buffers of PANEL bytes. */
 typedef struct finisher {
     const CUtensorMap *out, *pre;

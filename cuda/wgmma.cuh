@@ -254,6 +254,12 @@ static __device__ __forceinline__ void turns_end(int group)
     if (group == 0) turn_take(group);
 }
 
+/* The threads of one of the two wait for each other (barriers 3 and 4). */
+static __device__ __forceinline__ void group_sync(int group)
+{
+    asm volatile("bar.sync %0, 128;" ::"r"(3 + group) : "memory");
+}
+
 /* ---- barriers and the copy engine ----------------------------------------------------------- */
 
 static __device__ __forceinline__ void barrier_init(uint64_t *b, int arrivals)
