@@ -3,7 +3,8 @@
  *   1. the three kinds of wgmma product on one tile, against the same sums on the host
  *   2. every case: error ||out - reference|| / ||reference|| of y, lse, dq, dk, dv against double
  *      precision on one (batch entry, kv head), for mma.sync and wgmma; outputs poisoned before;
- *      the same bits in a second run
+ *      the same bits in a second run; the column sums that wgmma leaves against those of its dq,
+ *      dk, dv, as parts of the sums of sizes
  *   3. time of shapes of real runs, TFLOP/s of 2 products forward and 5 backward, half of them when
  *      causal; launches captured in a graph, buffers rotating over more than the L2 cache.
  *      bench/peer/attention.py reads these lines, and times PyTorch's at the same shapes
@@ -371,6 +372,22 @@ static void worst(double *e, double x)
     if (!(x <= *e)) *e = x;
 }
 
+/* The largest error of the column sums partial [chunks, width] of x [.., width], as a part of the
+ * sum of sizes. */
+static double sums_error(const float *partial, int64_t chunks, const double *x, int64_t rows,
+                         int64_t width)
+{
+    std::vector<double> sums = host<float>(partial, chunks * width);
+    double most = 0;
+    for (int64_t c = 0; c < width; c++) {
+        double got = 0, sum = 0, size = 0;
+        for (int64_t i = 0; i < chunks; i++) got += sums[i * width + c];
+        for (int64_t i = 0; i < rows; i++) sum += x[i * width + c], size += fabs(x[i * width + c]);
+        worst(&most, size > 0 ? fabs(got - sum) / size : fabs(got));
+    }
+    return most;
+}
+
 template <typename E, int D> static void check(const lab_case *c)
 {
     lab l;
@@ -386,7 +403,11 @@ template <typename E, int D> static void check(const lab_case *c)
     r.v = slice(qkv, r.entry, s, a.kv_width, (a.first + a.kv_heads + r.kv) * D, D, from);
     r.dk.assign(s * D, 0), r.dv.assign(s * D, 0);
     r.scores.resize((size_t)t * s), r.grads.resize((size_t)t * s);
-    double error[2][5] = {};
+    int64_t chunks = attention_chunks(c->batch, t), kv_chunks = attention_chunks(c->batch, s);
+    int64_t n_sums = chunks * a.width, all_sums = n_sums + (l.n_kv ? kv_chunks * a.kv_width : 0);
+    k.q_sums = (float *)device(sizeof(float) * all_sums);
+    k.kv_sums = l.n_kv ? k.q_sums + n_sums : k.q_sums;
+    double error[2][5] = {}, of_sums;
     std::vector<double> y[2], lse[2], dqkv[2];
     bool same = true, all = true;
     for (int path = 0; path < 2; path++) {
@@ -396,6 +417,7 @@ template <typename E, int D> static void check(const lab_case *c)
             CHECK(cudaMemset(k.dq, 0xFF, sizeof(E) * n));
             CHECK(cudaMemset(k.lse, 0xFF, sizeof(float) * l.n_lse));
             CHECK(cudaMemset(k.scratch, 0xFF, l.scratch));
+            CHECK(cudaMemset(k.q_sums, 0xFF, sizeof(float) * all_sums));
             CHECK(cudaDeviceSynchronize());
             launch<E, D>(k, path, FORWARD);
             launch<E, D>(k, path, BACKWARD);
@@ -434,11 +456,15 @@ template <typename E, int D> static void check(const lab_case *c)
         got = slice(dqkv[path], r.entry, s, a.kv_width, (a.first + a.kv_heads + r.kv) * D, D, from);
         worst(&error[path][4], relative(got.data(), r.dv.data(), s * D));
     }
+    of_sums = sums_error(k.q_sums, chunks, dqkv[1].data(), c->batch * t, a.width);
+    if (l.n_kv)
+        worst(&of_sums, sums_error(k.kv_sums, kv_chunks, dqkv[1].data() + from, c->batch * s,
+                                   a.kv_width));
     /* the whole of both paths against each other */
     double between = std::max(relative(y[1].data(), y[0].data(), l.n_y),
                               relative(dqkv[1].data(), dqkv[0].data(), n));
     double limit = c->bf16 ? 1.5e-2 : 2e-3;
-    bool good = same && all && between < 2 * limit;
+    bool good = same && all && between < 2 * limit && of_sums < 1e-6;
     for (int m = 0; m < 5; m++) good &= error[1][m] < limit;
     failures += !good;
     printf("%-4s %-9s B%lld T%-4d S%-4d H%d/%d D%-3d%s%s%s", good ? "ok" : "BAD",
@@ -448,8 +474,10 @@ template <typename E, int D> static void check(const lab_case *c)
         printf(path ? " | wgmma" : ": mma");
         for (int m = 0; m < 5; m++) printf(" %.1e", error[path][m]);
     }
-    printf(" | %.1e%s%s\n", between, same ? "" : " OTHER BITS", all ? "" : " NOT FINITE");
+    printf(" | sums %.1e | %.1e%s%s\n", of_sums, between, same ? "" : " OTHER BITS",
+           all ? "" : " NOT FINITE");
     fflush(stdout);
+    cudaFree(k.q_sums);
     lab_close(&l);
 }
 
@@ -587,7 +615,7 @@ int main(int argc, char **argv)
     }
     if (!only_time) {
         probe<32>(), probe<64>(), probe<96>(), probe<128>();
-        printf("errors of y, lse, dq, dk, dv; last: between the two\n");
+        printf("errors of y, lse, dq, dk, dv; of the column sums; last: between the two\n");
         EACH(checks, check);
     }
     if (!only_check) {
