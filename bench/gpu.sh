@@ -179,7 +179,7 @@ part_ops() {
         [ $name = fuse ] || # which looks at the graph, and computes on the CPU
             ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
     done
-    for name in attention excite linear; do
+    for name in attention excite linear xent norm; do
         counted "$name by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
             --portable $name
         counted "$name by persistent kernels of 4 blocks" "$builddir/tests/test_ops" --narrow $name

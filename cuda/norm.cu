@@ -2,16 +2,17 @@
  *
  * Forward: a warp per row holding the row in registers for C <= 1024, else a block per row that
  * reads it again (from L1), which beside a residual is the sum that it has stored. Backward for
- * C <= 1024, C % 8 == 0: one block per chunk of rows, a warp per row, which it copies to shared
- * memory while it works on the one before; dx leaves at once while each lane sums dw and db of its
- * columns over the rows of its warp; the block adds its warps in order and stores partials
- * [chunks, C], which lk_cuda_sum_chunks adds. Other C: the column partials, and dx with dropout of
- * the branch, by two kernels; the sums of the branch read once more what was stored. Where C is no
- * multiple of 8 the parts of residual_norm and of its gradient run one by one.
+ * C % 8 == 0 up to 4096 (f32: 2048): one block per chunk of rows, in teams of warps with a row
+ * each; a thread has few columns, whose weights and sums over its rows stay in registers, and a
+ * team's warps exchange the two sums of a row. Rows are copied to shared memory ahead. The block
+ * adds its teams in order and stores partials [chunks, C], which lk_cuda_sum_chunks adds. Other C:
+ * the column partials, and dx with dropout of the branch, by two kernels; the sums of the branch
+ * read once more what was stored. Where C is no multiple of 8 the parts of residual_norm and of
+ * its gradient run one by one.
  *
  * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
 #include "cuda/dropout.cuh"
-#include "cuda/mma.cuh"
+#include "cuda/wgmma.cuh"
 
 enum { WARPS = 8, THREADS = 32 * WARPS, HELD_COLS = 1024 };
 
@@ -200,153 +201,307 @@ template <typename E> struct branch {
     mask m;
 };
 
-/* out[c] = sum over the warps, in order, of sums[warp][c]; then the block may use `sums` again. */
-template <int COLS>
-static __device__ __forceinline__ void add_warps(const float (*sums)[COLS], float *out, int cols)
+/* All `threads` threads of a team. */
+static __device__ __forceinline__ void team_sync(int team, int threads)
 {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(threads) : "memory");
+}
+
+/* How rows are spread over a block of k_norm_grad: a run of neighbouring rows at a time to each of
+ * `teams` teams of `width` warps, of which a thread has K vectors of V columns. */
+enum { GRAD_WARPS = 8, GRAD_THREADS = 32 * GRAD_WARPS, GRAD_V = 8 };
+typedef struct row_teams {
+    int width, teams;
+    int places; /* of a team's sums: width, and even */
+} row_teams;
+
+static row_teams row_teams_of(int cols, int K)
+{
+    row_teams t;
+    t.width = (int)lk_ceil(cols, 32 * GRAD_V * K);
+    t.teams = GRAD_WARPS / t.width;
+    t.places = t.width + t.width % 2;
+    return t;
+}
+
+/* Runs of rows that are on their way to shared memory or worked on: [stage][row][x, dy, more][K]
+ * [thread], each a vector; at most 96 KiB. */
+template <typename E, int K> struct grad_stage {
+    static constexpr bool light = sizeof(E) == 2 && K == 1;
+    static constexpr int run = light ? 2 : 1, stages = light ? 3 : 4;
+    static constexpr int vector = GRAD_V * sizeof(E), piece = GRAD_THREADS * vector;
+    static constexpr int bytes = run * 3 * K * piece, all = stages * bytes;
+    static __device__ constexpr int at(int q, int i, int k)
+    {
+        return ((q * 3 + i) * K + k) * piece;
+    }
+};
+
+static __device__ __forceinline__ uint4 shared_get(uint32_t at)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(at));
+    return v;
+}
+
+/* v rounded to E, to p. */
+template <typename E> static __device__ __forceinline__ void put_rounded(E *p, float (&v)[GRAD_V])
+{
+    lk_vec<E, GRAD_V> x;
+#pragma unroll
+    for (int j = 0; j < GRAD_V; j++) {
+        x.v[j] = lk_store<E>(v[j]);
+        v[j] = lk_float(x.v[j]);
+    }
+    *(lk_vec<E, GRAD_V> *)p = x;
+}
+
+/* Element lane / (32 / N) of v, summed over the warp. */
+template <int N> static __device__ __forceinline__ float warp_sums(float (&v)[N])
+{
+    int lane = threadIdx.x & 31, k = 16;
+#pragma unroll
+    for (int n = N / 2; n > 0; n /= 2, k /= 2) {
+        bool upper = lane & k;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            float keep = upper ? v[n + i] : v[i], other = upper ? v[i] : v[n + i];
+            v[i] = keep + __shfl_xor_sync(0xFFFFFFFFu, other, k);
+        }
+    }
+#pragma unroll
+    for (; k > 0; k >>= 1) v[0] += __shfl_xor_sync(0xFFFFFFFFu, v[0], k);
+    return v[0];
+}
+
+/* out[c] = sum over the teams, in order, of what each has of column c, through `shared`. */
+template <int K>
+static __device__ __forceinline__ void add_teams(const float (&mine)[K][GRAD_V], float *shared,
+                                                 float *out, row_teams t, int cols)
+{
+    int lanes = 32 * t.width, team = threadIdx.x / lanes, first = threadIdx.x % lanes * GRAD_V;
     __syncthreads();
-    for (int c = threadIdx.x; c < cols; c += THREADS) {
-        float total = 0;
-        for (int i = 0; i < WARPS; i++) total += sums[i][c];
-        out[c] = total;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int c = k * lanes * GRAD_V + first;
+        if (c < cols) lk_put<GRAD_V>(shared + team * cols + c, mine[k]);
     }
     __syncthreads();
+    for (int c = threadIdx.x; c < cols; c += blockDim.x) {
+        float total = 0;
+#pragma unroll 4
+        for (int i = 0; i < t.teams; i++) total += shared[i * cols + c];
+        out[c] = total;
+    }
 }
 
-/* Whether rows of K pieces are staged in shared memory, which at most 99 KiB a block must hold. */
-template <typename E, int K> static constexpr bool staged = sizeof(E) == 2 && K <= 3;
-/* [warp][2 rows][x, dy, more][K][lane] of 16 bytes. */
-template <typename E, int K> static constexpr int staged_bytes(void)
-{
-    return staged<E, K> ? WARPS * 2 * 3 * K * 32 * 16 : 0;
-}
+/* Code for older GPUs than Hopper has no copy engine, and does what it would by threads. */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define COPY_ENGINE 1
+#else
+#define COPY_ENGINE 0
+#endif
 
-/* Block i: rows [i per, (i+1) per), warp a taking every eighth. C <= 256 K, C % 8 == 0. */
-template <typename E, int K, int BRANCH>
-static __global__ void __launch_bounds__(THREADS)
+/* Block i: rows [i per, (i+1) per), which its teams take in turns; C <= 256 K width, C % 8 == 0.
+ * HOPPER: the copy engine brings a team its rows, else each thread its columns. */
+template <typename E, int K, int BRANCH, bool HOPPER>
+static __global__ void __launch_bounds__(GRAD_THREADS, 2)
 k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
             const float *rstd /* [N] */, const E *dy /* [N,C] */,
             const E *more /* [N,C] or NULL; may be dx */, E *dx /* [N,C] */,
             float *dw /* [chunks,C] */, float *db /* [chunks,C] or NULL */, int64_t rows,
-            int64_t per, int cols, branch<E> also)
+            int64_t per, int cols, row_teams t, branch<E> also)
 {
-    enum { V = 8 };
-    constexpr bool STAGED = staged<E, K>;
+    typedef grad_stage<E, K> stage;
+    constexpr int V = GRAD_V, RUN = stage::run, STAGES = stage::stages;
+    constexpr bool ENGINE = HOPPER && COPY_ENGINE;
     extern __shared__ __align__(16) unsigned char stages[];
-    __shared__ __align__(16) float sums[WARPS][32 * K * V];
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    int64_t begin = blockIdx.x * per, end = begin + per < rows ? begin + per : rows;
-    float sum_w[K][V] = {}, sum_b[K][V] = {};
-    float *mine = sums[warp] + lane * V; /* + 32 V k: the sums of the branch while rows pass */
-    if constexpr (BRANCH) {
+    __shared__ __align__(16) float part[2][2 * GRAD_WARPS][2 * RUN]; /* sums of g, of g h */
+    __shared__ uint64_t full[GRAD_WARPS][STAGES];
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, lanes = 32 * t.width;
+    int team = warp / t.width, first = (threadIdx.x - team * lanes) * V;
+    int64_t begin = blockIdx.x * per;
+    int count = (int)(min(begin + per, rows) - begin); /* rows of the block */
+    float scale[K][V] = {}, sum_w[K][V] = {}, sum_b[K][V] = {}, sum_x[K][V] = {};
+    uint32_t mine = lk_shared_address(stages) + threadIdx.x * stage::vector;
 #pragma unroll
-        for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_b[k]);
+    for (int k = 0; k < K; k++) {
+        bool real = first + k * lanes * V < cols;
+        if (real) lk_get<V>(scale[k], w + first + k * lanes * V);
+        if (real && !ENGINE) continue;
+        /* zeros where nothing is copied to */
+        for (int i = stage::at(0, 0, k); i < stage::all; i += stage::at(0, 1, 0))
+            for (int h = 0; h < stage::vector; h += 16)
+                *(uint4 *)(stages + threadIdx.x * stage::vector + i + h) = make_uint4(0, 0, 0, 0);
     }
+    for (int i = threadIdx.x; i < (int)(sizeof part / sizeof(float)); i += blockDim.x)
+        part[0][0][i] = 0;
+    if constexpr (ENGINE) {
+        if (threadIdx.x < GRAD_WARPS * STAGES) barrier_init(&full[0][threadIdx.x], 1);
+        barriers_publish();
+        shared_publish();
+    }
+    __syncthreads();
 
-    const E *source[3] = {x, dy, more};
-    lk_vec<E, V> held[3][STAGED ? 1 : K]; /* as stored: half the registers of floats */
-    unsigned char *stage = stages + ((warp * 2 * 3 * K) * 32 + lane) * 16;
-    float m = 0, r = 0; /* of the row that comes next */
-    auto fetch = [&](int64_t row, int slot) {
-        m = mean ? mean[row] : 0;
-        r = rstd[row];
+    int step = t.teams * RUN;
+    int64_t at = (begin + team * RUN) * cols + first;
+    auto fetch = [&](int row, int slot) { /* the run from this row of the block on */
+        uint32_t to = mine + slot * stage::bytes;
+        if (row < count && (!ENGINE || first == 0)) {
+            int64_t from = (begin + row) * cols + first;
+            if constexpr (ENGINE)
+                barrier_expect(&full[team][slot],
+                               min(RUN, count - row) * cols * (int)sizeof(E) * (more ? 3 : 2));
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            int c = (k * 32 + lane) * V;
-            if (c < cols)
+            for (int i = 0; i < 3; i++) {
+                const E *source = (i == 0 ? x : i == 1 ? dy : more) + from;
+                if (i == 2 && !more) continue;
 #pragma unroll
-                for (int i = 0; i < 3; i++) {
-                    if (i == 2 && !more) continue;
-                    const E *from = source[i] + row * cols + c;
-                    if constexpr (STAGED)
-                        lk_copy16(lk_shared_address(stage + ((slot * 3 + i) * K + k) * 512), from,
-                                  true);
-                    else held[i][k] = *(const lk_vec<E, V> *)from;
-                }
-        }
-        lk_copies_commit();
-    };
-    auto piece = [&](int i, int k, int slot) {
-        if constexpr (STAGED)
-            return *(const lk_vec<E, V> *)(stage + ((slot * 3 + i) * K + k) * 512);
-        else return held[i][k];
-    };
-
-    if (STAGED && begin + warp < end) fetch(begin + warp, 0);
-    int slot = 0;
-    for (int64_t row = begin + warp; row < end; row += WARPS) {
-        if (!STAGED) fetch(row, 0);
-        float centre = m, scaled = r, sum_g = 0, sum_gh = 0;
-        if constexpr (STAGED) { /* each lane reads what it copied itself */
-            if (row + WARPS < end) {
-                fetch(row + WARPS, slot ^ 1);
-                lk_copies_wait<1>();
-            } else {
-                lk_copies_wait<0>();
-            }
-        }
+                for (int q = 0; q < RUN; q++)
 #pragma unroll
-        for (int k = 0; k < K; k++) {
-            int c = (k * 32 + lane) * V;
-            if (c < cols) {
-                lk_vec<E, V> xs = piece(0, k, slot), ds = piece(1, k, slot);
-                float scale[V];
-                lk_get<V>(scale, w + c);
+                    for (int k = 0; k < K; k++) {
+                        int c = k * lanes * V;
+                        const E *p = source + q * cols + c;
+                        if constexpr (ENGINE) {
+                            if (row + q < count)
+                                copy_bytes(to + stage::at(q, i, k), p,
+                                           min(lanes * V, cols - c) * (int)sizeof(E),
+                                           &full[team][slot]);
+                        } else if (first + c < cols) {
 #pragma unroll
-                for (int j = 0; j < V; j++) {
-                    float d = lk_float(ds.v[j]), h = (lk_float(xs.v[j]) - centre) * scaled;
-                    sum_w[k][j] += d * h;
-                    sum_b[k][j] += d;
-                    sum_g += d * scale[j];
-                    sum_gh += d * scale[j] * h;
-                }
-            }
-        }
-        sum_g = mean ? lk_warp_sum(sum_g) / (float)cols : 0;
-        sum_gh = lk_warp_sum(sum_gh) / (float)cols;
-#pragma unroll
-        for (int k = 0; k < K; k++) {
-            int c = (k * 32 + lane) * V;
-            if (c < cols) {
-                lk_vec<E, V> xs = piece(0, k, slot), ds = piece(1, k, slot), ms;
-                if (more) ms = piece(2, k, slot);
-                float scale[V], out[V];
-                lk_get<V>(scale, w + c);
-#pragma unroll
-                for (int j = 0; j < V; j++) {
-                    float d = lk_float(ds.v[j]), h = (lk_float(xs.v[j]) - centre) * scaled;
-                    out[j] = scaled * (d * scale[j] - sum_g - h * sum_gh);
-                    if (more) out[j] += lk_float(ms.v[j]);
-                }
-                lk_put<V>(dx + row * cols + c, out);
-                if constexpr (BRANCH) { /* of dx as stored */
-#pragma unroll
-                    for (int j = 0; j < V; j++) out[j] = lk_float(lk_store<E>(out[j]));
-                    if constexpr (BRANCH == DROPPED) {
-                        drop(out, &also.m, also.state->step, row * cols + c);
-                        lk_put<V>(also.dx + row * cols + c, out);
+                            for (int h = 0; h < stage::vector; h += 16)
+                                lk_copy16(to + stage::at(q, i, k) + h, (const char *)p + h,
+                                          row + q < count);
+                        }
                     }
-                    float total[V];
-                    lk_get<V>(total, mine + 32 * V * k);
+            }
+        }
+        if constexpr (!ENGINE) lk_copies_commit();
+    };
+    auto piece = [&](float *v, uint32_t from, bool real) {
 #pragma unroll
-                    for (int j = 0; j < V; j++) total[j] += lk_float(lk_store<E>(out[j]));
-                    lk_put<V>(mine + 32 * V * k, total);
+        for (int h = 0; h < stage::vector; h += 16) {
+            uint4 u = shared_get(from + h);
+            if (!real) u = make_uint4(0, 0, 0, 0);
+            lk_get<16 / sizeof(E)>(v + h / sizeof(E), (const E *)&u);
+        }
+    };
+
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) fetch(team * RUN + s * step, s);
+    int slot = 0, last = STAGES - 1; /* of the run before */
+    uint32_t phase = 0;
+    /* Where this lane puts its warp's sum, and where those of the team are. */
+    uint32_t sums = lk_shared_address(part[0][team * t.places]);
+    uint32_t give = sums + ((warp - team * t.width) * 2 * RUN + lane / (16 / RUN)) * sizeof(float);
+    uint32_t turn = sizeof part[0];
+    float each = 1.0f / (float)cols, means = 0, rstds = 0;
+    uint64_t now = BRANCH == DROPPED ? also.state->step : 0;
+    int next = 0; /* of the lane whose moments are next */
+    for (int row = team * RUN; row < count; row += step) {
+        if (next == 0) { /* moments of 32 / RUN runs */
+            int own = row + lane / RUN * step + lane % RUN;
+            means = mean && own < count ? mean[begin + own] : 0;
+            rstds = own < count ? rstd[begin + own] : 0;
+        }
+        float r[RUN], g[RUN][K][V], h[RUN][K][V], pair[2 * RUN];
+        uint32_t here = mine + slot * stage::bytes;
+        if constexpr (ENGINE) {
+            barrier_wait(&full[team][slot], phase);
+        } else {
+            lk_copies_wait<STAGES - 2>();
+            fetch(row + (STAGES - 1) * step, last);
+        }
+#pragma unroll
+        for (int q = 0; q < RUN; q++) {
+            float centre = __shfl_sync(0xFFFFFFFFu, means, next + q), sum_g = 0, sum_gh = 0;
+            r[q] = __shfl_sync(0xFFFFFFFFu, rstds, next + q);
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                float d[V];
+                piece(h[q][k], here + stage::at(q, 0, k), true);
+                piece(d, here + stage::at(q, 1, k), !ENGINE || q == 0 || row + q < count);
+#pragma unroll
+                for (int j = 0; j < V; j++) { /* halves carry larger errors than fmaf here */
+                    float &H = h[q][k][j], &G = g[q][k][j];
+                    H = sizeof(E) == 4 ? (H - centre) * r[q] : fmaf(H, r[q], -centre * r[q]);
+                    G = d[j] * scale[k][j];
+                    sum_w[k][j] += d[j] * H;
+                    sum_b[k][j] += d[j];
+                    sum_g += G;
+                    sum_gh += G * H;
+                }
+            }
+            pair[2 * q] = sum_g;
+            pair[2 * q + 1] = sum_gh;
+        }
+        float sum = warp_sums(pair);
+        if (lane % (16 / RUN) == 0)
+            asm volatile("st.shared.f32 [%0], %1;" ::"r"(give), "f"(sum) : "memory");
+        team_sync(team, lanes); /* nobody works on the run before any more */
+        if constexpr (ENGINE) fetch(row + (STAGES - 1) * step, last);
+#pragma unroll
+        for (int i = 0; i < 2 * RUN; i++) pair[i] = 0;
+#pragma unroll 1
+        for (uint32_t from = sums; from < sums + t.places * 8 * RUN; from += 16 * RUN) {
+#pragma unroll
+            for (int u = 0; u < RUN; u++) {
+                uint4 w = shared_get(from + 16 * u);
+                constexpr int M = 2 * RUN;
+                pair[(4 * u) % M] += __uint_as_float(w.x);
+                pair[(4 * u + 1) % M] += __uint_as_float(w.y);
+                pair[(4 * u + 2) % M] += __uint_as_float(w.z);
+                pair[(4 * u + 3) % M] += __uint_as_float(w.w);
+            }
+        }
+#pragma unroll
+        for (int q = 0; q < RUN; q++) {
+            /* dx = r g + a h + b */
+            float scaled = -r[q] * each;
+            float a = scaled * pair[2 * q + 1], b = mean ? scaled * pair[2 * q] : 0;
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                float out[V];
+#pragma unroll
+                for (int j = 0; j < V; j++)
+                    out[j] = fmaf(r[q], g[q][k][j], fmaf(a, h[q][k][j], b));
+                if (more) {
+                    float plus[V];
+                    piece(plus, here + stage::at(q, 2, k), true);
+#pragma unroll
+                    for (int j = 0; j < V; j++) out[j] += plus[j];
+                }
+                int64_t to = at + q * cols + k * lanes * V;
+                if (row + q < count && first + k * lanes * V < cols) {
+                    put_rounded(dx + to, out);
+                    if constexpr (BRANCH == DROPPED) {
+                        drop(out, &also.m, now, to);
+                        put_rounded(also.dx + to, out);
+                    }
+                    if constexpr (BRANCH) {
+#pragma unroll
+                        for (int j = 0; j < V; j++) sum_x[k][j] += out[j];
+                    }
                 }
             }
         }
-        slot ^= 1;
+        at += (int64_t)step * cols;
+        last = slot;
+        if (++slot == STAGES) slot = 0, phase ^= 1;
+        give += turn;
+        sums += turn;
+        turn = -turn;
+        next = (next + RUN) & 31;
     }
 
-    int64_t at = (int64_t)blockIdx.x * cols;
+    int64_t chunk = (int64_t)blockIdx.x * cols;
+    float *shared = (float *)stages; /* all that was copied has been read */
     if constexpr (BRANCH)
-        if (also.sums) add_warps(sums, also.sums + at, cols);
-#pragma unroll
-    for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_w[k]);
-    add_warps(sums, dw + at, cols);
-    if (!db) return;
-#pragma unroll
-    for (int k = 0; k < K; k++) lk_put<V>(mine + 32 * V * k, sum_b[k]);
-    add_warps(sums, db + at, cols);
+        if (also.sums) add_teams<K>(sum_x, shared, also.sums + chunk, t, cols);
+    add_teams<K>(sum_w, shared, dw + chunk, t, cols);
+    if (db) add_teams<K>(sum_b, shared, db + chunk, t, cols);
 }
 
 /* dx, and where DROP (V = 8) that of the branch, a block per row. */
@@ -430,29 +585,42 @@ size_t lk_cuda_norm_grad_scratch(const lk_node *n)
     return 3 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
 }
 
-template <typename E, int BRANCH> static auto warps_kernel(int cols)
-{
-    return cols <= 256   ? k_norm_grad<E, 1, BRANCH>
-           : cols <= 512 ? k_norm_grad<E, 2, BRANCH>
-           : cols <= 768 ? k_norm_grad<E, 3, BRANCH>
-                         : k_norm_grad<E, 4, BRANCH>;
-}
+/* Columns of a row that a team of all warps holds with one vector a thread, or two. */
+enum { ONE_VECTOR = GRAD_WARPS * 32 * GRAD_V, TWO_VECTORS = 2 * ONE_VECTOR };
 
-template <typename E> static int bytes_to_stage(int cols)
-{
-    return cols <= 256   ? staged_bytes<E, 1>()
-           : cols <= 512 ? staged_bytes<E, 2>()
-           : cols <= 768 ? staged_bytes<E, 3>()
-                         : staged_bytes<E, 4>();
-}
-
-static bool fits_warps(const lk_node *n)
+static bool fits_teams(const lk_node *n)
 {
     int64_t cols = lk_cols(n->in[0]);
-    return cols % 8 == 0 && cols <= HELD_COLS;
+    return cols % GRAD_V == 0 && cols <= (n->in[0]->dtype == LK_F32 ? ONE_VECTOR : TWO_VECTORS);
 }
 
-/* NORM_GRAD, and of RESIDUAL_NORM_GRAD all where warps hold the rows, else all but the sums of the
+template <typename E, int K, bool HOPPER> static auto teams_kernel(const branch<E> &b)
+{
+    return b.dx     ? k_norm_grad<E, K, DROPPED, HOPPER>
+           : b.sums ? k_norm_grad<E, K, SUMMED, HOPPER>
+                    : k_norm_grad<E, K, NO_BRANCH, HOPPER>;
+}
+
+template <typename E, int K>
+static lk_status by_teams(lk_exec *x, const lk_node *n, const float *mean, float *dw, float *db,
+                          branch<E> b)
+{
+    int64_t rows = lk_rows(n->in[0]);
+    int cols = (int)lk_cols(n->in[0]), chunks = lk_column_chunks(rows);
+    row_teams t = row_teams_of(cols, K);
+    constexpr int bytes = grad_stage<E, K>::all;
+    auto kernel = lk_cuda_hopper((const lk_cuda *)x->device) ? teams_kernel<E, K, true>(b)
+                                                            : teams_kernel<E, K, false>(b);
+    LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    kernel<<<chunks, 32 * t.width * t.teams, bytes, lk_cuda_stream_of(x)>>>(
+        (const E *)lk_data(x, n->in[0]), (const float *)lk_data(x, n->in[1]), mean,
+        (const float *)lk_data(x, n->in[3]), (const E *)lk_data(x, n->in[4]),
+        n->inputs > 5 ? (const E *)lk_data(x, n->in[5]) : NULL, (E *)lk_data(x, n->out[0]), dw, db,
+        rows, lk_ceil(rows, chunks), cols, t, b);
+    return lk_cuda_launched(n);
+}
+
+/* NORM_GRAD, and of RESIDUAL_NORM_GRAD all where teams hold the rows, else all but the sums of the
  * branch, and where C % 8 its dropout. */
 static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
 {
@@ -482,15 +650,9 @@ static lk_status gradient(lk_exec *x, const lk_node *n, bool centred)
             b.state = (const lk_step_state *)lk_data(x, n->in[6]);
             b.m = mask_of(x, n->attr.residual_norm.p, n->attr.residual_norm.site, 1);
         }
-        if (fits_warps(n)) {
-            auto kernel = b.dx   ? warps_kernel<E, DROPPED>(cols)
-                          : sums ? warps_kernel<E, SUMMED>(cols)
-                                 : warps_kernel<E, NO_BRANCH>(cols);
-            int bytes = bytes_to_stage<E>(cols);
-            LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               bytes));
-            kernel<<<chunks, THREADS, bytes, s>>>(from, w, mean, rstd, dy, more, dx, dw, db, rows,
-                                                  per, cols, b);
+        if (fits_teams(n)) {
+            if (cols <= ONE_VECTOR) LK_TRY((by_teams<E, 1>(x, n, mean, dw, db, b)));
+            else if constexpr (sizeof(E) == 2) LK_TRY((by_teams<E, 2>(x, n, mean, dw, db, b)));
         } else {
             LK_VECTOR_SWITCH(cols, V, {
                 dim3 grid(lk_blocks(cols, 64 * V), chunks); /* first: dx may lie where dy does */
@@ -515,7 +677,7 @@ extern "C" lk_status lk_cuda_norm_grad(lk_exec *x, const lk_node *n)
 extern "C" lk_status lk_cuda_residual_norm_grad(lk_exec *x, const lk_node *n)
 {
     bool centred = n->attr.residual_norm.kind != LK_RMSNORM;
-    if (fits_warps(n)) return gradient(x, n, centred);
+    if (fits_teams(n)) return gradient(x, n, centred);
     const lk_tensor *last = n->out[3] ? n->out[3] : n->out[0];
     lk_node most = *n, dropout = *n;
     bool vectors = lk_cols(n->in[0]) % 8 == 0;

@@ -407,8 +407,8 @@ static __device__ __forceinline__ void copy_bytes(uint32_t to, const void *from,
 }
 
 /* Map of a tensor [batch, t, width] of 2-byte elements for copies of rows x panel_columns(d). */
-static cudaError_t tile_map(CUtensorMap *map, bool bf16, const void *data, int64_t batch, int64_t t,
-                            int64_t width, int rows, int d)
+static inline cudaError_t tile_map(CUtensorMap *map, bool bf16, const void *data, int64_t batch,
+                                   int64_t t, int64_t width, int rows, int d)
 {
     typedef CUresult (*encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
                                 const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,

@@ -5,9 +5,10 @@
  * which are then combined in a fixed order. The losses of the rows go to scratch as doubles, and
  * one block sums them. The gradient reads and writes each column by one thread: it may run in
  * place. The fused kernels keep the row (in registers, or in shared memory) between its sum and its
- * gradient, so that the logits cross the memory once each way. Columns >= classes are
- * never read into a sum, and get gradient 0. */
+ * gradient, so that the logits cross the memory once each way; on Hopper long rows of halves pass
+ * through a ring of pieces. Columns >= classes are never read into a sum, and get gradient 0. */
 #include "cuda/softmax.cuh"
+#include "cuda/wgmma.cuh"
 
 enum {
     THREADS = 256,
@@ -219,6 +220,200 @@ static __global__ void __launch_bounds__(WIDE, 2)
     }
 }
 
+/* ---- rows through a ring ------------------------------------------------------------------------
+ * Wide rows of halves where there is a copy engine: one block a processor, for row after row, of
+ * warps that work apart. A row is cut into pieces; warp a has pieces a, a + WARPS, ... and a ring
+ * of slots for them, which the copy engine fills. While the warp turns a piece into its gradient,
+ * it sums the same piece of the next row, and pieces of the row after that are on their way. Warps
+ * meet once a row, when they join its sums; each of them joins all, in the same order. */
+
+enum {
+    RING_WARPS = 16,
+    RING_THREADS = 32 * RING_WARPS,
+    RING_VECTORS = 4, /* of a lane in a piece, each of 8 halves */
+    RING_COLUMNS = 32 * 8 * RING_VECTORS, /* of a piece */
+    PIECE_BYTES = 2 * RING_COLUMNS,
+    RING_SLOTS = 7,
+    RING_BYTES = RING_WARPS * RING_SLOTS * PIECE_BYTES
+};
+
+/* Whether each warp has a piece of a row, and its ring two slots to spare. */
+static bool fits_ring(int64_t cols)
+{
+    int64_t pieces = lk_ceil(cols, RING_COLUMNS);
+    return cols % 8 == 0 && pieces >= RING_WARPS && lk_ceil(pieces, RING_WARPS) + 2 <= RING_SLOTS;
+}
+
+/* Of each of two halves in a register. */
+template <typename E> static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b)
+{
+    if constexpr (std::is_same<E, __half>::value) {
+        __half2 v = __hmax2(*(const __half2 *)&a, *(const __half2 *)&b);
+        return *(const uint32_t *)&v;
+    } else {
+        __nv_bfloat162 v = __hmax2(*(const __nv_bfloat162 *)&a, *(const __nv_bfloat162 *)&b);
+        return *(const uint32_t *)&v;
+    }
+}
+
+/* Take the columns of N vectors, all of them real. */
+template <typename E, int N>
+static __device__ __forceinline__ void take_vectors(const uint4 (&x)[N], softmax_part *a)
+{
+    uint32_t most = x[0].x;
+    float sum[N];
+#pragma unroll
+    for (int u = 0; u < N; u++)
+        most = larger<E>(most, larger<E>(larger<E>(x[u].x, x[u].y), larger<E>(x[u].z, x[u].w)));
+    float2 pair = lk_pair(most, E());
+    float top = fmaxf(a->top, fmaxf(pair.x, pair.y));
+#pragma unroll
+    for (int u = 0; u < N; u++) {
+        const uint32_t word[4] = {x[u].x, x[u].y, x[u].z, x[u].w};
+        sum[u] = 0;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float2 v = lk_pair(word[k], E());
+            sum[u] += exponential<E>(v.x, top) + exponential<E>(v.y, top);
+        }
+    }
+    a->sum *= exponential<E>(a->top - top);
+#pragma unroll
+    for (int u = 0; u < N; u++) a->sum += sum[u];
+    a->top = top;
+}
+
+/* The gradient of 8 columns of which none is the target's. */
+template <typename E>
+static __device__ __forceinline__ uint4 gradient_of(uint4 x, float lse, float scale)
+{
+    const uint32_t word[4] = {x.x, x.y, x.z, x.w};
+    uint32_t out[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        float2 v = lk_pair(word[k], E());
+        out[k] = lk_pack<E>(exponential<E>(v.x, lse) * scale, exponential<E>(v.y, lse) * scale);
+    }
+    return make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+/* As k_xent_wide; cols fit the ring. */
+template <typename E>
+static __global__ void __launch_bounds__(RING_THREADS, 1)
+    k_xent_ring(const E *logits, const int32_t *targets, const float *dloss, int64_t rows, int cols,
+                int classes, E *dlogits, double *loss)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(16) unsigned char held_bytes[];
+    __shared__ uint64_t full[RING_WARPS][RING_SLOTS], joined;
+    __shared__ softmax_part part[2][RING_WARPS]; /* of a row and the next */
+    int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 5, 0), lane = threadIdx.x & 31;
+    unsigned char *ring = held_bytes + warp * RING_SLOTS * PIECE_BYTES;
+    int pieces = (cols + RING_COLUMNS - 1) / RING_COLUMNS;
+    int count = (pieces - warp + RING_WARPS - 1) / RING_WARPS; /* of this warp in a row */
+    auto column_of = [&](int i) { return (warp + RING_WARPS * i) * RING_COLUMNS; };
+    if (threadIdx.x < RING_WARPS * RING_SLOTS) barrier_init(&full[0][threadIdx.x], 1);
+    if (threadIdx.x == 0) barrier_init(&joined, RING_WARPS);
+    barriers_publish();
+    __syncthreads();
+
+    /* Pieces are loaded, summed and finished in the same order. */
+    int64_t load_row = blockIdx.x;
+    int load_piece = 0, load_slot = 0, sum_slot = 0, done_slot = 0;
+    uint32_t sum_phase = 0, turn = 0;
+    auto load = [&](void) { /* the next piece, if there is one */
+        if (load_row >= rows) return;
+        if (lane == 0) {
+            int first = column_of(load_piece);
+            int bytes = min(RING_COLUMNS, cols - first) * (int)sizeof(E);
+            uint64_t *b = &full[warp][load_slot];
+            barrier_expect(b, bytes);
+            copy_bytes(lk_shared_address(ring + load_slot * PIECE_BYTES),
+                       logits + load_row * cols + first, bytes, b);
+        }
+        if (++load_slot == RING_SLOTS) load_slot = 0;
+        if (++load_piece == count) load_piece = 0, load_row += gridDim.x;
+    };
+    auto sum_piece = [&](int i, softmax_part *a) {
+        const E *held = (const E *)(ring + sum_slot * PIECE_BYTES);
+        int left = classes - column_of(i);
+        barrier_wait(&full[warp][sum_slot], sum_phase);
+        if (left >= RING_COLUMNS) {
+            uint4 x[RING_VECTORS];
+#pragma unroll
+            for (int u = 0; u < RING_VECTORS; u++) x[u] = ((const uint4 *)held)[32 * u + lane];
+            take_vectors<E>(x, a);
+        } else {
+#pragma unroll 1
+            for (int c = 8 * lane; c < left; c += 256) {
+                float v[8];
+                lk_get<8>(v, held + c);
+                take<E, 8>(v, left - c, a);
+            }
+        }
+        if (++sum_slot == RING_SLOTS) sum_slot = 0, sum_phase ^= 1;
+    };
+    auto give = [&](softmax_part a) { /* the warp's part of a row */
+        a = combine_lanes<E>(a, 32);
+        if (lane == 0) {
+            part[turn][warp] = a;
+            barrier_arrive(&joined);
+        }
+        __syncwarp();
+    };
+
+#pragma unroll 1
+    for (int s = 0; s < RING_SLOTS; s++) load();
+    float scale = *dloss / (float)rows;
+    int32_t next_target = targets[blockIdx.x];
+    softmax_part a = softmax_none<E>();
+    for (int i = 0; i < count; i++) sum_piece(i, &a);
+    give(a);
+    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        bool more = row + gridDim.x < rows;
+        int32_t target = next_target;
+        if (more) next_target = targets[row + gridDim.x];
+        barrier_wait(&joined, turn);
+        a = combine_lanes<E>(part[turn][lane % RING_WARPS], RING_WARPS);
+        float lse = a.top + logf(a.sum);
+        if (threadIdx.x == 0 && !(target >= 0 && target < classes)) loss[row] = (double)NAN;
+        turn ^= 1;
+        a = softmax_none<E>();
+        for (int i = 0; i < count; i++) {
+            if (more) {
+                sum_piece(i, &a);
+                if (i == count - 1) give(a);
+            }
+            int first = column_of(i), end = first + RING_COLUMNS;
+            const E *held = (const E *)(ring + done_slot * PIECE_BYTES);
+            E *out = dlogits + row * cols;
+            if (end <= classes && (target < first || target >= end)) {
+                uint4 x[RING_VECTORS];
+#pragma unroll
+                for (int u = 0; u < RING_VECTORS; u++) x[u] = ((const uint4 *)held)[32 * u + lane];
+                __syncwarp();
+                load();
+#pragma unroll
+                for (int u = 0; u < RING_VECTORS; u++)
+                    ((uint4 *)(out + first))[32 * u + lane] = gradient_of<E>(x[u], lse, scale);
+            } else {
+#pragma unroll 1
+                for (int c = first + 8 * lane; c < min(end, cols); c += 256) {
+                    float v[8];
+                    lk_get<8>(v, held + c - first);
+                    if (target >= c && target < c + 8 && target < classes)
+                        loss[row] = (double)lse - (double)lk_float(held[target - first]);
+                    put_gradient<E, 8>(out, v, c, classes, target, lse, scale);
+                }
+                __syncwarp();
+                load();
+            }
+            if (++done_slot == RING_SLOTS) done_slot = 0;
+        }
+    }
+#endif
+}
+
 /* The loss of each row; behind it, for xent_fused of rows too long to hold, its lse. */
 size_t lk_cuda_xent_scratch(const lk_node *n)
 {
@@ -286,6 +481,13 @@ static lk_status xent_then_grad(lk_exec *x, const lk_node *n)
     return lk_cuda_xent_grad(x, &grad);
 }
 
+template <typename E> static bool by_ring(const lk_cuda *d, int64_t cols)
+{
+    if constexpr (sizeof(E) == 2)
+        return lk_cuda_hopper(d) && fits_ring(cols) && wgmma_compiled(k_xent_ring<E>);
+    return false;
+}
+
 template <typename E>
 static lk_status fused(lk_exec *x, const lk_node *n, double *loss)
 {
@@ -305,6 +507,15 @@ static lk_status fused(lk_exec *x, const lk_node *n, double *loss)
     } else if (cols <= 256) {
         k_xent_narrow<E, 1, 8><<<lk_blocks(rows, THREADS / 32), THREADS, 0, s>>>(
             logits, targets, dloss, rows, cols, classes, dlogits, loss);
+    } else if (rows > 0 && by_ring<E>(d, cols)) {
+        if constexpr (sizeof(E) == 2) {
+            LK_CUDA_AT(n, cudaFuncSetAttribute(k_xent_ring<E>,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               RING_BYTES));
+            unsigned blocks = (unsigned)(rows < d->processors ? rows : d->processors);
+            k_xent_ring<E><<<blocks, RING_THREADS, RING_BYTES, s>>>(
+                logits, targets, dloss, rows, (int)cols, (int)classes, dlogits, loss);
+        }
     } else if (cols % 8 == 0 && bytes + 1024 <= d->shared) {
         LK_CUDA_AT(n, cudaFuncSetAttribute(k_xent_wide<E>,
                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
