@@ -17,34 +17,45 @@
 
 enum { STAGES = 4, LAG = 8 };
 
-/* Set s and shift[2], of the two rows, so that s - shift = s scale - slope |t - j|, t = i + offset;
- * shift is equal in all lanes of a row. `distance` is (t - j) slope at the row of element 0 and the
- * tile's first column; it grows by 8 `down` to the second row and by `across` per column. */
-template <int N>
-static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], bool causal, float scale,
-                                                   float distance, float down, float across,
-                                                   float *shift)
+/* Whether ALiBi is added by scores(), which takes nothing: where slope (j - t) will do for
+ * -slope |t - j|, and is within the range of f16. */
+static inline bool linear(const shape &a)
 {
-    float first = across * (float)((threadIdx.x & 3) * 2);
-    if (causal) { /* t >= j wherever it matters */
+    return a.alibi && a.causal && a.s <= 1 << 17;
+}
+
+/* Run the statement with DROP and LINEAR as the shape has it. */
+#define KIND_SWITCH(a, ...)                                                                        \
+    do {                                                                                           \
+        if ((a).threshold && linear(a)) {                                                          \
+            enum : bool { DROP = true, LINEAR = true };                                            \
+            __VA_ARGS__;                                                                           \
+        } else if ((a).threshold) {                                                                \
+            enum : bool { DROP = true, LINEAR = false };                                           \
+            __VA_ARGS__;                                                                           \
+        } else if (linear(a)) {                                                                    \
+            enum : bool { DROP = false, LINEAR = true };                                           \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            enum : bool { DROP = false, LINEAR = false };                                          \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+/* ALiBi otherwise: s = s scale - slope |t - j|, t = i + offset. `distance` is (t - j) slope at the row
+ * of element 0 and the tile's first column; it grows by 8 `down` to the second row and by `across`
+ * per column. */
+template <int N>
+static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], float scale, float distance,
+                                                   float down, float across)
+{
+    float first = across * (float)((threadIdx.x & 3) * 2) + distance;
+    float row[2] = {first, first + 8 * down};
 #pragma unroll
-        for (int n = 0; n < N; n++)
+    for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float x = fmaf(across, (float)(8 * n + e), first);
-                s[n][e] = fmaf(s[n][e], scale, -x);
-                s[n][e + 2] = fmaf(s[n][e + 2], scale, -x);
-            }
-        shift[0] = distance, shift[1] = distance + 8 * down;
-    } else {
-        float row[2] = {first + distance, first + distance + 8 * down};
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                s[n][e] =
-                    s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
-    }
+        for (int e = 0; e < 4; e++)
+            s[n][e] = s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
 }
 
 /* Out [.., stride] at rows `first` and `first` + 8 = acc [64, D] times the factor of the row. The
@@ -90,7 +101,7 @@ template <int D> constexpr int forward_bytes(void)
 }
 
 /* As k_attention. mq and mkv map q and kv for tiles of 64 rows. */
-template <typename E, int D, bool DROP>
+template <typename E, int D, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     k_attention_wgmma(const __grid_constant__ CUtensorMap mq,
                       const __grid_constant__ CUtensorMap mkv, shape a,
@@ -100,6 +111,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     constexpr int TILE = tile_bytes(64, D);
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t own_full, full[STAGES], empty[STAGES];
+    __shared__ uint4 rows[PLANE_ROWS];
     /* [STAGES][K, V], then Q of each group */
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     uint32_t own = ring + 2 * STAGES * TILE;
@@ -123,6 +135,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         }
         barriers_publish();
     }
+    if (LINEAR) plane_rows<E>(rows);
     __syncthreads();
     if (threadIdx.x == 0) {
         barrier_expect(&own_full, 2 * TILE);
@@ -141,6 +154,8 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     float o[D / 8][4] = {}, s[8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     uint32_t p[4][4];
     left_operand<D, D != 64> q; /* 64: as fast from shared memory */
+    plane bias;
+    if (LINEAR) bias = plane_of<E>(rows, slope / scale, 0, 0);
     barrier_wait(&own_full, 0);
     q.load(own + group * TILE, 16 * warp);
 
@@ -160,15 +175,18 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         int j = 64 * it + t2;
         float factor = scale, shift[2] = {0, 0};
         barrier_wait(&full[it % STAGES], it / STAGES & 1);
-        scores<E, D, 64>(s, q, tile);
+        scores<E, D, 64, LINEAR>(s, q, tile, bias);
         turn_pass(group);
         refill(it - 1);
         products_wait<0>(); /* the scores of this tile, and o of the one before */
         pin(s);
         pin(o);
         if (it > 0 && lane == 0) barrier_arrive(&empty[(it - 1) % STAGES]);
-        if (a.alibi) {
-            apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope, shift);
+        float distance = slope * (float)(at - 64 * it);
+        if (LINEAR) {
+            shift[0] = distance, shift[1] = distance + 8 * slope;
+        } else if (a.alibi) {
+            apply_alibi(s, scale, distance, slope, -slope);
             factor = 1;
         }
         if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
@@ -267,12 +285,8 @@ template <typename E, int D> static cudaError_t wgmma_forward(const attention_ca
     CUtensorMap mq, mkv;
     LK_CUDA_TRY(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
-    if (a.threshold)
-        LAUNCH(c, (k_attention_wgmma<E, D, true>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
-               c.state, (E *)c.y, c.lse);
-    else
-        LAUNCH(c, (k_attention_wgmma<E, D, false>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
-               c.state, (E *)c.y, c.lse);
+    KIND_SWITCH(a, LAUNCH(c, (k_attention_wgmma<E, D, DROP, LINEAR>), blocks, 256,
+                          forward_bytes<D>(), mq, mkv, a, c.state, (E *)c.y, c.lse));
     return cudaSuccess;
 }
 

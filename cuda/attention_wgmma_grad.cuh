@@ -129,7 +129,7 @@ template <int D> constexpr int queries_bytes(void)
 }
 
 /* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D). */
-template <typename E, int D, bool DROP>
+template <typename E, int D, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_queries_wgmma(const __grid_constant__ CUtensorMap mq,
                     const __grid_constant__ CUtensorMap mkv,
@@ -142,8 +142,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
+    __shared__ uint4 plane_b[PLANE_ROWS];
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
     uint32_t own = ring + 2 * STAGES * TILE;            /* [Q, dy, y][group] */
+    if (LINEAR) plane_rows<E>(plane_b);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
     uint32_t n = 0, units = 0; /* steps and units before */
@@ -190,6 +192,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             int mine = tiles_seen(a, w0, steps);
             int64_t bh = (int64_t)u.entry * a.heads + u.head;
             float slope = a.alibi ? alibi_slope(u.head, a.heads) * LK_LOG2E : 0;
+            plane bias;
+            if (LINEAR) bias = plane_of<E>(plane_b, slope / scale, 0, 0);
             float l[2], d[2] = {0, 0};
 #pragma unroll
             for (int r = 0; r < 2; r++)
@@ -230,15 +234,17 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 int j = 64 * it + t2;
                 float factor = scale, shift[2] = {0, 0};
                 slot_wait(&bar, n + it);
-                scores<E, D, 64>(s, q, tile);
+                scores<E, D, 64, LINEAR>(s, q, tile, bias);
                 scores<E, D, 64>(ds, dy, tile + TILE);
                 turn_pass(group);
                 products_wait<1>(); /* s, and acc of the tile before */
                 pin(s);
                 if (it > 0) slot_release(&bar, n + it - 1);
-                if (a.alibi) {
-                    apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope,
-                                shift);
+                float distance = slope * (float)(at - 64 * it);
+                if (LINEAR) {
+                    shift[0] = distance, shift[1] = distance + 8 * slope;
+                } else if (a.alibi) {
+                    apply_alibi(s, scale, distance, slope, -slope);
                     factor = 1;
                 }
 #pragma unroll
@@ -309,7 +315,7 @@ template <int STREAM> static __device__ __forceinline__ int first_query(const sh
 }
 
 /* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. */
-template <typename E, int D, int STREAM, bool DROP>
+template <typename E, int D, int STREAM, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
@@ -320,8 +326,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
+    __shared__ uint4 plane_b[PLANE_ROWS];
     uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
+    if (LINEAR) plane_rows<E>(plane_b);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
     int last_row = (a.t + STREAM - 1) / STREAM * STREAM;
@@ -386,6 +394,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             for (int h = u.head * share; h < (u.head + 1) * share; h++) {
                 int64_t bh = (int64_t)u.entry * a.heads + h;
                 float slope = a.alibi ? alibi_slope(h, a.heads) * LK_LOG2E : 0;
+                float steep = slope / scale;
+                plane bias;
                 int r = first_query<STREAM>(a, u.row0);
                 for (; r < skip; r += STREAM, n++) {
                     turn_pass(group);
@@ -396,9 +406,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 for (; r < last_row; r += STREAM, n++) {
                     uint32_t slot = n % STAGES, tile = ring + slot * 2 * PART;
                     int i = r + t2;
-                    float factor = scale, shift[2] = {0, 0};
+                    float factor = scale;
+                    if (LINEAR) /* slope (j - t) / scale */
+                        bias = plane_of<E>(plane_b, -steep, steep * (float)(at - r) / 64,
+                                           steep * (float)(at + 8 - r) / 64);
                     slot_wait(&bar, n);
-                    scores<E, D, STREAM>(s, k, tile);
+                    scores<E, D, STREAM, LINEAR>(s, k, tile, bias);
                     scores<E, D, STREAM>(ds, v, tile + PART);
                     turn_pass(group);
                     products_wait<1>(); /* s, and the sums of the tile before */
@@ -406,9 +419,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     if (pending) slot_release(&bar, before);
                     pending = true;
                     before = n;
-                    if (a.alibi) {
-                        apply_alibi(s, a.causal, scale, slope * (float)(r - at), -slope, slope,
-                                    shift);
+                    if (!LINEAR && a.alibi) {
+                        apply_alibi(s, scale, slope * (float)(r - at), -slope, slope);
                         factor = 1;
                     }
                     uint32_t kept = ~0u, stats = stat + slot * STREAM * 8 + t2 * 8;
@@ -417,8 +429,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                         float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
 #pragma unroll
                         for (int e = 0; e < 4; e++)
-                            s[c][e] = lk_power2(fmaf(s[c][e], factor,
-                                                     -(e & 1 ? m.x : l.x) - shift[e >> 1]));
+                            s[c][e] = lk_power2(fmaf(s[c][e], factor, -(e & 1 ? m.x : l.x)));
                     }
                     if (a.causal && r < w0 - a.offset + 63) {
 #pragma unroll
@@ -490,12 +501,9 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     LK_CUDA_TRY(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
     LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
-    if (a.threshold)
-        LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
-    else
-        LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq);
+    KIND_SWITCH(a, LAUNCH(c, (k_queries_wgmma<E, D, DROP, LINEAR>), blocks, GRAD_BLOCK,
+                          queries_bytes<D>(), mq, mkv, mdy, my, a, (int)items, c.lse, c.state, pairs,
+                          rows, c.angles, (E *)c.dq));
     return cudaSuccess;
 }
 
@@ -511,12 +519,8 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     LK_CUDA_TRY(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
     LK_CUDA_TRY(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
-    if (a.threshold)
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
-    else
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv);
+    KIND_SWITCH(a, LAUNCH(c, (k_keys_wgmma<E, D, STREAM, DROP, LINEAR>), blocks, GRAD_BLOCK, bytes,
+                          mkv, sq, sdy, a, (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv));
     return cudaSuccess;
 }
 

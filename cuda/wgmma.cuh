@@ -183,28 +183,69 @@ template <int D, bool REGISTERS> struct left_operand {
     }
 };
 
-/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. Commits a group. */
-template <typename E, int D, int ROWS, bool REGISTERS>
+/* A plane over a tile of scores: across n + 64 down at column n of a row. Left operand: `across` in
+ * columns 0..2 and `down` in 4..6, each in three pieces that add up to it. Right operand: 64 rows of
+ * n, n, n, 0, 64, 64, 64, 0, and 8 that a product takes for columns 8..15 of the last ones, times 0. */
+typedef struct plane {
+    uint32_t a[4];
+    uint64_t b;
+} plane;
+enum { PLANE_ROWS = 72 };
+
+/* By all threads, before __syncthreads. */
+template <typename E> static __device__ __forceinline__ void plane_rows(uint4 *rows)
+{
+    float n = (float)threadIdx.x;
+    if (threadIdx.x < PLANE_ROWS)
+        rows[threadIdx.x] = make_uint4(lk_pack<E>(n, n), lk_pack<E>(n, 0), lk_pack<E>(64, 64),
+                                       lk_pack<E>(64, 0));
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* `down` of the rows r and r + 8 of this lane. */
+template <typename E>
+static __device__ __forceinline__ plane plane_of(const uint4 *rows, float across, float down0,
+                                                 float down8)
+{
+    plane p = {{0, 0, 0, 0}, descriptor(lk_shared_address(rows), 128, 128, 0)};
+    int columns = threadIdx.x & 3; /* 2 columns, 2 columns + 1 */
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float x = columns < 2 ? across : r ? down8 : down0;
+        float first = lk_float(lk_store<E>(x)), second = lk_float(lk_store<E>(x - first));
+        p.a[r] = columns & 1 ? lk_pack<E>(x - first - second, 0) : lk_pack<E>(first, second);
+    }
+    return p;
+}
+
+/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. PLANE: + p. Commits a group. */
+template <typename E, int D, int ROWS, bool PLANE = false, bool REGISTERS>
 static __device__ __forceinline__ void scores(float (&s)[ROWS / 8][4],
-                                              const left_operand<D, REGISTERS> &a, uint32_t b)
+                                              const left_operand<D, REGISTERS> &a, uint32_t b,
+                                              const plane &p = plane())
 {
     uint64_t at = descriptor_k<D>(b);
     products_open();
 #pragma unroll
-    for (int k = 0; k < D / 16; k++)
+    for (int k = PLANE ? -1 : 0; k < D / 16; k++) {
+        uint64_t from = k < 0 ? p.b : at + step_k<D, ROWS>(k);
+        bool add = PLANE ? k >= 0 : k > 0;
         if constexpr (REGISTERS && D == ROWS) {
             /* In two halves: where these products have the shape of accumulate()'s, ptxas of CUDA
              * 13.0 gives both `a` the same registers, and the weights overwrite this one. */
             float(&s0)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])s;
             float(&s1)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])(s + ROWS / 16);
-            uint64_t from = at + step_k<D, ROWS>(k);
-            wgmma<E, 0, ROWS / 2>(s0, a.r[k], from, k > 0);
-            wgmma<E, 0, ROWS / 2>(s1, a.r[k], from + ROWS / 2 * row_bytes(D) / 16, k > 0);
+            uint64_t half = ROWS / 2 * (k < 0 ? 16 : row_bytes(D)) / 16;
+            wgmma<E, 0, ROWS / 2>(s0, k < 0 ? p.a : a.r[k], from, add);
+            wgmma<E, 0, ROWS / 2>(s1, k < 0 ? p.a : a.r[k], from + half, add);
         } else if constexpr (REGISTERS) {
-            wgmma<E, 0, ROWS>(s, a.r[k], at + step_k<D, ROWS>(k), k > 0);
+            wgmma<E, 0, ROWS>(s, k < 0 ? p.a : a.r[k], from, add);
+        } else if (k < 0) {
+            wgmma<E, 0, ROWS>(s, p.a, from, add);
         } else {
-            wgmma_shared<E, 0, ROWS>(s, a.tile + step_k<D, 64>(k), at + step_k<D, ROWS>(k), k > 0);
+            wgmma_shared<E, 0, ROWS>(s, a.tile + step_k<D, 64>(k), from, add);
         }
+    }
     products_commit();
 }
 
