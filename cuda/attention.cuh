@@ -146,6 +146,45 @@ static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t st
     return bits;
 }
 
+/* The same of N accumulators that lie 8 columns apart: bit 4 n + e. One exchange of bits for all. */
+template <bool KEYS, int N>
+static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t step, int64_t bh,
+                                                     int i, int j)
+{
+    uint32_t bits = 0;
+    if (a.s % 4) {
+#pragma unroll 1
+        for (int k = 0; k < 4 * N; k++) {
+            int row = 8 * (k >> 1 & 1), col = 8 * (k >> 2) + (k & 1);
+            bool kept = KEYS ? keep_one(a, step, bh, i + col, j + row)
+                             : keep_one(a, step, bh, i + row, j + col);
+            bits |= (uint32_t)kept << k;
+        }
+        return bits;
+    }
+    int lane = threadIdx.x & 31, q = lane >> 2 & 3, odd = lane & 1;
+    int query = KEYS ? i + (q & 1) : i + 8 * odd, key = (j & ~3) + (KEYS ? 8 * (q >> 1) : 0);
+    uint32_t each = a.s / 4, four = ((uint32_t)bh * a.t + query) * each + (uint32_t)key / 4;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        lk_u32x4 w = lk_philox(a.seed, four + 2 * n * (KEYS ? 4 * each : 1),
+                               LK_PURPOSE_DROPOUT | a.site, a.leaf, step);
+#pragma unroll
+        for (int k = 0; k < 4; k++) bits |= (uint32_t)(w.v[k] >= a.threshold) << (4 * n + k);
+    }
+    if (KEYS) { /* transpose lane (element) by word (key) */
+        uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, bits, 4);
+        bits = q & 1 ? (bits & 0xAAAAAAAAu) | (other >> 1 & 0x55555555u)
+                     : (bits & 0x55555555u) | (other << 1 & 0xAAAAAAAAu);
+        other = __shfl_xor_sync(0xFFFFFFFFu, bits, 8);
+        return q & 2 ? (bits & 0xCCCCCCCCu) | (other >> 2 & 0x33333333u)
+                     : (bits & 0x33333333u) | (other << 2 & 0xCCCCCCCCu);
+    }
+    uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, bits, 1);
+    return odd ? (bits & 0xCCCCCCCCu) | (other >> 2 & 0x33333333u)
+               : (bits & 0x33333333u) | (other << 2 & 0xCCCCCCCCu);
+}
+
 /* ---- dy . y --------------------------------------------------------------------------------- */
 
 /* dot [B,H,T] = sum over d of dy y, both [B,T,H,D]; 16 threads per head of a token. */

@@ -58,6 +58,21 @@ static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], float scale
             s[n][e] = s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
 }
 
+/* ALiBi of a tile's 64 columns, to which the scores are added: x times the number of the column.
+ * [8 n][lane] of the columns 8 n + t2 and the next, for both rows; 32 threads fill it. */
+static __device__ __forceinline__ void columns_fill(float4 *columns, float x)
+{
+    int k = threadIdx.x & 31;
+    float u = x * (float)(8 * (k >> 2) + (k & 3) * 2), v = u + x;
+    columns[k] = make_float4(u, v, u, v);
+}
+
+static __device__ __forceinline__ void columns_take(float (&s)[8][4], const float4 *columns)
+{
+#pragma unroll
+    for (int n = 0; n < 8; n++) *(float4 *)s[n] = columns[4 * n + (threadIdx.x & 3)];
+}
+
 /* Out [.., stride] at rows `first` and `first` + 8 = acc [64, D] times the factor of the row. The
  * four lanes of a row exchange words so that each stores 16 bytes. */
 template <typename E, int D>
@@ -111,7 +126,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     constexpr int TILE = tile_bytes(64, D);
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t own_full, full[STAGES], empty[STAGES];
-    __shared__ uint4 rows[PLANE_ROWS];
+    __shared__ float4 columns[32];
     /* [STAGES][K, V], then Q of each group */
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     uint32_t own = ring + 2 * STAGES * TILE;
@@ -135,7 +150,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         }
         barriers_publish();
     }
-    if (LINEAR) plane_rows<E>(rows);
+    if (LINEAR && threadIdx.x < 32) columns_fill(columns, alibi_slope(h, a.heads) / a.scale);
     __syncthreads();
     if (threadIdx.x == 0) {
         barrier_expect(&own_full, 2 * TILE);
@@ -154,8 +169,6 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     float o[D / 8][4] = {}, s[8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
     uint32_t p[4][4];
     left_operand<D, D != 64> q; /* 64: as fast from shared memory */
-    plane bias;
-    if (LINEAR) bias = plane_of<E>(rows, slope / scale, 0, 0);
     barrier_wait(&own_full, 0);
     q.load(own + group * TILE, 16 * warp);
 
@@ -166,6 +179,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         }
         __syncwarp();
     };
+    if (LINEAR) columns_take(s, columns);
     pin(s);
     pin(o);
     turns_begin(group);
@@ -175,9 +189,10 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         int j = 64 * it + t2;
         float factor = scale, shift[2] = {0, 0};
         barrier_wait(&full[it % STAGES], it / STAGES & 1);
-        scores<E, D, 64, LINEAR>(s, q, tile, bias);
+        scores<E, D, 64, LINEAR>(s, q, tile);
         turn_pass(group);
         refill(it - 1);
+        uint32_t kept = DROP ? keep_tile<false, 8>(a, step, bh, i, j) : ~0u;
         products_wait<0>(); /* the scores of this tile, and o of the one before */
         pin(s);
         pin(o);
@@ -234,19 +249,19 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
                 (n & 1 ? odd : sum)[e >> 1] += s[n][e];
             }
             if (DROP) {
-                uint32_t bits = keep_bits<false>(a, step, bh, i, j + 8 * n);
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (!(bits >> e & 1)) s[n][e] = 0;
+                    if (!(kept >> (4 * n + e) & 1)) s[n][e] = 0;
             }
             p[n / 2][n % 2 * 2] = lk_pack<E>(s[n][0], s[n][1]);
             p[n / 2][n % 2 * 2 + 1] = lk_pack<E>(s[n][2], s[n][3]);
         }
         sum[0] += odd[0];
         sum[1] += odd[1];
+        pin(p);
+        if (LINEAR) columns_take(s, columns);
         pin(o);
         pin(s);
-        pin(p);
         turn_take(group);
         accumulate<E, D, 64>(o, p, tile + TILE);
     }

@@ -142,10 +142,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
-    __shared__ uint4 plane_b[PLANE_ROWS];
+    __shared__ float4 columns[2][32];
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
     uint32_t own = ring + 2 * STAGES * TILE;            /* [Q, dy, y][group] */
-    if (LINEAR) plane_rows<E>(plane_b);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
     uint32_t n = 0, units = 0; /* steps and units before */
@@ -192,8 +191,6 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             int mine = tiles_seen(a, w0, steps);
             int64_t bh = (int64_t)u.entry * a.heads + u.head;
             float slope = a.alibi ? alibi_slope(u.head, a.heads) * LK_LOG2E : 0;
-            plane bias;
-            if (LINEAR) bias = plane_of<E>(plane_b, slope / scale, 0, 0);
             float l[2], d[2] = {0, 0};
 #pragma unroll
             for (int r = 0; r < 2; r++)
@@ -225,6 +222,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
             float acc[D / 8][4] = {}, s[8][4] = {}, ds[8][4] = {};
             uint32_t p[4][4];
+            if (LINEAR) {
+                group_sync(group); /* all have taken those of the unit before */
+                if (warp == 0) columns_fill(columns[group], slope / scale);
+                group_sync(group);
+                columns_take(s, columns[group]);
+            }
             pin(s);
             pin(ds);
             pin(acc);
@@ -234,9 +237,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 int j = 64 * it + t2;
                 float factor = scale, shift[2] = {0, 0};
                 slot_wait(&bar, n + it);
-                scores<E, D, 64, LINEAR>(s, q, tile, bias);
+                scores<E, D, 64, LINEAR>(s, q, tile);
                 scores<E, D, 64>(ds, dy, tile + TILE);
                 turn_pass(group);
+                uint32_t kept = DROP ? keep_tile<false, 8>(a, step, bh, i, j) : ~0u;
                 products_wait<1>(); /* s, and acc of the tile before */
                 pin(s);
                 if (it > 0) slot_release(&bar, n + it - 1);
@@ -265,19 +269,19 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 pin(ds);
 #pragma unroll
                 for (int m = 0; m < 8; m++) {
-                    uint32_t bits = DROP ? keep_bits<false>(a, step, bh, i, j + 8 * m) : 15;
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         float g = ds[m][e];
-                        if (DROP) g = bits >> e & 1 ? g * a.keep : 0;
+                        if (DROP) g = kept >> (4 * m + e) & 1 ? g * a.keep : 0;
                         ds[m][e] = s[m][e] * (g - d[e >> 1]);
                     }
                     p[m / 2][m % 2 * 2] = lk_pack<E>(ds[m][0], ds[m][1]);
                     p[m / 2][m % 2 * 2 + 1] = lk_pack<E>(ds[m][2], ds[m][3]);
                 }
+                pin(p);
+                if (LINEAR) columns_take(s, columns[group]);
                 pin(s);
                 pin(ds);
-                pin(p);
                 turn_take(group);
                 accumulate<E, D, 64>(acc, p, tile);
             }
@@ -326,10 +330,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
-    __shared__ uint4 plane_b[PLANE_ROWS];
+    __shared__ uint4 bias[PLANE_ROWS];
     uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
-    if (LINEAR) plane_rows<E>(plane_b);
+    if (LINEAR) plane_rows<E>(bias);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
     int last_row = (a.t + STREAM - 1) / STREAM * STREAM;
@@ -395,7 +399,6 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 int64_t bh = (int64_t)u.entry * a.heads + h;
                 float slope = a.alibi ? alibi_slope(h, a.heads) * LK_LOG2E : 0;
                 float steep = slope / scale;
-                plane bias;
                 int r = first_query<STREAM>(a, u.row0);
                 for (; r < skip; r += STREAM, n++) {
                     turn_pass(group);
@@ -408,10 +411,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     int i = r + t2;
                     float factor = scale;
                     if (LINEAR) /* slope (j - t) / scale */
-                        bias = plane_of<E>(plane_b, -steep, steep * (float)(at - r) / 64,
-                                           steep * (float)(at + 8 - r) / 64);
+                        plane<E, D, STREAM>(s, bias, -steep, steep * (float)(at - r) / 64,
+                                            steep * (float)(at + 8 - r) / 64);
                     slot_wait(&bar, n);
-                    scores<E, D, STREAM, LINEAR>(s, k, tile, bias);
+                    scores<E, D, STREAM, LINEAR>(s, k, tile);
                     scores<E, D, STREAM>(ds, v, tile + PART);
                     turn_pass(group);
                     products_wait<1>(); /* s, and the sums of the tile before */
@@ -419,11 +422,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     if (pending) slot_release(&bar, before);
                     pending = true;
                     before = n;
+                    uint32_t kept = DROP ? keep_tile<true, NT>(a, step, bh, i, j) : ~0u;
                     if (!LINEAR && a.alibi) {
                         apply_alibi(s, scale, slope * (float)(r - at), -slope, slope);
                         factor = 1;
                     }
-                    uint32_t kept = ~0u, stats = stat + slot * STREAM * 8 + t2 * 8;
+                    uint32_t stats = stat + slot * STREAM * 8 + t2 * 8;
 #pragma unroll
                     for (int c = 0; c < NT; c++) { /* rows beyond T: lse infinite, a weight of 0 */
                         float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
@@ -442,11 +446,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     for (int c = 0; c < NT; c++) {
                         float w[4] = {s[c][0], s[c][1], s[c][2], s[c][3]};
                         if (DROP) {
-                            uint32_t bits = keep_bits<true>(a, step, bh, i + 8 * c, j);
-                            kept = c ? kept | bits << 4 * c : bits;
 #pragma unroll
                             for (int e = 0; e < 4; e++)
-                                if (!(bits >> e & 1)) w[e] = 0;
+                                if (!(kept >> (4 * c + e) & 1)) w[e] = 0;
                         }
                         p[c / 2][c % 2 * 2] = lk_pack<E>(w[0], w[1]);
                         p[c / 2][c % 2 * 2 + 1] = lk_pack<E>(w[2], w[3]);
