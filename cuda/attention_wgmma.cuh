@@ -108,6 +108,25 @@ static __device__ __forceinline__ int tiles_seen(const shape &a, int w0, int ste
     return w0 >= a.t ? 0 : a.causal ? min(steps, (w0 + a.offset + 63) / 64 + 1) : steps;
 }
 
+/* Whether one of these queries does not see all keys of tile `it`. When causal, and a key lies beyond
+ * S, no query does that is to be stored. */
+static __device__ __forceinline__ bool tile_cut(const shape &a, int w0, int it)
+{
+    return 64 * it + 63 > (a.causal ? w0 + a.offset : a.s - 1);
+}
+
+/* s = value where column j + .. of the row `at` or the next is not seen. */
+static __device__ __forceinline__ void cut(float (&s)[8][4], const shape &a, int at, int j,
+                                           float value)
+{
+    int last[2] = {a.causal ? at : a.s - 1, a.causal ? at + 8 : a.s - 1};
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            if (j + 8 * n + (e & 1) > last[e >> 1]) s[n][e] = value;
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
 template <int D> constexpr int forward_bytes(void)
@@ -204,15 +223,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
             apply_alibi(s, scale, distance, slope, -slope);
             factor = 1;
         }
-        if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    int row = at + 8 * (e >> 1), col = j + 8 * n + (e & 1);
-                    if (col >= a.s || (a.causal && col > row)) s[n][e] = -INFINITY;
-                }
-        }
+        if (tile_cut(a, w0, it)) cut(s, a, at, j, -INFINITY);
         float most[2][4], best[2]; /* short chains */
 #pragma unroll
         for (int n = 0; n < 8; n++)

@@ -256,15 +256,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
                         s[m][e] = lk_power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
-                if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
-#pragma unroll
-                    for (int m = 0; m < 8; m++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) {
-                            int row = at + 8 * (e >> 1), col = j + 8 * m + (e & 1);
-                            if (col >= a.s || (a.causal && col > row)) s[m][e] = 0;
-                        }
-                }
+                if (tile_cut(a, w0, it)) cut(s, a, at, j, 0);
                 products_wait<0>();
                 pin(ds);
 #pragma unroll
