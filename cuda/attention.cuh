@@ -95,8 +95,8 @@ static __device__ __forceinline__ uint64_t wide_product(uint32_t a, uint32_t b)
     return p;
 }
 
-/* lk_philox of this site with its ten products in one instruction each: to those of lk_philox nvcc 13.0
- * adds 0. For the kernels that draw in tiles; those for f32 have no registers for it. */
+/* lk_philox of this site in fewer instructions: to the upper word of its products nvcc 13.0 adds 0.
+ * For the kernels that draw in tiles; those for f32 would have fewer blocks on a multiprocessor. */
 static __device__ __forceinline__ lk_u32x4 tile_words(const shape &a, uint32_t step, uint32_t index)
 {
     uint32_t k0 = (uint32_t)a.seed, k1 = (uint32_t)(a.seed >> 32);
@@ -125,10 +125,10 @@ static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, i
     return (index & 2 ? high : low) >= a.threshold;
 }
 
-/* Bit 4 n + e: element e of the accumulator n is kept; they lie 8 columns apart. i, j: query and key
- * of element 0 of the first. KEYS: rows are keys. When S is a multiple of 4, four neighbouring keys
- * share one Philox call: each thread makes one call for four elements of each accumulator, and the
- * threads exchange bits. */
+/* Bit 4 n + e: element e of accumulator n, 8 columns from the one before, is kept. i, j: query and
+ * key of element 0 of the first. KEYS: rows are keys. When S is a multiple of 4, four neighbouring
+ * keys share one Philox call: each thread makes one call for four elements of each accumulator, and
+ * the threads exchange bits. */
 template <bool KEYS, int N>
 static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t step, int64_t bh,
                                                      int i, int j)
@@ -145,8 +145,8 @@ static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t st
         }
         return bits;
     }
-    /* KEYS: keys j..j+3 lie in the four lanes of equal t and equal g / 4, of which this one calls for
-     * element q of all; else they lie in two lanes, of which the odd one calls for the row g + 8. */
+    /* KEYS: keys j..j+3 lie in the four lanes of equal t and equal g / 4, and each calls for one
+     * element of all, q; else they lie in two lanes, and the odd one calls for the row g + 8. */
     int q = threadIdx.x >> 2 & 3, odd = threadIdx.x & 1;
     int query = KEYS ? i + (q & 1) : i + 8 * odd, key = (j & ~3) + (KEYS ? 8 * (q >> 1) : 0);
     uint32_t each = a.s / 4, four = ((uint32_t)bh * a.t + query) * each + (uint32_t)key / 4;

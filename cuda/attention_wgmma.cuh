@@ -5,6 +5,10 @@
  * released it. The weights go from accumulator to A operand within registers. o += p v of a tile
  * and the scores of the next one are issued together, in turns with the other warpgroup.
  *
+ * Causal ALiBi, slope (j - t), takes no arithmetic per element: what depends on the row joins the
+ * maximum, and the scores are summed onto what depends on the column, `steep` times its number in
+ * the tile, from a table in shared memory. steep = slope / scale, for scores are scaled later.
+ *
  * The running maximum of a row may lag by a factor of 2^LAG, so that sums are rarely rescaled.
  *
  * A kernel's body exists in code for sm_90a only; its static shared memory tells the launcher
@@ -17,23 +21,22 @@
 
 enum { STAGES = 4, LAG = 8 };
 
-/* Whether ALiBi is added by scores(), which takes nothing: where slope (j - t) will do for
- * -slope |t - j|, and is within the range of f16. */
-static inline bool linear(const shape &a)
+/* Whether ALiBi is linear wherever a key is seen, and within what plane() can add. */
+static inline bool linear_alibi(const shape &a)
 {
-    return a.alibi && a.causal && a.s <= 1 << 17;
+    return a.alibi && a.causal && a.s <= PLANE_REACH;
 }
 
 /* Run the statement with DROP and LINEAR as the shape has it. */
 #define KIND_SWITCH(a, ...)                                                                        \
     do {                                                                                           \
-        if ((a).threshold && linear(a)) {                                                          \
+        if ((a).threshold && linear_alibi(a)) {                                                    \
             enum : bool { DROP = true, LINEAR = true };                                            \
             __VA_ARGS__;                                                                           \
         } else if ((a).threshold) {                                                                \
             enum : bool { DROP = true, LINEAR = false };                                           \
             __VA_ARGS__;                                                                           \
-        } else if (linear(a)) {                                                                    \
+        } else if (linear_alibi(a)) {                                                              \
             enum : bool { DROP = false, LINEAR = true };                                           \
             __VA_ARGS__;                                                                           \
         } else {                                                                                   \
@@ -42,9 +45,9 @@ static inline bool linear(const shape &a)
         }                                                                                          \
     } while (0)
 
-/* ALiBi otherwise: s = s scale - slope |t - j|, t = i + offset. `distance` is (t - j) slope at the row
- * of element 0 and the tile's first column; it grows by 8 `down` to the second row and by `across`
- * per column. */
+/* ALiBi that is not linear: s = s scale - slope |t - j|, t = i + offset. `distance` is (t - j)
+ * slope at the row of element 0 and the tile's first column; it grows by 8 `down` to the second row
+ * and by `across` per column. */
 template <int N>
 static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], float scale, float distance,
                                                    float down, float across)
@@ -58,12 +61,11 @@ static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], float scale
             s[n][e] = s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
 }
 
-/* ALiBi of a tile's 64 columns, to which the scores are added: x times the number of the column.
- * [8 n][lane] of the columns 8 n + t2 and the next, for both rows; 32 threads fill it. */
-static __device__ __forceinline__ void columns_fill(float4 *columns, float x)
+/* The table: [8][4] of the columns 8 n + 2 lane and the next, for both rows. By one warp. */
+static __device__ __forceinline__ void columns_fill(float4 *columns, float steep)
 {
-    int k = threadIdx.x & 31;
-    float u = x * (float)(8 * (k >> 2) + (k & 3) * 2), v = u + x;
+    int k = threadIdx.x & 31, column = 8 * (k >> 2) + (k & 3) * 2;
+    float u = steep * (float)column, v = steep * (float)(column + 1);
     columns[k] = make_float4(u, v, u, v);
 }
 
@@ -108,14 +110,14 @@ static __device__ __forceinline__ int tiles_seen(const shape &a, int w0, int ste
     return w0 >= a.t ? 0 : a.causal ? min(steps, (w0 + a.offset + 63) / 64 + 1) : steps;
 }
 
-/* Whether one of these queries does not see all keys of tile `it`. When causal, and a key lies beyond
- * S, no query does that is to be stored. */
+/* Whether a query of the 64 from w0 on does not see all keys of tile `it`. When causal, no query
+ * below T sees one beyond S. */
 static __device__ __forceinline__ bool tile_cut(const shape &a, int w0, int it)
 {
     return 64 * it + 63 > (a.causal ? w0 + a.offset : a.s - 1);
 }
 
-/* s = value where column j + .. of the row `at` or the next is not seen. */
+/* s = value where the query that stands at `at` or at + 8 does not see the key, j at element 0. */
 static __device__ __forceinline__ void cut(float (&s)[8][4], const shape &a, int at, int j,
                                            float value)
 {

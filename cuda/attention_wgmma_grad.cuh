@@ -12,6 +12,10 @@
  * The sums of a tile and both score products of the next one are issued together, in turns with
  * the other warpgroup; the exponentials run while the second score product does.
  *
+ * Causal ALiBi: k_queries_wgmma as the forward, with a table for each warpgroup. In k_keys_wgmma,
+ * whose scores are transposed, both what depends on the row and on the column come from the tensor
+ * cores, as a product more that the scores are summed onto: plane().
+ *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
  * When causal, a unit's time depends on its tile; an item pairs a long unit with a short one, so
@@ -496,8 +500,8 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     LK_CUDA_TRY(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
     LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     KIND_SWITCH(a, LAUNCH(c, (k_queries_wgmma<E, D, DROP, LINEAR>), blocks, GRAD_BLOCK,
-                          queries_bytes<D>(), mq, mkv, mdy, my, a, (int)items, c.lse, c.state, pairs,
-                          rows, c.angles, (E *)c.dq));
+                          queries_bytes<D>(), mq, mkv, mdy, my, a, (int)items, c.lse, c.state,
+                          pairs, rows, c.angles, (E *)c.dq));
     return cudaSuccess;
 }
 

@@ -173,9 +173,9 @@ static __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64
     }
 }
 
-/* s [64, ROWS] (+)= a b^T. When ROWS is D, in two halves, the second `bytes` further in b: where these
- * products have the shape of accumulate()'s, ptxas of CUDA 13.0 gives both `a` the same registers,
- * and the weights overwrite this one. */
+/* s [64, ROWS] (+)= a b^T. When ROWS is D, in two halves, the second `bytes` further in b: where
+ * these products have the shape of accumulate()'s, ptxas of CUDA 13.0 gives both `a` the same
+ * registers, and the weights overwrite this one. */
 template <typename E, int D, int ROWS>
 static __device__ __forceinline__ void wgmma_halves(float (&s)[ROWS / 8][4], const uint32_t (&a)[4],
                                                     uint64_t b, int bytes, int add)
@@ -225,10 +225,10 @@ static __device__ __forceinline__ void scores(float (&s)[ROWS / 8][4],
 }
 
 /* A plane over a tile of scores: across n + 64 down at column n of a row. Left operand: `across` in
- * columns 0..2 and `down` in 4..6, each in three pieces that add up to it. Right operand: 64 rows of
- * n, n, n, 0, 64, 64, 64, 0, and 8 that a product takes for columns 8..15 of the last ones, times
- * 0. */
-enum { PLANE_ROWS = 72 };
+ * columns 0..2 and `down` in 4..6, each in three pieces that add up to it. Right operand: 64 rows
+ * of n, n, n, 0, 64, 64, 64, 0, and 8 that a product takes for columns 8..15 of the last, times 0.
+ * Where slope / scale is at most 16, PLANE_REACH rows are within the range of f16. */
+enum { PLANE_ROWS = 72, PLANE_REACH = 1 << 17 };
 
 /* By all threads, before __syncthreads. */
 template <typename E> static __device__ __forceinline__ void plane_rows(uint4 *rows)
@@ -240,7 +240,7 @@ template <typename E> static __device__ __forceinline__ void plane_rows(uint4 *r
     shared_publish();
 }
 
-/* s [64, ROWS] = the plane; `down` is that of the rows r and r + 8 of this lane. Commits a group. */
+/* s [64, ROWS] = the plane; `down` of the rows r and r + 8 of this lane. Commits a group. */
 template <typename E, int D, int ROWS>
 static __device__ __forceinline__ void plane(float (&s)[ROWS / 8][4], const uint4 *rows,
                                              float across, float down0, float down8)
