@@ -609,7 +609,7 @@ int main(int argc, char **argv)
     cudaDeviceProp prop;
     CHECK(cudaGetDeviceProperties(&prop, 0));
     printf("%s, %d processors\n", prop.name, prop.multiProcessorCount);
-    if (!wgmma_compiled(k_attention_wgmma<__half, 64, false>)) {
+    if (!wgmma_compiled(k_attention_wgmma<__half, 64, false, false>)) {
         printf("this device or build has no wgmma\n");
         return 77;
     }

@@ -115,7 +115,7 @@ template <typename E, int DP> static cudaError_t backward(const attention_call &
 static bool by_hopper(const lk_cuda *d, const lk_node *n)
 {
     return lk_cuda_hopper(d) && n->in[0]->dtype != LK_F32 && n->attr.attention.head_dim % 32 == 0 &&
-           wgmma_compiled(k_attention_wgmma<__half, 64, false>);
+           wgmma_compiled(k_attention_wgmma<__half, 64, false, false>);
 }
 
 static attention_call call_of(lk_exec *x, const lk_node *n)

@@ -95,62 +95,85 @@ static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t strid
 
 /* ---- dropout -------------------------------------------------------------------------------- */
 
+static __device__ __forceinline__ uint64_t wide_product(uint32_t a, uint32_t b)
+{
+    uint64_t p;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(a), "r"(b));
+    return p;
+}
+
+/* lk_philox of this site in fewer instructions: to the upper word of its products nvcc 13.0 adds 0.
+ * For the kernels that draw in tiles; those for f32 would have fewer blocks on a multiprocessor. */
+static __device__ __forceinline__ lk_u32x4 tile_words(const shape &a, uint32_t step, uint32_t index)
+{
+    uint32_t k0 = (uint32_t)a.seed, k1 = (uint32_t)(a.seed >> 32);
+    uint32_t a0 = index, b0 = LK_PURPOSE_DROPOUT | a.site, c0 = a.leaf, d0 = step;
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        uint64_t p = wide_product(a0, 0xD2511F53u), q = wide_product(c0, 0xCD9E8D57u);
+        a0 = (uint32_t)(q >> 32) ^ b0 ^ k0;
+        b0 = (uint32_t)q;
+        c0 = (uint32_t)(p >> 32) ^ d0 ^ k1;
+        d0 = (uint32_t)p;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return {{a0, b0, c0, d0}};
+}
+
+template <bool TILE>
 static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, int64_t bh, int i,
                                                 int j)
 {
     uint64_t index = ((uint64_t)bh * a.t + i) * a.s + j;
-    lk_u32x4 w = lk_dropout_words(a.seed, a.site, a.leaf, step, index);
+    lk_u32x4 w = TILE ? tile_words(a, step, (uint32_t)(index >> 2))
+                      : lk_dropout_words(a.seed, a.site, a.leaf, step, index);
     uint32_t low = index & 1 ? w.v[1] : w.v[0], high = index & 1 ? w.v[3] : w.v[2];
     return (index & 2 ? high : low) >= a.threshold;
 }
 
-/* Bit e: accumulator element e is kept. i, j: query and key of element 0. KEYS: rows are keys.
- * When S is a multiple of 4, four neighbouring keys share one Philox call: each thread makes one
- * call for its four elements and the threads exchange words. */
-template <bool KEYS>
-static __device__ __forceinline__ uint32_t keep_bits(const shape &a, uint32_t step, int64_t bh,
+/* Bit 4 n + e: element e of accumulator n, 8 columns from the one before, is kept. i, j: query and
+ * key of element 0 of the first. KEYS: rows are keys. When S is a multiple of 4, four neighbouring
+ * keys share one Philox call: each thread makes one call for four elements of each accumulator, and
+ * the threads exchange bits. */
+template <bool KEYS, int N>
+static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t step, int64_t bh,
                                                      int i, int j)
 {
-    uint32_t bits = 0, limit = a.threshold;
+    static_assert(N <= 8, "");
+    uint32_t bits = 0;
     if (a.s % 4) {
 #pragma unroll 1
-        for (int e = 0; e < 4; e++) {
-            int row = 8 * (e >> 1), col = e & 1;
-            bool kept = KEYS ? keep_one(a, step, bh, i + col, j + row)
-                             : keep_one(a, step, bh, i + row, j + col);
-            bits |= (uint32_t)kept << e;
+        for (int k = 0; k < 4 * N; k++) {
+            int row = 8 * (k >> 1 & 1), col = 8 * (k >> 2) + (k & 1);
+            bool kept = KEYS ? keep_one<true>(a, step, bh, i + col, j + row)
+                             : keep_one<true>(a, step, bh, i + row, j + col);
+            bits |= (uint32_t)kept << k;
         }
         return bits;
     }
-    uint32_t v[4];
-    if (KEYS) { /* keys j..j+3 lie in the four lanes of equal t and equal g / 4 */
-        int q = threadIdx.x >> 2 & 3; /* this lane calls for element q of all four */
-        lk_u32x4 w = lk_dropout_words(
-            a.seed, a.site, a.leaf, step,
-            ((uint64_t)bh * a.t + i + (q & 1)) * a.s + (uint64_t)((j & ~3) + 8 * (q >> 1)));
-        /* transpose lane (element) by word (key) */
-        bool odd = q & 1, upper = q & 2;
-        uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[1], 4);
-        uint32_t r1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[2] : w.v[3], 4);
-        uint32_t x0 = odd ? r0 : w.v[0], x1 = odd ? w.v[1] : r0;
-        uint32_t x2 = odd ? r1 : w.v[2], x3 = odd ? w.v[3] : r1;
-        r0 = __shfl_xor_sync(0xFFFFFFFFu, upper ? x0 : x2, 8);
-        r1 = __shfl_xor_sync(0xFFFFFFFFu, upper ? x1 : x3, 8);
-        v[0] = upper ? r0 : x0, v[1] = upper ? r1 : x1;
-        v[2] = upper ? x2 : r0, v[3] = upper ? x3 : r1;
-    } else { /* keys lie in two lanes of two: even lanes call for row g, odd ones for g + 8 */
-        bool odd = threadIdx.x & 1;
-        lk_u32x4 w = lk_dropout_words(
-            a.seed, a.site, a.leaf, step,
-            ((uint64_t)bh * a.t + i + (odd ? 8 : 0)) * a.s + (uint64_t)(j & ~3));
-        uint32_t r0 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[0] : w.v[2], 1);
-        uint32_t r1 = __shfl_xor_sync(0xFFFFFFFFu, odd ? w.v[1] : w.v[3], 1);
-        v[0] = odd ? r0 : w.v[0], v[1] = odd ? r1 : w.v[1];
-        v[2] = odd ? w.v[2] : r0, v[3] = odd ? w.v[3] : r1;
-    }
+    /* KEYS: keys j..j+3 lie in the four lanes of equal t and equal g / 4, and each calls for one
+     * element of all, q; else they lie in two lanes, and the odd one calls for the row g + 8. */
+    int q = threadIdx.x >> 2 & 3, odd = threadIdx.x & 1;
+    int query = KEYS ? i + (q & 1) : i + 8 * odd, key = (j & ~3) + (KEYS ? 8 * (q >> 1) : 0);
+    uint32_t each = a.s / 4, four = ((uint32_t)bh * a.t + query) * each + (uint32_t)key / 4;
 #pragma unroll
-    for (int e = 0; e < 4; e++) bits |= (uint32_t)(v[e] >= limit) << e;
-    return bits;
+    for (int n = 0; n < N; n++) {
+        lk_u32x4 w = tile_words(a, step, four + 2 * n * (KEYS ? 4 * each : 1));
+#pragma unroll
+        for (int k = 0; k < 4; k++) bits |= (uint32_t)(w.v[k] >= a.threshold) << (4 * n + k);
+    }
+    if (KEYS) { /* transpose lane (element) by bit (key) */
+        uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, bits, 4);
+        bits = q & 1 ? (bits & 0xAAAAAAAAu) | (other >> 1 & 0x55555555u)
+                     : (bits & 0x55555555u) | (other << 1 & 0xAAAAAAAAu);
+        other = __shfl_xor_sync(0xFFFFFFFFu, bits, 8);
+        return q & 2 ? (bits & 0xCCCCCCCCu) | (other >> 2 & 0x33333333u)
+                     : (bits & 0x33333333u) | (other << 2 & 0xCCCCCCCCu);
+    }
+    uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, bits, 1);
+    return odd ? (bits & 0xCCCCCCCCu) | (other >> 2 & 0x33333333u)
+               : (bits & 0x33333333u) | (other << 2 & 0xCCCCCCCCu);
 }
 
 /* ---- dy . y --------------------------------------------------------------------------------- */

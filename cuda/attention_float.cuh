@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(256)
             for (int n = 0; n < M; n++) {
                 float w = expf(s[m][n] - best);
                 sum[m] += w;
-                if (drop && !keep_one(a, step, bh, i, j0 + tx + 16 * n)) w = 0;
+                if (drop && !keep_one<false>(a, step, bh, i, j0 + tx + 16 * n)) w = 0;
                 p[(ty + 16 * m) * (TILE + 1) + tx + 16 * n] = w;
             }
         }
@@ -200,7 +200,7 @@ static __global__ void __launch_bounds__(256)
                 int i = KEYS ? c : r, j = KEYS ? r : c, away = i + a.offset - j;
                 float w = 0, g = 0;
                 if (i < a.t && j < a.s && !(a.causal && away < 0)) {
-                    bool kept = !drop || keep_one(a, step, bh, i, j);
+                    bool kept = !drop || keep_one<false>(a, step, bh, i, j);
                     float v = s[m][n] * a.scale - slope * fabsf((float)away);
                     w = expf(v - lse[bh * a.t + i]);
                     g = w * ((kept ? ds[m][n] * a.keep : 0) - dot[bh * a.t + i]);

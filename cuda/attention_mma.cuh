@@ -169,6 +169,7 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
 #pragma unroll
                 for (int n = 0; n < DP / 8; n++) o[n][2 * r] *= shrink, o[n][2 * r + 1] *= shrink;
             }
+            uint32_t kept = DROP ? keep_tile<false, NT>(a, step, bh, i, j) : ~0u;
 #pragma unroll
             for (int n = 0; n < NT; n++) {
 #pragma unroll
@@ -176,12 +177,9 @@ static __global__ void __launch_bounds__(32 * WARPS, 2)
                     s[n][e] = lk_power2(s[n][e] - top[e >> 1]);
                     sum[e >> 1] += s[n][e];
                 }
-                if (DROP) {
-                    uint32_t bits = keep_bits<false>(a, step, bh, i, j + 8 * n);
 #pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        if (!(bits >> e & 1)) s[n][e] = 0;
-                }
+                for (int e = 0; e < 4; e++)
+                    if (DROP && !(kept >> (4 * n + e) & 1)) s[n][e] = 0;
             }
             product<E, DP, NT>(o, s, sv);
         }
@@ -313,12 +311,12 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
                     lk_mma<E>(ds[2 * n + 1], a1, b1[2], b1[3]);
                 }
             }
+            uint32_t bits = ~0u;
+            if (DROP)
+                bits = KEYS ? keep_tile<true, NT>(a, step, bh, col, row)
+                            : keep_tile<false, NT>(a, step, bh, row, col);
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                uint32_t bits = 15;
-                if (DROP)
-                    bits = KEYS ? keep_bits<true>(a, step, bh, col + 8 * n, row)
-                                : keep_bits<false>(a, step, bh, row, col + 8 * n);
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     int r = row + 8 * (e >> 1), c = col + 8 * n + (e & 1);
@@ -332,7 +330,7 @@ static __global__ void __launch_bounds__(GRAD_THREADS, 2)
                                  (a.causal && (KEYS ? away < 0 : away > 0))))
                         w = 0;
                     if (DROP) {
-                        bool kept = bits >> e & 1;
+                        bool kept = bits >> (4 * n + e) & 1;
                         ds[n][e] = w * ((kept ? ds[n][e] * a.keep : 0) - d);
                         s[n][e] = kept ? w : 0;
                     } else {

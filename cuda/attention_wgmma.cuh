@@ -5,6 +5,10 @@
  * released it. The weights go from accumulator to A operand within registers. o += p v of a tile
  * and the scores of the next one are issued together, in turns with the other warpgroup.
  *
+ * Causal ALiBi, slope (j - t), takes no arithmetic per element: what depends on the row joins the
+ * maximum, and the scores are summed onto what depends on the column, `steep` times its number in
+ * the tile, from a table in shared memory. steep = slope / scale, for scores are scaled later.
+ *
  * The running maximum of a row may lag by a factor of 2^LAG, so that sums are rarely rescaled.
  *
  * A kernel's body exists in code for sm_90a only; its static shared memory tells the launcher
@@ -17,34 +21,58 @@
 
 enum { STAGES = 4, LAG = 8 };
 
-/* Set s and shift[2], of the two rows, so that s - shift = s scale - slope |t - j|, t = i + offset;
- * shift is equal in all lanes of a row. `distance` is (t - j) slope at the row of element 0 and the
- * tile's first column; it grows by 8 `down` to the second row and by `across` per column. */
-template <int N>
-static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], bool causal, float scale,
-                                                   float distance, float down, float across,
-                                                   float *shift)
+/* Whether ALiBi is linear wherever a key is seen, and within what plane() can add. */
+static inline bool linear_alibi(const shape &a)
 {
-    float first = across * (float)((threadIdx.x & 3) * 2);
-    if (causal) { /* t >= j wherever it matters */
+    return a.alibi && a.causal && a.s <= PLANE_REACH;
+}
+
+/* Run the statement with DROP and LINEAR as the shape has it. */
+#define KIND_SWITCH(a, ...)                                                                        \
+    do {                                                                                           \
+        if ((a).threshold && linear_alibi(a)) {                                                    \
+            enum : bool { DROP = true, LINEAR = true };                                            \
+            __VA_ARGS__;                                                                           \
+        } else if ((a).threshold) {                                                                \
+            enum : bool { DROP = true, LINEAR = false };                                           \
+            __VA_ARGS__;                                                                           \
+        } else if (linear_alibi(a)) {                                                              \
+            enum : bool { DROP = false, LINEAR = true };                                           \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            enum : bool { DROP = false, LINEAR = false };                                          \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+/* ALiBi that is not linear: s = s scale - slope |t - j|, t = i + offset. `distance` is (t - j)
+ * slope at the row of element 0 and the tile's first column; it grows by 8 `down` to the second row
+ * and by `across` per column. */
+template <int N>
+static __device__ __forceinline__ void apply_alibi(float (&s)[N][4], float scale, float distance,
+                                                   float down, float across)
+{
+    float first = across * (float)((threadIdx.x & 3) * 2) + distance;
+    float row[2] = {first, first + 8 * down};
 #pragma unroll
-        for (int n = 0; n < N; n++)
+    for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                float x = fmaf(across, (float)(8 * n + e), first);
-                s[n][e] = fmaf(s[n][e], scale, -x);
-                s[n][e + 2] = fmaf(s[n][e + 2], scale, -x);
-            }
-        shift[0] = distance, shift[1] = distance + 8 * down;
-    } else {
-        float row[2] = {first + distance, first + distance + 8 * down};
+        for (int e = 0; e < 4; e++)
+            s[n][e] = s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
+}
+
+/* The table: [8][4] of the columns 8 n + 2 lane and the next, for both rows. By one warp. */
+static __device__ __forceinline__ void columns_fill(float4 *columns, float steep)
+{
+    int k = threadIdx.x & 31, column = 8 * (k >> 2) + (k & 3) * 2;
+    float u = steep * (float)column, v = steep * (float)(column + 1);
+    columns[k] = make_float4(u, v, u, v);
+}
+
+static __device__ __forceinline__ void columns_take(float (&s)[8][4], const float4 *columns)
+{
 #pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                s[n][e] =
-                    s[n][e] * scale - fabsf(fmaf(across, (float)(8 * n + (e & 1)), row[e >> 1]));
-    }
+    for (int n = 0; n < 8; n++) *(float4 *)s[n] = columns[4 * n + (threadIdx.x & 3)];
 }
 
 /* Out [.., stride] at rows `first` and `first` + 8 = acc [64, D] times the factor of the row. The
@@ -82,6 +110,25 @@ static __device__ __forceinline__ int tiles_seen(const shape &a, int w0, int ste
     return w0 >= a.t ? 0 : a.causal ? min(steps, (w0 + a.offset + 63) / 64 + 1) : steps;
 }
 
+/* Whether a query of the 64 from w0 on does not see all keys of tile `it`. When causal, no query
+ * below T sees one beyond S. */
+static __device__ __forceinline__ bool tile_cut(const shape &a, int w0, int it)
+{
+    return 64 * it + 63 > (a.causal ? w0 + a.offset : a.s - 1);
+}
+
+/* s = value where the query that stands at `at` or at + 8 does not see the key, j at element 0. */
+static __device__ __forceinline__ void cut(float (&s)[8][4], const shape &a, int at, int j,
+                                           float value)
+{
+    int last[2] = {a.causal ? at : a.s - 1, a.causal ? at + 8 : a.s - 1};
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            if (j + 8 * n + (e & 1) > last[e >> 1]) s[n][e] = value;
+}
+
 /* ---- forward -------------------------------------------------------------------------------- */
 
 template <int D> constexpr int forward_bytes(void)
@@ -90,7 +137,7 @@ template <int D> constexpr int forward_bytes(void)
 }
 
 /* As k_attention. mq and mkv map q and kv for tiles of 64 rows. */
-template <typename E, int D, bool DROP>
+template <typename E, int D, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     k_attention_wgmma(const __grid_constant__ CUtensorMap mq,
                       const __grid_constant__ CUtensorMap mkv, shape a,
@@ -100,6 +147,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
     constexpr int TILE = tile_bytes(64, D);
     extern __shared__ unsigned char dynamic[];
     __shared__ uint64_t own_full, full[STAGES], empty[STAGES];
+    __shared__ float4 columns[32];
     /* [STAGES][K, V], then Q of each group */
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     uint32_t own = ring + 2 * STAGES * TILE;
@@ -123,6 +171,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         }
         barriers_publish();
     }
+    if (LINEAR && threadIdx.x < 32) columns_fill(columns, alibi_slope(h, a.heads) / a.scale);
     __syncthreads();
     if (threadIdx.x == 0) {
         barrier_expect(&own_full, 2 * TILE);
@@ -151,6 +200,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         }
         __syncwarp();
     };
+    if (LINEAR) columns_take(s, columns);
     pin(s);
     pin(o);
     turns_begin(group);
@@ -160,26 +210,22 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         int j = 64 * it + t2;
         float factor = scale, shift[2] = {0, 0};
         barrier_wait(&full[it % STAGES], it / STAGES & 1);
-        scores<E, D, 64>(s, q, tile);
+        scores<E, D, 64, LINEAR>(s, q, tile);
         turn_pass(group);
         refill(it - 1);
+        uint32_t kept = DROP ? keep_tile<false, 8>(a, step, bh, i, j) : ~0u;
         products_wait<0>(); /* the scores of this tile, and o of the one before */
         pin(s);
         pin(o);
         if (it > 0 && lane == 0) barrier_arrive(&empty[(it - 1) % STAGES]);
-        if (a.alibi) {
-            apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope, shift);
+        float distance = slope * (float)(at - 64 * it);
+        if (LINEAR) {
+            shift[0] = distance, shift[1] = distance + 8 * slope;
+        } else if (a.alibi) {
+            apply_alibi(s, scale, distance, slope, -slope);
             factor = 1;
         }
-        if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
-#pragma unroll
-            for (int n = 0; n < 8; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    int row = at + 8 * (e >> 1), col = j + 8 * n + (e & 1);
-                    if (col >= a.s || (a.causal && col > row)) s[n][e] = -INFINITY;
-                }
-        }
+        if (tile_cut(a, w0, it)) cut(s, a, at, j, -INFINITY);
         float most[2][4], best[2]; /* short chains */
 #pragma unroll
         for (int n = 0; n < 8; n++)
@@ -216,19 +262,19 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
                 (n & 1 ? odd : sum)[e >> 1] += s[n][e];
             }
             if (DROP) {
-                uint32_t bits = keep_bits<false>(a, step, bh, i, j + 8 * n);
 #pragma unroll
                 for (int e = 0; e < 4; e++)
-                    if (!(bits >> e & 1)) s[n][e] = 0;
+                    if (!(kept >> (4 * n + e) & 1)) s[n][e] = 0;
             }
             p[n / 2][n % 2 * 2] = lk_pack<E>(s[n][0], s[n][1]);
             p[n / 2][n % 2 * 2 + 1] = lk_pack<E>(s[n][2], s[n][3]);
         }
         sum[0] += odd[0];
         sum[1] += odd[1];
+        pin(p);
+        if (LINEAR) columns_take(s, columns);
         pin(o);
         pin(s);
-        pin(p);
         turn_take(group);
         accumulate<E, D, 64>(o, p, tile + TILE);
     }
@@ -267,12 +313,8 @@ template <typename E, int D> static cudaError_t wgmma_forward(const attention_ca
     CUtensorMap mq, mkv;
     LK_CUDA_TRY(tile_map(&mq, bf16, c.q, c.batch, a.t, a.width, 64, D));
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
-    if (a.threshold)
-        LAUNCH(c, (k_attention_wgmma<E, D, true>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
-               c.state, (E *)c.y, c.lse);
-    else
-        LAUNCH(c, (k_attention_wgmma<E, D, false>), blocks, 256, forward_bytes<D>(), mq, mkv, a,
-               c.state, (E *)c.y, c.lse);
+    KIND_SWITCH(a, LAUNCH(c, (k_attention_wgmma<E, D, DROP, LINEAR>), blocks, 256,
+                          forward_bytes<D>(), mq, mkv, a, c.state, (E *)c.y, c.lse));
     return cudaSuccess;
 }
 

@@ -12,6 +12,10 @@
  * The sums of a tile and both score products of the next one are issued together, in turns with
  * the other warpgroup; the exponentials run while the second score product does.
  *
+ * Causal ALiBi: k_queries_wgmma as the forward, with a table for each warpgroup. In k_keys_wgmma,
+ * whose scores are transposed, both what depends on the row and on the column come from the tensor
+ * cores, as a product more that the scores are summed onto: plane().
+ *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
  * Column sums of what is stored, where they are asked for: each warpgroup leaves those of its 64
@@ -192,7 +196,7 @@ template <int D> constexpr int queries_bytes(void)
 
 /* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D).
  * sums: sums_of() dq, or NULL. */
-template <typename E, int D, bool DROP>
+template <typename E, int D, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_queries_wgmma(const __grid_constant__ CUtensorMap mq,
                     const __grid_constant__ CUtensorMap mkv,
@@ -205,6 +209,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
+    __shared__ float4 columns[2][32];
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
     uint32_t own = ring + 2 * STAGES * TILE; /* [Q, dy, y][group]; D <= 64: [sums][group] */
     grad_barriers_init(&bar);
@@ -284,6 +289,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
             float acc[D / 8][4] = {}, s[8][4] = {}, ds[8][4] = {};
             uint32_t p[4][4];
+            if (LINEAR) {
+                group_sync(group); /* all have taken those of the unit before */
+                if (warp == 0) columns_fill(columns[group], slope / scale);
+                group_sync(group);
+                columns_take(s, columns[group]);
+            }
             pin(s);
             pin(ds);
             pin(acc);
@@ -293,15 +304,18 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 int j = 64 * it + t2;
                 float factor = scale, shift[2] = {0, 0};
                 slot_wait(&bar, n + it);
-                scores<E, D, 64>(s, q, tile);
+                scores<E, D, 64, LINEAR>(s, q, tile);
                 scores<E, D, 64>(ds, dy, tile + TILE);
                 turn_pass(group);
+                uint32_t kept = DROP ? keep_tile<false, 8>(a, step, bh, i, j) : ~0u;
                 products_wait<1>(); /* s, and acc of the tile before */
                 pin(s);
                 if (it > 0) slot_release(&bar, n + it - 1);
-                if (a.alibi) {
-                    apply_alibi(s, a.causal, scale, slope * (float)(at - 64 * it), slope, -slope,
-                                shift);
+                float distance = slope * (float)(at - 64 * it);
+                if (LINEAR) {
+                    shift[0] = distance, shift[1] = distance + 8 * slope;
+                } else if (a.alibi) {
+                    apply_alibi(s, scale, distance, slope, -slope);
                     factor = 1;
                 }
 #pragma unroll
@@ -309,32 +323,24 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
                         s[m][e] = lk_power2(fmaf(s[m][e], factor, -l[e >> 1] - shift[e >> 1]));
-                if (64 * it + 64 > a.s || (a.causal && 64 * it + 63 > w0 + a.offset)) {
-#pragma unroll
-                    for (int m = 0; m < 8; m++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) {
-                            int row = at + 8 * (e >> 1), col = j + 8 * m + (e & 1);
-                            if (col >= a.s || (a.causal && col > row)) s[m][e] = 0;
-                        }
-                }
+                if (tile_cut(a, w0, it)) cut(s, a, at, j, 0);
                 products_wait<0>();
                 pin(ds);
 #pragma unroll
                 for (int m = 0; m < 8; m++) {
-                    uint32_t bits = DROP ? keep_bits<false>(a, step, bh, i, j + 8 * m) : 15;
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         float g = ds[m][e];
-                        if (DROP) g = bits >> e & 1 ? g * a.keep : 0;
+                        if (DROP) g = kept >> (4 * m + e) & 1 ? g * a.keep : 0;
                         ds[m][e] = s[m][e] * (g - d[e >> 1]);
                     }
                     p[m / 2][m % 2 * 2] = lk_pack<E>(ds[m][0], ds[m][1]);
                     p[m / 2][m % 2 * 2 + 1] = lk_pack<E>(ds[m][2], ds[m][3]);
                 }
+                pin(p);
+                if (LINEAR) columns_take(s, columns[group]);
                 pin(s);
                 pin(ds);
-                pin(p);
                 turn_take(group);
                 accumulate<E, D, 64>(acc, p, tile);
             }
@@ -384,7 +390,7 @@ template <int STREAM> static __device__ __forceinline__ int first_query(const sh
 
 /* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. sums: sums_of() dkv, or
  * NULL. */
-template <typename E, int D, int STREAM, bool DROP>
+template <typename E, int D, int STREAM, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
@@ -396,9 +402,11 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
+    __shared__ uint4 bias[PLANE_ROWS];
     uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
     uint32_t room = stat + STAGES * STREAM * 8;                      /* [sums of dK, dV][group] */
+    if (LINEAR) plane_rows<E>(bias);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
     int last_row = (a.t + STREAM - 1) / STREAM * STREAM;
@@ -463,6 +471,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             for (int h = u.head * share; h < (u.head + 1) * share; h++) {
                 int64_t bh = (int64_t)u.entry * a.heads + h;
                 float slope = a.alibi ? alibi_slope(h, a.heads) * LK_LOG2E : 0;
+                float steep = slope / scale;
                 int r = first_query<STREAM>(a, u.row0);
                 for (; r < skip; r += STREAM, n++) {
                     turn_pass(group);
@@ -473,9 +482,12 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 for (; r < last_row; r += STREAM, n++) {
                     uint32_t slot = n % STAGES, tile = ring + slot * 2 * PART;
                     int i = r + t2;
-                    float factor = scale, shift[2] = {0, 0};
+                    float factor = scale;
+                    if (LINEAR) /* slope (j - t) / scale */
+                        plane<E, D, STREAM>(s, bias, -steep, steep * (float)(at - r) / 64,
+                                            steep * (float)(at + 8 - r) / 64);
                     slot_wait(&bar, n);
-                    scores<E, D, STREAM>(s, k, tile);
+                    scores<E, D, STREAM, LINEAR>(s, k, tile);
                     scores<E, D, STREAM>(ds, v, tile + PART);
                     turn_pass(group);
                     products_wait<1>(); /* s, and the sums of the tile before */
@@ -483,19 +495,18 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     if (pending) slot_release(&bar, before);
                     pending = true;
                     before = n;
-                    if (a.alibi) {
-                        apply_alibi(s, a.causal, scale, slope * (float)(r - at), -slope, slope,
-                                    shift);
+                    uint32_t kept = DROP ? keep_tile<true, NT>(a, step, bh, i, j) : ~0u;
+                    if (!LINEAR && a.alibi) {
+                        apply_alibi(s, scale, slope * (float)(r - at), -slope, slope);
                         factor = 1;
                     }
-                    uint32_t kept = ~0u, stats = stat + slot * STREAM * 8 + t2 * 8;
+                    uint32_t stats = stat + slot * STREAM * 8 + t2 * 8;
 #pragma unroll
                     for (int c = 0; c < NT; c++) { /* rows beyond T: lse infinite, a weight of 0 */
                         float2 l = shared_pair(stats + 64 * c), m = shared_pair(stats + 64 * c + 8);
 #pragma unroll
                         for (int e = 0; e < 4; e++)
-                            s[c][e] = lk_power2(fmaf(s[c][e], factor,
-                                                     -(e & 1 ? m.x : l.x) - shift[e >> 1]));
+                            s[c][e] = lk_power2(fmaf(s[c][e], factor, -(e & 1 ? m.x : l.x)));
                     }
                     if (a.causal && r < w0 - a.offset + 63) {
 #pragma unroll
@@ -508,11 +519,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     for (int c = 0; c < NT; c++) {
                         float w[4] = {s[c][0], s[c][1], s[c][2], s[c][3]};
                         if (DROP) {
-                            uint32_t bits = keep_bits<true>(a, step, bh, i + 8 * c, j);
-                            kept = c ? kept | bits << 4 * c : bits;
 #pragma unroll
                             for (int e = 0; e < 4; e++)
-                                if (!(bits >> e & 1)) w[e] = 0;
+                                if (!(kept >> (4 * c + e) & 1)) w[e] = 0;
                         }
                         p[c / 2][c % 2 * 2] = lk_pack<E>(w[0], w[1]);
                         p[c / 2][c % 2 * 2 + 1] = lk_pack<E>(w[2], w[3]);
@@ -574,14 +583,9 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     LK_CUDA_TRY(tile_map(&mdy, bf16, c.dy, c.batch, a.t, width, 64, D));
     LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
-    if (a.threshold)
-        LAUNCH(c, (k_queries_wgmma<E, D, true>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq,
-               c.q_sums);
-    else
-        LAUNCH(c, (k_queries_wgmma<E, D, false>), blocks, GRAD_BLOCK, queries_bytes<D>(), mq, mkv,
-               mdy, my, a, (int)items, c.lse, c.state, pairs, rows, c.angles, (E *)c.dq,
-               c.q_sums);
+    KIND_SWITCH(a, LAUNCH(c, (k_queries_wgmma<E, D, DROP, LINEAR>), blocks, GRAD_BLOCK,
+                          queries_bytes<D>(), mq, mkv, mdy, my, a, (int)items, c.lse, c.state,
+                          pairs, rows, c.angles, (E *)c.dq, c.q_sums));
     return cudaSuccess;
 }
 
@@ -597,12 +601,9 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     LK_CUDA_TRY(tile_map(&mkv, bf16, c.kv, c.batch, a.s, a.kv_width, 64, D));
     LK_CUDA_TRY(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
     LK_CUDA_TRY(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
-    if (a.threshold)
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, true>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv, c.kv_sums);
-    else
-        LAUNCH(c, (k_keys_wgmma<E, D, STREAM, false>), blocks, GRAD_BLOCK, bytes, mkv, sq, sdy, a,
-               (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv, c.kv_sums);
+    KIND_SWITCH(a, LAUNCH(c, (k_keys_wgmma<E, D, STREAM, DROP, LINEAR>), blocks, GRAD_BLOCK, bytes,
+                          mkv, sq, sdy, a, (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv,
+                          c.kv_sums));
     return cudaSuccess;
 }
 

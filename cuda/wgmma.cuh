@@ -66,6 +66,12 @@ static __device__ __forceinline__ void tile_fragment(uint32_t *r, uint32_t tile,
     lk_matrices(r, at);
 }
 
+/* Shared memory that this thread wrote is seen by the products and copies issued after. */
+static __device__ __forceinline__ void shared_publish(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 /* ---- products ------------------------------------------------------------------------------- */
 
 /* Registers written by other instructions are seen by the products issued after this. */
@@ -167,6 +173,23 @@ static __device__ __forceinline__ void wgmma_shared(float (&d)[N / 8][4], uint64
     }
 }
 
+/* s [64, ROWS] (+)= a b^T. When ROWS is D, in two halves, the second `bytes` further in b: where
+ * these products have the shape of accumulate()'s, ptxas of CUDA 13.0 gives both `a` the same
+ * registers, and the weights overwrite this one. */
+template <typename E, int D, int ROWS>
+static __device__ __forceinline__ void wgmma_halves(float (&s)[ROWS / 8][4], const uint32_t (&a)[4],
+                                                    uint64_t b, int bytes, int add)
+{
+    if constexpr (D == ROWS) {
+        float(&s0)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])s;
+        float(&s1)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])(s + ROWS / 16);
+        wgmma<E, 0, ROWS / 2>(s0, a, b, add);
+        wgmma<E, 0, ROWS / 2>(s1, a, b + bytes / 16, add);
+    } else {
+        wgmma<E, 0, ROWS>(s, a, b, add);
+    }
+}
+
 /* The left operand of a b^T: a 64-row tile, in registers or left in shared memory. */
 template <int D, bool REGISTERS> struct left_operand {
     uint32_t r[REGISTERS ? D / 16 : 1][4];
@@ -183,28 +206,56 @@ template <int D, bool REGISTERS> struct left_operand {
     }
 };
 
-/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. Commits a group. */
-template <typename E, int D, int ROWS, bool REGISTERS>
+/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. Commits a group. ONTO: s +=. */
+template <typename E, int D, int ROWS, bool ONTO = false, bool REGISTERS>
 static __device__ __forceinline__ void scores(float (&s)[ROWS / 8][4],
                                               const left_operand<D, REGISTERS> &a, uint32_t b)
 {
     uint64_t at = descriptor_k<D>(b);
     products_open();
 #pragma unroll
-    for (int k = 0; k < D / 16; k++)
-        if constexpr (REGISTERS && D == ROWS) {
-            /* In two halves: where these products have the shape of accumulate()'s, ptxas of CUDA
-             * 13.0 gives both `a` the same registers, and the weights overwrite this one. */
-            float(&s0)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])s;
-            float(&s1)[ROWS / 16][4] = *(float(*)[ROWS / 16][4])(s + ROWS / 16);
-            uint64_t from = at + step_k<D, ROWS>(k);
-            wgmma<E, 0, ROWS / 2>(s0, a.r[k], from, k > 0);
-            wgmma<E, 0, ROWS / 2>(s1, a.r[k], from + ROWS / 2 * row_bytes(D) / 16, k > 0);
-        } else if constexpr (REGISTERS) {
-            wgmma<E, 0, ROWS>(s, a.r[k], at + step_k<D, ROWS>(k), k > 0);
-        } else {
-            wgmma_shared<E, 0, ROWS>(s, a.tile + step_k<D, 64>(k), at + step_k<D, ROWS>(k), k > 0);
-        }
+    for (int k = 0; k < D / 16; k++) {
+        uint64_t from = at + step_k<D, ROWS>(k);
+        if constexpr (REGISTERS)
+            wgmma_halves<E, D, ROWS>(s, a.r[k], from, ROWS / 2 * row_bytes(D), ONTO || k > 0);
+        else
+            wgmma_shared<E, 0, ROWS>(s, a.tile + step_k<D, 64>(k), from, ONTO || k > 0);
+    }
+    products_commit();
+}
+
+/* A plane over a tile of scores: across n + 64 down at column n of a row. Left operand: `across` in
+ * columns 0..2 and `down` in 4..6, each in three pieces that add up to it. Right operand: 64 rows
+ * of n, n, n, 0, 64, 64, 64, 0, and 8 that a product takes for columns 8..15 of the last, times 0.
+ * Where slope / scale is at most 16, PLANE_REACH rows are within the range of f16. */
+enum { PLANE_ROWS = 72, PLANE_REACH = 1 << 17 };
+
+/* By all threads, before __syncthreads. */
+template <typename E> static __device__ __forceinline__ void plane_rows(uint4 *rows)
+{
+    float n = (float)threadIdx.x;
+    if (threadIdx.x < PLANE_ROWS)
+        rows[threadIdx.x] = make_uint4(lk_pack<E>(n, n), lk_pack<E>(n, 0), lk_pack<E>(64, 64),
+                                       lk_pack<E>(64, 0));
+    shared_publish();
+}
+
+/* s [64, ROWS] = the plane; `down` of the rows r and r + 8 of this lane. Commits a group. */
+template <typename E, int D, int ROWS>
+static __device__ __forceinline__ void plane(float (&s)[ROWS / 8][4], const uint4 *rows,
+                                             float across, float down0, float down8)
+{
+    uint32_t a[4] = {0, 0, 0, 0};
+    int columns = threadIdx.x & 3; /* 2 columns, 2 columns + 1 */
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float x = columns < 2 ? across : r ? down8 : down0;
+        float first = lk_float(lk_store<E>(x)), second = lk_float(lk_store<E>(x - first));
+        a[r] = columns & 1 ? lk_pack<E>(x - first - second, 0) : lk_pack<E>(first, second);
+    }
+    products_open();
+    wgmma_halves<E, D, ROWS>(s, a, descriptor(lk_shared_address(rows), 128, 128, 0), ROWS / 2 * 16,
+                             0);
     products_commit();
 }
 
@@ -364,7 +415,7 @@ static __device__ __forceinline__ void fetch_tile(const CUtensorMap *map, int co
 }
 
 /* Tile of one panel at `from` to rows row0.., columns column..; what lies outside is left out.
- * Shared memory written by other instructions is seen after shared_publish() by each writer. */
+ * Shared memory written by other instructions: after shared_publish() by each writer. */
 static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint32_t from,
                                                    int column, int row0)
 {
@@ -372,11 +423,6 @@ static __device__ __forceinline__ void store_panel(const CUtensorMap *map, uint3
                  "[%0, {%2, %3, %4}], [%1];" ::"l"(map),
                  "r"(from), "r"(column), "r"(row0), "r"(0)
                  : "memory");
-}
-
-static __device__ __forceinline__ void shared_publish(void)
-{
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 static __device__ __forceinline__ void stores_commit(void)
