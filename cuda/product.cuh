@@ -31,14 +31,15 @@ enum {
     PRODUCT_BLOCK = 384,
     PRODUCT_TILE = 128, /* rows and columns */
     PRODUCT_DEPTH = 64, /* of a step of the sum */
-    PRODUCT_STAGES = 6,
+    PRODUCT_STAGES = 5,
     PRODUCT_CLUSTER = 2,
     PRODUCT_BAND = 16, /* columns of tiles whose right operands are to stay in the L2 cache */
     PANEL = 64 * 128,  /* bytes of 64 rows of 64 columns */
+    PANELS = 4,        /* of a tile */
     SLICES = 8,
     OPERAND_BYTES = 2 * PRODUCT_TILE * PRODUCT_DEPTH,
     STAGE_BYTES = 2 * OPERAND_BYTES,
-    PRODUCT_BYTES = 1024 + PRODUCT_STAGES * STAGE_BYTES + 4 * PANEL
+    PRODUCT_BYTES = 1024 + PRODUCT_STAGES * STAGE_BYTES + 2 * PANELS * PANEL
 };
 
 /* Filled in by the launcher. */
@@ -121,11 +122,12 @@ static __device__ __forceinline__ void matrix_put(uint32_t at, const uint32_t *r
                  : "memory");
 }
 
-/* What a warpgroup works with when it finishes tiles. `panel`: two buffers of PANEL bytes. */
+/* What a warpgroup works with when it finishes tiles. `panel`: PANELS buffers of PANEL bytes, for
+ * those of the result, with PRODUCT_GELU of every second one and its pre. */
 typedef struct finisher {
     const CUtensorMap *out, *pre;
     uint32_t panel;
-    uint64_t *arrived; /* [2]: pre is in the buffer */
+    uint64_t *arrived; /* [PANELS]: pre is in the buffer */
     int group;
     bool leader, keep, sums;
 } finisher;
@@ -136,33 +138,34 @@ static __device__ __forceinline__ tile_place panel_place(tile_place p, int P)
     return {p.row + 64 * (P / 2), p.column + 64 * (P % 2)};
 }
 
-/* Panel P of pre for the tile at `p` into its buffer. */
-static __device__ __forceinline__ void pre_load(const finisher &f, tile_place p, int P)
+/* pre of the tile at `p` into the buffers. By the leader. */
+static __device__ __forceinline__ void pre_load(const finisher &f, tile_place p)
 {
-    tile_place q = panel_place(p, P);
-    barrier_expect(&f.arrived[P % 2], PANEL);
-    copy_tile<64, 64>(f.panel + P % 2 * PANEL, f.pre, &f.arrived[P % 2], q.column, q.row, 0);
+    stores_read<0>();
+    for (int P = 0; P < PANELS; P++) {
+        tile_place q = panel_place(p, P);
+        barrier_expect(&f.arrived[P], PANEL);
+        copy_tile<64, 64>(f.panel + P * PANEL, f.pre, &f.arrived[P], q.column, q.row, 0);
+    }
 }
 
-/* Slice S of the tile at `now`, its sums rounded to `held`. `next` is the tile after it, if any.
- * `column`: for PRODUCT_SLOPE, what this thread's rows add to its columns of each slice. */
+/* Slice S of the tile at `p`, its sums rounded to `held`. For PRODUCT_SLOPE: `phase`, that of the
+ * buffers, and `column`, what this thread's rows add to its columns of each slice. */
 template <typename E, int KIND, int S>
-static __device__ __forceinline__ void finish(const finisher &f, const uint32_t *held,
-                                              tile_place now, tile_place next, bool more,
-                                              float (&column)[SLICES / 2][8])
+static __device__ __forceinline__ void finish(const finisher &f, const uint32_t *held, tile_place p,
+                                              uint32_t phase, float (&column)[SLICES / 2][8])
 {
-    constexpr int P = S / 2;
-    uint32_t out = f.panel + (KIND == PRODUCT_GELU ? 0 : P % 2 * PANEL), pre = f.panel + PANEL;
+    constexpr int P = S / 2, BUFFERS = KIND == PRODUCT_GELU ? PANELS / 2 : PANELS;
+    uint32_t out = f.panel + P % BUFFERS * PANEL, pre = out + BUFFERS * PANEL;
     int lane = threadIdx.x & 31, row = (threadIdx.x >> 5 & 3) * 16 + (lane & 15);
     if (S % 2 == 0) {
-        if (f.leader) {
-            stores_read<KIND == PRODUCT_ROTATE>(); /* with two panels one may be under way */
-            if (KIND == PRODUCT_SLOPE && P < 3) pre_load(f, now, P + 1);
-            if (KIND == PRODUCT_SLOPE && P == 3 && more) pre_load(f, next, 0);
+        if (KIND == PRODUCT_SLOPE) {
+            barrier_wait(&f.arrived[P], phase);
+        } else {
+            if (f.leader) stores_read<BUFFERS - 1>(); /* the others may be under way */
+            __syncwarp();
+            group_sync(f.group);
         }
-        __syncwarp();
-        if (KIND == PRODUCT_SLOPE) barrier_wait(&f.arrived[P % 2], P / 2);
-        else group_sync(f.group);
         __syncwarp();
     }
 #pragma unroll
@@ -202,7 +205,7 @@ static __device__ __forceinline__ void finish(const finisher &f, const uint32_t 
         }
     }
     if (S % 2) {
-        tile_place q = panel_place(now, P);
+        tile_place q = panel_place(p, P);
         shared_publish();
         group_sync(f.group);
         if (f.leader) {
@@ -363,17 +366,17 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int MN = KIND == PRODUCT_SLOPE;
     extern __shared__ unsigned char dynamic[];
-    __shared__ uint64_t full[PRODUCT_STAGES], empty[PRODUCT_STAGES], arrived[2][2];
+    __shared__ uint64_t full[PRODUCT_STAGES], empty[PRODUCT_STAGES], arrived[2][PANELS];
     __shared__ uint32_t bias_words[2][PRODUCT_TILE / 2];
     __shared__ float4 between[2][PRODUCT_TILE / 4];
-    /* [stages][a, b], then panels [2][2] */
+    /* [stages][a, b], then panels [2][PANELS] */
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u;
     if (threadIdx.x == 0) {
         for (int s = 0; s < PRODUCT_STAGES; s++) {
             barrier_init(&full[s], 1);
             barrier_init(&empty[s], 4 * PRODUCT_CLUSTER); /* warps that use a stage */
         }
-        for (int s = 0; s < 4; s++) barrier_init(&arrived[s / 2][s % 2], 1);
+        for (int s = 0; s < 2 * PANELS; s++) barrier_init(&arrived[s / PANELS][s % PANELS], 1);
         barriers_publish();
     }
     __syncthreads();
@@ -389,7 +392,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
         int lane = threadIdx.x & 31, thread = threadIdx.x & 127;
         int tiles = g.row_tiles * g.column_tiles, stride = gridDim.x / PRODUCT_CLUSTER;
         int begin = blockIdx.x / PRODUCT_CLUSTER + group * stride, each = 2 * stride;
-        finisher f = {&mout, &mpre, ring + PRODUCT_STAGES * STAGE_BYTES + group * 2 * PANEL,
+        finisher f = {&mout, &mpre, ring + PRODUCT_STAGES * STAGE_BYTES + group * PANELS * PANEL,
                       arrived[group], group, thread == 0, g.keep, g.sums != NULL};
         float acc[32][4];
         uint32_t held[SLICES][8];
@@ -398,8 +401,7 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
             if (lane < PRODUCT_CLUSTER) barrier_arrive_at(&empty[slot], lane);
         };
         if (group == 1) at.skip(g.steps);
-        if (KIND == PRODUCT_SLOPE && f.leader && begin < tiles) pre_load(f, place_of(g, begin), 0);
-        __syncwarp();
+        uint32_t phase = 1;
         turns_begin(group);
         /* Group 1 may have no tile where group 0 has its last one. */
         for (int t = begin; t - group * stride < tiles; t += each) {
@@ -417,6 +419,11 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
                                      MN ? descriptor_mn<PRODUCT_TILE, 64>(right)
                                         : descriptor_k<64>(right),
                                      k > 0);
+                if (KIND == PRODUCT_SLOPE && k == 0) {
+                    if (f.leader) pre_load(f, here);
+                    __syncwarp();
+                    phase ^= 1;
+                }
                 if (!MN && k == 0) { /* read when the tile is rounded */
                     int c = here.column + 2 * thread;
                     if (thread < PRODUCT_TILE / 2)
@@ -448,11 +455,8 @@ static __global__ void __launch_bounds__(PRODUCT_BLOCK, 1) PRODUCT_CLUSTERS
                 h[0] = lk_pack<E>(acc[n][0], acc[n][1]);
                 h[1] = lk_pack<E>(acc[n][2], acc[n][3]);
             }
-            bool more = t + each < tiles;
-            tile_place next = here;
-            if (KIND == PRODUCT_SLOPE && more) next = place_of(g, t + each);
             float column[SLICES / 2][8];
-            EACH_SLICE(finish<E, KIND, S>(f, held[S], here, next, more, column));
+            EACH_SLICE(finish<E, KIND, S>(f, held[S], here, phase, column));
             if (KIND == PRODUCT_SLOPE && f.sums)
                 sum_columns(column, group, between[group],
                             g.sums + (int64_t)(here.row / PRODUCT_TILE) * g.columns + here.column);
