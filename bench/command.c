@@ -47,8 +47,8 @@ static void print_help(const bench_command *c)
 {
     char text[400];
     printf("%s\n\n%s\n\nRandom samples are made as the options say: %simages of\n--image-size "
-           "(224) pixels and --channels (3) in --classes (1000)%s.\n--set overrides a key of the run "
-           "file. bench/%s.c says more.\n", usage(c, text), c->does,
+           "(224) pixels and --channels (3) in --classes (1000)%s.\n--set overrides a key of the "
+           "run file. bench/%s.c says more.\n", usage(c, text), c->does,
            c->images ? "" : "of --vocabulary (65) tokens, or ",
            c->images ? "" : ", for model.kind fusion\nwith --text (64) tokens each", c->name);
 }

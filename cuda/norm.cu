@@ -12,7 +12,7 @@
  *
  * x, y, dy, dx X [N,C]; w, b, dw, db f32 [C]; mean, rstd f32 [N]. */
 #include "cuda/dropout.cuh"
-#include "cuda/wgmma.cuh"
+#include "cuda/mma.cuh"
 
 enum { WARPS = 8, THREADS = 32 * WARPS, HELD_COLS = 1024 };
 
@@ -297,16 +297,8 @@ static __device__ __forceinline__ void add_teams(const float (&mine)[K][GRAD_V],
     }
 }
 
-/* Code for older GPUs than Hopper has no copy engine, and does what it would by threads. */
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define COPY_ENGINE 1
-#else
-#define COPY_ENGINE 0
-#endif
-
-/* Block i: rows [i per, (i+1) per), which its teams take in turns; C <= 256 K width, C % 8 == 0.
- * HOPPER: the copy engine brings a team its rows, else each thread its columns. */
-template <typename E, int K, int BRANCH, bool HOPPER>
+/* Block i: rows [i per, (i+1) per), which its teams take in turns; C <= 256 K width, C % 8 == 0. */
+template <typename E, int K, int BRANCH>
 static __global__ void __launch_bounds__(GRAD_THREADS, 2)
 k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean /* [N] or NULL */,
             const float *rstd /* [N] */, const E *dy /* [N,C] */,
@@ -316,10 +308,8 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
 {
     typedef grad_stage<E, K> stage;
     constexpr int V = GRAD_V, RUN = stage::run, STAGES = stage::stages;
-    constexpr bool ENGINE = HOPPER && COPY_ENGINE;
     extern __shared__ __align__(16) unsigned char stages[];
     __shared__ __align__(16) float part[2][2 * GRAD_WARPS][2 * RUN]; /* sums of g, of g h */
-    __shared__ uint64_t full[GRAD_WARPS][STAGES];
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, lanes = 32 * t.width;
     int team = warp / t.width, first = (threadIdx.x - team * lanes) * V;
     int64_t begin = blockIdx.x * per;
@@ -330,7 +320,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
     for (int k = 0; k < K; k++) {
         bool real = first + k * lanes * V < cols;
         if (real) lk_get<V>(scale[k], w + first + k * lanes * V);
-        if (real && !ENGINE) continue;
+        if (real) continue;
         /* zeros where nothing is copied to */
         for (int i = stage::at(0, 0, k); i < stage::all; i += stage::at(0, 1, 0))
             for (int h = 0; h < stage::vector; h += 16)
@@ -338,22 +328,14 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
     }
     for (int i = threadIdx.x; i < (int)(sizeof part / sizeof(float)); i += blockDim.x)
         part[0][0][i] = 0;
-    if constexpr (ENGINE) {
-        if (threadIdx.x < GRAD_WARPS * STAGES) barrier_init(&full[0][threadIdx.x], 1);
-        barriers_publish();
-        shared_publish();
-    }
     __syncthreads();
 
     int step = t.teams * RUN;
     int64_t at = (begin + team * RUN) * cols + first;
-    auto fetch = [&](int row, int slot) { /* the run from this row of the block on */
+    auto fetch = [&](int row, int slot) { /* this thread's columns of the run from that row on */
         uint32_t to = mine + slot * stage::bytes;
-        if (row < count && (!ENGINE || first == 0)) {
+        if (row < count) {
             int64_t from = (begin + row) * cols + first;
-            if constexpr (ENGINE)
-                barrier_expect(&full[team][slot],
-                               min(RUN, count - row) * cols * (int)sizeof(E) * (more ? 3 : 2));
 #pragma unroll
             for (int i = 0; i < 3; i++) {
                 const E *source = (i == 0 ? x : i == 1 ? dy : more) + from;
@@ -363,28 +345,20 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
 #pragma unroll
                     for (int k = 0; k < K; k++) {
                         int c = k * lanes * V;
-                        const E *p = source + q * cols + c;
-                        if constexpr (ENGINE) {
-                            if (row + q < count)
-                                copy_bytes(to + stage::at(q, i, k), p,
-                                           min(lanes * V, cols - c) * (int)sizeof(E),
-                                           &full[team][slot]);
-                        } else if (first + c < cols) {
+                        const char *p = (const char *)(source + q * cols + c);
+                        if (first + c >= cols) continue;
 #pragma unroll
-                            for (int h = 0; h < stage::vector; h += 16)
-                                lk_copy16(to + stage::at(q, i, k) + h, (const char *)p + h,
-                                          row + q < count);
-                        }
+                        for (int h = 0; h < stage::vector; h += 16)
+                            lk_copy16(to + stage::at(q, i, k) + h, p + h, row + q < count);
                     }
             }
         }
-        if constexpr (!ENGINE) lk_copies_commit();
+        lk_copies_commit();
     };
-    auto piece = [&](float *v, uint32_t from, bool real) {
+    auto piece = [&](float *v, uint32_t from) {
 #pragma unroll
         for (int h = 0; h < stage::vector; h += 16) {
             uint4 u = shared_get(from + h);
-            if (!real) u = make_uint4(0, 0, 0, 0);
             lk_get<16 / sizeof(E)>(v + h / sizeof(E), (const E *)&u);
         }
     };
@@ -392,7 +366,6 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) fetch(team * RUN + s * step, s);
     int slot = 0, last = STAGES - 1; /* of the run before */
-    uint32_t phase = 0;
     /* Where this lane puts its warp's sum, and where those of the team are. */
     uint32_t sums = lk_shared_address(part[0][team * t.places]);
     uint32_t give = sums + ((warp - team * t.width) * 2 * RUN + lane / (16 / RUN)) * sizeof(float);
@@ -408,12 +381,8 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         }
         float r[RUN], g[RUN][K][V], h[RUN][K][V], pair[2 * RUN];
         uint32_t here = mine + slot * stage::bytes;
-        if constexpr (ENGINE) {
-            barrier_wait(&full[team][slot], phase);
-        } else {
-            lk_copies_wait<STAGES - 2>();
-            fetch(row + (STAGES - 1) * step, last);
-        }
+        lk_copies_wait<STAGES - 2>();
+        fetch(row + (STAGES - 1) * step, last);
 #pragma unroll
         for (int q = 0; q < RUN; q++) {
             float centre = __shfl_sync(0xFFFFFFFFu, means, next + q), sum_g = 0, sum_gh = 0;
@@ -421,8 +390,8 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
 #pragma unroll
             for (int k = 0; k < K; k++) {
                 float d[V];
-                piece(h[q][k], here + stage::at(q, 0, k), true);
-                piece(d, here + stage::at(q, 1, k), !ENGINE || q == 0 || row + q < count);
+                piece(h[q][k], here + stage::at(q, 0, k));
+                piece(d, here + stage::at(q, 1, k));
 #pragma unroll
                 for (int j = 0; j < V; j++) { /* halves carry larger errors than fmaf here */
                     float &H = h[q][k][j], &G = g[q][k][j];
@@ -440,8 +409,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         float sum = warp_sums(pair);
         if (lane % (16 / RUN) == 0)
             asm volatile("st.shared.f32 [%0], %1;" ::"r"(give), "f"(sum) : "memory");
-        team_sync(team, lanes); /* nobody works on the run before any more */
-        if constexpr (ENGINE) fetch(row + (STAGES - 1) * step, last);
+        team_sync(team, lanes); /* the sums of its warps are there */
 #pragma unroll
         for (int i = 0; i < 2 * RUN; i++) pair[i] = 0;
 #pragma unroll 1
@@ -469,7 +437,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
                     out[j] = fmaf(r[q], g[q][k][j], fmaf(a, h[q][k][j], b));
                 if (more) {
                     float plus[V];
-                    piece(plus, here + stage::at(q, 2, k), true);
+                    piece(plus, here + stage::at(q, 2, k));
 #pragma unroll
                     for (int j = 0; j < V; j++) out[j] += plus[j];
                 }
@@ -489,7 +457,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         }
         at += (int64_t)step * cols;
         last = slot;
-        if (++slot == STAGES) slot = 0, phase ^= 1;
+        if (++slot == STAGES) slot = 0;
         give += turn;
         sums += turn;
         turn = -turn;
@@ -594,11 +562,11 @@ static bool fits_teams(const lk_node *n)
     return cols % GRAD_V == 0 && cols <= (n->in[0]->dtype == LK_F32 ? ONE_VECTOR : TWO_VECTORS);
 }
 
-template <typename E, int K, bool HOPPER> static auto teams_kernel(const branch<E> &b)
+template <typename E, int K> static auto teams_kernel(const branch<E> &b)
 {
-    return b.dx     ? k_norm_grad<E, K, DROPPED, HOPPER>
-           : b.sums ? k_norm_grad<E, K, SUMMED, HOPPER>
-                    : k_norm_grad<E, K, NO_BRANCH, HOPPER>;
+    return b.dx     ? k_norm_grad<E, K, DROPPED>
+           : b.sums ? k_norm_grad<E, K, SUMMED>
+                    : k_norm_grad<E, K, NO_BRANCH>;
 }
 
 template <typename E, int K>
@@ -609,8 +577,7 @@ static lk_status by_teams(lk_exec *x, const lk_node *n, const float *mean, float
     int cols = (int)lk_cols(n->in[0]), chunks = lk_column_chunks(rows);
     row_teams t = row_teams_of(cols, K);
     constexpr int bytes = grad_stage<E, K>::all;
-    auto kernel = lk_cuda_hopper((const lk_cuda *)x->device) ? teams_kernel<E, K, true>(b)
-                                                            : teams_kernel<E, K, false>(b);
+    auto kernel = teams_kernel<E, K>(b);
     LK_CUDA_AT(n, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     kernel<<<chunks, 32 * t.width * t.teams, bytes, lk_cuda_stream_of(x)>>>(
         (const E *)lk_data(x, n->in[0]), (const float *)lk_data(x, n->in[1]), mean,

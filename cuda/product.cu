@@ -5,17 +5,16 @@
  *
  * On an H200, f16, random normal operands, a GPU that is hot: 32768 x 3072, summed over 768: 295 us
  * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us
- * with gelu where cuBLASLt takes 59 (bench/NOTES.md). What is gained is that nothing waits for the
- * end of a tile, whatever the depth; what is lost is in the loop, 280 us where cuBLASLt's is done
- * in 242, and grows with the depth. Sums of dx's columns take 15 us more, the pass that they spare
- * 56. */
+ * with gelu where cuBLASLt takes 59; since then 30 us less each (bench/NOTES.md). What is gained is
+ * that nothing waits for the end of a tile, whatever the depth; what is lost is in the loop, and
+ * grows with the depth. Sums of dx's columns take 20 us more, the pass that they spare 56. */
 #include "cuda/product.cuh"
 
-/* Steps of the sum, PRODUCT_DEPTH each, of the products that run here. At 12, in a step of gpt2,
- * gelu gains 25 us in 280; by the loops, 3 us a step, it would be even at 20, and at 16 it takes 220
- * us where the product alone takes 176. The rotation is even at 12 and gains at 6. dx with gelu'
- * gains 4 us in 265 at 12; with fewer than 8 a tile's pre has no time to come. */
-enum { GELU_MOST = 16, ROTATE_MOST = 12, SLOPE_FEWEST = 8, SLOPE_MOST = 12 };
+/* Steps of the sum, PRODUCT_DEPTH each, of the products that run here. What is gained at a tile's
+ * end is 30 to 60 us in 300, what a step loses against cuBLASLt's loop 3 us: at 6 steps dx with
+ * gelu' and sums takes 68 us where cuBLASLt and a pass take 84. The rotation is even at 12 and
+ * gains at 6. */
+enum { GELU_MOST = 16, ROTATE_MOST = 12, SLOPE_FEWEST = 6, SLOPE_MOST = 16 };
 
 static bool has_code(void) { return wgmma_compiled(k_product<__half, PRODUCT_GELU, 0>); }
 

@@ -230,10 +230,10 @@ static __global__ void __launch_bounds__(WIDE, 2)
 enum {
     RING_WARPS = 16,
     RING_THREADS = 32 * RING_WARPS,
-    RING_VECTORS = 4, /* of a lane in a piece, each of 8 halves */
+    RING_VECTORS = 2, /* of a lane in a piece, each of 8 halves */
     RING_COLUMNS = 32 * 8 * RING_VECTORS, /* of a piece */
     PIECE_BYTES = 2 * RING_COLUMNS,
-    RING_SLOTS = 7,
+    RING_SLOTS = 14,
     RING_BYTES = RING_WARPS * RING_SLOTS * PIECE_BYTES
 };
 

@@ -650,6 +650,7 @@ const op_case op_cases[] = {
     XENT(xent, 3, 50304, 50257),
     XENT(xent, 2, 65536, 65530),
     /* through a ring: several rows a block where there are few, and pieces of a row */
+    XENT(xent, 33, 7688, 7681),
     XENT(xent, 33, 16640, 16633),
     XENT(xent, 33, 16640, 16633, .astray = true),
     XENT(xent, 9, 40008, 32000),

@@ -89,8 +89,8 @@ static const key keys[] = {
      "feed-forward; image models: before the classifier"},
     {"model.embedding_headroom", REAL, AT(model.embedding_headroom), "0.2", 0, 16, FIXED,
      TRANSFORMER, NULL,
-     "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none, with "
-     "which a GPU is slow at the head of a vocabulary that is no multiple of 8"},
+     "share of spare embedding rows for later tokens, rounded up to a multiple of 64; 0: none, and "
+     "a vocabulary that is no multiple of 8 makes the head slow on a GPU"},
     {"model.rope_theta", REAL, AT(model.rope_theta), "10000", 1, 1e9, FIXED, BLOCKS, NULL,
      "base of the rotary angles"},
     {"model.norm_eps", REAL, AT(model.norm_eps), "1e-5", 1e-12, 1, FIXED, 0, NULL,
