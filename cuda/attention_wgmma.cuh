@@ -210,6 +210,7 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
         int j = 64 * it + t2;
         float factor = scale, shift[2] = {0, 0};
         barrier_wait(&full[it % STAGES], it / STAGES & 1);
+        if (LINEAR) products_open();
         scores<E, D, 64, LINEAR>(s, q, tile);
         turn_pass(group);
         refill(it - 1);

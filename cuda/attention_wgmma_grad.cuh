@@ -12,9 +12,9 @@
  * The sums of a tile and both score products of the next one are issued together, in turns with
  * the other warpgroup; the exponentials run while the second score product does.
  *
- * Causal ALiBi: k_queries_wgmma as the forward, with a table for each warpgroup. In k_keys_wgmma,
- * whose scores are transposed, both what depends on the row and on the column come from the tensor
- * cores, as a product more that the scores are summed onto: plane().
+ * Causal ALiBi: what depends on the column comes from the tensor cores, as a product more that the
+ * scores are summed onto: plane(). What depends on the row joins lse in k_queries_wgmma, the plane
+ * in k_keys_wgmma, whose scores are transposed.
  *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
@@ -209,9 +209,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     constexpr bool REGISTERS = D <= 64;
     extern __shared__ unsigned char dynamic[];
     __shared__ grad_barriers bar;
-    __shared__ float4 columns[2][32];
+    __shared__ uint4 bias[PLANE_ROWS];
     uint32_t ring = (lk_shared_address(dynamic) + 1023) & ~1023u; /* [STAGES][K, V] */
     uint32_t own = ring + 2 * STAGES * TILE; /* [Q, dy, y][group]; D <= 64: [sums][group] */
+    if (LINEAR) plane_rows<E>(bias);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
     uint32_t n = 0, units = 0; /* steps and units before */
@@ -289,12 +290,6 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
             float acc[D / 8][4] = {}, s[8][4] = {}, ds[8][4] = {};
             uint32_t p[4][4];
-            if (LINEAR) {
-                group_sync(group); /* all have taken those of the unit before */
-                if (warp == 0) columns_fill(columns[group], slope / scale);
-                group_sync(group);
-                columns_take(s, columns[group]);
-            }
             pin(s);
             pin(ds);
             pin(acc);
@@ -304,6 +299,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 int j = 64 * it + t2;
                 float factor = scale, shift[2] = {0, 0};
                 slot_wait(&bar, n + it);
+                if (LINEAR) plane<E, D, 64>(s, bias, slope / scale, 0, 0);
                 scores<E, D, 64, LINEAR>(s, q, tile);
                 scores<E, D, 64>(ds, dy, tile + TILE);
                 turn_pass(group);
@@ -337,10 +333,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     p[m / 2][m % 2 * 2] = lk_pack<E>(ds[m][0], ds[m][1]);
                     p[m / 2][m % 2 * 2 + 1] = lk_pack<E>(ds[m][2], ds[m][3]);
                 }
-                pin(p);
-                if (LINEAR) columns_take(s, columns[group]);
                 pin(s);
                 pin(ds);
+                pin(p);
                 turn_take(group);
                 accumulate<E, D, 64>(acc, p, tile);
             }
@@ -483,10 +478,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     uint32_t slot = n % STAGES, tile = ring + slot * 2 * PART;
                     int i = r + t2;
                     float factor = scale;
+                    slot_wait(&bar, n);
                     if (LINEAR) /* slope (j - t) / scale */
                         plane<E, D, STREAM>(s, bias, -steep, steep * (float)(at - r) / 64,
                                             steep * (float)(at + 8 - r) / 64);
-                    slot_wait(&bar, n);
                     scores<E, D, STREAM, LINEAR>(s, k, tile);
                     scores<E, D, STREAM>(ds, v, tile + PART);
                     turn_pass(group);

@@ -206,13 +206,14 @@ template <int D, bool REGISTERS> struct left_operand {
     }
 };
 
-/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. Commits a group. ONTO: s +=. */
+/* s [64, ROWS] = a [64, D] b^T; tile b [ROWS, D] at `b`. Commits a group. ONTO: s +=, by products
+ * that are open already. */
 template <typename E, int D, int ROWS, bool ONTO = false, bool REGISTERS>
 static __device__ __forceinline__ void scores(float (&s)[ROWS / 8][4],
                                               const left_operand<D, REGISTERS> &a, uint32_t b)
 {
     uint64_t at = descriptor_k<D>(b);
-    products_open();
+    if (!ONTO) products_open();
 #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint64_t from = at + step_k<D, ROWS>(k);
@@ -240,7 +241,8 @@ template <typename E> static __device__ __forceinline__ void plane_rows(uint4 *r
     shared_publish();
 }
 
-/* s [64, ROWS] = the plane; `down` of the rows r and r + 8 of this lane. Commits a group. */
+/* s [64, ROWS] = the plane; `down` of the rows r and r + 8 of this lane. Opens the products and
+ * leaves them open for scores() onto it. */
 template <typename E, int D, int ROWS>
 static __device__ __forceinline__ void plane(float (&s)[ROWS / 8][4], const uint4 *rows,
                                              float across, float down0, float down8)
@@ -256,7 +258,6 @@ static __device__ __forceinline__ void plane(float (&s)[ROWS / 8][4], const uint
     products_open();
     wgmma_halves<E, D, ROWS>(s, a, descriptor(lk_shared_address(rows), 128, 128, 0), ROWS / 2 * 16,
                              0);
-    products_commit();
 }
 
 /* acc [64, D] += p [64, ROWS] b; tile b [ROWS, D] at `b`. Commits a group. */
