@@ -128,7 +128,8 @@ template <typename E> static void lab_open(lab *l, const lab_case *c, int sets)
     l->n_kv = a.first ? 0 : c->batch * c->s * a.kv_width;
     l->n_y = c->batch * c->t * c->heads * c->d;
     l->n_lse = c->batch * c->heads * c->t;
-    l->scratch = attention_scratch(c->batch * c->heads, c->t);
+    l->scratch = attention_scratch(c->batch * c->heads, c->t,
+                                   attention_masks(c->t, c->s, a.threshold > 0));
     lk_step_state state = {};
     state.step = 11;
     for (int s = 0; s < sets; s++) {

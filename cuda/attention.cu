@@ -76,6 +76,13 @@ lk_status lk_cuda_attention_check(const lk_node *n)
     return LK_OK;
 }
 
+/* Whether node n runs by the kernels for Hopper: the device is one, the build has code for it. */
+static bool by_hopper(const lk_cuda *d, const lk_node *n)
+{
+    return lk_cuda_hopper(d) && n->in[0]->dtype != LK_F32 && n->attr.attention.head_dim % 32 == 0 &&
+           wgmma_compiled(k_attention_wgmma<__half, 64, false, false>);
+}
+
 /* Chunks of the column sums of gradient i, 0 or 1. */
 static int64_t sums_chunks(const lk_node *n, int i)
 {
@@ -88,15 +95,18 @@ static int64_t sums_floats(const lk_node *n, int i)
     return n->out[2 + i] ? sums_chunks(n, i) * lk_cols(n->out[i]) : 0;
 }
 
-static size_t own_scratch(const lk_node *n)
+static size_t own_scratch(const lk_cuda *d, const lk_node *n)
 {
-    return attention_scratch(n->in[0]->dim[0] * n->attr.attention.heads, n->in[0]->dim[1]);
+    const lk_tensor *q = n->in[0], *kv = n->in[1] ? n->in[1] : q;
+    bool dropped = by_hopper(d, n) && lk_dropout_threshold(n->attr.attention.p) > 0;
+    return attention_scratch(q->dim[0] * n->attr.attention.heads, q->dim[1],
+                             attention_masks(q->dim[1], kv->dim[1], dropped));
 }
 
 /* The kernels' own, then the partial sums of each gradient. */
-size_t lk_cuda_attention_grad_scratch(const lk_node *n)
+size_t lk_cuda_attention_grad_scratch(const lk_cuda *d, const lk_node *n)
 {
-    return own_scratch(n) + (size_t)(sums_floats(n, 0) + sums_floats(n, 1)) * sizeof(float);
+    return own_scratch(d, n) + (size_t)(sums_floats(n, 0) + sums_floats(n, 1)) * sizeof(float);
 }
 
 template <typename E, int DP> static cudaError_t forward(const attention_call &c)
@@ -109,13 +119,6 @@ template <typename E, int DP> static cudaError_t backward(const attention_call &
 {
     if constexpr (sizeof(E) == 4) return float_backward<DP>(c);
     else return c.hopper ? wgmma_backward<E, DP>(c) : mma_backward<E, DP>(c);
-}
-
-/* Whether node n runs by the kernels for Hopper: the device is one, the build has code for it. */
-static bool by_hopper(const lk_cuda *d, const lk_node *n)
-{
-    return lk_cuda_hopper(d) && n->in[0]->dtype != LK_F32 && n->attr.attention.head_dim % 32 == 0 &&
-           wgmma_compiled(k_attention_wgmma<__half, 64, false, false>);
 }
 
 static attention_call call_of(lk_exec *x, const lk_node *n)
@@ -176,7 +179,7 @@ extern "C" lk_status lk_cuda_attention_grad(lk_exec *x, const lk_node *n)
     c.dq = lk_data(x, n->out[0]);
     c.dkv = n->in[1] ? lk_data(x, n->out[1]) : c.dq;
     c.scratch = (float *)x->base[LK_REGION_SCRATCH];
-    float *partial = c.scratch + own_scratch(n) / sizeof(float);
+    float *partial = c.scratch + own_scratch((const lk_cuda *)x->device, n) / sizeof(float);
     if (n->out[2]) c.q_sums = partial;
     if (n->out[3]) c.kv_sums = partial + sums_floats(n, 0);
     if (!n->in[1]) c.kv_sums = c.q_sums;

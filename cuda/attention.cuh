@@ -40,10 +40,21 @@ typedef struct attention_call {
 /* Rows of the backward's scratch: T rounded up to whole tiles. */
 static inline int64_t attention_rows(int64_t t) { return lk_ceil(t, 128) * 128; }
 
-/* [B,H,rows] of pairs. */
-static inline size_t attention_scratch(int64_t pairs, int64_t t)
+/* Up to so many keys Hopper's backward hands on which weights are dropped: a bit each, at most 128
+ * bytes for a row of a head, as many as its dq takes at D = 64. */
+enum { MASK_KEYS = 1024 };
+
+/* Words of the masks of a head, [tiles of 64 queries][tiles of 64 keys, of two each][128]; 0: none
+ * are handed on. */
+static inline int64_t attention_masks(int64_t t, int64_t s, bool dropped)
 {
-    return (size_t)(pairs * attention_rows(t)) * 2 * sizeof(float);
+    return dropped && s <= MASK_KEYS ? lk_ceil(t, 64) * lk_ceil(s, 128) * 256 : 0;
+}
+
+/* [B,H,rows] of pairs, then [B,H] of masks. */
+static inline size_t attention_scratch(int64_t pairs, int64_t t, int64_t masks)
+{
+    return (size_t)(pairs * (2 * attention_rows(t) + masks)) * sizeof(float);
 }
 
 /* How many partial sums of a column there are: one of every 64 rows of a batch entry. */

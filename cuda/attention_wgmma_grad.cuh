@@ -16,6 +16,9 @@
  * scores are summed onto: plane(). What depends on the row joins lse in k_queries_wgmma, the plane
  * in k_keys_wgmma, whose scores are transposed.
  *
+ * Dropout: k_queries_wgmma draws, and leaves in scratch which weights it kept, up to MASK_KEYS keys;
+ * k_keys_wgmma copies that with the tiles. Beyond, it draws again.
+ *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
  * Column sums of what is stored, where they are asked for: each warpgroup leaves those of its 64
@@ -115,6 +118,13 @@ static __device__ __forceinline__ float2 shared_pair(uint32_t at)
     return v;
 }
 
+static __device__ __forceinline__ uint32_t shared_byte(uint32_t at)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
 /* Sum of the products of two words of two elements. */
 template <typename E> static __device__ __forceinline__ float dot_word(uint32_t u, uint32_t v)
 {
@@ -181,6 +191,38 @@ static __device__ __forceinline__ void sum_tile(float *out, uint32_t at, int gro
     out[c] = s[0] + s[1] + (s[2] + s[3]);
 }
 
+/* ---- which weights are kept, from one kernel to the other ------------------------------------ */
+
+/* The mask of 64 queries and 64 keys: 128 words, one of each thread of a warpgroup. */
+static __device__ __forceinline__ uint32_t *mask_at(uint32_t *masks, const shape &a, int64_t bh,
+                                                    int query, int key)
+{
+    int64_t row = bh * ((a.t + 63) / 64) + query / 64;
+    return masks + (row * ((a.s + 127) / 128 * 2) + key / 64) * 128;
+}
+
+/* A word of keep_tile<false, 8>, bit 8 k + 4 u + 2 r + v of key 16 k + 8 u + v and row 8 r, with u
+ * and r exchanged: byte k has the keys of warp k of the other kernel, four of each row. */
+static __device__ __forceinline__ uint32_t mask_pack(uint32_t kept)
+{
+    uint32_t change = (kept ^ kept >> 2) & 0x0C0C0C0Cu;
+    return kept ^ change ^ change << 2;
+}
+
+/* What keep_tile<true, N> draws, from the words of its queries and 64 keys in shared memory. */
+template <int N> static __device__ __forceinline__ uint32_t mask_take(uint32_t at)
+{
+    int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31;
+    uint32_t of[2] = {0, 0}; /* queries 2 (lane & 3) and the next of each 8 */
+    at += 4 * (8 * (lane & 3) + (lane >> 3)) + warp;
+#pragma unroll
+    for (int w = 0; w < N / 2; w++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) of[e] |= shared_byte(at + 128 * w + 16 * e) << 8 * w;
+    int odd = lane >> 2 & 1; /* the key */
+    return (of[0] >> odd & 0x55555555u) | (of[1] >> odd & 0x55555555u) << 1;
+}
+
 /* ---- own queries: dQ ------------------------------------------------------------------------ */
 
 /* How many tiles of 64 keys any of 128 queries from row0 on sees. */
@@ -195,14 +237,14 @@ template <int D> constexpr int queries_bytes(void)
 }
 
 /* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D).
- * sums: sums_of() dq, or NULL. */
+ * masks: attention_masks() of each (b, h), or NULL. sums: sums_of() dq, or NULL. */
 template <typename E, int D, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_queries_wgmma(const __grid_constant__ CUtensorMap mq,
                     const __grid_constant__ CUtensorMap mkv,
                     const __grid_constant__ CUtensorMap mdy, const __grid_constant__ CUtensorMap my,
                     shape a, int items, const float *lse, const lk_step_state *state, float2 *pairs,
-                    int64_t rows, const float2 *angles, E *dq, float *sums)
+                    int64_t rows, uint32_t *masks, const float2 *angles, E *dq, float *sums)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D);
@@ -304,6 +346,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 scores<E, D, 64>(ds, dy, tile + TILE);
                 turn_pass(group);
                 uint32_t kept = DROP ? keep_tile<false, 8>(a, step, bh, i, j) : ~0u;
+                if (DROP && masks)
+                    mask_at(masks, a, bh, w0, 64 * it)[threadIdx.x & 127] = mask_pack(kept);
                 products_wait<1>(); /* s, and acc of the tile before */
                 pin(s);
                 if (it > 0) slot_release(&bar, n + it - 1);
@@ -373,7 +417,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
 template <int D, int STREAM> constexpr int keys_bytes(void)
 {
-    return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 8) +
+    return 1024 + 4 * tile_bytes(64, D) + STAGES * (2 * tile_bytes(STREAM, D) + STREAM * 24) +
            4 * sums_bytes<D>();
 }
 
@@ -383,14 +427,14 @@ template <int STREAM> static __device__ __forceinline__ int first_query(const sh
     return a.causal ? max(0, key - a.offset) / STREAM * STREAM : 0;
 }
 
-/* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. sums: sums_of() dkv, or
- * NULL. */
+/* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. masks: what k_queries_wgmma
+ * left, or NULL. sums: sums_of() dkv, or NULL. */
 template <typename E, int D, int STREAM, bool DROP, bool LINEAR>
 static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     k_keys_wgmma(const __grid_constant__ CUtensorMap mkv, const __grid_constant__ CUtensorMap sq,
                  const __grid_constant__ CUtensorMap sdy, shape a, int items, const float2 *pairs,
-                 int64_t rows, const lk_step_state *state, const float2 *angles, E *dkv,
-                 float *sums)
+                 int64_t rows, uint32_t *masks, const lk_step_state *state, const float2 *angles,
+                 E *dkv, float *sums)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int TILE = tile_bytes(64, D), PART = tile_bytes(STREAM, D), NT = STREAM / 8;
@@ -400,7 +444,8 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
     __shared__ uint4 bias[PLANE_ROWS];
     uint32_t own = (lk_shared_address(dynamic) + 1023) & ~1023u;               /* [K, V][group] */
     uint32_t ring = own + 4 * TILE, stat = ring + 2 * STAGES * PART; /* [STAGES][Q, dy]; pairs */
-    uint32_t room = stat + STAGES * STREAM * 8;                      /* [sums of dK, dV][group] */
+    uint32_t mask = stat + STAGES * STREAM * 8;                      /* [STAGES][group] */
+    uint32_t room = mask + STAGES * STREAM * 16;                     /* [sums of dK, dV][group] */
     if (LINEAR) plane_rows<E>(bias);
     grad_barriers_init(&bar);
     int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0), share = a.heads / a.kv_heads;
@@ -426,12 +471,18 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 }
                 for (int h = u.head * share; h < (u.head + 1) * share; h++)
                     for (int r = first_query<STREAM>(a, u.row0); r < last_row; r += STREAM, n++) {
-                        int slot = slot_claim(&bar, n, 2 * PART + STREAM * 8);
+                        int words = DROP && masks ? 2 * STREAM : 0; /* of a group's mask */
+                        int slot = slot_claim(&bar, n, 2 * PART + STREAM * 8 + 8 * words);
                         uint32_t to = ring + slot * 2 * PART;
                         const float2 *from = pairs + ((int64_t)u.entry * a.heads + h) * rows + r;
                         copy_tile<D, STREAM>(to, &sq, &bar.full[slot], h * D, r, u.entry);
                         copy_tile<D, STREAM>(to + PART, &sdy, &bar.full[slot], h * D, r, u.entry);
                         copy_bytes(stat + slot * STREAM * 8, from, STREAM * 8, &bar.full[slot]);
+                        for (int g = 0; g < 2 && words; g++)
+                            copy_bytes(mask + (2 * slot + g) * STREAM * 8,
+                                       mask_at(masks, a, (int64_t)u.entry * a.heads + h, r,
+                                               u.row0 + 64 * g) + r % 64 * 2,
+                                       STREAM * 8, &bar.full[slot]);
                     }
             }
         return;
@@ -490,7 +541,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     if (pending) slot_release(&bar, before);
                     pending = true;
                     before = n;
-                    uint32_t kept = DROP ? keep_tile<true, NT>(a, step, bh, i, j) : ~0u;
+                    uint32_t kept = ~0u;
+                    if (DROP)
+                        kept = masks ? mask_take<NT>(mask + (2 * slot + group) * STREAM * 8)
+                                     : keep_tile<true, NT>(a, step, bh, i, j);
                     if (!LINEAR && a.alibi) {
                         apply_alibi(s, scale, slope * (float)(r - at), -slope, slope);
                         factor = 1;
@@ -566,6 +620,14 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 #endif
 }
 
+/* Behind the pairs in scratch. */
+static inline uint32_t *masks_of(const attention_call &c)
+{
+    int64_t pairs = c.batch * c.a.heads * attention_rows(c.a.t);
+    bool any = attention_masks(c.a.t, c.a.s, c.a.threshold) > 0;
+    return any ? (uint32_t *)c.scratch + 2 * pairs : NULL;
+}
+
 template <typename E, int D> static cudaError_t wgmma_backward_queries(const attention_call &c)
 {
     const shape &a = c.a;
@@ -580,7 +642,7 @@ template <typename E, int D> static cudaError_t wgmma_backward_queries(const att
     LK_CUDA_TRY(tile_map(&my, bf16, c.y, c.batch, a.t, width, 64, D));
     KIND_SWITCH(a, LAUNCH(c, (k_queries_wgmma<E, D, DROP, LINEAR>), blocks, GRAD_BLOCK,
                           queries_bytes<D>(), mq, mkv, mdy, my, a, (int)items, c.lse, c.state,
-                          pairs, rows, c.angles, (E *)c.dq, c.q_sums));
+                          pairs, rows, masks_of(c), c.angles, (E *)c.dq, c.q_sums));
     return cudaSuccess;
 }
 
@@ -597,8 +659,8 @@ template <typename E, int D> static cudaError_t wgmma_backward_keys(const attent
     LK_CUDA_TRY(tile_map(&sq, bf16, c.q, c.batch, a.t, a.width, STREAM, D));
     LK_CUDA_TRY(tile_map(&sdy, bf16, c.dy, c.batch, a.t, width, STREAM, D));
     KIND_SWITCH(a, LAUNCH(c, (k_keys_wgmma<E, D, STREAM, DROP, LINEAR>), blocks, GRAD_BLOCK, bytes,
-                          mkv, sq, sdy, a, (int)items, pairs, rows, c.state, c.angles, (E *)c.dkv,
-                          c.kv_sums));
+                          mkv, sq, sdy, a, (int)items, pairs, rows, masks_of(c), c.state, c.angles,
+                          (E *)c.dkv, c.kv_sums));
     return cudaSuccess;
 }
 

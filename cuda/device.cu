@@ -311,7 +311,7 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     case LK_OP_ATTENTION: LK_TRY(lk_cuda_attention_check(n)); break;
     case LK_OP_ATTENTION_GRAD:
         LK_TRY(lk_cuda_attention_check(n));
-        bytes = lk_cuda_attention_grad_scratch(n);
+        bytes = lk_cuda_attention_grad_scratch(of(d), n);
         break;
     case LK_OP_CONV_DW: bytes = lk_cuda_conv_dw_scratch(n); break;
     case LK_OP_CHANNEL_CONV_GRAD: bytes = lk_cuda_channel_conv_grad_scratch(n); break;

@@ -314,7 +314,7 @@ size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n);
 size_t lk_cuda_dwconv_grad_scratch(const lk_node *n);
 size_t lk_cuda_embed_grad_scratch(const lk_node *n);
-size_t lk_cuda_attention_grad_scratch(const lk_node *n);
+size_t lk_cuda_attention_grad_scratch(const lk_cuda *d, const lk_node *n);
 size_t lk_cuda_conv_dw_scratch(const lk_node *n);
 size_t lk_cuda_channel_conv_grad_scratch(const lk_node *n);
 size_t lk_cuda_soft_xent_scratch(const lk_node *n);
