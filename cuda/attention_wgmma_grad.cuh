@@ -16,8 +16,8 @@
  * scores are summed onto: plane(). What depends on the row joins lse in k_queries_wgmma, the plane
  * in k_keys_wgmma, whose scores are transposed.
  *
- * Dropout: k_queries_wgmma draws, and leaves in scratch which weights it kept, up to MASK_KEYS keys;
- * k_keys_wgmma copies that with the tiles. Beyond, it draws again.
+ * Dropout: k_queries_wgmma draws; up to MASK_KEYS keys it leaves in scratch which weights it kept,
+ * and k_keys_wgmma copies that with the tiles. Beyond, that draws again.
  *
  * dQ and dK of rotary positions are rotated back before they are rounded.
  *
