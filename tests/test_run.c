@@ -87,7 +87,7 @@ static const key keys[] = {
     {"train.leaves", "0", "8", {WHOLE, "-1"}, "a whole number from 0 to 65536", false, ALL},
     {"train.precision", "fp32", "fp16", {"fp8", "FP32"}, "one of fp32|tf32|fp16|bf16", true, ALL},
     {"train.reduce", "exact", "fast", {"ring"}, "one of exact|fast", false, ALL},
-    {"train.bucket_mib", "25", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
+    {"train.bucket_mib", "100", "0.5", {"x", "-1"}, "a number from 0 to 1e+06", false, ALL},
     {"train.recompute", "none", "block", {"all", "blocks"}, "one of none|ffn|block", false, BLOCKS},
     {"train.ema", "0", "0.9995", {"x", "-1", "1"}, "a number from 0 to 0.999999", true, ALL},
     {"train.device", "auto", "cpu", {"gpu", "0"}, "one of auto|cpu|cuda", false, ALL},

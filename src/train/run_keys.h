@@ -134,7 +134,7 @@ static const key keys[] = {
      "fp16, bf16: autocast with f32 master weights; fp16 also scales the loss"},
     {"train.reduce", CHOICE, AT(train.reduce), "exact", 0, 0, 0, 0, "exact|fast",
      "exact: the same bits on any number of ranks; fast: the library's all-reduce"},
-    {"train.bucket_mib", REAL, AT(train.bucket_mib), "25", 0, 1e6, 0, 0, NULL,
+    {"train.bucket_mib", REAL, AT(train.bucket_mib), "100", 0, 1e6, 0, 0, NULL,
      "gradients are reduced over ranks in buckets of at least this many MiB, each as soon as the "
      "backward pass has written it; changes no bits"},
     {"train.recompute", CHOICE, AT(train.recompute), "none", 0, 0, 0, BLOCKS, "none|ffn|block",
