@@ -77,7 +77,8 @@ static lk_status take(const bench_command *c, char ***at, bench_arguments *a)
     };
     const char *name = **at;
     for (size_t i = 0; i < sizeof option / sizeof *option; i++)
-        if (option[i].name && strcmp(name, option[i].name) == 0)
+        if (option[i].name && strcmp(name, option[i].name) == 0 &&
+            !(c->images && (option[i].value == &a->vocabulary || option[i].value == &a->text)))
             return bench_number(name, *++*at, option[i].least, option[i].most, option[i].value);
     if (strcmp(name, "--set") == 0) return add_set(*++*at, a);
     if (c->baseline && strcmp(name, "--baseline") == 0) a->baseline = true;

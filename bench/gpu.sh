@@ -179,7 +179,7 @@ part_ops() {
         [ $name = fuse ] || # which looks at the graph, and computes on the CPU
             ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
     done
-    for name in attention excite linear xent norm; do
+    for name in attention excite linear xent; do
         counted "$name by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
             --portable $name
         counted "$name by persistent kernels of 4 blocks" "$builddir/tests/test_ops" --narrow $name
@@ -379,7 +379,7 @@ part_recompute() {
 # Every rank has one leaf of the same size, so all that $n ranks take longer than one is reduction
 # that the backward pass does not hide. In a bucket of 1000 MiB, all of it, nothing is hidden.
 part_reduce() {
-    gpus=$(gpus) n=2
+    gpus=$tap_gpus n=2
     while [ $((2 * n)) -le "$gpus" ]; do n=$((2 * n)); done
     [ "$gpus" -ge 2 ] || note "$n ranks share what there is: their times only show that they work"
     for name in gpt2 alibi10m; do

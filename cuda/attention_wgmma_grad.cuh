@@ -406,6 +406,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             }
             if (!REGISTERS && sums) {
                 shared_publish();
+                __syncwarp();
                 if (lane == 0) barrier_arrive(&bar.own_empty);
             }
         }

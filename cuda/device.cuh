@@ -239,7 +239,7 @@ typedef struct lk_chunk_sum {
 enum { LK_CHUNK_SUMS = 3 };
 void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
                         int64_t cols);
-/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C]. */
+/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C], its bytes. */
 size_t lk_cuda_column_sums_scratch(const lk_tensor *t);
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
                          float *out);
@@ -265,7 +265,8 @@ void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
 
 /* ---- product.cu ----------------------------------------------------------------------------- */
 
-/* To be raised with every change of the bits of these products: resumed runs rely on it. */
+/* Of these products, of those of pointwise.cu, and of what is summed beside them: to be raised with
+ * every change of their bits, for resumed runs rely on it. */
 enum { LK_PRODUCT_VERSION = 2 };
 /* Whether node n, a linear with gelu or a rotation or a linear_dx with gelu', can run here. */
 bool lk_cuda_product_fits(const lk_cuda *d, const lk_node *n);

@@ -10,8 +10,8 @@ void *lk_cuda_stream(lk_device *d);
 /* CUDA device number of an open CUDA device. */
 int lk_cuda_index(lk_device *d);
 
-/* From now on attention, excite and linear layers on an open CUDA device run as before Hopper. For
- * tests. */
+/* From now on attention, excite, linear layers and losses on an open CUDA device run as before
+ * Hopper. For tests. */
 void lk_cuda_portable(lk_device *d);
 
 /* Whether an open CUDA device is a Hopper GPU of whose kernels this build has none, so that it runs

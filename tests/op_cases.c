@@ -470,9 +470,12 @@ const op_case op_cases[] = {
     PAIR(37, 24, 40),
     PAIR(33, 17, 19),
     PAIR(1, 8, 1),
-    /* tiles of 128 x 128 of dx, the last rows partly filled: with one, with 12; 8 and 12 steps */
+    /* tiles of 128 x 128 of dx, the last rows partly filled: with one, with 12; 6 to 16 steps; or a
+     * single row, with which a cluster's second block has none */
     PAIR(385, 512, 384),
     PAIR(140, 768, 768),
+    PAIR(1, 384, 768),
+    PAIR(300, 1024, 1024),
     MEASURED(linear_norm, 3, 8, 8),
     MEASURED(linear_norm, 19, 16, 16, .activation = LK_GELU),
     MEASURED(linear_norm, 105, 16, 64),

@@ -110,33 +110,40 @@ run() {
     seconds=$(($(date +%s) - tap_start))
 }
 
-# How many GPUs a program sees here.
+# How many GPUs a program sees here; 0 also where that cannot be told.
 gpus() {
-    if [ "$DEVICE" = cuda ]; then
-        echo "${CUDA_VISIBLE_DEVICES:-$(nvidia-smi -L)}" | tr , '\n' | grep -c .
-    else
+    if [ "$DEVICE" != cuda ]; then
         echo 0
+    elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        echo "$CUDA_VISIBLE_DEVICES" | tr , '\n' | grep -c .
+    else
+        nvidia-smi -L 2>/dev/null | grep -c '^GPU '
     fi
 }
+tap_gpus=$(gpus)
 
 # ranks N COMMAND...: run() it under mpirun. Where there are fewer GPUs, ranks take them in turn;
 # those that share one need names of their own, for NCCL refuses two of one host on one device.
 ranks() {
     tap_n=$1
     shift
-    tap_gpus=$(gpus)
-    if [ "$DEVICE" = cuda ] && [ "$tap_gpus" -gt 0 ] && [ "$tap_gpus" -lt "$tap_n" ]; then
-        tap_list=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((tap_gpus - 1)))}
-        # shellcheck disable=SC2016 # the rank's shell expands it
-        run "$MPIRUN" -np "$tap_n" sh -c 'rank=$OMPI_COMM_WORLD_RANK
-            export NCCL_HOSTID=r$rank
+    if [ "$DEVICE" != cuda ] || [ "$tap_gpus" -ge "$tap_n" ]; then
+        run "$MPIRUN" -np "$tap_n" "$@"
+        return
+    fi
+    tap_list=
+    if [ "$tap_gpus" -gt 1 ]; then
+        tap_list=${CUDA_VISIBLE_DEVICES-$(seq -s, 0 $((tap_gpus - 1)))}
+    fi
+    # shellcheck disable=SC2016 # the rank's shell expands it
+    run "$MPIRUN" -np "$tap_n" sh -c 'rank=$OMPI_COMM_WORLD_RANK
+        export NCCL_HOSTID=r$rank
+        if [ "$1" ]; then
             CUDA_VISIBLE_DEVICES=$(echo "$1" | cut -d, -f $((rank % $2 + 1)))
             export CUDA_VISIBLE_DEVICES
-            shift 2
-            exec "$@"' sh "$tap_list" "$tap_gpus" "$@"
-    else
-        run "$MPIRUN" -np "$tap_n" "$@"
-    fi
+        fi
+        shift 2
+        exec "$@"' sh "$tap_list" "$tap_gpus" "$@"
 }
 
 note_run() {

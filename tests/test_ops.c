@@ -8,7 +8,7 @@
  * Memory is filled with NaN before a run, so that an element never written shows.
  * Then windows and conversion of special values; test_images has images, test_steps the optimizer.
  * `test_ops --time` prints the milliseconds of every row instead; `--portable` lets attention,
- * excite, linear layers, losses and norms run on a Hopper GPU as on others; `--narrow` gives
+ * excite, linear layers and losses run on a Hopper GPU as on others; `--narrow` gives
  * persistent kernels few blocks, so that a block has several tiles of small shapes; an argument
  * that is no option selects the rows whose name contains it. */
 #include "program/program.h"
