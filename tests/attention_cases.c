@@ -41,15 +41,6 @@ static int64_t rope_reference(const op_case *c, double *const *in, double *y)
 const case_kind rope_kind = CASE_KIND("rope", qkv_tensors, rope_build, rope_reference);
 
 /* The product that makes qkv rotates it. */
-static int linear_rope_tensors(const op_case *c, case_tensor *t)
-{
-    int n = 0;
-    TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->in});
-    TENSOR("w", CASE_PARAM, 2, {c->out, c->in});
-    if (c->bias) TENSOR("b", CASE_PARAM, 1, {c->out});
-    return n;
-}
-
 static lk_tensor *linear_rope_build(lk_graph *g, const op_case *c, lk_dtype type,
                                     lk_tensor *const *in)
 {
@@ -67,7 +58,7 @@ static int64_t linear_rope_reference(const op_case *c, double *const *in, double
 }
 
 const case_kind linear_rope_kind =
-    CASE_KIND("linear rope", linear_rope_tensors, linear_rope_build, linear_rope_reference);
+    CASE_KIND("linear rope", linear_tensors, linear_rope_build, linear_rope_reference);
 
 static lk_tensor *attention_build(lk_graph *g, const op_case *c, lk_dtype type,
                                   lk_tensor *const *in)

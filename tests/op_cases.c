@@ -14,7 +14,7 @@ static int64_t rows(const op_case *c) { return c->batch * c->time; }
 
 /* ---- linear -------------------------------------------------------------------------------- */
 
-static int linear_tensors(const op_case *c, case_tensor *t)
+int linear_tensors(const op_case *c, case_tensor *t)
 {
     int n = 0;
     TENSOR("x", CASE_INPUT, 3, {c->batch, c->time, c->in});

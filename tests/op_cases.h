@@ -76,6 +76,8 @@ struct op_case {
 #define CASE_KIND(name_, tensors_, build_, reference_, ...)                                        \
     {.name = name_, .tensors = tensors_, .build = build_, .reference = reference_, ##__VA_ARGS__}
 
+/* Those of a linear layer: x, w, and b if there is one. op_cases.c */
+int linear_tensors(const op_case *c, case_tensor *t);
 extern const case_kind xent_kind, xent_twice_kind; /* xent_cases.c */
 extern const case_kind rope_kind, linear_rope_kind, attention_kind, rope_attention_kind, cross_kind,
     biased_kind; /* attention_cases.c */
