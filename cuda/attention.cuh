@@ -106,39 +106,11 @@ static __device__ __forceinline__ void load_tile(E *s, const E *g, int64_t strid
 
 /* ---- dropout -------------------------------------------------------------------------------- */
 
-static __device__ __forceinline__ uint64_t wide_product(uint32_t a, uint32_t b)
-{
-    uint64_t p;
-    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(a), "r"(b));
-    return p;
-}
-
-/* lk_philox of this site in fewer instructions: to the upper word of its products nvcc 13.0 adds 0.
- * For the kernels that draw in tiles; those for f32 would have fewer blocks on a multiprocessor. */
-static __device__ __forceinline__ lk_u32x4 tile_words(const shape &a, uint32_t step, uint32_t index)
-{
-    uint32_t k0 = (uint32_t)a.seed, k1 = (uint32_t)(a.seed >> 32);
-    uint32_t a0 = index, b0 = LK_PURPOSE_DROPOUT | a.site, c0 = a.leaf, d0 = step;
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        uint64_t p = wide_product(a0, 0xD2511F53u), q = wide_product(c0, 0xCD9E8D57u);
-        a0 = (uint32_t)(q >> 32) ^ b0 ^ k0;
-        b0 = (uint32_t)q;
-        c0 = (uint32_t)(p >> 32) ^ d0 ^ k1;
-        d0 = (uint32_t)p;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return {{a0, b0, c0, d0}};
-}
-
-template <bool TILE>
 static __device__ __forceinline__ bool keep_one(const shape &a, uint32_t step, int64_t bh, int i,
                                                 int j)
 {
     uint64_t index = ((uint64_t)bh * a.t + i) * a.s + j;
-    lk_u32x4 w = TILE ? tile_words(a, step, (uint32_t)(index >> 2))
-                      : lk_dropout_words(a.seed, a.site, a.leaf, step, index);
+    lk_u32x4 w = lk_dropout_words(a.seed, a.site, a.leaf, step, index);
     uint32_t low = index & 1 ? w.v[1] : w.v[0], high = index & 1 ? w.v[3] : w.v[2];
     return (index & 2 ? high : low) >= a.threshold;
 }
@@ -157,8 +129,8 @@ static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t st
 #pragma unroll 1
         for (int k = 0; k < 4 * N; k++) {
             int row = 8 * (k >> 1 & 1), col = 8 * (k >> 2) + (k & 1);
-            bool kept = KEYS ? keep_one<true>(a, step, bh, i + col, j + row)
-                             : keep_one<true>(a, step, bh, i + row, j + col);
+            bool kept = KEYS ? keep_one(a, step, bh, i + col, j + row)
+                             : keep_one(a, step, bh, i + row, j + col);
             bits |= (uint32_t)kept << k;
         }
         return bits;
@@ -170,7 +142,8 @@ static __device__ __forceinline__ uint32_t keep_tile(const shape &a, uint32_t st
     uint32_t each = a.s / 4, four = ((uint32_t)bh * a.t + query) * each + (uint32_t)key / 4;
 #pragma unroll
     for (int n = 0; n < N; n++) {
-        lk_u32x4 w = tile_words(a, step, four + 2 * n * (KEYS ? 4 * each : 1));
+        uint32_t index = four + 2 * n * (KEYS ? 4 * each : 1);
+        lk_u32x4 w = lk_philox(a.seed, index, LK_PURPOSE_DROPOUT | a.site, a.leaf, step);
 #pragma unroll
         for (int k = 0; k < 4; k++) bits |= (uint32_t)(w.v[k] >= a.threshold) << (4 * n + k);
     }

@@ -75,7 +75,7 @@ static __device__ __forceinline__ void store_float(float *out, int64_t stride, i
 
 /* As k_attention, for TILE = 16 M queries. */
 template <int DP, int M>
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256, 2)
     k_attention_float(shape a, const float *gq, const float *gkv, const lk_step_state *state,
                       float *y, float *lse)
 {
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(256)
             for (int n = 0; n < M; n++) {
                 float w = expf(s[m][n] - best);
                 sum[m] += w;
-                if (drop && !keep_one<false>(a, step, bh, i, j0 + tx + 16 * n)) w = 0;
+                if (drop && !keep_one(a, step, bh, i, j0 + tx + 16 * n)) w = 0;
                 p[(ty + 16 * m) * (TILE + 1) + tx + 16 * n] = w;
             }
         }
@@ -151,7 +151,7 @@ static __global__ void __launch_bounds__(256)
 
 /* As k_grad, for TILE = 16 M own rows. */
 template <int DP, int M, bool KEYS>
-static __global__ void __launch_bounds__(256)
+static __global__ void __launch_bounds__(256, DP > 64 ? 2 : KEYS ? 3 : 4)
     k_grad_float(shape a, const float *q, const float *kv, const float *dy, const float *lse,
                  const float *dot, const lk_step_state *state, float *out)
 {
@@ -200,7 +200,7 @@ static __global__ void __launch_bounds__(256)
                 int i = KEYS ? c : r, j = KEYS ? r : c, away = i + a.offset - j;
                 float w = 0, g = 0;
                 if (i < a.t && j < a.s && !(a.causal && away < 0)) {
-                    bool kept = !drop || keep_one<false>(a, step, bh, i, j);
+                    bool kept = !drop || keep_one(a, step, bh, i, j);
                     float v = s[m][n] * a.scale - slope * fabsf((float)away);
                     w = expf(v - lse[bh * a.t + i]);
                     g = w * ((kept ? ds[m][n] * a.keep : 0) - dot[bh * a.t + i]);

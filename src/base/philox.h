@@ -26,6 +26,18 @@ typedef struct lk_u32x4 {
     uint32_t v[4];
 } lk_u32x4;
 
+/* a b in 64 bits. nvcc 13.0 adds 0 to the upper word of the product it is left to find. */
+LK_HD uint64_t lk_wide_product(uint32_t a, uint32_t b)
+{
+#ifdef __CUDA_ARCH__
+    uint64_t p;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(a), "r"(b));
+    return p;
+#else
+    return (uint64_t)a * b;
+#endif
+}
+
 /* Four random words for the counter (index, purpose, leaf, step) under `seed`. */
 LK_HD lk_u32x4 lk_philox(uint64_t seed, uint32_t index, uint32_t purpose, uint32_t leaf,
                          uint32_t step)
@@ -33,7 +45,7 @@ LK_HD lk_u32x4 lk_philox(uint64_t seed, uint32_t index, uint32_t purpose, uint32
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     uint32_t a = index, b = purpose, c = leaf, d = step;
     for (int round = 0; round < 10; round++) {
-        uint64_t p = (uint64_t)0xD2511F53u * a, q = (uint64_t)0xCD9E8D57u * c;
+        uint64_t p = lk_wide_product(a, 0xD2511F53u), q = lk_wide_product(c, 0xCD9E8D57u);
         a = (uint32_t)(q >> 32) ^ b ^ k0;
         b = (uint32_t)q;
         c = (uint32_t)(p >> 32) ^ d ^ k1;
