@@ -271,7 +271,7 @@ part_learn() {
     of_time='s/^{"event":"validation","time":\([0-9.e+]*\),.*"loss":\([0-9.e-]*\),.*/\1 \2/p'
     soon=$(sed -n "$of_time" learn/run.jsonl | awk -v from="$launched" -v loss="$target_loss" '
         $2 <= loss { printf "%.1f", $1 - from; exit }')
-    aim "it was there ${soon:-?} s after launch, at most 20" "$soon <= 20"
+    aim "seconds from launch to that loss: ${soon:-never}, at most 20" "${soon:-99} <= 20"
 }
 
 # The median that bench/step printed first, ms; and its memory on the device, MiB.
