@@ -1,6 +1,6 @@
 #!/bin/sh
 # The house is built as it says: folders are floors, includes go down only, and what is said of the
-# floors below the run holds: they do not end the process, print or read the environment.
+# floors below the commands holds: they do not end the process, print or read the environment.
 # shellcheck source=tests/tap.sh source-path=SCRIPTDIR/..
 . "${srcdir:-$(dirname "$0")/..}/tests/tap.sh"
 
@@ -132,17 +132,17 @@ grep -v -e '[;?]' -e ': "%s"$' -e ': start ' -e ': give ' -e 'at least one [A-Za
     -e ": \"%s: '\"\$" "$work/messages" >"$work/found"
 nothing "every message about input says what to do" "$work/found"
 
-# ---- what the floors below the run do not do -------------------------------------------------
+# ---- what the floors below the commands do not do ------------------------------------------------
 
 awk "$floors"'
 {
     split($0, part, ":")
-    if (floor(part[1]) < 7) print
+    if (floor(part[1]) < 9) print
 }' "$work/code" >"$work/below"
 
 never() {
     grep -E "(^|[^A-Za-z0-9_])($1)" "$work/below" >"$work/found"
-    nothing "nothing below the run $2" "$work/found"
+    nothing "nothing below the commands $2" "$work/found"
 }
 never '(_exit|exit|_Exit|quick_exit|abort|assert|err|errx) *\(' 'ends the process'
 never '((v?printf|puts|putchar|perror|warn|warnx) *\(|stdout|stderr)' 'prints'

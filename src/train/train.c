@@ -38,7 +38,7 @@ static void free_buffers(lk_flat *d)
     free(d->ema);
 }
 
-static void warn(void *context, const char *text)
+static void warned(void *context, const char *text)
 {
     char line[2200];
     snprintf(line, sizeof line, "warning: %s", text);
@@ -58,9 +58,9 @@ void lk_trainer_tell_retries(const lk_trainer *t)
 static void saved(void *context, const lk_checkpoint_figures *f)
 {
     lk_trainer *t = context;
-    if (f->warning[0]) warn(context, f->warning);
+    if (f->warning[0]) warned(context, f->warning);
     if (lk_rundir_saved(t->rundir) != LK_OK) {
-        warn(context, lk_error_text());
+        warned(context, lk_error_text());
         lk_error_clear();
     }
     lk_stop_saved(t->stop, f->seconds);
@@ -87,7 +87,7 @@ static void warn_of_room(lk_trainer *t)
 {
     bool saves = (t->start < t->last || t->owes) && !t->how->profile;
     if (t->comm->rank != 0 || !saves || lk_save_room(t->save) == LK_OK) return;
-    warn(t, lk_error_text());
+    warned(t, lk_error_text());
     lk_error_clear();
 }
 
@@ -292,10 +292,10 @@ static lk_status begin_directory(lk_trainer *t, const lk_checkpoint_info *saved,
                                &unkept, &t->drift));
     lk_status status = LK_OK;
     if (t->comm->rank == 0 && saved)
-        status = lk_rundir_check_logs(t->rundir, saved, &t->validated, warn, t);
+        status = lk_rundir_check_logs(t->rundir, saved, &t->validated, warned, t);
     if (status == LK_OK) status = lk_rundir_begin(t->rundir, t->run, t->start, &t->best);
     if (status == LK_OK && t->comm->rank == 0 && from->path)
-        status = lk_checkpoint_adopt(lk_rundir_checkpoints(t->rundir), from, warn, t);
+        status = lk_checkpoint_adopt(lk_rundir_checkpoints(t->rundir), from, warned, t);
     if (status == LK_OK && t->comm->rank == 0) lk_check_keep(t->run->directory, unkept);
     free(unkept);
     return status;
@@ -330,8 +330,8 @@ static lk_status run(lk_trainer *t)
     LK_TRY(open_directory(t, &begins));
     lk_status status = LK_OK;
     if (!begins) {
-        status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir), warn,
-                                      t, &choice);
+        status = lk_checkpoint_choose(t->io, t->comm->world, lk_rundir_checkpoints(t->rundir),
+                                      warned, t, &choice);
         if (status == LK_OK)
             status = lk_checkpoint_open(t->io, t->comm->world, choice.path, &saved);
         status = lk_comm_agree(t->comm, status);
