@@ -73,9 +73,25 @@ static __device__ __forceinline__ void store_float(float *out, int64_t stride, i
     }
 }
 
+/* Bit M m + n: the element 16 m rows and 16 n columns from (row, col) is kept. KEYS: rows are keys.
+ * One call of Philox after the other: unrolled they take the registers of a block more. */
+template <int M, bool KEYS>
+static __device__ __forceinline__ uint32_t keep_few(const shape &a, uint32_t step, int64_t bh,
+                                                    int row, int col)
+{
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int k = 0; k < M * M; k++) {
+        int r = row + 16 * (k / M), c = col + 16 * (k % M);
+        bool kept = KEYS ? keep_one(a, step, bh, c, r) : keep_one(a, step, bh, r, c);
+        bits |= (uint32_t)kept << k;
+    }
+    return bits;
+}
+
 /* As k_attention, for TILE = 16 M queries. */
 template <int DP, int M>
-static __global__ void __launch_bounds__(256, 2)
+static __global__ void __launch_bounds__(256)
     k_attention_float(shape a, const float *gq, const float *gkv, const lk_step_state *state,
                       float *y, float *lse)
 {
@@ -108,6 +124,7 @@ static __global__ void __launch_bounds__(256, 2)
         __syncthreads();
         float s[M][M];
         dots<DP, M>(s, q, sk);
+        uint32_t kept = drop ? keep_few<M, false>(a, step, bh, q0 + ty, j0 + tx) : ~0u;
 #pragma unroll
         for (int m = 0; m < M; m++) {
             int i = q0 + ty + 16 * m;
@@ -131,7 +148,7 @@ static __global__ void __launch_bounds__(256, 2)
             for (int n = 0; n < M; n++) {
                 float w = expf(s[m][n] - best);
                 sum[m] += w;
-                if (drop && !keep_one(a, step, bh, i, j0 + tx + 16 * n)) w = 0;
+                if (!(kept >> (M * m + n) & 1)) w = 0;
                 p[(ty + 16 * m) * (TILE + 1) + tx + 16 * n] = w;
             }
         }
@@ -151,7 +168,7 @@ static __global__ void __launch_bounds__(256, 2)
 
 /* As k_grad, for TILE = 16 M own rows. */
 template <int DP, int M, bool KEYS>
-static __global__ void __launch_bounds__(256, DP > 64 ? 2 : KEYS ? 3 : 4)
+static __global__ void __launch_bounds__(256)
     k_grad_float(shape a, const float *q, const float *kv, const float *dy, const float *lse,
                  const float *dot, const lk_step_state *state, float *out)
 {
@@ -192,6 +209,7 @@ static __global__ void __launch_bounds__(256, DP > 64 ? 2 : KEYS ? 3 : 4)
         float s[M][M], ds[M][M];
         dots<DP, M>(s, own0, s0);
         dots<DP, M>(ds, own1, s1);
+        uint32_t keeps = drop ? keep_few<M, KEYS>(a, step, bh, own_row + ty, row0 + tx) : ~0u;
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -200,7 +218,7 @@ static __global__ void __launch_bounds__(256, DP > 64 ? 2 : KEYS ? 3 : 4)
                 int i = KEYS ? c : r, j = KEYS ? r : c, away = i + a.offset - j;
                 float w = 0, g = 0;
                 if (i < a.t && j < a.s && !(a.causal && away < 0)) {
-                    bool kept = !drop || keep_one(a, step, bh, i, j);
+                    bool kept = keeps >> (M * m + n) & 1;
                     float v = s[m][n] * a.scale - slope * fabsf((float)away);
                     w = expf(v - lse[bh * a.t + i]);
                     g = w * ((kept ? ds[m][n] * a.keep : 0) - dot[bh * a.t + i]);

@@ -354,6 +354,50 @@ static void check_biases(void)
     }
 }
 
+/* Pairs that stay apart: logits that others read too, which the gradient would overwrite; a
+ * cotangent of a sum, or an argument of gelu', that is made after the first of the two. */
+static void check_apart(void)
+{
+    enum { LOGITS, SUM, GELU, KINDS };
+    static const char *const name[] = {"loss and gradient of logits that are read",
+                                       "a norm's gradient and a later cotangent",
+                                       "a product and gelu' of a later argument"};
+    static const lk_op second[KINDS] = {LK_OP_XENT_GRAD, LK_OP_ADD, LK_OP_GELU_GRAD};
+    int64_t c = WIDTH, square[2] = {c, c};
+    for (int i = 0; i < KINDS; i++) {
+        lk_params *params = lk_params_create();
+        lk_graph *g = lk_graph_create(params, true);
+        lk_tensor *x = lk_input(g, "x", LK_F32, 2, (int64_t[]){BATCH, WIDTH});
+        lk_tensor *w = weight(g, "w", 2, square), *v = weight(g, "v", 2, square);
+        lk_tensor *h = lk_linear(g, x, w, NULL, LK_LINEAR), *y = NULL;
+        if (i == LOGITS) {
+            lk_tensor *targets = lk_input(g, "targets", LK_I32, 1, (int64_t[]){BATCH});
+            y = lk_cross_entropy(g, h, targets, WIDTH);
+            lk_activate(g, h, LK_RELU);
+            lk_autodiff(g, y, lk_loss_scale(g), 0, NULL, NULL);
+        } else if (i == SUM) { /* the norm's gradient comes first; y is a sum too */
+            y = lk_linear(g, h, v, NULL, LK_LINEAR);
+            y = lk_add(g, y, lk_norm(g, h, lk_parameter(g, "n", 1, &c, LK_INIT_ONE, 0, false),
+                                     NULL, LK_RMSNORM, 1e-5f));
+            lk_autodiff(g, y, lk_input(g, "dy", LK_F32, 2, y->dim), 0, NULL, NULL);
+        } else {
+            lk_node *dx = lk_node_new(g, LK_OP_LINEAR_DX, 2, (lk_tensor *[]){x, v});
+            lk_node_output(g, dx, lk_tensor_like(g, x));
+            y = lk_linear(g, h, w, NULL, LK_LINEAR);
+            lk_node *n = lk_node_new(g, LK_OP_GELU_GRAD, 2, (lk_tensor *[]){dx->out[0], y});
+            lk_node_output(g, n, lk_tensor_like(g, x));
+        }
+        int stay = 0;
+        lk_status status = lk_fuse(g);
+        for (lk_node *n = g->first; n; n = n->next)
+            stay += n->op == second[i];
+        tap_ok(status == LK_OK && stay == (i == SUM ? 2 : 1), "%s stay apart: %d %s", name[i], stay,
+               lk_error_text());
+        lk_graph_destroy(g);
+        lk_params_destroy(params);
+    }
+}
+
 static void check_images(lk_dtype type)
 {
     outcome plain = {.loss = NAN}, fused = {.loss = NAN};
@@ -501,6 +545,7 @@ int main(void)
     }
     check_ropes();
     check_biases();
+    check_apart();
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_images(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_blocks(type);
     for (lk_dtype type = LK_F32; type <= LK_BF16; type++) check_squeezes(type);

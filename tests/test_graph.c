@@ -718,16 +718,21 @@ static int written(const lk_graph *g, int64_t begin, int64_t end)
     return last;
 }
 
-static void check_bucket(int64_t floats)
+/* reversed: the parameters lie in the buffer in the order in which backward writes them. */
+static void check_bucket(int64_t floats, bool reversed)
 {
     lk_params *p = lk_params_create();
     lk_graph *g = lk_graph_create(p, true);
-    lk_tensor *x = lk_input(g, "x", LK_F32, 2, (int64_t[]){8, 48}), *y = x;
+    lk_tensor *x = lk_input(g, "x", LK_F32, 2, (int64_t[]){8, 48}), *y = x, *w[6], *b[6];
     for (int i = 0; i < 6; i++) {
         lk_scope_push(g, "layer%d", i);
-        y = lk_linear(g, y, lk_parameter(g, "w", 2, (int64_t[]){48, 48}, LK_INIT_NORMAL, 1, true),
-                      lk_parameter(g, "b", 1, (int64_t[]){48}, LK_INIT_ZERO, 0, false), LK_GELU);
+        w[i] = lk_parameter(g, "w", 2, (int64_t[]){48, 48}, LK_INIT_NORMAL, 1, true);
+        b[i] = lk_parameter(g, "b", 1, (int64_t[]){48}, LK_INIT_ZERO, 0, false);
         lk_scope_pop(g);
+    }
+    for (int i = 0; i < 6; i++) {
+        int k = reversed ? 5 - i : i;
+        y = lk_linear(g, y, w[k], b[k], LK_GELU);
     }
     lk_tensor *targets = lk_input(g, "targets", LK_I32, 1, (int64_t[]){8});
     lk_tensor *loss = lk_cross_entropy(g, y, targets, 48);
@@ -775,8 +780,10 @@ int main(void)
     check_planner();
     check_halves();
     check_permutation();
-    check_bucket(0);
-    check_bucket(48 * 48 + 1);
-    check_bucket(1 << 20);
+    for (int reversed = 0; reversed < 2; reversed++) {
+        check_bucket(0, reversed);
+        check_bucket(48 * 48 + 1, reversed);
+        check_bucket(1 << 20, reversed);
+    }
     return tap_done();
 }

@@ -175,8 +175,10 @@ static void check_forward(const lk_transformer *m)
     lk_params_destroy(params);
 }
 
-/* Planned activations of the shapes of bench/gpt2.yaml and bench/alibi10m.yaml, fp16. */
-static void check_size(const char *name, const lk_transformer *m, int64_t batch, double most)
+/* Planned activations of the shapes of bench/gpt2.yaml and bench/alibi10m.yaml, fp16; ffn, block: at
+ * most so much of all. An output that is computed again, kept unread, takes more. */
+static void check_size(const char *name, const lk_transformer *m, int64_t batch, double ffn,
+                       double block)
 {
     double mib[3] = {0, 0, 0};
     lk_status status = LK_OK;
@@ -188,7 +190,7 @@ static void check_size(const char *name, const lk_transformer *m, int64_t batch,
         mib[i] = (double)arena / 0x1p20;
         destroy(&b);
     }
-    tap_ok(status == LK_OK && mib[1] < mib[0] && mib[2] < most * mib[0],
+    tap_ok(status == LK_OK && mib[1] < ffn * mib[0] && mib[2] < block * mib[0],
            "%s activations, MiB: none %.0f, ffn %.0f (%.0f %%), block %.0f (%.0f %%) %s", name,
            mib[0], mib[1], 100 * mib[1] / mib[0], mib[2], 100 * mib[2] / mib[0], lk_error_text());
 }
@@ -227,15 +229,15 @@ int main(void)
                                .kv_heads = 6, .position = "alibi", .norm = "layernorm",
                                .ffn = "gelu", .bias = true, .tied = true, .norm_eps = 1e-5f,
                                .vocabulary = 65};
-    check_size("alibi10m", &alibi10m, 64, 0.5);
+    check_size("alibi10m", &alibi10m, 64, 0.55, 0.25);
     alibi10m.dropout = 0.2f;
-    check_size("alibi10m with dropout", &alibi10m, 64, 0.5);
+    check_size("alibi10m with dropout", &alibi10m, 64, 0.55, 0.25);
     lk_transformer gpt2 = {.layers = 12, .width = 768, .context = 1024, .heads = 12,
                            .kv_heads = 12, .position = "learned", .norm = "layernorm",
                            .ffn = "gelu", .bias = true, .tied = true, .norm_eps = 1e-5f,
                            .vocabulary = 50304};
-    check_size("gpt2", &gpt2, 32, 0.5);
+    check_size("gpt2", &gpt2, 32, 0.6, 0.33);
     gpt2.vocabulary = 65;
-    check_size("gpt2 without its head", &gpt2, 32, 0.5);
+    check_size("gpt2 without its head", &gpt2, 32, 0.5, 0.16);
     return tap_done();
 }
