@@ -31,8 +31,11 @@ LINE = re.compile(
 
 def read_cases(path):
     """The lab's lines, as dicts; exits where there are none."""
-    with open(path, encoding="utf-8") as file:
-        cases = [m.groupdict() for m in map(LINE.match, file) if m]
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            cases = [m.groupdict() for m in map(LINE.match, file) if m]
+    except OSError as e:
+        sys.exit(f"{path}: expected what bench/attention_lab time prints: {e.strerror}")
     if not cases:
         sys.exit(f"{path}: expected what bench/attention_lab time prints, found no time in it")
     for case in cases:
