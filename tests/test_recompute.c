@@ -175,8 +175,8 @@ static void check_forward(const lk_transformer *m)
     lk_params_destroy(params);
 }
 
-/* Planned activations of the shapes of bench/gpt2.yaml and bench/alibi10m.yaml, fp16; ffn, block: at
- * most so much of all. An output that is computed again, kept unread, takes more. */
+/* Planned activations of the shapes of bench/gpt2.yaml and bench/alibi10m.yaml, fp16; ffn, block:
+ * at most so much of all. Outputs that are computed again and kept unread take more. */
 static void check_size(const char *name, const lk_transformer *m, int64_t batch, double ffn,
                        double block)
 {
