@@ -128,7 +128,8 @@ counted() {
     left run env LIMIT=120 "$@"
     awk '/^ok/ { on = 0 } /^not ok/ || /^Bail/ || /# SKIP/ { on = 1 } on { print "#   " $0 }' \
         "$work/out" | head -n 60
-    good=$(grep -c '^ok' "$work/out") plan=$(sed -n 's/^1\.\.//p' "$work/out")
+    good=$(grep -c '^ok' "$work/out") plan=$(awk '/^1\.\.[0-9]+$/ {
+        n += substr($0, 4) } END { print n }' "$work/out")
     ok "$counted_what: $good of ${plan:-unknown} checks, $seconds s" \
         test "$rc" -eq 0 -a "$good" = "$plan"
     case $rc in
@@ -136,6 +137,18 @@ counted() {
     124 | 137) note "stopped at the limit; what it had started may go on for a while" ;;
     *) note_file "$work/err" ;;
     esac
+}
+
+# in_parts ARGUMENT...: test_ops on all cores, in parts of two threads each.
+in_parts() {
+    parts=$((($(nproc) + 1) / 2))
+    # shellcheck disable=SC2016 # for the shell within
+    counted "tests/test_ops $*, in $parts parts" env OMP_NUM_THREADS=2 sh -c '
+        parts=$1 && shift
+        seq "$parts" | xargs -P "$parts" -I{} \
+            sh -c "part=\$1 && shift && exec \"\$@\" >ops.\$part" sh {} "$@" --part "{}/$parts"
+        rc=$?
+        cat ops.* && rm ops.* && exit $rc' sh $parts "$builddir/tests/test_ops" "$@"
 }
 
 # yaml FILE: the run file, or where there is no GPU a small copy of it.
@@ -177,14 +190,15 @@ mean() {
 
 part_ops() {
     for name in ops steps recompute augment fuse; do
-        counted "tests/test_$name" "$builddir/tests/test_$name"
+        if [ $name = ops ]; then in_parts; else
+            counted "tests/test_$name" "$builddir/tests/test_$name"
+        fi
         [ $name = fuse ] || # which looks at the graph, and computes on the CPU
             ok "tests/test_$name computed on the device" grep -qi "^ok .*$DEVICE" "$work/out"
     done
-    for name in attention excite linear xent; do
-        counted "$name by the kernels of other GPUs than Hopper" "$builddir/tests/test_ops" \
-            --portable $name
-        counted "$name by persistent kernels of 4 blocks" "$builddir/tests/test_ops" --narrow $name
+    for name in attention biased excite linear norm xent; do
+        in_parts --portable $name # the kernels of other GPUs than Hopper
+        in_parts --narrow $name   # persistent kernels of 4 blocks
     done
 }
 

@@ -675,16 +675,25 @@ static void check_conversion(lk_device *d, lk_dtype type)
 
 /* ---- main ---------------------------------------------------------------------------------- */
 
-/* Those whose name contains `only`, or all. How many. */
-static int check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, int count,
-                       const char *only, bool timing)
+/* What is to run: whose name contains `only`, and of those part `part` of `parts`, dealt out. */
+typedef struct choice {
+    const char *only; /* NULL: all */
+    int part, parts;  /* 1 of 1: all */
+    int found;        /* so far, of all parts */
+} choice;
+
+static bool chosen(choice *c, const char *name)
 {
-    int found = 0;
+    return (!c->only || strstr(name, c->only)) && c->found++ % c->parts == c->part - 1;
+}
+
+static void check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, int count,
+                        choice *which, bool timing)
+{
     for (const op_case *c = cases; c < cases + count; c++) {
         char name[128];
         op_case_name(c, name, sizeof name);
-        if (only && !strstr(name, only)) continue;
-        found++;
+        if (!chosen(which, name)) continue;
         if (!timing) {
             check_case(cpu, cuda, c);
             continue;
@@ -692,41 +701,43 @@ static int check_cases(lk_device *cpu, lk_device *cuda, const op_case *cases, in
         for (lk_dtype type = LK_F32; type <= LK_BF16; type++)
             time_case(cuda ? cuda : cpu, c, type);
     }
-    return found;
 }
 
-/* The checks that are no op cases, by the same rule. */
-static int check_others(lk_device *d, const char *only)
+/* The checks that are no op cases. */
+static void check_others(lk_device *d, choice *which)
 {
-    int found = 0;
-    if (!only || strstr("windows", only)) {
-        check_windows(d);
-        found++;
-    }
-    if (!only || strstr("texts", only)) {
-        check_texts(d);
-        found++;
-    }
-    if (!only || strstr("conversion", only)) {
+    if (chosen(which, "windows")) check_windows(d);
+    if (chosen(which, "texts")) check_texts(d);
+    if (chosen(which, "conversion")) {
         check_conversion(d, LK_F16);
         check_conversion(d, LK_BF16);
-        found++;
     }
-    return found;
 }
 
-/* test_ops [--time] [--portable] [--narrow] [NAME]: the ops whose name contains NAME, or all; a
- * NAME that none contains is an error. */
+/* "I/N", part I of N; false: something else. */
+static bool read_part(const char *text, choice *c)
+{
+    int end = 0;
+    return text && sscanf(text, "%d/%d%n", &c->part, &c->parts, &end) == 2 && !text[end] &&
+           c->part >= 1 && c->part <= c->parts;
+}
+
+/* test_ops [--time] [--portable] [--narrow] [--part I/N] [NAME]: the ops whose name contains NAME,
+ * or all, and of them the Ith of N parts; a NAME that none contains is an error. */
 int main(int argc, char **argv)
 {
     bool timing = false, portable = false, narrow = false;
-    int found = 0;
-    const char *only = NULL;
+    choice which = {.part = 1, .parts = 1};
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--time") == 0) timing = true;
         else if (strcmp(argv[i], "--portable") == 0) portable = true;
         else if (strcmp(argv[i], "--narrow") == 0) narrow = true;
-        else only = argv[i];
+        else if (strcmp(argv[i], "--part") != 0) which.only = argv[i];
+        else if (!read_part(argv[++i], &which)) {
+            fprintf(stderr, "test_ops: --part: expected I/N, a part of N, found '%s'\n",
+                    i < argc ? argv[i] : "nothing");
+            return 2;
+        }
     }
     lk_device *cpu = NULL, *cuda = open_cuda(), *device[2];
     if (!tap_ok(lk_backend_cpu.open(0, &cpu) == LK_OK, "the CPU backend opens %s",
@@ -739,18 +750,18 @@ int main(int argc, char **argv)
     if ((portable || narrow) && !cuda)
         printf("# no GPU: --portable and --narrow change nothing\n");
     if (timing) printf("# milliseconds: forward, forward and backward\n");
-    found += check_cases(cpu, cuda, op_cases, op_case_count, only, timing);
-    found += check_cases(cpu, cuda, vision_cases, vision_case_count, only, timing);
-    found += check_cases(cpu, cuda, excite_cases, excite_case_count, only, timing);
+    check_cases(cpu, cuda, op_cases, op_case_count, &which, timing);
+    check_cases(cpu, cuda, vision_cases, vision_case_count, &which, timing);
+    check_cases(cpu, cuda, excite_cases, excite_case_count, &which, timing);
     device[0] = cpu;
     device[1] = cuda;
     for (int i = 0; i < 2 && !timing; i++)
-        if (device[i]) found += check_others(device[i], only);
+        if (device[i]) check_others(device[i], &which);
     if (cuda) cuda->backend->close(cuda);
     cpu->backend->close(cpu);
-    if (!found) {
+    if (!which.found) {
         fprintf(stderr, "test_ops: expected a part of an op's name, found '%s', which is in none\n",
-                only);
+                which.only);
         return 2;
     }
     return tap_done();
