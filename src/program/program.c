@@ -260,6 +260,7 @@ static lk_status capture(lk_program *p)
     lk_device *d = p->store->device;
     LK_TRY(d->backend->capture_begin(d));
     lk_status status = run_direct(p), ended = d->backend->capture_end(d, &p->captured);
+    if (status != LK_OK) drop_capture(p); /* a part of a step is not to be replayed */
     return status == LK_OK ? ended : status;
 }
 
