@@ -121,21 +121,6 @@ static lk_status load_run(const bench_arguments *a, bool plain, bench_model *m)
     return lk_session_leaves(m->comm, &m->run, 0, &m->leaves);
 }
 
-/* The graph of the step, as lk_session_train_graph() makes it. */
-static lk_status build_graph(const bench_arguments *a, bool plain, bench_model *m)
-{
-    lk_passes passes = lk_session_passes(&m->run);
-    passes.unfused = plain;
-    lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
-    LK_TRY(lk_session_loss_graph(m->params, &m->model, &m->source, &passes, &m->graph));
-    m->graph.graph->keep = a->keep;
-    lk_params_layout(m->params);
-    if (m->comm->size > 1)
-        LK_TRY(lk_bucket(m->graph.graph, (int64_t)(m->run.train.bucket_mib * 262144.0),
-                         strcmp(m->run.train.reduce, "exact") == 0));
-    return lk_optimize(m->graph.graph, &hyper);
-}
-
 /* Everything but the program. */
 static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
 {
@@ -155,7 +140,11 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
     if (m->model.vision) m->source.shard_rows = image_rows(&m->format, m->source.batch);
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(build_graph(a, plain, m));
+    lk_passes passes = lk_session_passes(&m->run);
+    passes.unfused = plain;
+    LK_TRY(lk_session_train_graph(m->comm, &m->run, m->leaves, &m->model, &m->source, &passes,
+                                  m->params, &m->graph));
+    m->graph.graph->keep = a->keep;
     LK_TRY(lk_store_create(m->device, m->params,
                            &(lk_store_options){.compute = m->graph.graph->compute,
                                                .training = true,
@@ -167,43 +156,22 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
     return random_samples(m);
 }
 
-static lk_status create_program(bench_model *m, bool capture)
+static lk_status create_program(void *model)
 {
+    bench_model *m = model;
     lk_program_options o = {.comm = m->comm,
                             .first_leaf = m->source.first_leaf,
                             .local_leaves = m->source.local_leaves,
-                            .capture = capture};
+                            .capture = m->capture};
     LK_TRY(lk_program_create(m->graph.graph, m->store, &o, &m->program));
     return bind(m);
 }
 
-/* Library algorithms are chosen by rank 0 and bind all ranks, as in training. */
-static lk_status prepare(bench_model *m, bool capture)
-{
-    const lk_backend *b = m->device->backend;
-    char *choices = NULL;
-    lk_status status = LK_OK;
-    if (m->comm->rank == 0) {
-        status = create_program(m, capture);
-        if (status == LK_OK) status = b->choices_get(m->device, &choices);
-    }
-    LK_TRY(lk_comm_agree(m->comm, status));
-    status = lk_comm_broadcast_text(m->comm, &choices);
-    if (status == LK_OK && m->comm->rank != 0) {
-        status = b->choices_set(m->device, choices);
-        if (status == LK_OK) status = create_program(m, capture);
-    }
-    free(choices);
-    LK_TRY(lk_comm_agree(m->comm, status));
-    return lk_comm_agree(m->comm, lk_comm_attach(m->comm, m->device,
-                                                 m->params->total + LK_METRIC_FLOATS));
-}
-
-static lk_status open_model(const bench_arguments *a, bool capture, bool plain, bench_model *m)
+static lk_status open_model(const bench_arguments *a, bool plain, bench_model *m)
 {
     LK_TRY(lk_comm_agree(m->comm, load_run(a, plain, m)));
     LK_TRY(lk_comm_agree(m->comm, build(a, plain, m)));
-    return prepare(m, capture);
+    return lk_session_programs(m->comm, m->device, m->params, create_program, m);
 }
 
 lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
@@ -211,7 +179,8 @@ lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool
 {
     memset(m, 0, sizeof *m);
     m->comm = comm;
-    lk_status status = open_model(a, capture, plain, m);
+    m->capture = capture;
+    lk_status status = open_model(a, plain, m);
     if (status != LK_OK && lk_comm_all_failed(comm, 2.0)) bench_close(m);
     return status;
 }

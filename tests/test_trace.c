@@ -585,7 +585,8 @@ static void test_gpt2(const char *srcdir)
                    .purpose = LK_PURPOSE_ORDER,
                    .local_leaves = 1};
     lk_params *params = lk_params_create();
-    status = lk_session_train_graph(&comm, &run, 1, &m, &s, params, &graph);
+    lk_passes passes = lk_session_passes(&run);
+    status = lk_session_train_graph(&comm, &run, 1, &m, &s, &passes, params, &graph);
     double flops = 0, n = 0, f, b;
     for (const lk_node *x = graph.graph ? graph.graph->first : NULL; x; x = x->next) {
         lk_op_cost(x, &f, &b);

@@ -315,12 +315,11 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
 
 lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
                                  const lk_model *m, const lk_source *source,
-                                 lk_params *params, lk_loss_graph *out)
+                                 const lk_passes *passes, lk_params *params, lk_loss_graph *out)
 {
-    lk_passes passes = lk_session_passes(run);
     lk_optimizer hyper = lk_session_optimizer(run, leaves);
     lk_loss_graph built;
-    LK_TRY(lk_session_loss_graph(params, m, source, &passes, &built));
+    LK_TRY(lk_session_loss_graph(params, m, source, passes, &built));
     lk_params_layout(params);
     lk_status status = LK_OK;
     if (comm->size > 1)
@@ -340,6 +339,27 @@ lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_s
 {
     lk_passes passes = {.compute = lk_session_compute(run), .cast_parameters = ema};
     return lk_session_loss_graph(params, m, source, &passes, out);
+}
+
+lk_status lk_session_programs(lk_comm *comm, lk_device *d, const lk_params *params,
+                              lk_status (*make)(void *context), void *context)
+{
+    const lk_backend *b = d->backend;
+    char *choices = NULL;
+    lk_status status = LK_OK;
+    if (comm->rank == 0) {
+        status = make(context);
+        if (status == LK_OK) status = b->choices_get(d, &choices);
+    }
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_comm_broadcast_text(comm, &choices);
+    if (status == LK_OK && comm->rank != 0) {
+        status = b->choices_set(d, choices);
+        if (status == LK_OK) status = make(context);
+    }
+    free(choices);
+    LK_TRY(lk_comm_agree(comm, status));
+    return lk_comm_agree(comm, lk_comm_attach(comm, d, params->total + LK_METRIC_FLOATS));
 }
 
 lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)

@@ -1,7 +1,6 @@
 /* A training run's loaders, graphs, buffers and programs. */
 #include "train/trainer.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static lk_status open_data(lk_trainer *t)
@@ -21,8 +20,9 @@ static lk_status build_graphs(lk_trainer *t)
     t->model = lk_session_model(t->run, t->data->vocabulary_size, &t->data->image);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, t->params,
-                                  &t->train_graph));
+    lk_passes passes = lk_session_passes(t->run);
+    LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, &passes,
+                                  t->params, &t->train_graph));
     if (!t->held_loader) return LK_OK;
     LK_TRY(lk_loader_measure(t->data, &t->held, &sizes));
     lk_source held = lk_session_source(t->run, t->data, &sizes, &t->held);
@@ -65,8 +65,9 @@ static lk_status create_held_programs(lk_trainer *t)
 }
 
 /* One runs at a time, and none reads what another left: what lasts lies in the store. */
-static lk_status create_programs(lk_trainer *t)
+static lk_status create_programs(void *trainer)
 {
+    lk_trainer *t = trainer;
     t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
     if (t->held_loader) LK_TRY(create_held_programs(t));
@@ -97,33 +98,12 @@ static lk_status restore_choices(lk_trainer *t, const char *saved)
     return LK_OK;
 }
 
-/* Library algorithms are chosen by rank 0 (or were chosen before a resume) and bind all ranks. */
-static lk_status prepare_programs(lk_trainer *t, const char *saved)
-{
-    const lk_backend *b = t->device->backend;
-    char *choices = NULL;
-    lk_status status = LK_OK;
-    if (t->comm->rank == 0) {
-        if (saved) status = restore_choices(t, saved);
-        if (status == LK_OK) status = create_programs(t);
-        if (status == LK_OK) status = b->choices_get(t->device, &choices);
-    }
-    LK_TRY(lk_comm_agree(t->comm, status));
-    status = lk_comm_broadcast_text(t->comm, &choices);
-    if (status == LK_OK && t->comm->rank != 0) {
-        status = b->choices_set(t->device, choices);
-        if (status == LK_OK) status = create_programs(t);
-    }
-    free(choices);
-    LK_TRY(lk_comm_agree(t->comm, status));
-    return lk_comm_agree(t->comm, lk_comm_attach(t->comm, t->device,
-                                                 t->params->total + LK_METRIC_FLOATS));
-}
-
 lk_status lk_trainer_build(lk_trainer *t, const char *choices)
 {
     LK_TRY(lk_comm_agree(t->comm, open_data(t)));
     LK_TRY(lk_comm_agree(t->comm, build_graphs(t)));
     LK_TRY(lk_comm_agree(t->comm, allocate(t)));
-    return prepare_programs(t, choices);
+    bool restore = choices && t->comm->rank == 0;
+    LK_TRY(lk_comm_agree(t->comm, restore ? restore_choices(t, choices) : LK_OK));
+    return lk_session_programs(t->comm, t->device, t->params, create_programs, t);
 }
