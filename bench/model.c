@@ -62,7 +62,7 @@ static lk_status random_samples(bench_model *m)
 {
     const lk_image_format *f = &m->format;
     int64_t rows = m->source.local_leaves * m->source.shard_rows;
-    if (!m->model.vision) return random_field(m, 0, rows, 2, f->vocabulary);
+    if (!m->model.images) return random_field(m, 0, rows, 2, f->vocabulary);
     LK_TRY(random_field(m, 0, rows * f->height * f->width * f->channels, 1, 256));
     LK_TRY(random_field(m, 1, rows, 2, f->classes));
     if (m->model.fused) LK_TRY(random_field(m, 2, rows * f->text, 2, f->vocabulary));
@@ -95,7 +95,7 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
 /* An option about samples that the model does not take would be without effect. */
 static lk_status expect_options(const bench_arguments *a, const lk_run *run)
 {
-    bool images = lk_run_vision(run), texts = lk_run_fusion(run);
+    bool images = lk_run_images(run), texts = lk_run_fusion(run);
     const struct {
         const char *name;
         int64_t given;
@@ -137,7 +137,7 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
                             .augment = LK_AUGMENT_NONE};
     LK_TRY(random_format(a, &m->format));
     m->model = lk_session_model(&m->run, m->format.vocabulary, &m->format);
-    if (m->model.vision) m->source.shard_rows = image_rows(&m->format, m->source.batch);
+    if (m->model.images) m->source.shard_rows = image_rows(&m->format, m->source.batch);
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     lk_passes passes = lk_session_passes(&m->run);

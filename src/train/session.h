@@ -19,7 +19,7 @@ void lk_session_device_close(lk_device *d); /* takes NULL */
 
 /* The model of a run on its data. */
 typedef struct lk_model {
-    bool vision; /* of images: with targets and labels */
+    bool images; /* with targets and labels */
     bool fused;  /* and a text each */
     lk_transformer text;
     lk_vision image;

@@ -28,7 +28,7 @@ static lk_status build_graphs(lk_trainer *t)
     lk_source held = lk_session_source(t->run, t->data, &sizes, &t->held);
     int64_t whole = sizes.shard_rows / t->held.batch;
     t->eval_batches = t->run->eval.batches;
-    if (t->model.vision && t->eval_batches > whole) t->eval_batches = whole;
+    if (t->model.images && t->eval_batches > whole) t->eval_batches = whole;
     LK_TRY(lk_session_held_graph(t->run, &t->model, &held, false, t->params, &t->eval_graph));
     if (t->run->train.ema <= 0) return LK_OK;
     return lk_session_held_graph(t->run, &t->model, &held, true, t->params, &t->ema_graph);
@@ -84,7 +84,7 @@ static lk_status allocate(lk_trainer *t)
                                                .local_leaves = t->order.local_leaves},
                            &t->store));
     LK_TRY(b->alloc(t->device, sizeof(lk_step_state), &t->eval_state));
-    if (t->model.vision) LK_TRY(lk_session_scale(t->device, &t->data->image, &t->scale));
+    if (t->model.images) LK_TRY(lk_session_scale(t->device, &t->data->image, &t->scale));
     return b->host_alloc(t->device, LK_TRAINER_RING * sizeof *t->ring, (void **)&t->ring);
 }
 
