@@ -111,7 +111,9 @@ static lk_tensor *inverted_blocks(lk_graph *g, lk_tensor *x, bool squeeze)
     lk_scope_push(g, "blocks");
     for (int i = 0; i < BLOCKS; i++) {
         lk_scope_push(g, "%d", i);
+        lk_unit_begin(g, LK_UNIT_BLOCK);
         x = inverted(g, x, i ? 5 : 3, i == 1 ? 2 : 1, i ? LK_HARD_SWISH : LK_RELU, squeeze);
+        lk_unit_end(g, LK_UNIT_BLOCK);
         lk_scope_pop(g);
     }
     lk_scope_pop(g);
