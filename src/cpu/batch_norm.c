@@ -103,13 +103,13 @@ static void join_moments(const cut *k, float eps, const float *means, const floa
     }
 }
 
-size_t lk_cpu_measure_scratch(const lk_tensor *t)
+size_t lk_cpu_moments_scratch(const lk_tensor *t)
 {
     cut k = cut_of(t);
     return (size_t)(2 * k.chunks * k.pattern) * sizeof(float);
 }
 
-void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4])
+void lk_cpu_moments(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4])
 {
     const void *from = lk_data(x, t);
     cut k = cut_of(t);
@@ -121,11 +121,11 @@ void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const 
                  lk_data(x, out[2]), lk_data(x, out[3]));
 }
 
-size_t lk_cpu_batch_moments_scratch(const lk_node *n) { return lk_cpu_measure_scratch(n->in[0]); }
+size_t lk_cpu_batch_moments_scratch(const lk_node *n) { return lk_cpu_moments_scratch(n->in[0]); }
 
 lk_status lk_cpu_batch_moments(lk_exec *x, const lk_node *n)
 {
-    lk_cpu_measure(x, n->in[0], n->attr.batch_norm.eps, n->out);
+    lk_cpu_moments(x, n->in[0], n->attr.batch_norm.eps, n->out);
     return LK_OK;
 }
 
@@ -159,7 +159,7 @@ static void normalise(const cut *k, lk_dtype type, lk_activation act, const void
     }
 }
 
-size_t lk_cpu_apply_scratch(const lk_tensor *t)
+size_t lk_cpu_normalise_scratch(const lk_tensor *t)
 {
     return (size_t)(3 * lk_cpu_pattern(lk_cols(t))) * sizeof(float);
 }
@@ -176,8 +176,8 @@ static void apply(lk_exec *x, const lk_tensor *in, lk_activation act, const floa
     normalise(&k, in->dtype, act, lk_data(x, in), centre, factor, bias, lk_data(x, out));
 }
 
-void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
-                  const lk_tensor *out)
+void lk_cpu_normalise(lk_exec *x, const lk_tensor *in, lk_activation act,
+                      lk_tensor *const given[4], const lk_tensor *out)
 {
     const float *w = lk_data(x, given[0]), *rstd = lk_data(x, given[3]);
     float *factor = lk_cpu_scratch(x);
@@ -185,17 +185,17 @@ void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor 
     apply(x, in, act, lk_data(x, given[2]), lk_data(x, given[1]), factor, out);
 }
 
-size_t lk_cpu_batch_apply_scratch(const lk_node *n) { return lk_cpu_apply_scratch(n->in[0]); }
+size_t lk_cpu_batch_apply_scratch(const lk_node *n) { return lk_cpu_normalise_scratch(n->in[0]); }
 
 lk_status lk_cpu_batch_apply(lk_exec *x, const lk_node *n)
 {
-    lk_cpu_apply(x, n->in[0], n->attr.batch_norm.activation, n->in + 1, n->out[0]);
+    lk_cpu_normalise(x, n->in[0], n->attr.batch_norm.activation, n->in + 1, n->out[0]);
     return LK_OK;
 }
 
 size_t lk_cpu_batch_norm_scratch(const lk_node *n)
 {
-    size_t measure = lk_cpu_measure_scratch(n->in[0]), own = lk_cpu_apply_scratch(n->in[0]);
+    size_t measure = lk_cpu_moments_scratch(n->in[0]), own = lk_cpu_normalise_scratch(n->in[0]);
     return n->inputs == 3 && measure > own ? measure : own;
 }
 
@@ -205,9 +205,9 @@ lk_status lk_cpu_batch_norm(lk_exec *x, const lk_node *n)
     lk_activation act = n->attr.batch_norm.activation;
     float eps = n->attr.batch_norm.eps;
     if (n->inputs == 3) {
-        lk_cpu_measure(x, in, eps, n->out + 1);
-        lk_cpu_apply(x, in, act, (lk_tensor *[]){n->in[1], n->in[2], n->out[1], n->out[2]},
-                     n->out[0]);
+        lk_cpu_moments(x, in, eps, n->out + 1);
+        lk_cpu_normalise(x, in, act, (lk_tensor *[]){n->in[1], n->in[2], n->out[1], n->out[2]},
+                         n->out[0]);
         return LK_OK;
     }
     const float *w = lk_data(x, n->in[1]), *var = lk_data(x, n->in[4]);

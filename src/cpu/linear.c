@@ -145,7 +145,7 @@ static lk_node plain_of(const lk_node *n)
 size_t lk_cpu_linear_moments_scratch(const lk_node *n)
 {
     lk_node plain = plain_of(n);
-    size_t product = lk_cpu_linear_scratch(&plain), measure = lk_cpu_measure_scratch(n->out[0]);
+    size_t product = lk_cpu_linear_scratch(&plain), measure = lk_cpu_moments_scratch(n->out[0]);
     return product > measure ? product : measure;
 }
 
@@ -153,7 +153,7 @@ lk_status lk_cpu_linear_moments(lk_exec *x, const lk_node *n)
 {
     lk_node plain = plain_of(n);
     LK_TRY(lk_cpu_linear(x, &plain));
-    lk_cpu_measure(x, n->out[0], n->attr.batch_norm.eps, n->out + 1);
+    lk_cpu_moments(x, n->out[0], n->attr.batch_norm.eps, n->out + 1);
     return LK_OK;
 }
 
