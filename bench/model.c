@@ -69,15 +69,13 @@ static lk_status random_samples(bench_model *m)
     return lk_session_scale(m->device, &m->format, &m->scale);
 }
 
-static lk_status bind(bench_model *m)
+static void bind(bench_model *m)
 {
     for (int i = 0; i < m->source.local_leaves; i++) {
         for (int k = 0; k < LK_DATASET_FIELDS; k++)
-            if (m->graph.field[k])
-                LK_TRY(lk_program_bind(m->program, m->graph.field[k], i, m->field[k]));
-        if (m->graph.scale) LK_TRY(lk_program_bind(m->program, m->graph.scale, i, m->scale));
+            if (m->graph.field[k]) lk_program_bind(m->program, m->graph.field[k], i, m->field[k]);
+        if (m->graph.scale) lk_program_bind(m->program, m->graph.scale, i, m->scale);
     }
-    return LK_OK;
 }
 
 static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
@@ -164,7 +162,8 @@ static lk_status create_program(void *model)
                             .local_leaves = m->source.local_leaves,
                             .capture = m->capture};
     LK_TRY(lk_program_create(m->graph.graph, m->store, &o, &m->program));
-    return bind(m);
+    bind(m);
+    return LK_OK;
 }
 
 static lk_status open_model(const bench_arguments *a, bool plain, bench_model *m)

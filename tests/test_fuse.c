@@ -163,7 +163,7 @@ static lk_status bind_inputs(lk_program *p, lk_device *d, const lk_graph *g, voi
         encode(bytes, t->dtype, lk_count(t), value);
         lk_status status = d->backend->alloc(d, lk_bytes(t), &memory[count]);
         if (status == LK_OK) status = d->backend->upload(d, memory[count], bytes, lk_bytes(t));
-        if (status == LK_OK) status = lk_program_bind(p, t, 0, memory[count++]);
+        if (status == LK_OK) lk_program_bind(p, t, 0, memory[count++]);
         free(value);
         free(bytes);
         LK_TRY(status);

@@ -62,7 +62,7 @@ void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *
 size_t lk_cpu_linear_scratch(const lk_node *n)
 {
     size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-                    lk_cpu_copy_bytes(n->in[2]) + lk_cpu_copy_bytes(n->out[0]) + 1024;
+                    lk_cpu_copy_bytes(n->in[2]) + lk_cpu_copy_bytes(n->out[0]);
     size_t rope = lk_cpu_rope_scratch(n);
     return copies > rope ? copies : rope;
 }
@@ -70,7 +70,7 @@ size_t lk_cpu_linear_scratch(const lk_node *n)
 size_t lk_cpu_linear_dx_scratch(const lk_node *n)
 {
     size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-                    lk_cpu_copy_bytes(n->out[0]) + 1024;
+                    lk_cpu_copy_bytes(n->out[0]);
     size_t sums = n->out[1] ? lk_cpu_column_sums_scratch(n->out[0]) : 0;
     return copies > sums ? copies : sums;
 }

@@ -37,11 +37,9 @@ lk_status lk_autocast(lk_graph *g, lk_dtype compute)
     g->first = g->last = NULL;
     while (n) { /* relink the list, casts going in before the node that wants them */
         lk_node *next = n->next;
-        lk_policy policy = lk_op_policy(n->op);
         uint32_t stay = lk_op_rule(n->op)->float_inputs;
         lk_dtype type = compute;
-        if (policy == LK_POLICY_FLOAT) type = LK_F32;
-        if (policy == LK_POLICY_KEEP && n->in[0]) {
+        if (lk_op_policy(n->op) == LK_POLICY_KEEP && n->in[0]) {
             if (n->in[0]->base) n->in[0]->dtype = lk_root(n->in[0])->dtype;
             type = n->in[0]->dtype;
         }

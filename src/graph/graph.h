@@ -320,7 +320,7 @@ lk_status lk_autodiff(lk_graph *g, lk_tensor *y, lk_tensor *dy, int wants,
 
 /* In a gradient rule: the cotangent of a tensor (NULL: none reaches it) and a contribution. */
 lk_tensor *lk_cotangent(lk_graph *g, const lk_tensor *t);
-bool lk_needs_gradient(const lk_graph *g, const lk_tensor *t);
+bool lk_needs_gradient(const lk_tensor *t);
 void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
 /* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
  * when an earlier node already wrote it. NULL param: a NULL output. */

@@ -203,7 +203,7 @@
 
 #include "graph/graph.h"
 
-typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_FLOAT, LK_POLICY_KEEP } lk_policy;
+typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_KEEP } lk_policy;
 
 typedef struct lk_rule {
     /* Append gradient nodes for n; NULL: not differentiable. */

@@ -29,7 +29,7 @@ void lk_program_destroy(lk_program *p); /* takes NULL; before lk_comm_detach() *
  * NULL: none needs any. */
 lk_status lk_program_share(lk_program *const *program, int count, void **memory);
 /* Bind an INPUT tensor to device memory for one local leaf. Before the first run. */
-lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
+void lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
 lk_status lk_program_run(lk_program *p);
 /* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
 void *lk_program_data(lk_program *p, const lk_tensor *t);

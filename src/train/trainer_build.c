@@ -47,8 +47,8 @@ static lk_status create_program(lk_trainer *t, const lk_loss_graph *g, lk_loader
     LK_TRY(lk_program_create(g->graph, t->store, &o, program));
     for (int i = 0; i < local; i++) {
         for (int k = 0; k < t->data->fields && g->field[k]; k++)
-            LK_TRY(lk_program_bind(*program, g->field[k], i, lk_loader_input(loader, k, i)));
-        if (g->scale) LK_TRY(lk_program_bind(*program, g->scale, i, t->scale));
+            lk_program_bind(*program, g->field[k], i, lk_loader_input(loader, k, i));
+        if (g->scale) lk_program_bind(*program, g->scale, i, t->scale);
     }
     return LK_OK;
 }
