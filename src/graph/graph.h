@@ -76,7 +76,8 @@ typedef struct lk_tensor {
     lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
     int metric;              /* 1 + lk_metric: lies in the tail of region GRAD; 0: no metric */
     bool needs_gradient;     /* autodiff: a parameter or wanted tensor lies upstream */
-    bool unread;             /* recompute: no node reads it, its bytes are free after its node */
+    bool unread;             /* recompute, fuse: no node reads it, its bytes are free after its
+                              * node */
     struct lk_tensor *cotangent; /* autodiff: sum of the contributions so far */
     struct lk_tensor *shadow;    /* autocast: a parameter's half copy in this graph */
     const char *name;        /* for messages; owned by the graph */

@@ -2,8 +2,8 @@
  *
  * lk_program_run() enqueues one step: the LEAF nodes once for each local leaf, gradients summed
  * pairwise in a fixed binary tree as leaves complete, the LAST nodes within the last leaf, then the
- * STEP nodes. Where the backend
- * captures, the first run captures the whole step and later runs replay it. */
+ * STEP nodes. Where the backend captures, the first run captures the whole step and later runs
+ * replay it. */
 #ifndef LK_PROGRAM_PROGRAM_H
 #define LK_PROGRAM_PROGRAM_H
 
