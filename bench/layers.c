@@ -126,7 +126,7 @@ static lk_status expect_images(const bench_arguments *a)
     lk_run run;
     LK_TRY(lk_run_load(a->file, a->sets, a->set, &run));
     lk_status status = LK_OK;
-    if (!lk_run_vision(&run) || lk_run_fusion(&run))
+    if (!lk_run_images(&run) || lk_run_fusion(&run))
         status = lk_fail(LK_E_INPUT, "%s: expected a model of images, found model.kind %s; "
                          "bench/mnv3l.yaml has one", a->file, run.model.kind);
     lk_run_clear(&run);

@@ -62,22 +62,20 @@ static lk_status random_samples(bench_model *m)
 {
     const lk_image_format *f = &m->format;
     int64_t rows = m->source.local_leaves * m->source.shard_rows;
-    if (!m->model.vision) return random_field(m, 0, rows, 2, f->vocabulary);
+    if (!m->model.images) return random_field(m, 0, rows, 2, f->vocabulary);
     LK_TRY(random_field(m, 0, rows * f->height * f->width * f->channels, 1, 256));
     LK_TRY(random_field(m, 1, rows, 2, f->classes));
     if (m->model.fused) LK_TRY(random_field(m, 2, rows * f->text, 2, f->vocabulary));
     return lk_session_scale(m->device, &m->format, &m->scale);
 }
 
-static lk_status bind(bench_model *m)
+static void bind(bench_model *m)
 {
     for (int i = 0; i < m->source.local_leaves; i++) {
         for (int k = 0; k < LK_DATASET_FIELDS; k++)
-            if (m->graph.field[k])
-                LK_TRY(lk_program_bind(m->program, m->graph.field[k], i, m->field[k]));
-        if (m->graph.scale) LK_TRY(lk_program_bind(m->program, m->graph.scale, i, m->scale));
+            if (m->graph.field[k]) lk_program_bind(m->program, m->graph.field[k], i, m->field[k]);
+        if (m->graph.scale) lk_program_bind(m->program, m->graph.scale, i, m->scale);
     }
-    return LK_OK;
 }
 
 static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
@@ -95,7 +93,7 @@ static lk_status initial_values(bench_model *m, const lk_optimizer *hyper)
 /* An option about samples that the model does not take would be without effect. */
 static lk_status expect_options(const bench_arguments *a, const lk_run *run)
 {
-    bool images = lk_run_vision(run), texts = lk_run_fusion(run);
+    bool images = lk_run_images(run), texts = lk_run_fusion(run);
     const struct {
         const char *name;
         int64_t given;
@@ -121,21 +119,6 @@ static lk_status load_run(const bench_arguments *a, bool plain, bench_model *m)
     return lk_session_leaves(m->comm, &m->run, 0, &m->leaves);
 }
 
-/* The graph of the step, as lk_session_train_graph() makes it. */
-static lk_status build_graph(const bench_arguments *a, bool plain, bench_model *m)
-{
-    lk_passes passes = lk_session_passes(&m->run);
-    passes.unfused = plain;
-    lk_optimizer hyper = lk_session_optimizer(&m->run, m->leaves);
-    LK_TRY(lk_session_loss_graph(m->params, &m->model, &m->source, &passes, &m->graph));
-    m->graph.graph->keep = a->keep;
-    lk_params_layout(m->params);
-    if (m->comm->size > 1)
-        LK_TRY(lk_bucket(m->graph.graph, (int64_t)(m->run.train.bucket_mib * 262144.0),
-                         strcmp(m->run.train.reduce, "exact") == 0));
-    return lk_optimize(m->graph.graph, &hyper);
-}
-
 /* Everything but the program. */
 static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
 {
@@ -152,10 +135,14 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
                             .augment = LK_AUGMENT_NONE};
     LK_TRY(random_format(a, &m->format));
     m->model = lk_session_model(&m->run, m->format.vocabulary, &m->format);
-    if (m->model.vision) m->source.shard_rows = image_rows(&m->format, m->source.batch);
+    if (m->model.images) m->source.shard_rows = image_rows(&m->format, m->source.batch);
     m->params = lk_params_create();
     if (!m->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(build_graph(a, plain, m));
+    lk_passes passes = lk_session_passes(&m->run);
+    passes.unfused = plain;
+    LK_TRY(lk_session_train_graph(m->comm, &m->run, m->leaves, &m->model, &m->source, &passes,
+                                  m->params, &m->graph));
+    m->graph.graph->keep = a->keep;
     LK_TRY(lk_store_create(m->device, m->params,
                            &(lk_store_options){.compute = m->graph.graph->compute,
                                                .training = true,
@@ -167,43 +154,23 @@ static lk_status build(const bench_arguments *a, bool plain, bench_model *m)
     return random_samples(m);
 }
 
-static lk_status create_program(bench_model *m, bool capture)
+static lk_status create_program(void *model)
 {
+    bench_model *m = model;
     lk_program_options o = {.comm = m->comm,
                             .first_leaf = m->source.first_leaf,
                             .local_leaves = m->source.local_leaves,
-                            .capture = capture};
+                            .capture = m->capture};
     LK_TRY(lk_program_create(m->graph.graph, m->store, &o, &m->program));
-    return bind(m);
+    bind(m);
+    return LK_OK;
 }
 
-/* Library algorithms are chosen by rank 0 and bind all ranks, as in training. */
-static lk_status prepare(bench_model *m, bool capture)
-{
-    const lk_backend *b = m->device->backend;
-    char *choices = NULL;
-    lk_status status = LK_OK;
-    if (m->comm->rank == 0) {
-        status = create_program(m, capture);
-        if (status == LK_OK) status = b->choices_get(m->device, &choices);
-    }
-    LK_TRY(lk_comm_agree(m->comm, status));
-    status = lk_comm_broadcast_text(m->comm, &choices);
-    if (status == LK_OK && m->comm->rank != 0) {
-        status = b->choices_set(m->device, choices);
-        if (status == LK_OK) status = create_program(m, capture);
-    }
-    free(choices);
-    LK_TRY(lk_comm_agree(m->comm, status));
-    return lk_comm_agree(m->comm, lk_comm_attach(m->comm, m->device,
-                                                 m->params->total + LK_METRIC_FLOATS));
-}
-
-static lk_status open_model(const bench_arguments *a, bool capture, bool plain, bench_model *m)
+static lk_status open_model(const bench_arguments *a, bool plain, bench_model *m)
 {
     LK_TRY(lk_comm_agree(m->comm, load_run(a, plain, m)));
     LK_TRY(lk_comm_agree(m->comm, build(a, plain, m)));
-    return prepare(m, capture);
+    return lk_session_programs(m->comm, m->device, m->params, create_program, m);
 }
 
 lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool plain,
@@ -211,7 +178,8 @@ lk_status bench_open(const bench_arguments *a, lk_comm *comm, bool capture, bool
 {
     memset(m, 0, sizeof *m);
     m->comm = comm;
-    lk_status status = open_model(a, capture, plain, m);
+    m->capture = capture;
+    lk_status status = open_model(a, plain, m);
     if (status != LK_OK && lk_comm_all_failed(comm, 2.0)) bench_close(m);
     return status;
 }

@@ -19,6 +19,7 @@ typedef struct bench_model {
     lk_model model;
     lk_source source;
     int leaves; /* of all ranks */
+    bool capture;
 } bench_model;
 
 /* Collective; any number of models, one after the other. `plain`: in fp32, without the pass that

@@ -82,7 +82,7 @@ static void print_shape(const bench_model *m)
     const lk_image_format *f = &m->format;
     const lk_model *model = &m->model;
     long long batch = m->run.train.batch;
-    if (!model->vision)
+    if (!model->images)
         printf(" (vocabulary %lld, batch %lld x %lld tokens", (long long)f->vocabulary, batch,
                (long long)m->run.model.context);
     else {
@@ -125,7 +125,7 @@ static void print(const bench_model *m, const char *what, const double *ms, int 
 {
     char device[200];
     m->device->backend->describe(m->device, device, sizeof device);
-    bool images = m->model.vision;
+    bool images = m->model.images;
     double samples = (double)(m->run.train.batch * (images ? 1 : m->run.model.context));
     double median = quantile(ms, rounds, 0.5);
     printf("%s", what);

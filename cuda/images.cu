@@ -47,12 +47,9 @@ static __device__ __noinline__ void look_up(const request &q, int sample, source
 {
     uint64_t step = q.state->step;
     s->row = sample;
-    if (q.resident) {
-        uint64_t n = (uint64_t)q.shard_rows, pos = step * (uint64_t)q.batch + (uint64_t)sample;
+    if (q.resident)
         s->row = q.shard * q.shard_rows +
-                 (int64_t)lk_permute(pos % n, n, q.seed, q.purpose, (uint32_t)q.leaf,
-                                     (uint32_t)(pos / n));
-    }
+                 lk_sample_row(step, q.batch, sample, q.shard_rows, q.seed, q.purpose, q.leaf);
     s->image = q.data + s->row * q.stored_h * q.stored_w * q.c;
     s->draw = lk_augment_draw(&q.augment, q.stored_h, q.stored_w, q.h, q.w, q.seed, step, q.leaf,
                               sample);

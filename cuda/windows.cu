@@ -11,19 +11,16 @@ template <typename D>
 static __global__ void k_windows(const D *data, const lk_step_state *state,
                                  int *tokens /* [B,T] */, int *targets /* [B,T] */, int64_t context,
                                  int resident, int64_t shard_tokens, uint32_t purpose,
-                                 uint64_t seed, uint32_t leaf, int64_t shard)
+                                 uint64_t seed, int leaf, int64_t shard)
 {
     __shared__ int64_t start;
     int64_t sample = blockIdx.x, batch = gridDim.x;
     if (threadIdx.x == 0) {
-        if (resident) {
-            uint64_t n = (uint64_t)(shard_tokens - context);
-            uint64_t pos = state->step * (uint64_t)batch + (uint64_t)sample;
+        start = sample * (context + 1);
+        if (resident)
             start = shard * shard_tokens +
-                    (int64_t)lk_permute(pos % n, n, seed, purpose, leaf, (uint32_t)(pos / n));
-        } else {
-            start = sample * (context + 1);
-        }
+                    lk_sample_row(state->step, batch, sample, shard_tokens - context, seed,
+                                  purpose, leaf);
     }
     __syncthreads();
     const D *window = data + start;
@@ -43,7 +40,7 @@ template <typename D> static void launch(lk_exec *x, const lk_node *n)
         (const D *)lk_data(x, n->in[0]), (const lk_step_state *)lk_data(x, n->in[1]),
         (int *)lk_data(x, n->out[0]), (int *)lk_data(x, n->out[1]), context,
         n->attr.windows.resident, n->attr.windows.shard_tokens, n->attr.windows.purpose, x->seed,
-        (uint32_t)x->leaf, (int64_t)x->leaf - n->attr.windows.first_leaf);
+        x->leaf, (int64_t)x->leaf - n->attr.windows.first_leaf);
 }
 
 extern "C" lk_status lk_cuda_windows(lk_exec *x, const lk_node *n)
@@ -60,19 +57,16 @@ extern "C" lk_status lk_cuda_windows(lk_exec *x, const lk_node *n)
 template <typename D>
 static __global__ void k_texts(const D *data, const lk_step_state *state,
                                int *tokens /* [B,T] */, int64_t length, int resident,
-                               int64_t shard_rows, uint32_t purpose, uint64_t seed, uint32_t leaf,
+                               int64_t shard_rows, uint32_t purpose, uint64_t seed, int leaf,
                                int64_t shard)
 {
     __shared__ int64_t row;
     int64_t sample = blockIdx.x, batch = gridDim.x;
     if (threadIdx.x == 0) {
         row = sample;
-        if (resident) {
-            uint64_t n = (uint64_t)shard_rows;
-            uint64_t pos = state->step * (uint64_t)batch + (uint64_t)sample;
+        if (resident)
             row = shard * shard_rows +
-                  (int64_t)lk_permute(pos % n, n, seed, purpose, leaf, (uint32_t)(pos / n));
-        }
+                  lk_sample_row(state->step, batch, sample, shard_rows, seed, purpose, leaf);
     }
     __syncthreads();
     const D *text = data + row * length;
@@ -89,7 +83,7 @@ template <typename D> static void launch_texts(lk_exec *x, const lk_node *n)
     k_texts<D><<<grid, THREADS, 0, lk_cuda_stream_of(x)>>>(
         (const D *)lk_data(x, n->in[0]), (const lk_step_state *)lk_data(x, n->in[1]),
         (int *)lk_data(x, n->out[0]), length, n->attr.images.resident, n->attr.images.shard_rows,
-        n->attr.images.purpose, x->seed, (uint32_t)x->leaf,
+        n->attr.images.purpose, x->seed, x->leaf,
         (int64_t)x->leaf - n->attr.images.first_leaf);
 }
 

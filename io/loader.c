@@ -55,10 +55,8 @@ static lk_status load_field(lk_loader *l, int f)
 static int64_t sample_row(const lk_loader_options *o, int64_t shard, int leaf, uint64_t step,
                           int64_t b)
 {
-    uint64_t n = (uint64_t)(shard - (o->span - 1));
-    uint64_t at = step * (uint64_t)o->batch + (uint64_t)b;
-    uint64_t row = lk_permute(at % n, n, o->seed, o->purpose, (uint32_t)leaf, (uint32_t)(at / n));
-    return (int64_t)leaf * shard + (int64_t)row;
+    return (int64_t)leaf * shard + lk_sample_row(step, o->batch, b, shard - (o->span - 1), o->seed,
+                                                 o->purpose, leaf);
 }
 
 int64_t lk_loader_sample(const lk_loader *l, uint64_t step, int leaf, int64_t b)

@@ -5,8 +5,8 @@
  * of the rank's leaves are read once and stay in one device buffer per field, and the graph picks
  * samples there. Large data: the I/O thread reads the samples of the next step into a pinned
  * buffer while this step runs. Both pick the same samples: sample b of leaf l at step s begins at
- * row lk_permute(pos % n, n, seed, purpose, l, pos / n) of its shard, n = shard - (span - 1),
- * pos = s*batch + b. */
+ * row lk_sample_row(s, batch, b, shard - (span - 1), seed, purpose, l) of its shard
+ * (base/philox.h). */
 #ifndef LK_IO_LOADER_H
 #define LK_IO_LOADER_H
 

@@ -272,7 +272,7 @@ static lk_status watch_program(lk_device *d)
             &store);
     if (status == LK_OK) status = lk_program_create(train.graph, store, &o, &program);
     for (int i = 0; i < 2 && status == LK_OK; i++)
-        status = lk_program_bind(program, train.field[0], i, tokens);
+        lk_program_bind(program, train.field[0], i, tokens);
     if (status == LK_OK) status = watch(d, program, train.graph, store);
     lk_program_destroy(program);
     lk_store_destroy(store);

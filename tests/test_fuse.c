@@ -111,7 +111,9 @@ static lk_tensor *inverted_blocks(lk_graph *g, lk_tensor *x, bool squeeze)
     lk_scope_push(g, "blocks");
     for (int i = 0; i < BLOCKS; i++) {
         lk_scope_push(g, "%d", i);
+        lk_unit_begin(g, LK_UNIT_BLOCK);
         x = inverted(g, x, i ? 5 : 3, i == 1 ? 2 : 1, i ? LK_HARD_SWISH : LK_RELU, squeeze);
+        lk_unit_end(g, LK_UNIT_BLOCK);
         lk_scope_pop(g);
     }
     lk_scope_pop(g);
@@ -161,7 +163,7 @@ static lk_status bind_inputs(lk_program *p, lk_device *d, const lk_graph *g, voi
         encode(bytes, t->dtype, lk_count(t), value);
         lk_status status = d->backend->alloc(d, lk_bytes(t), &memory[count]);
         if (status == LK_OK) status = d->backend->upload(d, memory[count], bytes, lk_bytes(t));
-        if (status == LK_OK) status = lk_program_bind(p, t, 0, memory[count++]);
+        if (status == LK_OK) lk_program_bind(p, t, 0, memory[count++]);
         free(value);
         free(bytes);
         LK_TRY(status);

@@ -154,8 +154,8 @@ static lk_status bind(runner *r, int slot, const lk_tensor *t, const double *val
     if (status == LK_OK) status = b->upload(r->device, r->memory[slot], bytes, lk_bytes(t));
     if (status == LK_OK) status = b->sync(r->device);
     free(bytes);
-    if (status != LK_OK) return status;
-    return lk_program_bind(r->program, t, 0, r->memory[slot]);
+    if (status == LK_OK) lk_program_bind(r->program, t, 0, r->memory[slot]);
+    return status;
 }
 
 static lk_status build(runner *r, const problem *q, lk_dtype type, bool backward)
@@ -540,7 +540,7 @@ static lk_status run_tokens(lk_device *d, lk_params *params, lk_graph *g, lk_ten
     if (status == LK_OK) status = b->alloc(d, lk_bytes(in), &memory);
     if (status == LK_OK) status = b->upload(d, memory, bytes, lk_bytes(in));
     for (int i = 0; i < WINDOW_LEAVES && status == LK_OK; i++)
-        status = lk_program_bind(program, in, i, memory);
+        lk_program_bind(program, in, i, memory);
     if (status == LK_OK) status = lk_program_run(program);
     for (int i = 0; i < outputs && status == LK_OK; i++)
         status = b->download(d, host[i], lk_program_data(program, out[i]), lk_bytes(out[i]));

@@ -348,8 +348,8 @@ static void check_kinds(void)
     }
     tap_ok(good, "a default may be named in a resumed run, and 'auto' is what it stands for");
 
-    good = parse(base(1), NULL, &started) == LK_OK && lk_run_vision(&started);
-    good = good && parse(base(2), NULL, &resumed) == LK_OK && lk_run_vision(&resumed);
+    good = parse(base(1), NULL, &started) == LK_OK && lk_run_images(&started);
+    good = good && parse(base(2), NULL, &resumed) == LK_OK && lk_run_images(&resumed);
     tap_ok(good && lk_run_check_resume(&resumed, &started) == LK_E_INPUT &&
                strstr(lk_error_text(), "'model.kind' is resnet18, but the run was started with "
                                        "mobilenetv3"), "another kind: %s", lk_error_text());

@@ -168,6 +168,12 @@ void lk_device_forget(lk_device *d);
 /* alloc() and release() of a backend whose memory is the host's: by its host_alloc(), counted. */
 lk_status lk_device_host_alloc(lk_device *d, size_t bytes, void **memory);
 void lk_device_host_release(lk_device *d, void *memory);
+/* Its host_release(); upload() and download(); sync(), record() and wait(), with nothing to wait
+ * for. */
+void lk_device_host_free(lk_device *d, void *memory);
+lk_status lk_device_host_copy(lk_device *d, void *to, const void *from, size_t bytes);
+lk_status lk_device_host_sync(lk_device *d);
+lk_status lk_device_host_event(lk_device *d, int slot);
 
 extern const lk_backend lk_backend_cpu, lk_backend_null;
 #ifdef LK_HAVE_CUDA

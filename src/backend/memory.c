@@ -1,7 +1,9 @@
-/* What is allocated on a device, kept block by block: who releases one knows only its address. */
+/* What is allocated on a device, kept block by block: who releases one knows only its address. And
+ * what backends have in common whose memory is the host's. */
 #include "backend/backend.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct lk_block {
     const void *memory;
@@ -59,4 +61,30 @@ void lk_device_host_release(lk_device *d, void *memory)
 {
     lk_device_gave(d, memory);
     d->backend->host_release(d, memory);
+}
+
+void lk_device_host_free(lk_device *d, void *memory)
+{
+    (void)d;
+    free(memory);
+}
+
+lk_status lk_device_host_copy(lk_device *d, void *to, const void *from, size_t bytes)
+{
+    (void)d;
+    memcpy(to, from, bytes);
+    return LK_OK;
+}
+
+lk_status lk_device_host_sync(lk_device *d)
+{
+    (void)d;
+    return LK_OK;
+}
+
+lk_status lk_device_host_event(lk_device *d, int slot)
+{
+    (void)d;
+    (void)slot;
+    return LK_OK;
 }

@@ -101,4 +101,13 @@ LK_HD uint64_t lk_permute(uint64_t index, uint64_t n, uint64_t seed, uint32_t pu
     return index;
 }
 
+/* Sample b of a leaf's `batch` at `step`, as its number among the n of the leaf's shard: they are
+ * taken in an order of their own each time all have been seen. */
+LK_HD int64_t lk_sample_row(uint64_t step, int64_t batch, int64_t b, int64_t n, uint64_t seed,
+                            uint32_t purpose, int leaf)
+{
+    uint64_t at = step * (uint64_t)batch + (uint64_t)b, all = (uint64_t)n;
+    return (int64_t)lk_permute(at % all, all, seed, purpose, (uint32_t)leaf, (uint32_t)(at / all));
+}
+
 #endif

@@ -3,23 +3,29 @@
  * are joined in order (T. Chan et al., "Algorithms for computing the sample variance", 1983). */
 #include "cpu/device.h"
 
-/* ---- patterns ------------------------------------------------------------------------------- */
+/* ---- patterns --------------------------------------------------------------------------------
+ *
+ * Values v [C] of the channels are repeated to a pattern as long as a block, so that short rows
+ * run as one loop over whole rows. */
 
-int64_t lk_cpu_pattern(int64_t channels)
+/* A multiple of channels. */
+static int64_t pattern_length(int64_t channels)
 {
     return channels * (LK_CPU_BLOCK > 2 * channels ? LK_CPU_BLOCK / channels : 1);
 }
 
-void lk_cpu_repeat(const float *v, int64_t channels, float *pattern)
+/* v may be pattern. */
+static void repeat(const float *v, int64_t channels, float *pattern)
 {
-    int64_t length = lk_cpu_pattern(channels);
+    int64_t length = pattern_length(channels);
     for (int64_t i = 0; i < length; i += channels)
         memmove(pattern + i, v, (size_t)channels * sizeof *v);
 }
 
-void lk_cpu_fold(float *pattern, int64_t channels)
+/* The reverse: sums to the first [C]. */
+static void fold(float *pattern, int64_t channels)
 {
-    int64_t length = lk_cpu_pattern(channels);
+    int64_t length = pattern_length(channels);
     for (int64_t i = channels; i < length; i += channels)
         for (int64_t c = 0; c < channels; c++) pattern[c] += pattern[i + c];
 }
@@ -31,7 +37,7 @@ typedef struct cut {
 
 static cut cut_of(const lk_tensor *x)
 {
-    cut k = {lk_cols(x), lk_count(x), lk_cpu_pattern(lk_cols(x)), 0, 0};
+    cut k = {lk_cols(x), lk_count(x), pattern_length(lk_cols(x)), 0, 0};
     k.chunk = k.pattern * (LK_CPU_CHUNK > k.pattern ? LK_CPU_CHUNK / k.pattern : 1);
     k.chunks = (k.elements + k.chunk - 1) / k.chunk;
     return k;
@@ -68,10 +74,10 @@ static void chunk_moments(const cut *k, int64_t chunk, lk_dtype type, const void
 #pragma omp simd
         for (int64_t i = 0; i < m; i++) sum[i] += x[i];
     }
-    lk_cpu_fold(mean, k->channels);
+    fold(mean, k->channels);
     float share = (float)k->channels / (float)(end - first);
     for (int64_t c = 0; c < k->channels; c++) mean[c] *= share;
-    lk_cpu_repeat(mean, k->channels, mean);
+    repeat(mean, k->channels, mean);
     for (int64_t at = first; at < end; at += m) {
         m = block_length(k, at, end, &in);
         const float *x = lk_cpu_view(type, from, at, m, buffer), *centre = mean + in;
@@ -79,7 +85,7 @@ static void chunk_moments(const cut *k, int64_t chunk, lk_dtype type, const void
 #pragma omp simd
         for (int64_t i = 0; i < m; i++) sum[i] += (x[i] - centre[i]) * (x[i] - centre[i]);
     }
-    lk_cpu_fold(square, k->channels);
+    fold(square, k->channels);
 }
 
 /* Join the chunks: mean, 1/sqrt(var + eps) [C] and the two statistics [C]. */
@@ -103,13 +109,13 @@ static void join_moments(const cut *k, float eps, const float *means, const floa
     }
 }
 
-size_t lk_cpu_measure_scratch(const lk_tensor *t)
+size_t lk_cpu_moments_scratch(const lk_tensor *t)
 {
     cut k = cut_of(t);
     return (size_t)(2 * k.chunks * k.pattern) * sizeof(float);
 }
 
-void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4])
+void lk_cpu_moments(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4])
 {
     const void *from = lk_data(x, t);
     cut k = cut_of(t);
@@ -121,11 +127,11 @@ void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const 
                  lk_data(x, out[2]), lk_data(x, out[3]));
 }
 
-size_t lk_cpu_batch_moments_scratch(const lk_node *n) { return lk_cpu_measure_scratch(n->in[0]); }
+size_t lk_cpu_batch_moments_scratch(const lk_node *n) { return lk_cpu_moments_scratch(n->in[0]); }
 
 lk_status lk_cpu_batch_moments(lk_exec *x, const lk_node *n)
 {
-    lk_cpu_measure(x, n->in[0], n->attr.batch_norm.eps, n->out);
+    lk_cpu_moments(x, n->in[0], n->attr.batch_norm.eps, n->out);
     return LK_OK;
 }
 
@@ -159,9 +165,9 @@ static void normalise(const cut *k, lk_dtype type, lk_activation act, const void
     }
 }
 
-size_t lk_cpu_apply_scratch(const lk_tensor *t)
+size_t lk_cpu_normalise_scratch(const lk_tensor *t)
 {
-    return (size_t)(3 * lk_cpu_pattern(lk_cols(t))) * sizeof(float);
+    return (size_t)(3 * pattern_length(lk_cols(t))) * sizeof(float);
 }
 
 /* factor [C]: what x - mean is multiplied by, at its place in scratch. */
@@ -170,14 +176,14 @@ static void apply(lk_exec *x, const lk_tensor *in, lk_activation act, const floa
 {
     cut k = cut_of(in);
     float *centre = factor + k.pattern, *bias = centre + k.pattern;
-    lk_cpu_repeat(factor, k.channels, factor);
-    lk_cpu_repeat(mean, k.channels, centre);
-    lk_cpu_repeat(b, k.channels, bias);
+    repeat(factor, k.channels, factor);
+    repeat(mean, k.channels, centre);
+    repeat(b, k.channels, bias);
     normalise(&k, in->dtype, act, lk_data(x, in), centre, factor, bias, lk_data(x, out));
 }
 
-void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
-                  const lk_tensor *out)
+void lk_cpu_normalise(lk_exec *x, const lk_tensor *in, lk_activation act,
+                      lk_tensor *const given[4], const lk_tensor *out)
 {
     const float *w = lk_data(x, given[0]), *rstd = lk_data(x, given[3]);
     float *factor = lk_cpu_scratch(x);
@@ -185,17 +191,17 @@ void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor 
     apply(x, in, act, lk_data(x, given[2]), lk_data(x, given[1]), factor, out);
 }
 
-size_t lk_cpu_batch_apply_scratch(const lk_node *n) { return lk_cpu_apply_scratch(n->in[0]); }
+size_t lk_cpu_batch_apply_scratch(const lk_node *n) { return lk_cpu_normalise_scratch(n->in[0]); }
 
 lk_status lk_cpu_batch_apply(lk_exec *x, const lk_node *n)
 {
-    lk_cpu_apply(x, n->in[0], n->attr.batch_norm.activation, n->in + 1, n->out[0]);
+    lk_cpu_normalise(x, n->in[0], n->attr.batch_norm.activation, n->in + 1, n->out[0]);
     return LK_OK;
 }
 
 size_t lk_cpu_batch_norm_scratch(const lk_node *n)
 {
-    size_t measure = lk_cpu_measure_scratch(n->in[0]), own = lk_cpu_apply_scratch(n->in[0]);
+    size_t measure = lk_cpu_moments_scratch(n->in[0]), own = lk_cpu_normalise_scratch(n->in[0]);
     return n->inputs == 3 && measure > own ? measure : own;
 }
 
@@ -205,9 +211,9 @@ lk_status lk_cpu_batch_norm(lk_exec *x, const lk_node *n)
     lk_activation act = n->attr.batch_norm.activation;
     float eps = n->attr.batch_norm.eps;
     if (n->inputs == 3) {
-        lk_cpu_measure(x, in, eps, n->out + 1);
-        lk_cpu_apply(x, in, act, (lk_tensor *[]){n->in[1], n->in[2], n->out[1], n->out[2]},
-                     n->out[0]);
+        lk_cpu_moments(x, in, eps, n->out + 1);
+        lk_cpu_normalise(x, in, act, (lk_tensor *[]){n->in[1], n->in[2], n->out[1], n->out[2]},
+                         n->out[0]);
         return LK_OK;
     }
     const float *w = lk_data(x, n->in[1]), *var = lk_data(x, n->in[4]);
@@ -273,8 +279,8 @@ static void chunk_sums(const cut *k, int64_t chunk, const gradient *g, float *db
         m = block_length(k, at, end, &in);
         sum_block(g, at, in, m, db + in, dw + in);
     }
-    lk_cpu_fold(db, k->channels);
-    lk_cpu_fold(dw, k->channels);
+    fold(db, k->channels);
+    fold(dw, k->channels);
 }
 
 static void write_dx(const cut *k, const gradient *g, void *to)
@@ -298,9 +304,9 @@ static gradient gradient_of(lk_exec *x, const cut *k, const lk_tensor *in, lk_ac
                   .shift = p + 3 * k->pattern, .slope = p + 4 * k->pattern};
     const float *w = lk_data(x, given[0]), *rstd = lk_data(x, given[3]);
     for (int64_t c = 0; c < k->channels; c++) g.factor[c] = w[c] * rstd[c];
-    lk_cpu_repeat(lk_data(x, given[2]), k->channels, g.mean);
-    lk_cpu_repeat(g.factor, k->channels, g.factor);
-    lk_cpu_repeat(lk_data(x, given[1]), k->channels, g.bias);
+    repeat(lk_data(x, given[2]), k->channels, g.mean);
+    repeat(g.factor, k->channels, g.factor);
+    repeat(lk_data(x, given[1]), k->channels, g.bias);
     return g;
 }
 
@@ -360,7 +366,7 @@ static void image_block(const gradient *g, int64_t at, int64_t in, int64_t m, fl
 
 size_t lk_cpu_image_sums_scratch(const lk_tensor *t)
 {
-    int64_t pattern = lk_cpu_pattern(lk_cols(t));
+    int64_t pattern = pattern_length(lk_cols(t));
     return lk_cpu_piece((size_t)(5 * pattern) * sizeof(float)) + lk_cpu_own_bytes(4 * pattern);
 }
 
@@ -384,7 +390,7 @@ void lk_cpu_image_sums(lk_exec *x, const lk_tensor *in, lk_activation act,
             image_block(&g, at, at_pattern, m, sum);
         }
         for (int i = 0; i < 4; i++) {
-            lk_cpu_fold(sum[i], k.channels);
+            fold(sum[i], k.channels);
             memcpy(to + i * k.channels, sum[i], (size_t)k.channels * sizeof *to);
         }
     }
@@ -413,8 +419,8 @@ lk_status lk_cpu_batch_norm_grad(lk_exec *x, const lk_node *n)
         dw[c] = n->accumulate & 2 ? dw[c] + s : s;
         db[c] = n->accumulate & 4 ? db[c] + b : b;
     }
-    lk_cpu_repeat(g.shift, k.channels, g.shift);
-    lk_cpu_repeat(g.slope, k.channels, g.slope);
+    repeat(g.shift, k.channels, g.shift);
+    repeat(g.slope, k.channels, g.slope);
     write_dx(&k, &g, lk_data(x, n->out[0]));
     return LK_OK;
 }

@@ -80,25 +80,6 @@ static lk_status host_alloc(lk_device *d, size_t bytes, void **memory)
     return LK_OK;
 }
 
-static void host_release(lk_device *d, void *memory)
-{
-    (void)d;
-    free(memory);
-}
-
-static lk_status copy(lk_device *d, void *to, const void *from, size_t bytes)
-{
-    (void)d;
-    memcpy(to, from, bytes);
-    return LK_OK;
-}
-
-static lk_status done(lk_device *d)
-{
-    (void)d;
-    return LK_OK;
-}
-
 static lk_status add(lk_device *d, float *dst, const float *src, int64_t n)
 {
     (void)d;
@@ -107,13 +88,6 @@ static lk_status add(lk_device *d, float *dst, const float *src, int64_t n)
         int64_t end = n - i < 16 * LK_CPU_BLOCK ? n : i + 16 * LK_CPU_BLOCK;
         for (int64_t k = i; k < end; k++) dst[k] += src[k];
     }
-    return LK_OK;
-}
-
-static lk_status event(lk_device *d, int slot)
-{
-    (void)d;
-    (void)slot;
     return LK_OK;
 }
 
@@ -191,13 +165,13 @@ const lk_backend lk_backend_cpu = {
     .alloc = lk_device_host_alloc,
     .release = lk_device_host_release,
     .host_alloc = host_alloc,
-    .host_release = host_release,
-    .upload = copy,
-    .download = copy,
-    .sync = done,
+    .host_release = lk_device_host_free,
+    .upload = lk_device_host_copy,
+    .download = lk_device_host_copy,
+    .sync = lk_device_host_sync,
     .add = add,
-    .record = event,
-    .wait = event,
+    .record = lk_device_host_event,
+    .wait = lk_device_host_event,
     .prepare = prepare,
     .kernel = {
 #define LK_OP(upper, lower, policy) [LK_OP_##upper] = lk_cpu_##lower,

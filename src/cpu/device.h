@@ -98,22 +98,16 @@ void lk_cpu_sum_chunks(const float *partial, int64_t chunks, int64_t cols, bool 
 size_t lk_cpu_column_sums_scratch(const lk_tensor *t);
 void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *out);
 
-/* ---- batch_norm.c: channels innermost --------------------------------------------------------
- *
- * Values v [C] of the channels are repeated to a pattern as long as a block, so that short rows
- * run as one loop over whole rows. */
+/* ---- batch_norm.c: channels innermost -------------------------------------------------------- */
 
-int64_t lk_cpu_pattern(int64_t channels); /* its length, a multiple of channels */
-void lk_cpu_repeat(const float *v, int64_t channels, float *pattern); /* v may be pattern */
-void lk_cpu_fold(float *pattern, int64_t channels); /* the reverse: sums to the first [C] */
 /* The moments of t to out: mean, rstd and the two statistics [C]. Uses so much of the beginning of
  * scratch, as do the next three. */
-size_t lk_cpu_measure_scratch(const lk_tensor *t);
-void lk_cpu_measure(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4]);
+size_t lk_cpu_moments_scratch(const lk_tensor *t);
+void lk_cpu_moments(lk_exec *x, const lk_tensor *t, float eps, lk_tensor *const out[4]);
 /* out [N,C] = act((in - mean) rstd w + b); given: w, b, mean, rstd [C]. May run in place. */
-size_t lk_cpu_apply_scratch(const lk_tensor *t);
-void lk_cpu_apply(lk_exec *x, const lk_tensor *in, lk_activation act, lk_tensor *const given[4],
-                  const lk_tensor *out);
+size_t lk_cpu_normalise_scratch(const lk_tensor *t);
+void lk_cpu_normalise(lk_exec *x, const lk_tensor *in, lk_activation act,
+                      lk_tensor *const given[4], const lk_tensor *out);
 /* sums [2,C] of dz = dy act'(z) and of dz (in - mean). */
 size_t lk_cpu_batch_sums_scratch(const lk_tensor *t);
 void lk_cpu_batch_sums(lk_exec *x, const lk_tensor *in, lk_activation act,

@@ -16,11 +16,10 @@ typedef struct source {
 static int64_t stored(const source *s, int64_t b)
 {
     if (!s->node->attr.images.resident) return b;
-    uint64_t shard = (uint64_t)s->node->attr.images.shard_rows;
-    uint64_t at = s->step * (uint64_t)s->batch + (uint64_t)b;
-    return (s->leaf - s->node->attr.images.first_leaf) * (int64_t)shard +
-           (int64_t)lk_permute(at % shard, shard, s->seed, s->node->attr.images.purpose,
-                               (uint32_t)s->leaf, (uint32_t)(at / shard));
+    int64_t shard = s->node->attr.images.shard_rows;
+    return (s->leaf - s->node->attr.images.first_leaf) * shard +
+           lk_sample_row(s->step, s->batch, b, shard, s->seed, s->node->attr.images.purpose,
+                         s->leaf);
 }
 
 /* A point along one side of the stored image: between pixels low and high, part of the way;

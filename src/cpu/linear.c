@@ -62,7 +62,7 @@ void lk_cpu_column_sums(lk_exec *x, const lk_tensor *t, bool accumulate, float *
 size_t lk_cpu_linear_scratch(const lk_node *n)
 {
     size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-                    lk_cpu_copy_bytes(n->in[2]) + lk_cpu_copy_bytes(n->out[0]) + 1024;
+                    lk_cpu_copy_bytes(n->in[2]) + lk_cpu_copy_bytes(n->out[0]);
     size_t rope = lk_cpu_rope_scratch(n);
     return copies > rope ? copies : rope;
 }
@@ -70,7 +70,7 @@ size_t lk_cpu_linear_scratch(const lk_node *n)
 size_t lk_cpu_linear_dx_scratch(const lk_node *n)
 {
     size_t copies = lk_cpu_copy_bytes(n->in[0]) + lk_cpu_copy_bytes(n->in[1]) +
-                    lk_cpu_copy_bytes(n->out[0]) + 1024;
+                    lk_cpu_copy_bytes(n->out[0]);
     size_t sums = n->out[1] ? lk_cpu_column_sums_scratch(n->out[0]) : 0;
     return copies > sums ? copies : sums;
 }
@@ -145,7 +145,7 @@ static lk_node plain_of(const lk_node *n)
 size_t lk_cpu_linear_moments_scratch(const lk_node *n)
 {
     lk_node plain = plain_of(n);
-    size_t product = lk_cpu_linear_scratch(&plain), measure = lk_cpu_measure_scratch(n->out[0]);
+    size_t product = lk_cpu_linear_scratch(&plain), measure = lk_cpu_moments_scratch(n->out[0]);
     return product > measure ? product : measure;
 }
 
@@ -153,7 +153,7 @@ lk_status lk_cpu_linear_moments(lk_exec *x, const lk_node *n)
 {
     lk_node plain = plain_of(n);
     LK_TRY(lk_cpu_linear(x, &plain));
-    lk_cpu_measure(x, n->out[0], n->attr.batch_norm.eps, n->out + 1);
+    lk_cpu_moments(x, n->out[0], n->attr.batch_norm.eps, n->out + 1);
     return LK_OK;
 }
 

@@ -20,15 +20,15 @@ static size_t forward_bytes(const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, 0, &z);
-    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_scratch(&plain), lk_cpu_apply_scratch(&z));
-    return n->outputs > 1 ? lk_cpu_larger(bytes, lk_cpu_measure_scratch(n->out[0])) : bytes;
+    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_scratch(&plain), lk_cpu_normalise_scratch(&z));
+    return n->outputs > 1 ? lk_cpu_larger(bytes, lk_cpu_moments_scratch(n->out[0])) : bytes;
 }
 
 static size_t gradient_bytes(const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, 0, &z);
-    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_apply_scratch(&z));
+    size_t bytes = lk_cpu_larger(lk_cpu_dwconv_grad_scratch(&plain), lk_cpu_normalise_scratch(&z));
     return n->out[2] ? lk_cpu_larger(bytes, lk_cpu_batch_sums_scratch(&z)) : bytes;
 }
 
@@ -46,9 +46,9 @@ lk_status lk_cpu_norm_dwconv(lk_exec *x, const lk_node *n)
 {
     lk_tensor z;
     lk_node plain = plain_of(n, forward_bytes(n), &z);
-    lk_cpu_apply(x, n->in[0], n->attr.norm_dwconv.activation, n->in + 2, &z);
+    lk_cpu_normalise(x, n->in[0], n->attr.norm_dwconv.activation, n->in + 2, &z);
     LK_TRY(lk_cpu_dwconv(x, &plain));
-    if (n->outputs > 1) lk_cpu_measure(x, n->out[0], n->attr.norm_dwconv.eps, n->out + 1);
+    if (n->outputs > 1) lk_cpu_moments(x, n->out[0], n->attr.norm_dwconv.eps, n->out + 1);
     return LK_OK;
 }
 
@@ -57,7 +57,7 @@ lk_status lk_cpu_norm_dwconv_grad(lk_exec *x, const lk_node *n)
     lk_tensor z;
     lk_node plain = plain_of(n, gradient_bytes(n), &z);
     lk_activation act = n->attr.norm_dwconv.activation;
-    lk_cpu_apply(x, n->in[0], act, n->in + 2, &z);
+    lk_cpu_normalise(x, n->in[0], act, n->in + 2, &z);
     LK_TRY(lk_cpu_dwconv_grad(x, &plain));
     if (n->out[2])
         lk_cpu_batch_sums(x, n->in[0], act, n->in + 2, n->out[0], lk_data(x, n->out[2]));

@@ -33,7 +33,7 @@ static size_t forward_bytes(const lk_node *n)
 {
     lk_node plain = excite(n);
     return lk_cpu_piece(
-        lk_cpu_larger(lk_cpu_excite_scratch(&plain), lk_cpu_apply_scratch(n->in[0])));
+        lk_cpu_larger(lk_cpu_excite_scratch(&plain), lk_cpu_normalise_scratch(n->in[0])));
 }
 
 size_t lk_cpu_squeeze_excite_scratch(const lk_node *n)
@@ -45,7 +45,7 @@ lk_status lk_cpu_squeeze_excite(lk_exec *x, const lk_node *n)
 {
     lk_tensor *image = n->in[0], normalised = scratch_like(image, forward_bytes(n));
     if (n->inputs > 5) {
-        lk_cpu_apply(x, image, n->attr.batch_norm.activation, n->in + 5, &normalised);
+        lk_cpu_normalise(x, image, n->attr.batch_norm.activation, n->in + 5, &normalised);
         image = &normalised;
     }
     lk_node pool = reduction(n, LK_OP_POOL, image, NULL, n->out[3]), plain = excite(n);
@@ -53,12 +53,12 @@ lk_status lk_cpu_squeeze_excite(lk_exec *x, const lk_node *n)
     return lk_cpu_excite(x, &plain);
 }
 
-size_t lk_cpu_norm_gate_scratch(const lk_node *n) { return lk_cpu_apply_scratch(n->in[0]); }
+size_t lk_cpu_norm_gate_scratch(const lk_node *n) { return lk_cpu_normalise_scratch(n->in[0]); }
 
 lk_status lk_cpu_norm_gate(lk_exec *x, const lk_node *n)
 {
     lk_node gate = reduction(n, LK_OP_GATE, n->out[0], n->in[1], n->out[0]);
-    lk_cpu_apply(x, n->in[0], n->attr.batch_norm.activation, n->in + 2, n->out[0]);
+    lk_cpu_normalise(x, n->in[0], n->attr.batch_norm.activation, n->in + 2, n->out[0]);
     return lk_cpu_gate(x, &gate); /* in place */
 }
 
@@ -75,7 +75,8 @@ static lk_node excite_dx(const lk_node *n, lk_tensor *ds)
 static size_t gradient_bytes(const lk_node *n)
 {
     lk_node plain = excite_dx(n, n->out[0]);
-    size_t bytes = lk_cpu_larger(lk_cpu_excite_dx_scratch(&plain), lk_cpu_apply_scratch(n->in[0]));
+    size_t bytes =
+        lk_cpu_larger(lk_cpu_excite_dx_scratch(&plain), lk_cpu_normalise_scratch(n->in[0]));
     if (n->inputs > 6) bytes = lk_cpu_larger(bytes, lk_cpu_image_sums_scratch(n->in[0]));
     return lk_cpu_piece(bytes);
 }
@@ -94,7 +95,7 @@ lk_status lk_cpu_squeeze_excite_dx(lk_exec *x, const lk_node *n)
     lk_tensor ds = scratch_like(n->out[0], gradient_bytes(n));
     lk_tensor normalised = scratch_like(image, ds.offset + ds_bytes(n));
     if (n->inputs > 6) {
-        lk_cpu_apply(x, image, act, n->in + 6, &normalised);
+        lk_cpu_normalise(x, image, act, n->in + 6, &normalised);
         image = &normalised;
     }
     lk_node gate = reduction(n, LK_OP_GATE_DS, image, dy, &ds), plain = excite_dx(n, &ds);

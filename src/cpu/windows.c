@@ -15,15 +15,12 @@ lk_status lk_cpu_windows(lk_exec *x, const lk_node *n)
     const void *from = lk_data(x, data);
     int32_t *tokens = lk_data(x, out), *targets = lk_data(x, n->out[1]);
     int64_t batch = out->dim[0], time = out->dim[1], shard = n->attr.windows.shard_tokens;
-    uint64_t starts = (uint64_t)(shard - time);
     for (int64_t b = 0; b < batch; b++) {
         int64_t first = b * (time + 1);
-        if (n->attr.windows.resident) {
-            uint64_t at = state->step * (uint64_t)batch + (uint64_t)b;
+        if (n->attr.windows.resident)
             first = (x->leaf - n->attr.windows.first_leaf) * shard +
-                    (int64_t)lk_permute(at % starts, starts, x->seed, n->attr.windows.purpose,
-                                        (uint32_t)x->leaf, (uint32_t)(at / starts));
-        }
+                    lk_sample_row(state->step, batch, b, shard - time, x->seed,
+                                  n->attr.windows.purpose, x->leaf);
         for (int64_t t = 0; t < time; t++) {
             tokens[b * time + t] = token(data->dtype, from, first + t);
             targets[b * time + t] = token(data->dtype, from, first + t + 1);
@@ -41,12 +38,10 @@ lk_status lk_cpu_texts(lk_exec *x, const lk_node *n)
     int64_t batch = out->dim[0], time = out->dim[1], shard = n->attr.images.shard_rows;
     for (int64_t b = 0; b < batch; b++) {
         int64_t row = b;
-        if (n->attr.images.resident) {
-            uint64_t at = state->step * (uint64_t)batch + (uint64_t)b, rows = (uint64_t)shard;
+        if (n->attr.images.resident)
             row = (x->leaf - n->attr.images.first_leaf) * shard +
-                  (int64_t)lk_permute(at % rows, rows, x->seed, n->attr.images.purpose,
-                                      (uint32_t)x->leaf, (uint32_t)(at / rows));
-        }
+                  lk_sample_row(state->step, batch, b, shard, x->seed, n->attr.images.purpose,
+                                x->leaf);
         for (int64_t t = 0; t < time; t++)
             tokens[b * time + t] = token(data->dtype, from, row * time + t);
     }

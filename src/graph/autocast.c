@@ -5,6 +5,8 @@
 #include "graph/graph.h"
 #include "ops/ops.h"
 
+#include <string.h>
+
 static lk_tensor *shadow_of(lk_graph *g, lk_tensor *param)
 {
     if (param->shadow) return param->shadow;
@@ -35,18 +37,18 @@ lk_status lk_autocast(lk_graph *g, lk_dtype compute)
     g->first = g->last = NULL;
     while (n) { /* relink the list, casts going in before the node that wants them */
         lk_node *next = n->next;
-        lk_policy policy = lk_op_policy(n->op);
         uint32_t stay = lk_op_rule(n->op)->float_inputs;
         lk_dtype type = compute;
-        if (policy == LK_POLICY_FLOAT) type = LK_F32;
-        if (policy == LK_POLICY_KEEP && n->in[0]) {
+        if (lk_op_policy(n->op) == LK_POLICY_KEEP && n->in[0]) {
             if (n->in[0]->base) n->in[0]->dtype = lk_root(n->in[0])->dtype;
             type = n->in[0]->dtype;
         }
         lk_scope_push(g, "%s", n->scope); /* a cast belongs to the node that wants it */
+        memcpy(g->unit, n->unit, sizeof g->unit);
         for (int i = 0; i < n->inputs; i++)
             n->in[i] = as_type(g, n->in[i], stay >> i & 1 ? LK_F32 : type);
         g->scope[0] = '\0';
+        memset(g->unit, 0, sizeof g->unit);
         if (g->status != LK_OK) return g->status;
         for (int i = 0; i < n->outputs; i++)
             if (n->out[i] && !n->out[i]->fixed_type) n->out[i]->dtype = type;

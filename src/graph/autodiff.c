@@ -5,9 +5,8 @@
 
 #include <stdlib.h>
 
-bool lk_needs_gradient(const lk_graph *g, const lk_tensor *t)
+bool lk_needs_gradient(const lk_tensor *t)
 {
-    (void)g;
     return t && lk_root((lk_tensor *)t)->needs_gradient;
 }
 

@@ -85,6 +85,10 @@ void lk_scope_pop(lk_graph *g)
     *(dot ? dot : g->scope) = '\0';
 }
 
+void lk_unit_begin(lk_graph *g, lk_unit kind) { g->unit[kind] = ++g->units; }
+
+void lk_unit_end(lk_graph *g, lk_unit kind) { g->unit[kind] = 0; }
+
 bool lk_is_float(lk_dtype dtype) { return dtype == LK_F32 || dtype == LK_F16 || dtype == LK_BF16; }
 
 int64_t lk_count(const lk_tensor *t)
@@ -209,6 +213,7 @@ lk_node *lk_node_new(lk_graph *g, lk_op op, int inputs, lk_tensor *const *in)
     n->inputs = inputs;
     memcpy(n->in, in, (size_t)inputs * sizeof *in);
     n->scope = text(g, g->scope);
+    memcpy(n->unit, g->unit, sizeof n->unit);
     *(g->last ? &g->last->next : &g->first) = n;
     g->last = n;
     return n;

@@ -56,6 +56,10 @@ typedef enum lk_op {
 
 typedef enum lk_section { LK_LEAF, LK_LAST, LK_STEP } lk_section;
 
+/* Pieces of a model that lk_recompute may compute again as one: a block of a transformer, and in it
+ * the feed-forward with the norm before it. */
+typedef enum lk_unit { LK_UNIT_BLOCK, LK_UNIT_FFN, LK_UNITS } lk_unit;
+
 typedef struct lk_node lk_node;
 typedef struct lk_param lk_param;
 
@@ -72,7 +76,8 @@ typedef struct lk_tensor {
     lk_param *param;         /* PARAM, SHADOW and GRAD tensors of a parameter */
     int metric;              /* 1 + lk_metric: lies in the tail of region GRAD; 0: no metric */
     bool needs_gradient;     /* autodiff: a parameter or wanted tensor lies upstream */
-    bool unread;             /* recompute: no node reads it, its bytes are free after its node */
+    bool unread;             /* recompute, fuse: no node reads it, its bytes are free after its
+                              * node */
     struct lk_tensor *cotangent; /* autodiff: sum of the contributions so far */
     struct lk_tensor *shadow;    /* autocast: a parameter's half copy in this graph */
     const char *name;        /* for messages; owned by the graph */
@@ -186,7 +191,8 @@ struct lk_node {
     lk_tensor *out[LK_MAX_OUTPUTS]; /* optional outputs may be NULL */
     uint32_t accumulate;            /* bit i: out[i] (in GRAD) is added to, not overwritten */
     lk_attr attr;
-    const char *scope; /* "blocks.3.attn.qkv"; owned by the graph */
+    const char *scope;  /* "blocks.3.attn.qkv"; owned by the graph */
+    int unit[LK_UNITS]; /* of the forward pass: numbers, from 1, of those it is in; 0: none */
     struct lk_node *next;
 };
 
@@ -243,6 +249,8 @@ struct lk_graph {
     lk_tensor **tensor; /* all, by id */
     uint32_t sites;     /* dropout sites numbered so far */
     char scope[256];
+    int unit[LK_UNITS]; /* that are open, as in a node */
+    int units;          /* numbered so far */
     struct lk_pool *pool; /* owned allocations */
     bool *gradient_written; /* autodiff: by parameter index */
     lk_node *forward_end;   /* autodiff: the last node of the forward pass, until lk_fuse */
@@ -257,6 +265,9 @@ static inline lk_status lk_graph_status(const lk_graph *g) { return g->status; }
 /* Enter and leave a scope; the format is appended with a dot. Names params, nodes and errors. */
 void lk_scope_push(lk_graph *g, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void lk_scope_pop(lk_graph *g);
+/* What is built between the two is of one unit of that kind. */
+void lk_unit_begin(lk_graph *g, lk_unit kind);
+void lk_unit_end(lk_graph *g, lk_unit kind);
 
 /* A tensor bound from outside when the program runs. */
 lk_tensor *lk_input(lk_graph *g, const char *name, lk_dtype dtype, int dims, const int64_t *dim);
@@ -310,7 +321,7 @@ lk_status lk_autodiff(lk_graph *g, lk_tensor *y, lk_tensor *dy, int wants,
 
 /* In a gradient rule: the cotangent of a tensor (NULL: none reaches it) and a contribution. */
 lk_tensor *lk_cotangent(lk_graph *g, const lk_tensor *t);
-bool lk_needs_gradient(const lk_graph *g, const lk_tensor *t);
+bool lk_needs_gradient(const lk_tensor *t);
 void lk_contribute(lk_graph *g, const lk_tensor *t, lk_tensor *contribution);
 /* Append the gradient of parameter `param` as the next output of node n; sets the accumulate bit
  * when an earlier node already wrote it. NULL param: a NULL output. */
@@ -319,9 +330,8 @@ void lk_param_output(lk_graph *g, lk_node *n, const lk_tensor *param);
 void lk_statistic_output(lk_graph *g, lk_node *n, const lk_tensor *s);
 
 /* Which activations the backward pass computes again instead of keeping them: none, those of every
- * feed-forward (scopes 'blocks.N.ffn' and its norm), or those of every block ('blocks.N'). After
- * autodiff, before lk_fuse; changes no bits. Without a backward pass nothing happens.
- * src/graph/recompute.c */
+ * LK_UNIT_FFN, or those of every LK_UNIT_BLOCK. After autodiff, before lk_fuse; changes no bits.
+ * Without a backward pass nothing happens. src/graph/recompute.c */
 typedef enum lk_recompute_policy {
     LK_RECOMPUTE_NONE,
     LK_RECOMPUTE_FFN,

@@ -2,14 +2,14 @@
  * again, from what enters the block, just before the first backward node that reads one (T. Chen
  * et al., "Training deep nets with sublinear memory cost", 2016).
  *
- *   FFN    in every 'blocks.N': the feed-forward and the norm before it. Of a GPT-2 block's 16 C
+ *   FFN    in every block: the feed-forward and the norm before it. Of a GPT-2 block's 16 C
  *          values a token (C: width) 9 C go: the two hidden tensors and the norm's result. The
  *          price is the norm and the up product, a third of the block's forward products.
- *   BLOCK  in every 'blocks.N': all but the residual stream that enters it, 15 C of 16 C. The price
+ *   BLOCK  in every block: all but the residual stream that enters it, 15 C of 16 C. The price
  *          is the block's forward pass without the down product, whose result nobody needs.
  *
  * The clones are the forward nodes with their attributes; dropout is keyed by site, so they give
- * the same bits, and the backward pass reads the same values as without. What another scope reads
+ * the same bits, and the backward pass reads the same values as without. What another unit reads
  * (the residual stream) stays. Nodes are cloned where they are asked for, so nothing is computed
  * again that the backward pass does not need.
  *
@@ -19,51 +19,29 @@
 #include "graph/graph.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct recomputer {
     lk_graph *g;
-    lk_recompute_policy policy;
+    lk_unit unit;     /* the kind of what is computed again */
     int tensors;      /* of the graph before the first clone: the length of the arrays */
     bool *dropped;    /* by tensor id: not kept for the backward pass */
     lk_tensor **copy; /* by tensor id: what the clone of its node makes; NULL: not cloned */
 } recomputer;
 
-/* Length of the part of a node's scope that names what is computed again with it; 0: nothing. */
-static size_t extent(const recomputer *r, const lk_node *n)
-{
-    const char *at = strstr(n->scope, "blocks.");
-    if (!at || (at != n->scope && at[-1] != '.')) return 0;
-    at += strlen("blocks.");
-    size_t digits = strspn(at, "0123456789");
-    if (digits == 0) return 0;
-    at += digits;
-    if (r->policy == LK_RECOMPUTE_FFN) {
-        if (strncmp(at, ".ffn", 4) != 0) return 0; /* .ffn and .ffn_norm */
-        at += 4;
-    }
-    return (size_t)(at - n->scope);
-}
-
-static bool together(const recomputer *r, const lk_node *a, const lk_node *b)
-{
-    size_t n = extent(r, a);
-    return n > 0 && n == extent(r, b) && strncmp(a->scope, b->scope, n) == 0;
-}
-
-/* Everything made inside a scope, but for what the forward pass reads outside it. */
+/* Everything made inside a unit, but for what the forward pass reads outside it. */
 static void choose(recomputer *r)
 {
     const lk_node *end = r->g->forward_end->next;
     for (const lk_node *n = r->g->first; n != end; n = n->next)
         for (int i = 0; i < n->outputs; i++) {
             const lk_tensor *t = n->out[i];
-            if (t) r->dropped[t->id] = extent(r, n) > 0 && t->region == LK_REGION_ARENA;
+            if (t) r->dropped[t->id] = n->unit[r->unit] && t->region == LK_REGION_ARENA;
         }
     for (const lk_node *n = r->g->first; n != end; n = n->next)
         for (int i = 0; i < n->inputs; i++) {
             const lk_tensor *t = lk_root(n->in[i]);
-            if (t && r->dropped[t->id] && !together(r, n, t->producer)) r->dropped[t->id] = false;
+            if (t && r->dropped[t->id] && n->unit[r->unit] != t->producer->unit[r->unit])
+                r->dropped[t->id] = false;
         }
 }
 
@@ -144,7 +122,8 @@ lk_status lk_recompute(lk_graph *g, lk_recompute_policy policy)
 {
     if (g->status != LK_OK) return g->status;
     if (policy == LK_RECOMPUTE_NONE || !g->forward_end) return LK_OK;
-    recomputer r = {g, policy, g->tensors, calloc((size_t)g->tensors, sizeof *r.dropped),
+    lk_unit unit = policy == LK_RECOMPUTE_FFN ? LK_UNIT_FFN : LK_UNIT_BLOCK;
+    recomputer r = {g, unit, g->tensors, calloc((size_t)g->tensors, sizeof *r.dropped),
                     calloc((size_t)g->tensors, sizeof *r.copy)};
     if (r.dropped && r.copy) {
         choose(&r);

@@ -78,7 +78,9 @@ static lk_tensor *text(lk_graph *g, const lk_fusion *m, lk_tensor *tokens, lk_te
     for (int64_t i = 0; i < m->cross_layers; i++) {
         lk_scope_push(g, "blocks");
         lk_scope_push(g, "%lld", (long long)i);
+        lk_unit_begin(g, LK_UNIT_BLOCK);
         x = cross(g, &all, x, memory);
+        lk_unit_end(g, LK_UNIT_BLOCK);
         lk_scope_pop(g);
         lk_scope_pop(g);
     }

@@ -23,10 +23,12 @@ lk_tensor *lk_transformer_norm(lk_graph *g, const lk_transformer *m, const char 
 
 lk_tensor *lk_transformer_feed(lk_graph *g, const lk_transformer *m, lk_tensor *x)
 {
+    lk_unit_begin(g, LK_UNIT_FFN);
     lk_tensor *h = lk_transformer_norm(g, m, "ffn_norm", x);
     lk_scope_push(g, "ffn");
     h = lk_ffn_part_find(m->ffn)->build(g, m, h);
     lk_scope_pop(g);
+    lk_unit_end(g, LK_UNIT_FFN);
     return lk_residual(g, x, h, m->dropout);
 }
 
@@ -51,7 +53,9 @@ lk_tensor *lk_transformer_blocks(lk_graph *g, const lk_transformer *m, lk_tensor
     for (int64_t i = 0; i < m->layers; i++) {
         lk_scope_push(g, "blocks");
         lk_scope_push(g, "%lld", (long long)i);
+        lk_unit_begin(g, LK_UNIT_BLOCK);
         x = block(g, m, x);
+        lk_unit_end(g, LK_UNIT_BLOCK);
         lk_scope_pop(g);
         lk_scope_pop(g);
     }

@@ -59,7 +59,7 @@ static void conv_gradient(lk_graph *g, lk_node *n)
     if (!dw) return;
     dw->attr = n->attr;
     lk_param_output(g, dw, w);
-    if (!lk_needs_gradient(g, x)) return;
+    if (!lk_needs_gradient(x)) return;
     lk_node *dx = lk_node_new(g, LK_OP_CONV_DX, 2, (lk_tensor *[]){dy, w});
     if (!dx) return;
     dx->attr = n->attr;
@@ -72,7 +72,7 @@ static void dwconv_gradient(lk_graph *g, lk_node *n)
     lk_node *d = lk_node_new(g, LK_OP_DWCONV_GRAD, 3, (lk_tensor *[]){x, w, dy});
     if (!d) return;
     d->attr = n->attr;
-    lk_tensor *dx = lk_needs_gradient(g, x) ? lk_tensor_like(g, x) : NULL;
+    lk_tensor *dx = lk_needs_gradient(x) ? lk_tensor_like(g, x) : NULL;
     lk_node_output(g, d, dx);
     lk_param_output(g, d, w);
     lk_contribute(g, x, dx);

@@ -5,11 +5,11 @@
 static void gradient(lk_graph *g, lk_node *n)
 {
     lk_tensor *x = n->in[0], *s = n->in[1], *dy = lk_cotangent(g, n->out[0]);
-    if (lk_needs_gradient(g, s)) {
+    if (lk_needs_gradient(s)) {
         lk_node *d = lk_node_new(g, LK_OP_GATE_DS, 2, (lk_tensor *[]){x, dy});
         lk_contribute(g, s, lk_node_output(g, d, lk_tensor_like(g, s)));
     }
-    if (lk_needs_gradient(g, x)) { /* the fuse pass adds the third input */
+    if (lk_needs_gradient(x)) { /* the fuse pass adds the third input */
         lk_node *d = lk_node_new(g, LK_OP_GATE_DX, 2, (lk_tensor *[]){s, dy});
         lk_contribute(g, x, lk_node_output(g, d, lk_tensor_like(g, x)));
     }

@@ -30,7 +30,7 @@ static void gradient(lk_graph *g, lk_node *n)
     lk_node *dw = lk_node_new(g, LK_OP_LINEAR_DW, 2, (lk_tensor *[]){x, dy});
     lk_param_output(g, dw, w);
     lk_param_output(g, dw, b);
-    if (lk_needs_gradient(g, x)) {
+    if (lk_needs_gradient(x)) {
         lk_node *dx = lk_node_new(g, LK_OP_LINEAR_DX, 2, (lk_tensor *[]){dy, w});
         lk_contribute(g, x, lk_node_output(g, dx, lk_tensor_like(g, x)));
     }

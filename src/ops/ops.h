@@ -14,18 +14,18 @@
  *
  * WINDOWS         in  data u8|u16|i32; state      out tokens i32 [B,T], targets i32 [B,T]
  *   resident: data [leaves here, shard_tokens]; sample b of leaf l at step s starts at
- *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) in that leaf's shard, where
- *   n = shard_tokens - T and pos = s*B + b. Else data [B, T+1], one row per sample of this leaf.
- *   tokens = window[0..T), targets = window[1..T].
+ *   lk_sample_row(s, B, b, shard_tokens - T, seed, purpose, l) (base/philox.h) in that leaf's
+ *   shard. Else data [B, T+1], one row per sample of this leaf. tokens = window[0..T),
+ *   targets = window[1..T].
  * IMAGES          in  data u8 [R,Hs,Ws,C], labels u16 [R], scale f32 [2,C]; state
  *                 out x X [B,H,W,C], targets f32 [B,K], labels i32 [B]
  *   resident: data holds shards of shard_rows images; sample b of leaf l at step s is image
- *   lk_permute(pos mod n, n, seed, purpose, l, pos / n) of that leaf's shard, n = shard_rows,
- *   pos = s*B + b. Else row b. Its pixels are sampled and mixed as lk_augment_draw (ops/augment.h)
- *   says: x = lambda v(b) + (1-lambda) v(B-1-b), where v(i) is image i through its own crop, flip
- *   and erasing: each value u is interpolated, then (u/255 - scale[0,c]) scale[1,c], and 0 in the
- *   erased rectangle. targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing)
- *   onehot + smoothing/K (C. Szegedy et al. 2016; H. Zhang et al., "mixup", ICLR 2018).
+ *   lk_sample_row(s, B, b, shard_rows, seed, purpose, l) of that leaf's shard. Else row b. Its
+ *   pixels are sampled and mixed as lk_augment_draw (ops/augment.h) says: x = lambda v(b) +
+ *   (1-lambda) v(B-1-b), where v(i) is image i through its own crop, flip and erasing: each value
+ *   u is interpolated, then (u/255 - scale[0,c]) scale[1,c], and 0 in the erased rectangle.
+ *   targets = lambda t(b) + (1-lambda) t(B-1-b), t(i) = (1-smoothing) onehot + smoothing/K
+ *   (C. Szegedy et al. 2016; H. Zhang et al., "mixup", ICLR 2018).
  *   labels: as read, without mixing.
  * TEXTS           in  data u8|u16 [R,T]; state    out tokens i32 [B,T]
  *   the rows of the samples that IMAGES takes with the same attributes: the text of each image.
@@ -203,7 +203,7 @@
 
 #include "graph/graph.h"
 
-typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_FLOAT, LK_POLICY_KEEP } lk_policy;
+typedef enum lk_policy { LK_POLICY_HALF, LK_POLICY_KEEP } lk_policy;
 
 typedef struct lk_rule {
     /* Append gradient nodes for n; NULL: not differentiable. */

@@ -1,6 +1,6 @@
-/* lk_observer: who wants to know which node a program runs. Tracing, the search for anomalies, the
- * naming of a failing kernel and a watchdog are all written against it; a program without one pays
- * a pointer test for each node that it runs or captures.
+/* lk_observer: who wants to know which node a program runs. Tracing, the search for anomalies and
+ * the naming of a failing kernel are written against it; a program without one pays a pointer test
+ * for each node that it runs or captures. (The watchdog goes by base/heart.h.)
  *
  * An observer is a struct of its user's that begins with an lk_observer. It outlives its time with
  * the program. Calls come on the thread that runs the program. */

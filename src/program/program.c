@@ -101,10 +101,9 @@ void lk_program_destroy(lk_program *p)
     free(p);
 }
 
-lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device)
+void lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device)
 {
     p->input[local_leaf][input->id] = device;
-    return LK_OK;
 }
 
 void lk_program_use_state(lk_program *p, void *state) { p->exec.base[LK_REGION_STATE] = state; }

@@ -2,8 +2,8 @@
  *
  * lk_program_run() enqueues one step: the LEAF nodes once for each local leaf, gradients summed
  * pairwise in a fixed binary tree as leaves complete, the LAST nodes within the last leaf, then the
- * STEP nodes. Where the backend
- * captures, the first run captures the whole step and later runs replay it. */
+ * STEP nodes. Where the backend captures, the first run captures the whole step and later runs
+ * replay it. */
 #ifndef LK_PROGRAM_PROGRAM_H
 #define LK_PROGRAM_PROGRAM_H
 
@@ -29,7 +29,7 @@ void lk_program_destroy(lk_program *p); /* takes NULL; before lk_comm_detach() *
  * NULL: none needs any. */
 lk_status lk_program_share(lk_program *const *program, int count, void **memory);
 /* Bind an INPUT tensor to device memory for one local leaf. Before the first run. */
-lk_status lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
+void lk_program_bind(lk_program *p, const lk_tensor *input, int local_leaf, void *device);
 lk_status lk_program_run(lk_program *p);
 /* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
 void *lk_program_data(lk_program *p, const lk_tensor *t);

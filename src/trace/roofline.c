@@ -78,9 +78,9 @@ static lk_status time_program(lk_device *d, lk_graph *g, lk_tensor *const input[
     lk_program *program;
     size_t bytes = lk_bytes(input[0]);
     LK_TRY(lk_program_create(g, store, &o, &program));
+    lk_program_bind(program, input[0], 0, memory);
+    lk_program_bind(program, input[1], 0, memory + bytes);
     lk_status status = fill(d, g->compute, 2 * bytes, memory);
-    if (status == LK_OK) status = lk_program_bind(program, input[0], 0, memory);
-    if (status == LK_OK) status = lk_program_bind(program, input[1], 0, memory + bytes);
     if (status == LK_OK) status = time_size(d, program, p);
     lk_program_destroy(program);
     lk_op_cost(g->first, &p->flops, &p->bytes);

@@ -59,11 +59,11 @@ static lk_status validation_line(lk_history *h, const char *line)
         h->unreadable++;
         return LK_OK;
     }
-    bool vision = h->has_run ? lk_run_vision(&h->run) : n == 5;
+    bool images = h->has_run ? lk_run_images(&h->run) : n == 5;
     int at = 2;
     v[LK_VALID_STEP] = in[0];
     v[LK_VALID_LOSS] = in[1];
-    if (vision && at < n) v[LK_VALID_ACCURACY] = in[at++];
+    if (images && at < n) v[LK_VALID_ACCURACY] = in[at++];
     if (at < n) v[LK_VALID_EMA_LOSS] = in[at++];
     if (at < n) v[LK_VALID_EMA_ACCURACY] = in[at];
     return table_add(&h->validation, LK_VALID_COLUMNS, v);

@@ -55,7 +55,8 @@ static lk_status build_graphs(planner *p)
     if (!p->params) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_loader_measure(p->data, &order, &p->sizes));
     lk_source source = lk_session_source(p->run, p->data, &p->sizes, &order);
-    LK_TRY(lk_session_train_graph(p->comm, p->run, p->leaves, &model, &source, p->params,
+    lk_passes passes = lk_session_passes(p->run);
+    LK_TRY(lk_session_train_graph(p->comm, p->run, p->leaves, &model, &source, &passes, p->params,
                                   &p->train));
     if (p->run->eval.batches == 0) return LK_OK;
     LK_TRY(lk_loader_measure(p->data, &held, &p->held_sizes));

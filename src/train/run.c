@@ -632,7 +632,7 @@ void lk_run_clear(lk_run *run)
     memset(run, 0, sizeof *run);
 }
 
-bool lk_run_vision(const lk_run *run) { return bit_of_kind(run) & IMAGES; }
+bool lk_run_images(const lk_run *run) { return bit_of_kind(run) & IMAGES; }
 
 bool lk_run_fusion(const lk_run *run) { return bit_of_kind(run) & FUSION; }
 

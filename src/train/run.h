@@ -98,7 +98,7 @@ lk_status lk_run_check_resume(const lk_run *run, const lk_run *started);
 void lk_run_help(FILE *out); /* every key, type, default, meaning */
 void lk_run_clear(lk_run *run);
 lk_precision lk_run_precision(const lk_run *run);
-bool lk_run_vision(const lk_run *run); /* a model of images, not of text alone */
+bool lk_run_images(const lk_run *run); /* a model of images, not of text alone */
 bool lk_run_fusion(const lk_run *run); /* that of images with a text each */
 
 #endif

@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "version.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,7 +14,6 @@ struct lk_save {
     lk_save_options o;
     lk_checkpoint_snapshot *snapshot;
     bool under_way;
-    char path[4096];
     lk_save_totals total;
 };
 
@@ -45,8 +43,6 @@ void lk_save_close(lk_save *s)
     free(s);
 }
 
-const char *lk_save_path(const lk_save *s) { return s->path; }
-
 lk_save_totals lk_save_total(const lk_save *s) { return s->total; }
 
 /* ---- how it went ----------------------------------------------------------------------------- */
@@ -60,7 +56,6 @@ static lk_status take_outcome(lk_save *s)
     s->total.saves++;
     s->total.bytes += (double)f.bytes;
     s->total.seconds += f.seconds;
-    snprintf(s->path, sizeof s->path, "%s", f.path);
     if (s->o.saved) s->o.saved(s->o.context, &f);
     return LK_OK;
 }

@@ -28,7 +28,7 @@ typedef struct lk_save_options {
     void *context;
 } lk_save_options;
 
-/* Collective, as all below but lk_save_room() and the last two. */
+/* Collective, as all below but lk_save_room() and the last. */
 lk_status lk_save_open(const lk_save_options *o, lk_save **save);
 /* Is there room for the first save? LK_E_SYSTEM says how much is missing. On rank 0. */
 lk_status lk_save_room(const lk_save *s);
@@ -46,8 +46,6 @@ lk_status lk_save_begin(lk_save *s, uint64_t validated,
 lk_status lk_save_poll(lk_save *s);
 /* Wait for the save that is under way, if any. */
 lk_status lk_save_finish(lk_save *s);
-/* Path of the last checkpoint that was written; "" before the first. */
-const char *lk_save_path(const lk_save *s);
 /* So far. Stall: seconds that training waited, for copies and for saves before. */
 lk_save_totals lk_save_total(const lk_save *s);
 

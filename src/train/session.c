@@ -97,8 +97,8 @@ static lk_fusion fusion_of(const lk_run *run, const lk_image_format *format)
 
 lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_format *format)
 {
-    lk_model m = {.vision = lk_run_vision(run), .fused = lk_run_fusion(run)};
-    if (!m.vision) {
+    lk_model m = {.images = lk_run_images(run), .fused = lk_run_fusion(run)};
+    if (!m.images) {
         m.text = transformer_of(run, vocabulary);
         return m;
     }
@@ -112,7 +112,7 @@ lk_model lk_session_model(const lk_run *run, int64_t vocabulary, const lk_image_
 
 lk_dataset_kind lk_session_data_kind(const lk_run *run)
 {
-    return lk_run_vision(run) ? LK_IMAGE_DATA : LK_TEXT_DATA;
+    return lk_run_images(run) ? LK_IMAGE_DATA : LK_TEXT_DATA;
 }
 
 lk_status lk_session_expect(const lk_run *run, const lk_dataset *data)
@@ -234,7 +234,7 @@ lk_status lk_session_loss_graph(lk_params *params, const lk_model *m, const lk_s
     if (!g) return lk_fail(LK_E_SYSTEM, "out of memory");
     g->cast_parameters = passes->cast_parameters;
     lk_loss_graph built = {.graph = g};
-    lk_tensor *loss = m->vision ? image_loss(g, m, s, &built) : text_loss(g, &m->text, s, &built);
+    lk_tensor *loss = m->images ? image_loss(g, m, s, &built) : text_loss(g, &m->text, s, &built);
     lk_graph_metric(g, loss, LK_METRIC_LOSS);
     lk_status status = lk_autocast(g, passes->compute);
     if (status == LK_OK && passes->training)
@@ -308,19 +308,18 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
         .first_leaf = comm->rank * local,
         .local_leaves = local,
         .batch = run->train.batch / leaves,
-        .span = lk_run_vision(run) ? 1 : run->model.context + 1,
+        .span = lk_run_images(run) ? 1 : run->model.context + 1,
         .resident_limit = (int64_t)(gib * 1073741824.0),
     };
 }
 
 lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
                                  const lk_model *m, const lk_source *source,
-                                 lk_params *params, lk_loss_graph *out)
+                                 const lk_passes *passes, lk_params *params, lk_loss_graph *out)
 {
-    lk_passes passes = lk_session_passes(run);
     lk_optimizer hyper = lk_session_optimizer(run, leaves);
     lk_loss_graph built;
-    LK_TRY(lk_session_loss_graph(params, m, source, &passes, &built));
+    LK_TRY(lk_session_loss_graph(params, m, source, passes, &built));
     lk_params_layout(params);
     lk_status status = LK_OK;
     if (comm->size > 1)
@@ -340,6 +339,27 @@ lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_s
 {
     lk_passes passes = {.compute = lk_session_compute(run), .cast_parameters = ema};
     return lk_session_loss_graph(params, m, source, &passes, out);
+}
+
+lk_status lk_session_programs(lk_comm *comm, lk_device *d, const lk_params *params,
+                              lk_status (*make)(void *context), void *context)
+{
+    const lk_backend *b = d->backend;
+    char *choices = NULL;
+    lk_status status = LK_OK;
+    if (comm->rank == 0) {
+        status = make(context);
+        if (status == LK_OK) status = b->choices_get(d, &choices);
+    }
+    LK_TRY(lk_comm_agree(comm, status));
+    status = lk_comm_broadcast_text(comm, &choices);
+    if (status == LK_OK && comm->rank != 0) {
+        status = b->choices_set(d, choices);
+        if (status == LK_OK) status = make(context);
+    }
+    free(choices);
+    LK_TRY(lk_comm_agree(comm, status));
+    return lk_comm_agree(comm, lk_comm_attach(comm, d, params->total + LK_METRIC_FLOATS));
 }
 
 lk_optimizer lk_session_optimizer(const lk_run *r, int leaves)

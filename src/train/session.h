@@ -19,7 +19,7 @@ void lk_session_device_close(lk_device *d); /* takes NULL */
 
 /* The model of a run on its data. */
 typedef struct lk_model {
-    bool vision; /* of images: with targets and labels */
+    bool images; /* with targets and labels */
     bool fused;  /* and a text each */
     lk_transformer text;
     lk_vision image;
@@ -82,10 +82,14 @@ lk_loader_options lk_session_samples(const lk_comm *comm, const lk_run *run, int
 /* The graph of a run's whole step, ready for a program; lays out params. */
 lk_status lk_session_train_graph(const lk_comm *comm, const lk_run *run, int leaves,
                                  const lk_model *m, const lk_source *source,
-                                 lk_params *params, lk_loss_graph *out);
+                                 const lk_passes *passes, lk_params *params, lk_loss_graph *out);
 /* The graph of its validation loss; `ema`: of the moving average of the parameters. */
 lk_status lk_session_held_graph(const lk_run *run, const lk_model *m, const lk_source *source,
                                 bool ema, lk_params *params, lk_loss_graph *out);
+/* Let `make` create programs on every rank, with the library algorithms that rank 0 chooses in it
+ * (or that were set there before), and attach the device to the ranks. Collective. */
+lk_status lk_session_programs(lk_comm *comm, lk_device *d, const lk_params *params,
+                              lk_status (*make)(void *context), void *context);
 /* What a run's memory follows from. */
 typedef struct lk_memory_parts {
     lk_device *device;

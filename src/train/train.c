@@ -179,7 +179,7 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     LK_TRY(lk_dataset_open(t->io, c->world, t->run->data.file, &t->data));
     LK_TRY(lk_comm_agree(c, lk_session_expect(t->run, t->data)));
     if (t->data->warning[0]) lk_trainer_say(t, t->data->warning);
-    if (lk_run_vision(t->run)) tell_stretched(t);
+    if (lk_run_images(t->run)) tell_stretched(t);
     lk_trainer_tell_retries(t);
     if (saved) LK_TRY(lk_comm_agree(c, check_resumed(t, saved)));
     return lk_trainer_build(t, saved ? saved->choices : NULL);

@@ -10,7 +10,7 @@
 static lk_tensor *logits_of(lk_graph *g, const lk_model *m, int64_t batch, int64_t time,
                             lk_loss_graph *in)
 {
-    if (!m->vision) {
+    if (!m->images) {
         in->field[0] = lk_input(g, "tokens", LK_I32, 2, (int64_t[]){batch, time});
         return lk_transformer_logits(g, &m->text, in->field[0]);
     }
@@ -119,17 +119,18 @@ static lk_status bind(lk_trained *t, const lk_loss_graph *in, lk_forward *f)
     const lk_backend *b = t->device->backend;
     f->bytes = lk_bytes(in->field[0]);
     LK_TRY(b->alloc(t->device, f->bytes, &f->input));
-    LK_TRY(lk_program_bind(f->program, in->field[0], 0, f->input));
-    if (!t->model.vision) return LK_OK;
+    lk_program_bind(f->program, in->field[0], 0, f->input);
+    if (!t->model.images) return LK_OK;
     LK_TRY(b->alloc(t->device, lk_bytes(in->field[1]), &f->labels));
     LK_TRY(lk_session_scale(t->device, t->model.format, &f->scale));
-    LK_TRY(lk_program_bind(f->program, in->field[1], 0, f->labels));
+    lk_program_bind(f->program, in->field[1], 0, f->labels);
     if (in->field[2]) {
         f->text_bytes = lk_bytes(in->field[2]);
         LK_TRY(b->alloc(t->device, f->text_bytes, &f->texts));
-        LK_TRY(lk_program_bind(f->program, in->field[2], 0, f->texts));
+        lk_program_bind(f->program, in->field[2], 0, f->texts);
     }
-    return lk_program_bind(f->program, in->scale, 0, f->scale);
+    lk_program_bind(f->program, in->scale, 0, f->scale);
+    return LK_OK;
 }
 
 static lk_status forward_open(lk_trained *t, int64_t batch, int64_t time, lk_forward *f)

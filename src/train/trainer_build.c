@@ -1,7 +1,6 @@
 /* A training run's loaders, graphs, buffers and programs. */
 #include "train/trainer.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static lk_status open_data(lk_trainer *t)
@@ -21,14 +20,15 @@ static lk_status build_graphs(lk_trainer *t)
     t->model = lk_session_model(t->run, t->data->vocabulary_size, &t->data->image);
     t->params = lk_params_create();
     if (!t->params) return lk_fail(LK_E_SYSTEM, "out of memory");
-    LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, t->params,
-                                  &t->train_graph));
+    lk_passes passes = lk_session_passes(t->run);
+    LK_TRY(lk_session_train_graph(t->comm, t->run, t->leaves, &t->model, &train, &passes,
+                                  t->params, &t->train_graph));
     if (!t->held_loader) return LK_OK;
     LK_TRY(lk_loader_measure(t->data, &t->held, &sizes));
     lk_source held = lk_session_source(t->run, t->data, &sizes, &t->held);
     int64_t whole = sizes.shard_rows / t->held.batch;
     t->eval_batches = t->run->eval.batches;
-    if (t->model.vision && t->eval_batches > whole) t->eval_batches = whole;
+    if (t->model.images && t->eval_batches > whole) t->eval_batches = whole;
     LK_TRY(lk_session_held_graph(t->run, &t->model, &held, false, t->params, &t->eval_graph));
     if (t->run->train.ema <= 0) return LK_OK;
     return lk_session_held_graph(t->run, &t->model, &held, true, t->params, &t->ema_graph);
@@ -47,8 +47,8 @@ static lk_status create_program(lk_trainer *t, const lk_loss_graph *g, lk_loader
     LK_TRY(lk_program_create(g->graph, t->store, &o, program));
     for (int i = 0; i < local; i++) {
         for (int k = 0; k < t->data->fields && g->field[k]; k++)
-            LK_TRY(lk_program_bind(*program, g->field[k], i, lk_loader_input(loader, k, i)));
-        if (g->scale) LK_TRY(lk_program_bind(*program, g->scale, i, t->scale));
+            lk_program_bind(*program, g->field[k], i, lk_loader_input(loader, k, i));
+        if (g->scale) lk_program_bind(*program, g->scale, i, t->scale);
     }
     return LK_OK;
 }
@@ -65,8 +65,9 @@ static lk_status create_held_programs(lk_trainer *t)
 }
 
 /* One runs at a time, and none reads what another left: what lasts lies in the store. */
-static lk_status create_programs(lk_trainer *t)
+static lk_status create_programs(void *trainer)
 {
+    lk_trainer *t = trainer;
     t->train_graph.graph->apart = t->how->detect_anomaly; /* inputs are to be looked at */
     LK_TRY(create_program(t, &t->train_graph, t->loader, &t->train));
     if (t->held_loader) LK_TRY(create_held_programs(t));
@@ -83,7 +84,7 @@ static lk_status allocate(lk_trainer *t)
                                                .local_leaves = t->order.local_leaves},
                            &t->store));
     LK_TRY(b->alloc(t->device, sizeof(lk_step_state), &t->eval_state));
-    if (t->model.vision) LK_TRY(lk_session_scale(t->device, &t->data->image, &t->scale));
+    if (t->model.images) LK_TRY(lk_session_scale(t->device, &t->data->image, &t->scale));
     return b->host_alloc(t->device, LK_TRAINER_RING * sizeof *t->ring, (void **)&t->ring);
 }
 
@@ -97,33 +98,12 @@ static lk_status restore_choices(lk_trainer *t, const char *saved)
     return LK_OK;
 }
 
-/* Library algorithms are chosen by rank 0 (or were chosen before a resume) and bind all ranks. */
-static lk_status prepare_programs(lk_trainer *t, const char *saved)
-{
-    const lk_backend *b = t->device->backend;
-    char *choices = NULL;
-    lk_status status = LK_OK;
-    if (t->comm->rank == 0) {
-        if (saved) status = restore_choices(t, saved);
-        if (status == LK_OK) status = create_programs(t);
-        if (status == LK_OK) status = b->choices_get(t->device, &choices);
-    }
-    LK_TRY(lk_comm_agree(t->comm, status));
-    status = lk_comm_broadcast_text(t->comm, &choices);
-    if (status == LK_OK && t->comm->rank != 0) {
-        status = b->choices_set(t->device, choices);
-        if (status == LK_OK) status = create_programs(t);
-    }
-    free(choices);
-    LK_TRY(lk_comm_agree(t->comm, status));
-    return lk_comm_agree(t->comm, lk_comm_attach(t->comm, t->device,
-                                                 t->params->total + LK_METRIC_FLOATS));
-}
-
 lk_status lk_trainer_build(lk_trainer *t, const char *choices)
 {
     LK_TRY(lk_comm_agree(t->comm, open_data(t)));
     LK_TRY(lk_comm_agree(t->comm, build_graphs(t)));
     LK_TRY(lk_comm_agree(t->comm, allocate(t)));
-    return prepare_programs(t, choices);
+    bool restore = choices && t->comm->rank == 0;
+    LK_TRY(lk_comm_agree(t->comm, restore ? restore_choices(t, choices) : LK_OK));
+    return lk_session_programs(t->comm, t->device, t->params, create_programs, t);
 }

@@ -114,13 +114,13 @@ static lk_status validate(lk_trainer *t, uint64_t step, bool *stop)
     LK_TRY(evaluate(t, t->eval, raw, stop));
     if (t->ema && !*stop) LK_TRY(evaluate(t, t->ema, ema, stop));
     if (*stop) return LK_OK;
-    bool vision = t->model.vision;
+    bool images = t->model.images;
     lk_validation *v = &t->result.validation;
     *v = (lk_validation){
         .loss = raw[LK_METRIC_LOSS],
-        .accuracy = vision ? raw[LK_METRIC_HITS] : NAN,
+        .accuracy = images ? raw[LK_METRIC_HITS] : NAN,
         .ema_loss = t->ema ? ema[LK_METRIC_LOSS] : NAN,
-        .ema_accuracy = t->ema && vision ? ema[LK_METRIC_HITS] : NAN,
+        .ema_accuracy = t->ema && images ? ema[LK_METRIC_HITS] : NAN,
     };
     if (v->loss < t->best) t->best = v->loss;
     t->validated = step;
