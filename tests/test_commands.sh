@@ -48,6 +48,8 @@ misuse "import with a wrong vocabulary" "byte or character, found 'word'" \
     "$LOCKSTEP" import text a.txt -o x.h5 --vocabulary word
 misuse "import with a wrong fraction" "expected a fraction" \
     "$LOCKSTEP" import text a.txt -o x.h5 --validation 1
+misuse "or none" "--validation: expected a number from 0 to 1, found '0.1x'" \
+    "$LOCKSTEP" import text a.txt -o x.h5 --validation 0.1x
 misuse "eval without data" 'CHECKPOINT and DATA are expected' "$LOCKSTEP" eval x.h5
 misuse "generate without a checkpoint" 'CHECKPOINT is missing' "$LOCKSTEP" generate
 whole='expected a whole number from 0 to 1000000000, found'
@@ -59,6 +61,8 @@ misuse "generate with too large a key" "--seed: $whole '1000000000000'" \
     "$LOCKSTEP" generate x.h5 --seed=1000000000000
 misuse "generate with a wrong temperature" "expected a number from 0 to 1000, found 'hot'" \
     "$LOCKSTEP" generate x.h5 --temperature hot
+misuse "eval with no number" "--psi: expected a number from 0 to 1e+06, found 'nan'" \
+    "$LOCKSTEP" eval x.h5 d.h5 --psi nan
 misuse "show without a file" 'FILE is missing' "$LOCKSTEP" show
 misuse "show with two" "too many arguments at 'b'" "$LOCKSTEP" show a b
 

@@ -375,6 +375,8 @@ echo '{}' >empty.json
 bad "facts of something else" "empty.json: expected facts of 'lockstep doctor --json'" \
     "$LOCKSTEP" doctor --from empty.json
 misuse "a wrong profile" "expected dev or prod, found 'fast'" "$LOCKSTEP" doctor --profile fast
+misuse "no end of patience" "--timeout: expected a number from 0.1 to 86400, found 'inf'" \
+    "$LOCKSTEP" doctor --timeout inf
 misuse "an argument" "no argument is expected, found 'x'" "$LOCKSTEP" doctor x
 prints "--help says what the exit code means" '0 fit, 1 warnings, 2 errors|--profile|--directory' \
     "$LOCKSTEP" doctor --help

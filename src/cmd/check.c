@@ -18,8 +18,6 @@ typedef struct options {
     lk_severity verdict;
 } options;
 
-#define MOST INT64_C(1000000000000000)
-
 enum { MIN_SAMPLES = 1000, MIN_SHARE, CORRELATION, LEAK, PSI, TMP, JSON, HTML, PROMETHEUS };
 
 static const struct argp_option table[] = {
@@ -43,44 +41,23 @@ static const struct argp_option table[] = {
     {0},
 };
 
-static double number(struct argp_state *state, const char *name, const char *arg, double high)
-{
-    char *end;
-    double x = strtod(arg, &end);
-    if (end == arg || *end || !(x >= 0 && x <= high))
-        argp_error(state, "--%s: expected a number from 0 to %g, found '%s'", name, high, arg);
-    return x;
-}
-
-static int64_t whole_number(struct argp_state *state, const char *name, const char *arg,
-                            int64_t low, int64_t high)
-{
-    char *end;
-    errno = 0;
-    long long x = strtoll(arg, &end, 10);
-    if (end == arg || *end || errno || x < low || x > high)
-        argp_error(state, "--%s: expected a whole number from %lld to %lld, found '%s'", name,
-                   (long long)low, (long long)high, arg);
-    return x;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
     switch (key) {
-    case 'l': o->job.level = (int)whole_number(state, "level", arg, 1, 3); break;
+    case 'l': o->job.level = (int)lk_cmd_number(state, "--level", arg, 1, 3); break;
     case 'a': o->job.against = arg; break;
     case PROMETHEUS: o->prometheus = arg; break;
     case HTML: o->html = arg; break;
     case JSON: o->json = true; break;
     case MIN_SAMPLES:
-        o->job.min_samples = whole_number(state, "min-samples", arg, 0, MOST);
+        o->job.min_samples = lk_cmd_number(state, "--min-samples", arg, 0, LK_CMD_MANY);
         o->job.demanded = true;
         break;
-    case MIN_SHARE: o->job.min_share = number(state, "min-share", arg, 1); break;
-    case CORRELATION: o->job.correlation = number(state, "correlation", arg, 1); break;
-    case LEAK: o->job.leak = number(state, "leak", arg, 1); break;
-    case PSI: o->job.psi = number(state, "psi", arg, 1e6); break;
+    case MIN_SHARE: o->job.min_share = lk_cmd_real(state, "--min-share", arg, 0, 1); break;
+    case CORRELATION: o->job.correlation = lk_cmd_real(state, "--correlation", arg, 0, 1); break;
+    case LEAK: o->job.leak = lk_cmd_real(state, "--leak", arg, 0, 1); break;
+    case PSI: o->job.psi = lk_cmd_real(state, "--psi", arg, 0, 1e6); break;
     case TMP:
         o->job.temporary = arg;
         o->tmp_given = true;

@@ -75,15 +75,26 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
     return status;
 }
 
-long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
-                   long most)
+int64_t lk_cmd_number(const struct argp_state *state, const char *option, const char *arg,
+                      int64_t least, int64_t most)
 {
     char *end;
     errno = 0;
-    long number = strtol(arg, &end, 10);
+    long long number = strtoll(arg, &end, 10);
     if (*end || end == arg || errno || number < least || number > most)
-        argp_error(state, "%s: expected a whole number from %ld to %ld, found '%s'", option, least,
-                   most, arg);
+        argp_error(state, "%s: expected a whole number from %lld to %lld, found '%s'", option,
+                   (long long)least, (long long)most, arg);
+    return number;
+}
+
+double lk_cmd_real(const struct argp_state *state, const char *option, const char *arg,
+                   double least, double most)
+{
+    char *end;
+    double number = strtod(arg, &end);
+    if (*end || end == arg || !(number >= least && number <= most))
+        argp_error(state, "%s: expected a number from %g to %g, found '%s'", option, least, most,
+                   arg);
     return number;
 }
 

@@ -64,9 +64,13 @@ lk_status lk_cmd_load_run(lk_comm *comm, const char *file, int sets, const char 
 lk_status lk_cmd_print_trace(lk_io *io, const char *file, int depth, int lines);
 /* The same as JSON for ui.perfetto.dev, to the file `out`. cmd/trace.c */
 lk_status lk_cmd_export_trace(lk_io *io, const char *file, const char *out);
-/* The number that an option was given; argp's error if it is none from `least` to `most`. */
-long lk_cmd_number(const struct argp_state *state, const char *option, const char *arg, long least,
-                   long most);
+/* The number, whole or real, that an option ("--steps") was given; argp's error if it is none from
+ * `least` to `most`. */
+int64_t lk_cmd_number(const struct argp_state *state, const char *option, const char *arg,
+                      int64_t least, int64_t most);
+double lk_cmd_real(const struct argp_state *state, const char *option, const char *arg,
+                   double least, double most);
+#define LK_CMD_MANY INT64_C(1000000000000000) /* more than any data have samples */
 
 /* Whether a person sees what goes to standard output at once. */
 bool lk_cmd_terminal(void);

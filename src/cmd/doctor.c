@@ -55,13 +55,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case QUICK: o->examination.measure = false; break;
     case JSON: o->json = true; break;
     case FROM: o->from = arg; break;
-    case TIMEOUT: {
-        char *end;
-        o->timeout = strtod(arg, &end);
-        if (end == arg || *end || !(o->timeout > 0))
-            argp_error(state, "--timeout: expected seconds, more than 0, found '%s'", arg);
-        break;
-    }
+    case TIMEOUT: o->timeout = lk_cmd_real(state, "--timeout", arg, 0.1, 86400); break;
     case ROOT: o->examination.root = arg; break;
     case ARGP_KEY_ARG: argp_error(state, "no argument is expected, found '%s'", arg); break;
     default: return ARGP_ERR_UNKNOWN;

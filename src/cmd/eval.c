@@ -38,13 +38,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'p': o->predictions = arg; break;
     case FORCE: o->overwrite = true; break;
     case PROMETHEUS: all->prometheus = arg; break;
-    case PSI: {
-        char *end;
-        o->psi = strtod(arg, &end);
-        if (end == arg || *end || !(o->psi >= 0))
-            argp_error(state, "--psi: expected a number from 0, found '%s'", arg);
-        break;
-    }
+    case PSI: o->psi = lk_cmd_real(state, "--psi", arg, 0, 1e6); break;
     case 'd': o->device = arg; break;
     case 'w': o->weights = arg; break;
     case ARGP_KEY_ARG:

@@ -25,18 +25,13 @@ static const struct argp_option table[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
     switch (key) {
     case 'p': o->job.prompt = arg; break;
     case 'n': o->job.tokens = lk_cmd_number(state, "--tokens", arg, 0, MOST); break;
     case 'k': o->job.top_k = lk_cmd_number(state, "--top-k", arg, 0, MOST); break;
     case 's': o->job.seed = (uint64_t)lk_cmd_number(state, "--seed", arg, 0, MOST); break;
     case 'd': o->job.device = arg; break;
-    case 't':
-        o->job.temperature = strtod(arg, &end);
-        if (end == arg || *end || !(o->job.temperature >= 0 && o->job.temperature <= 1000))
-            argp_error(state, "--temperature: expected a number from 0 to 1000, found '%s'", arg);
-        break;
+    case 't': o->job.temperature = lk_cmd_real(state, "--temperature", arg, 0, 1000); break;
     case ARGP_KEY_ARG:
         if (o->checkpoint) argp_error(state, "too many arguments at '%s'", arg);
         o->checkpoint = arg;

@@ -3,7 +3,6 @@
 #include "io/import.h"
 #include "metric/progress.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,20 +125,8 @@ static void parse_resize(options *o, const char *arg, struct argp_state *state)
 
 static double parse_fraction(const char *arg, struct argp_state *state)
 {
-    char *end;
-    double x = strtod(arg, &end);
-    if (end == arg || *end || !(x >= 0 && x < 1))
-        argp_error(state, "--validation: expected a fraction from 0 to below 1, found '%s'", arg);
-    return x;
-}
-
-static int64_t parse_count(const char *option, const char *arg, struct argp_state *state)
-{
-    char *end;
-    errno = 0;
-    long long x = strtoll(arg, &end, 10);
-    if (end == arg || *end || x < 0 || errno)
-        argp_error(state, "%s: expected a whole number from 0, found '%s'", option, arg);
+    double x = lk_cmd_real(state, "--validation", arg, 0, 1);
+    if (x == 1) argp_error(state, "--validation: expected a fraction below 1, found '%s'", arg);
     return x;
 }
 
@@ -190,13 +177,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case SIZE: parse_size(o, arg, state); break;
     case RESIZE: parse_resize(o, arg, state); break;
     case CHANNELS:
-        o->channels = parse_count("--channels", arg, state);
-        if (o->channels != 1 && o->channels != 3)
+        if (strcmp(arg, "1") != 0 && strcmp(arg, "3") != 0)
             argp_error(state, "--channels: expected 1 or 3, found '%s'", arg);
+        o->channels = arg[0] - '0';
         break;
     case LABELS: o->labels = arg; break;
     case LABEL: o->label = arg; break;
-    case MAX_BAD: o->to.max_bad = parse_count("--max-bad", arg, state); break;
+    case MAX_BAD: o->to.max_bad = lk_cmd_number(state, "--max-bad", arg, 0, LK_CMD_MANY); break;
     case ARGP_KEY_ARG: parse_argument(o, arg, state); break;
     case ARGP_KEY_END: check(o, state); break;
     default: return ARGP_ERR_UNKNOWN;

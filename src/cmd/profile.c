@@ -18,7 +18,7 @@ typedef struct options {
     const char *file, *directory, *perfetto;
     const char **set;
     int sets, depth, lines;
-    long steps;
+    int64_t steps;
 } options;
 
 static const struct argp_option table[] = {

@@ -27,14 +27,9 @@ static const struct argp_option table[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     options *o = state->input;
-    char *end;
     switch (key) {
     case '1': o->once = true; break;
-    case 'n':
-        o->interval = strtod(arg, &end);
-        if (end == arg || *end || !(o->interval >= 0.1 && o->interval <= 86400))
-            argp_error(state, "--interval: expected seconds from 0.1 to 86400, found '%s'", arg);
-        break;
+    case 'n': o->interval = lk_cmd_real(state, "--interval", arg, 0.1, 86400); break;
     case ARGP_KEY_ARG:
         if (o->directory) argp_error(state, "one RUNDIR is expected, found also '%s'", arg);
         o->directory = arg;
