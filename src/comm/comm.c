@@ -204,12 +204,6 @@ lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all)
     return LK_OK;
 }
 
-lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all)
-{
-    LK_MPI(MPI_Allgather(mine, count, MPI_DOUBLE, all, count, MPI_DOUBLE, c->world));
-    return LK_OK;
-}
-
 static lk_status all_reduce(lk_comm *c, char *x, int64_t count, size_t size, MPI_Datatype type,
                             MPI_Op op)
 {

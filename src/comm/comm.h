@@ -75,7 +75,6 @@ lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
 void lk_comm_library(char *text, size_t size);
 /* `size` bytes of each rank, one after another, to all. */
 lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all);
-lk_status lk_comm_gather_doubles(lk_comm *c, const double *mine, int count, double *all);
 
 /* Sums over ranks of host arrays, in place, order left to MPI: for values only one rank has. */
 lk_status lk_comm_sum_doubles(lk_comm *c, double *x, int64_t count);

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { FEW = 3 };       /* steps between gatherings from which nothing is concluded */
 #define SLOW 1.5        /* a rank is slow that works so many times as long as the others do */
@@ -22,7 +21,7 @@ static int ascending(const void *a, const void *b)
 static int slowest(const lk_monitor *m, const double *all, int figure, double *median)
 {
     int n = m->o.comm->size, worst = 0, count = 0;
-    double *rest = m->gathered + n * FIGURES; /* its room is for 8 figures a rank */
+    double *rest = m->gathered + n * FIGURES;
     for (int r = 0; r < n; r++)
         if (all[r * FIGURES + figure] > all[worst * FIGURES + figure]) worst = r;
     for (int r = 0; r < n; r++)
@@ -79,12 +78,7 @@ lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
 {
     lk_comm *c = m->o.comm;
     if (c->size == 1) return LK_OK;
-    if (!m->host[0][0]) { /* once: the names of the hosts, 64 bytes each, as 8 doubles */
-        double name[8];
-        memcpy(name, c->host, sizeof name);
-        LK_TRY(lk_comm_gather_doubles(c, name, 8, m->gathered));
-        memcpy(m->host, m->gathered, (size_t)c->size * sizeof *m->host);
-    }
+    if (!m->host[0][0]) LK_TRY(lk_comm_gather(c, c->host, sizeof c->host, m->host)); /* once */
     lk_monitor_read_memory(m);
     bool enough = m->rank_steps >= FEW;
     double steps = (double)m->rank_steps, mine[FIGURES] = {NAN, NAN, evaluation, m->host_peak};
@@ -92,7 +86,7 @@ lk_status lk_monitor_ranks(lk_monitor *m, uint64_t step, double evaluation)
     if (enough) mine[WAIT] = m->rank_wait / steps;
     m->work = m->rank_wait = 0;
     m->rank_steps = 0;
-    LK_TRY(lk_comm_gather_doubles(c, mine, FIGURES, m->gathered));
+    LK_TRY(lk_comm_gather(c, mine, sizeof mine, m->gathered));
     if (!m->writes) return LK_OK;
     const double *all = m->gathered;
     lk_monitor_event(m, "ranks", step,

@@ -58,7 +58,7 @@ struct lk_monitor {
     char (*host)[64]; /* of each rank; rank 0 */
     bool *slow;       /* ranks already named; rank 0 */
     int suspect[LK_MONITOR_SUSPECTS]; /* slow rank by each figure of the last gathering, or -1 */
-    double *gathered;
+    double *gathered; /* 8 for each rank: its figures, and room to sort one of them */
 
     /* what monitor_judge.c has seen of the steps so far */
     lk_outlier loss, norm;

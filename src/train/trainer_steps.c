@@ -95,7 +95,8 @@ static lk_status evaluate(lk_trainer *t, lk_program *program, double mean[LK_MET
     status = evaluate_batches(t, program, status, mine, stop);
     t->own_evaluation = n > 0 && !*stop ? (lk_clock_seconds() - begin) / n : NAN;
     status = lk_comm_agree(t->comm, status);
-    if (status == LK_OK && !*stop) status = lk_comm_gather_doubles(t->comm, mine, count, all);
+    if (status == LK_OK && !*stop)
+        status = lk_comm_gather(t->comm, mine, (size_t)count * sizeof *mine, all);
     double total[LK_METRICS] = {0};
     for (int i = 0; i < count && status == LK_OK && !*stop; i++) {
         for (int r = 0; r < size; r++) sums[r] = (float)all[(int64_t)r * count + i];
