@@ -1,6 +1,7 @@
 /* Tests of communication; run under mpirun with 1, 2, 4 and 8 ranks. Every rank checks, rank 0
  * prints, and the exit status of every rank tells. */
 #include "comm/comm.h"
+#include "comm/probe.h"
 #include "comm/roll.h"
 #include "comm/star.h"
 #include "comm/vote.h"
@@ -137,6 +138,21 @@ static void check_small(lk_comm *c)
     tap_ok(all(c, good), "too few devices are an error");
 }
 
+static void check_versions(lk_comm *c)
+{
+    static const struct {
+        int code;
+        const char *text;
+    } nccl[] = {{2803, "2.8.3"}, {2406, "2.4.6"}, {20906, "2.9.6"}, {21003, "2.10.3"},
+                {22501, "2.25.1"}};
+    char text[32], library[300] = "";
+    for (size_t i = 0; i < sizeof nccl / sizeof *nccl; i++)
+        tap_ok(all(c, strcmp(lk_comm_nccl_version(nccl[i].code, text), nccl[i].text) == 0),
+               "NCCL %d is %s", nccl[i].code, text);
+    lk_comm_library(library, sizeof library);
+    tap_ok(all(c, library[0] && !strpbrk(library, "\n")), "the libraries: %s", library);
+}
+
 /* Each call returns the greatest answer of the call before, the same on every rank, whichever rank
  * it is from and though ranks come at other times. */
 static void check_vote(lk_comm *c)
@@ -256,6 +272,7 @@ int main(void)
     }
     tap_quiet = c->rank != 0;
     check_small(c);
+    check_versions(c);
     check_memory(c);
     check_agreement(c);
     check_vote(c);

@@ -10,13 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LK_MPI(call)                                                                               \
-    do {                                                                                           \
-        int lk_mpi_ = (call);                                                                      \
-        if (lk_mpi_ != MPI_SUCCESS)                                                                \
-            return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_);                       \
-    } while (0)
-
 static lk_status know_place(lk_comm *c)
 {
     LK_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &c->emergency));
@@ -146,22 +139,6 @@ bool lk_comm_all_failed(lk_comm *c, double seconds)
     c->failed = done;
     c->alone = !done;
     return done;
-}
-
-void lk_comm_library(char *text, size_t size)
-{
-    char all[MPI_MAX_LIBRARY_VERSION_STRING] = "";
-    int length = 0;
-    MPI_Get_library_version(all, &length);
-    all[strcspn(all, ",\n")] = '\0'; /* what follows is the package's life */
-    snprintf(text, size, "%s", all);
-#ifdef LK_HAVE_NCCL
-    size_t used = strlen(text);
-    int version, header;
-    lk_nccl_versions(&version, &header);
-    snprintf(text + used, size - used, ", NCCL %d.%d.%d", version / 10000, version / 100 % 100,
-             version % 100);
-#endif
 }
 
 void lk_comm_interrupt(lk_comm *c)

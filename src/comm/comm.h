@@ -9,6 +9,14 @@
 
 #include <mpi.h>
 
+/* Forward the failure of an MPI call. */
+#define LK_MPI(call)                                                                               \
+    do {                                                                                           \
+        int lk_mpi_ = (call);                                                                      \
+        if (lk_mpi_ != MPI_SUCCESS)                                                                \
+            return lk_fail(LK_E_COMM, "%s failed (MPI %d)", #call, lk_mpi_);                       \
+    } while (0)
+
 struct lk_comm {
     int rank, size;
     int local_rank, local_size; /* among the ranks of this host */
@@ -71,8 +79,6 @@ void lk_comm_abort(lk_comm *c, int code);
 lk_status lk_comm_broadcast(lk_comm *c, void *bytes, size_t count); /* from rank 0 */
 /* Rank 0's text to all; *text is malloc'ed on the others. If one has no memory all fail alike. */
 lk_status lk_comm_broadcast_text(lk_comm *c, char **text);
-/* "Open MPI v4.1.4", with NCCL's version where it is there. */
-void lk_comm_library(char *text, size_t size);
 /* `size` bytes of each rank, one after another, to all. */
 lk_status lk_comm_gather(lk_comm *c, const void *mine, size_t size, void *all);
 

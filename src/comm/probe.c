@@ -60,25 +60,50 @@ static json_t *cuda_aware(void)
 #endif
 }
 
-static json_t *nccl_version(int code)
+const char *lk_comm_nccl_version(int code, char text[32])
 {
-    char text[32]; /* 2.8 and older wrote 2803; newer ones 21003 */
     int major = code < 10000 ? code / 1000 : code / 10000;
     int minor = code < 10000 ? code % 1000 / 100 : code % 10000 / 100;
-    if (code == 0) return json_null();
-    snprintf(text, sizeof text, "%d.%d.%d", major, minor, code % 100);
-    return json_string(text);
+    snprintf(text, 32, "%d.%d.%d", major, minor, code % 100);
+    return text;
+}
+
+static json_t *nccl_version(int code)
+{
+    char text[32];
+    return code ? json_string(lk_comm_nccl_version(code, text)) : json_null();
+}
+
+/* "Open MPI v4.1.4". */
+static void name_mpi(char text[MPI_MAX_LIBRARY_VERSION_STRING])
+{
+    int length = 0;
+    text[0] = '\0';
+    MPI_Get_library_version(text, &length);
+    text[strcspn(text, ",\n")] = '\0'; /* what follows is the package's life */
+}
+
+void lk_comm_library(char *text, size_t size)
+{
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING], nccl[48] = "";
+    name_mpi(mpi);
+#ifdef LK_HAVE_NCCL
+    int loaded, header;
+    char version[32];
+    lk_nccl_versions(&loaded, &header);
+    snprintf(nccl, sizeof nccl, ", NCCL %s", lk_comm_nccl_version(loaded, version));
+#endif
+    snprintf(text, size, "%s%s", mpi, nccl);
 }
 
 lk_status lk_comm_facts(json_t **facts)
 {
-    char library[MPI_MAX_LIBRARY_VERSION_STRING] = "", version[64] = "", header[64] = "?";
+    char library[MPI_MAX_LIBRARY_VERSION_STRING], version[64] = "", header[64] = "?";
     char path[1024], nccl_path[1024] = "";
-    int length = 0, level = MPI_THREAD_SINGLE, nccl = 0, nccl_header = 0;
+    int level = MPI_THREAD_SINGLE, nccl = 0, nccl_header = 0;
     search s = {0};
-    MPI_Get_library_version(library, &length);
+    name_mpi(library);
     MPI_Query_thread(&level);
-    library[strcspn(library, ",\n")] = '\0';
     const char *digit = library + strcspn(library, "0123456789");
     snprintf(version, sizeof version, "%.*s", (int)strspn(digit, "0123456789."), digit);
 #ifdef OPEN_MPI
@@ -100,11 +125,6 @@ lk_status lk_comm_facts(json_t **facts)
 }
 
 /* ---- gathering ------------------------------------------------------------------------------- */
-
-#define LK_MPI(call)                                                                               \
-    do {                                                                                           \
-        if ((call) != MPI_SUCCESS) return lk_fail(LK_E_COMM, "%s failed", #call);                  \
-    } while (0)
 
 void lk_comm_free_texts(char **all)
 {

@@ -12,6 +12,12 @@
  * owns *facts. */
 lk_status lk_comm_facts(json_t **facts);
 
+/* "Open MPI v4.1.4", with NCCL's version where it is there. */
+void lk_comm_library(char *text, size_t size);
+/* NCCL's version code in words, as `text`: 2803, as 2.8 and older write it, and 21003 are 2.8.3 and
+ * 2.10.3. */
+const char *lk_comm_nccl_version(int code, char text[32]);
+
 /* Texts of all ranks on rank 0: all[r], in one allocation to free() with all[0] and then all; NULL
  * on the others. Collective. */
 lk_status lk_comm_gather_texts(lk_comm *c, const char *mine, char ***all);

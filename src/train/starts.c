@@ -1,5 +1,6 @@
 #include "train/starts.h"
 
+#include "comm/probe.h"
 #include "version.h"
 
 #include <errno.h>
