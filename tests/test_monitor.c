@@ -3,6 +3,7 @@
 #include "metric/run_log.h"
 #include "tests/tap.h"
 #include "train/monitor.h"
+#include "train/steplog.h"
 
 #include <math.h>
 #include <signal.h>
@@ -379,12 +380,62 @@ static void tuned(void)
     json_decref(t);
 }
 
+static bool same(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/* Columns of a validation of a model of images or of text, or where that is not known. */
+static void validation_line(const char *what, const lk_validation *v, const lk_run *r)
+{
+    const double wanted[] = {12, v->loss, v->accuracy, v->ema_loss, v->ema_accuracy};
+    char text[LK_STEPLOG_LINE];
+    double c[LK_VALID_COLUMNS];
+    lk_steplog_write_validation(12, v, text);
+    bool good = lk_steplog_read_validation(text, r, c);
+    for (int i = 0; i < LK_VALID_COLUMNS && good; i++) good = same(c[i], wanted[i]);
+    tap_ok(good, "a validation %s is read as it was written: %.*s", what, (int)strlen(text) - 1,
+           text);
+}
+
+static void log_lines(void)
+{
+    const char *kind[] = {"model.kind=mobilenetv3"};
+    const char *wrong[] = {"", "8 1 2 3 4\n", "8 1 2 3 4 5 6\n", "8 1 2 x 4 5\n", " 8 1 2 3 4 5\n",
+                           "8  1 2 3 4 5\n", "-8 1 2 3 4 5\n", "8 1 2 3 4 5", "8 1 2 3 4 5 \n"};
+    lk_step_state s = {.step = 7, .loss = 0.1f, .lr = 3e-4f, .loss_scale = 65536,
+                       .grad_norm = INFINITY, .skipped = 2};
+    char text[LK_STEPLOG_LINE];
+    double c[LK_LOSS_COLUMNS];
+    lk_steplog_write_loss(&s, text);
+    tap_ok(lk_steplog_read_loss(text, c) && c[LK_LOSS_STEP] == 7 && (float)c[LK_LOSS] == s.loss &&
+               (float)c[LK_LOSS_LR] == s.lr && c[LK_LOSS_SCALE] == 65536 &&
+               isinf(c[LK_LOSS_NORM]) && c[LK_LOSS_SKIPPED] == 2,
+           "a step is read as it was written: %.*s", (int)strlen(text) - 1, text);
+    bool refused = true;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        refused &= !lk_steplog_read_loss(wrong[i], c);
+    tap_ok(refused, "what is no whole line of loss.log is none");
+    lk_run words = {0}, images = {0};
+    const char *file = "directory: x\ndata:\n  file: d.h5\n";
+    bool parsed = lk_run_parse("words", file, 0, NULL, &words) == LK_OK &&
+                  lk_run_parse("images", file, 1, kind, &images) == LK_OK;
+    tap_ok(parsed, "run files of both: %s", lk_error_text());
+    if (!parsed) return;
+    validation_line("of text", &(lk_validation){0.5, NAN, NAN, NAN}, &words);
+    validation_line("with a moving average", &(lk_validation){0.5, NAN, 1.0 / 3, NAN}, &words);
+    validation_line("of images", &(lk_validation){0.5, 0.25, NAN, NAN}, &images);
+    validation_line("of both", &(lk_validation){0.5, 0.25, 1.0 / 3, 0.75}, &images);
+    validation_line("without a run file", &(lk_validation){0.5, 0.25, 1.0 / 3, 0.75}, NULL);
+    validation_line("of text without one", &(lk_validation){0.5, NAN, 0.25, NAN}, NULL);
+    lk_run_clear(&words);
+    lk_run_clear(&images);
+}
+
 int main(void)
 {
     char directory[] = "/tmp/lockstep-monitor-XXXXXX", command[80];
     if (lk_comm_open(&comm) != LK_OK || lk_backend_null.open(1, &device) != LK_OK) return 99;
     if (!mkdtemp(directory) || chdir(directory) != 0) return 99;
     strcpy(data.digest, "0123");
+    log_lines();
     cost();
     times();
     traced();

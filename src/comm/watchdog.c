@@ -341,13 +341,11 @@ static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
     free(text);
 }
 
-/* Which heart of a rank is the one that is overdue. */
-static int worst(const lk_watchdog *w, int rank, double now)
+/* Which heart of a rank is overdue. The main thread may only wait for the other. */
+static int late_heart(const lk_watchdog *w, int rank, double now)
 {
     const peer *p = &w->peer[rank];
-    double over[HEARTS];
-    for (int k = 0; k < HEARTS; k++) over[k] = age(p, k, now) - limit_of(w, &p->last.heart[k]);
-    return over[IO] > 0 ? IO : MAIN; /* the main thread may only wait for it */
+    return age(p, IO, now) > limit_of(w, &p->last.heart[IO]) ? IO : MAIN;
 }
 
 /* Rank 0, or a rank alone: look at all that is known. */
@@ -356,7 +354,7 @@ static void judge(lk_watchdog *w, double now)
     for (int r = 0; r < w->comm->size; r++)
         if (w->peer[r].state == GONE) speak(w, -1, MAIN, r, now);
     for (int r = 0; r < w->comm->size; r++)
-        if (overdue(w, r, now) > 0) speak(w, r, worst(w, r, now), -1, now);
+        if (overdue(w, r, now) > 0) speak(w, r, late_heart(w, r, now), -1, now);
 }
 
 /* Another rank than 0 that has answered. */
@@ -410,9 +408,9 @@ static void judge_rank_0(lk_watchdog *w, double now)
     if (bad && now - w->accused >= turn(w, gone)) {
         for (int r = 1; r < w->comm->size && w->reached; r++)
             if (w->peer[r].state == LEFT) w->peer[r].state = ABSENT;
-        speak(w, me, worst(w, me, now), gone ? 0 : -1, now);
+        speak(w, me, late_heart(w, me, now), gone ? 0 : -1, now);
     } else if (over > LAST_RESORT) {
-        speak(w, me, worst(w, me, now), -1, now);
+        speak(w, me, late_heart(w, me, now), -1, now);
     }
 }
 

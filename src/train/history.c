@@ -43,30 +43,18 @@ static void table_clear(lk_table *t)
 static lk_status loss_line(lk_history *h, const char *line)
 {
     double v[LK_LOSS_COLUMNS];
-    if (sscanf(line, "%lf %lf %lf %lf %lf %lf", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5]) != 6) {
-        h->unreadable++;
-        return LK_OK;
-    }
-    return table_add(&h->loss, LK_LOSS_COLUMNS, v);
+    if (lk_steplog_read_loss(line, v)) return table_add(&h->loss, LK_LOSS_COLUMNS, v);
+    h->unreadable++;
+    return LK_OK;
 }
 
-/* Columns that a run does not have are left out of its lines (rundir.h). */
 static lk_status validation_line(lk_history *h, const char *line)
 {
-    double in[5], v[LK_VALID_COLUMNS] = {NAN, NAN, NAN, NAN, NAN};
-    int n = sscanf(line, "%lf %lf %lf %lf %lf", &in[0], &in[1], &in[2], &in[3], &in[4]);
-    if (n < 2) {
-        h->unreadable++;
-        return LK_OK;
-    }
-    bool images = h->has_run ? lk_run_images(&h->run) : n == 5;
-    int at = 2;
-    v[LK_VALID_STEP] = in[0];
-    v[LK_VALID_LOSS] = in[1];
-    if (images && at < n) v[LK_VALID_ACCURACY] = in[at++];
-    if (at < n) v[LK_VALID_EMA_LOSS] = in[at++];
-    if (at < n) v[LK_VALID_EMA_ACCURACY] = in[at];
-    return table_add(&h->validation, LK_VALID_COLUMNS, v);
+    double v[LK_VALID_COLUMNS];
+    if (lk_steplog_read_validation(line, h->has_run ? &h->run : NULL, v))
+        return table_add(&h->validation, LK_VALID_COLUMNS, v);
+    h->unreadable++;
+    return LK_OK;
 }
 
 static lk_status record_line(lk_history *h, const json_t *o)
@@ -122,14 +110,14 @@ static lk_status host_line(lk_history *h, const char *line)
 
 enum { MARK = 64 }; /* bytes before the place reached, to know whether the file is still the same */
 
+enum { LOSS, VALIDATION, EVENTS, STARTS, LOGS };
 static const struct {
     const char *name;
     lk_status (*line)(lk_history *h, const char *line);
-} logs[] = {{"loss.log", loss_line},
-            {"validation.log", validation_line},
-            {"run.jsonl", event_line},
-            {"starts.jsonl", host_line}};
-enum { LOGS = sizeof logs / sizeof *logs };
+} logs[] = {[LOSS] = {"loss.log", loss_line},
+            [VALIDATION] = {"validation.log", validation_line},
+            [EVENTS] = {"run.jsonl", event_line},
+            [STARTS] = {"starts.jsonl", host_line}};
 
 struct lk_history_file {
     long reached; /* bytes read, up to the end of a line */
@@ -169,11 +157,9 @@ static lk_status read_on(lk_history *h, int which, bool *cut)
     lk_status status = LK_OK;
     *cut = !same_so_far(f, p);
     h->any_log = true;
-    if (which == 2) h->log_exists = true;
+    if (which == EVENTS) h->log_exists = true;
     while (!*cut && status == LK_OK && (n = getline(&line, &size, f)) > 0 && line[n - 1] == '\n') {
-        line[n - 1] = '\0';
         status = logs[which].line(h, line);
-        line[n - 1] = '\n';
         p->reached += n;
         int fresh = n < MARK ? (int)n : MARK, old = p->marked;
         if (old + fresh > MARK) old = MARK - fresh;

@@ -5,6 +5,7 @@
 #define LK_TRAIN_HISTORY_H
 
 #include "train/run.h"
+#include "train/steplog.h"
 
 #include <jansson.h>
 
@@ -15,10 +16,6 @@ typedef struct lk_table {
     double **column; /* [columns][room] */
 } lk_table;
 
-enum { LK_LOSS_STEP, LK_LOSS, LK_LOSS_LR, LK_LOSS_SCALE, LK_LOSS_NORM, LK_LOSS_SKIPPED,
-       LK_LOSS_COLUMNS }; /* loss.log */
-enum { LK_VALID_STEP, LK_VALID_LOSS, LK_VALID_ACCURACY, LK_VALID_EMA_LOSS, LK_VALID_EMA_ACCURACY,
-       LK_VALID_COLUMNS }; /* validation.log */
 enum { LK_RECORD_STEP, LK_RECORD_TIME, LK_RECORD_RATE, LK_RECORD_MEAN, LK_RECORD_P50,
        LK_RECORD_P95, LK_RECORD_P99, LK_RECORD_WAIT, LK_RECORD_HOST, LK_RECORD_DEVICE,
        LK_RECORD_COLUMNS }; /* "step" in run.jsonl: s, samples/s, ms, bytes */
@@ -31,7 +28,7 @@ typedef struct lk_history {
     bool has_run; /* run.yaml could be read */
     lk_run run;
     char *run_text, *run_problem; /* the text of run.yaml; why it could not be read, or NULL */
-    lk_table loss, validation, record;
+    lk_table loss, validation, record; /* columns of the first two: steplog.h */
     /* other events of run.jsonl, in order, as they stand there */
     json_t *starts, *saves, *warnings, *ends, *ranks;
     json_t *hosts; /* lines of starts.jsonl */

@@ -1,6 +1,7 @@
 /* What stands out in the steps themselves. All of it is a function of what loss.log says, so after
  * a resume the warnings are those of an uninterrupted run. */
 #include "train/monitor_state.h"
+#include "train/steplog.h"
 
 #include <errno.h>
 #include <math.h>
@@ -114,14 +115,16 @@ void lk_monitor_judge(lk_monitor *m, const lk_step_state *s) { judge(m, s, false
 /* A step as loss.log has it; `skipped`: as of the line before. */
 static bool read_step(const char *line, uint64_t skipped, lk_step_state *s)
 {
-    unsigned long long step, so_far;
-    *s = (lk_step_state){.step = 0};
-    if (sscanf(line, "%llu %f %f %f %f %llu", &step, &s->loss, &s->lr, &s->loss_scale,
-               &s->grad_norm, &so_far) != 6)
-        return false;
-    s->step = step;
-    s->skipped = so_far;
-    s->finite = so_far == skipped;
+    double v[LK_LOSS_COLUMNS];
+    if (!lk_steplog_read_loss(line, v)) return false;
+    if (!(v[LK_LOSS_SKIPPED] >= 0 && v[LK_LOSS_SKIPPED] < 0x1p62)) return false; /* damaged */
+    *s = (lk_step_state){.step = (uint64_t)v[LK_LOSS_STEP],
+                         .loss = (float)v[LK_LOSS],
+                         .lr = (float)v[LK_LOSS_LR],
+                         .loss_scale = (float)v[LK_LOSS_SCALE],
+                         .grad_norm = (float)v[LK_LOSS_NORM],
+                         .skipped = (uint64_t)v[LK_LOSS_SKIPPED]};
+    s->finite = s->skipped == skipped;
     return true;
 }
 
@@ -130,7 +133,7 @@ lk_status lk_monitor_replay(lk_monitor *m)
     char *path, line[512];
     lk_step_state s = {.skipped = 0};
     if (m->o.start == 0) return LK_OK;
-    LK_TRY(lk_monitor_path(m, "loss.log", &path));
+    LK_TRY(lk_monitor_path(m, lk_steplogs[LK_CHECKPOINT_LOSS].name, &path));
     FILE *f = fopen(path, "r");
     lk_status status = f ? LK_OK
                          : lk_fail(LK_E_SYSTEM,

@@ -221,19 +221,13 @@ static lk_status make_directory(const char *path, lk_resume how)
     return status;
 }
 
-static const struct {
-    const char *name;
-    lk_steplog_form form;
-} logs[] = {{"loss.log", {"step loss rate scale norm skipped", 5, 5, true}},
-            {"validation.log", {"step loss", 1, 4, false}}};
-
 static lk_status open_log(lk_rundir *d, int which, uint64_t step, double *lowest)
 {
-    char *path = join(d->path, logs[which].name);
+    char *path = join(d->path, lk_steplogs[which].name);
     lk_status status = path ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK) status = lk_digest_create(&d->log[which].digest);
     if (status == LK_OK)
-        status = lk_steplog_open(path, &logs[which].form, step, lowest, d->log[which].digest,
+        status = lk_steplog_open(path, &lk_steplogs[which], step, lowest, d->log[which].digest,
                                  &d->log[which].bytes, &d->log[which].file);
     free(path);
     return status;
@@ -269,14 +263,14 @@ static void compare_log(lk_rundir *d, int which, const char *path, const lk_chec
 static lk_status check_log(lk_rundir *d, int which, const lk_checkpoint_info *saved, uint64_t *last,
                            void (*report)(void *context, const char *text), void *context)
 {
-    char *path = join(d->path, logs[which].name), text[PATH_MAX + 100];
+    char *path = join(d->path, lk_steplogs[which].name), text[PATH_MAX + 100];
     lk_digest *digest = NULL;
     lk_checkpoint_log found = {.bytes = 0};
     float loss = saved->state.loss;
     bool none = false;
     lk_status status = path ? lk_digest_create(&digest) : lk_fail(LK_E_SYSTEM, "out of memory");
     if (status == LK_OK)
-        status = lk_steplog_check(path, &logs[which].form, saved->state.step, *last,
+        status = lk_steplog_check(path, &lk_steplogs[which], saved->state.step, *last,
                                   which == LOSS ? &loss : NULL, digest, &found.bytes, &none);
     if (status == LK_OK && none && *last > 0) {
         snprintf(text, sizeof text, "%s has nothing up to step %llu any more; it begins after it",
@@ -377,7 +371,7 @@ static lk_status write_line(lk_rundir *d, int which, const char *line)
     FILE *f = d->log[which].file;
     if (fputs(line, f) < 0 || ferror(f))
         return lk_fail(LK_E_SYSTEM, "%s/%s: cannot write the log: %s; %s, then go on with --resume",
-                       d->path, logs[which].name, strerror(errno),
+                       d->path, lk_steplogs[which].name, strerror(errno),
                        lk_advice_of_errno(errno, "check the disk it lies on"));
     lk_digest_update(d->log[which].digest, line, strlen(line));
     d->log[which].bytes += strlen(line);
@@ -386,24 +380,18 @@ static lk_status write_line(lk_rundir *d, int which, const char *line)
 
 lk_status lk_rundir_log_step(lk_rundir *d, const lk_step_state *s)
 {
-    char line[160];
+    char line[LK_STEPLOG_LINE];
     if (!d->log[LOSS].file) return LK_OK;
-    snprintf(line, sizeof line, "%llu %.9g %.9g %.9g %.9g %llu\n", (unsigned long long)s->step,
-             (double)s->loss, (double)s->lr, (double)s->loss_scale, (double)s->grad_norm,
-             (unsigned long long)s->skipped);
+    lk_steplog_write_loss(s, line);
     return write_line(d, LOSS, line);
 }
 
 lk_status lk_rundir_log_validation(lk_rundir *d, uint64_t step, const lk_validation *v)
 {
-    char text[160];
+    char line[LK_STEPLOG_LINE];
     if (!d->log[VALIDATION].file) return LK_OK;
-    int n = snprintf(text, sizeof text, "%llu %.17g", (unsigned long long)step, v->loss);
-    const double more[] = {v->accuracy, v->ema_loss, v->ema_accuracy};
-    for (int i = 0; i < 3; i++)
-        if (!isnan(more[i])) n += snprintf(text + n, sizeof text - (size_t)n, " %.17g", more[i]);
-    snprintf(text + n, sizeof text - (size_t)n, "\n");
-    return write_line(d, VALIDATION, text);
+    lk_steplog_write_validation(step, v, line);
+    return write_line(d, VALIDATION, line);
 }
 
 lk_status lk_rundir_sync(lk_rundir *d)

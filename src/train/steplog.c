@@ -9,6 +9,81 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { LOSS = LK_CHECKPOINT_LOSS, VALIDATION = LK_CHECKPOINT_VALIDATION };
+
+const lk_steplog_form lk_steplogs[] = {
+    [LOSS] = {"loss.log", "step loss rate scale norm skipped", 5, 5, true},
+    [VALIDATION] = {"validation.log", "step loss", 1, 4, false},
+};
+
+/* ---- lines ----------------------------------------------------------------------------------- */
+
+void lk_steplog_write_loss(const lk_step_state *s, char line[LK_STEPLOG_LINE])
+{
+    snprintf(line, LK_STEPLOG_LINE, "%llu %.9g %.9g %.9g %.9g %llu\n",
+             (unsigned long long)s->step, (double)s->loss, (double)s->lr, (double)s->loss_scale,
+             (double)s->grad_norm, (unsigned long long)s->skipped);
+}
+
+void lk_steplog_write_validation(uint64_t step, const lk_validation *v, char line[LK_STEPLOG_LINE])
+{
+    const double more[] = {v->accuracy, v->ema_loss, v->ema_accuracy};
+    size_t n = (size_t)snprintf(line, LK_STEPLOG_LINE, "%llu %.17g", (unsigned long long)step,
+                                v->loss);
+    for (int i = 0; i < 3; i++)
+        if (!isnan(more[i]))
+            n += (size_t)snprintf(line + n, LK_STEPLOG_LINE - n, " %.17g", more[i]);
+    snprintf(line + n, LK_STEPLOG_LINE - n, "\n");
+}
+
+typedef struct line {
+    uint64_t step;
+    int numbers;
+    double number[LK_LOSS_COLUMNS - 1]; /* after the step; the most of both forms */
+} line;
+
+/* Is this a whole line of the form? */
+static bool parse(const char *text, const lk_steplog_form *form, line *l)
+{
+    char *rest;
+    if (!isdigit((unsigned char)text[0])) return false;
+    l->step = strtoull(text, &rest, 10);
+    for (l->numbers = 0; *rest == ' ' && l->numbers < form->most; l->numbers++) {
+        const char *begin = rest + 1;
+        if (isspace((unsigned char)*begin)) return false;
+        l->number[l->numbers] = strtod(begin, &rest);
+        if (rest == begin) return false;
+    }
+    return rest[0] == '\n' && l->numbers >= form->least;
+}
+
+bool lk_steplog_read_loss(const char *text, double column[LK_LOSS_COLUMNS])
+{
+    line l;
+    if (!parse(text, &lk_steplogs[LOSS], &l)) return false;
+    column[LK_LOSS_STEP] = (double)l.step;
+    memcpy(column + 1, l.number, sizeof l.number);
+    return true;
+}
+
+bool lk_steplog_read_validation(const char *text, const lk_run *run,
+                                double column[LK_VALID_COLUMNS])
+{
+    line l;
+    int at = 1;
+    if (!parse(text, &lk_steplogs[VALIDATION], &l)) return false;
+    bool images = run ? lk_run_images(run) : l.numbers == lk_steplogs[VALIDATION].most;
+    for (int i = 0; i < LK_VALID_COLUMNS; i++) column[i] = NAN;
+    column[LK_VALID_STEP] = (double)l.step;
+    column[LK_VALID_LOSS] = l.number[0];
+    if (images && at < l.numbers) column[LK_VALID_ACCURACY] = l.number[at++];
+    if (at < l.numbers) column[LK_VALID_EMA_LOSS] = l.number[at++];
+    if (at < l.numbers) column[LK_VALID_EMA_ACCURACY] = l.number[at];
+    return true;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
 static lk_status cannot(const char *what, const char *path)
 {
     return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", path, what, strerror(errno),
@@ -45,28 +120,6 @@ static lk_status open_file(const char *path, int flags, const char *mode, FILE *
     return status;
 }
 
-typedef struct line {
-    uint64_t step;
-    double first; /* number */
-} line;
-
-/* Is this a whole line of the form? */
-static bool parse(const char *text, const lk_steplog_form *form, line *l)
-{
-    char *rest;
-    int numbers = 0;
-    if (!isdigit((unsigned char)text[0])) return false;
-    l->step = strtoull(text, &rest, 10);
-    while (*rest == ' ') {
-        const char *begin = rest + 1;
-        if (isspace((unsigned char)*begin)) return false;
-        double value = strtod(begin, &rest);
-        if (rest == begin) return false;
-        if (numbers++ == 0) l->first = value;
-    }
-    return rest[0] == '\n' && numbers >= form->least && numbers <= form->most;
-}
-
 /* What is read of a log. */
 typedef struct reading {
     long end;             /* of the last line that stays */
@@ -79,7 +132,7 @@ typedef struct reading {
 static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step, lk_digest *digest)
 {
     char text[512];
-    line l = {0, 0};
+    line l;
     reading r = {.lowest = (double)INFINITY};
     while (fgets(text, sizeof text, f)) {
         bool good = parse(text, form, &l);
@@ -88,8 +141,8 @@ static reading read_lines(FILE *f, const lk_steplog_form *form, uint64_t step, l
         r.bad = !good;
         r.later = good && l.step > step;
         if (r.bad || r.later) break;
-        if (l.first < r.lowest) r.lowest = l.first;
-        r.final = l.first;
+        if (l.number[0] < r.lowest) r.lowest = l.number[0];
+        r.final = l.number[0];
         r.last = l.step;
         r.lines++;
         r.end = ftell(f);

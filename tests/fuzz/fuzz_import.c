@@ -114,12 +114,13 @@ static void reference(const uint8_t *data, size_t size)
 
 static void go_on(const char *path)
 {
-    static const lk_steplog_form form = {"step loss rate scale norm skipped", 5, 5, true};
     lk_digest *digest = NULL;
     uint64_t bytes = 0;
     bool none = false;
     fuzz_demand(lk_digest_create(&digest) == LK_OK, "a digest");
-    fuzz_read(lk_steplog_check(path, &form, 3, 3, &(float){1}, digest, &bytes, &none), "log");
+    fuzz_read(lk_steplog_check(path, &lk_steplogs[LK_CHECKPOINT_LOSS], 3, 3, &(float){1}, digest,
+                               &bytes, &none),
+              "log");
     lk_digest_destroy(digest);
 }
 
