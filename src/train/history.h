@@ -72,5 +72,9 @@ void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */
 const json_t *lk_history_start(const lk_history *h); /* the last in the run log, NULL: none */
 double lk_history_number(const json_t *o, const char *name);  /* a member; NAN: there is none */
 double lk_history_last(const lk_table *t, int column);        /* of the last row; NAN: none */
+/* Widen a range of losses, at first from INFINITY to -INFINITY, by those of the run. */
+void lk_history_loss_range(const lk_history *h, double *low, double *high);
+/* A loss that has fallen far is drawn by its logarithm, or its end would be a flat line. */
+bool lk_history_logarithmic(double low, double high);
 
 #endif

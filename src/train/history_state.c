@@ -172,6 +172,18 @@ double lk_history_best(const lk_history *h, int64_t *step)
     return best;
 }
 
+void lk_history_loss_range(const lk_history *h, double *low, double *high)
+{
+    for (int64_t i = 0; i < h->loss.rows; i++) {
+        double y = h->loss.column[LK_LOSS][i];
+        if (!isfinite(y)) continue;
+        *low = fmin(*low, y);
+        *high = fmax(*high, y);
+    }
+}
+
+bool lk_history_logarithmic(double low, double high) { return low > 0 && high > 4 * low; }
+
 void lk_history_duration(double seconds, char text[32])
 {
     long s = (long)whole(seconds + 0.5);

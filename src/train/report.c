@@ -50,10 +50,10 @@ static const lk_table *loss_table(const lk_history *h) { return &h->loss; }
 static const lk_table *validation_table(const lk_history *h) { return &h->validation; }
 static const lk_table *record_table(const lk_history *h) { return &h->record; }
 
-/* One figure over the steps, a line for each run; nothing where no run has it. A negative unit:
- * smoothed. */
+/* One figure over the steps, a line for each run; nothing where no run has it. */
 static lk_status overlay(lk_html *p, int runs, lk_history *const *h, const lk_html_chart *c,
-                         const lk_table *(*table)(const lk_history *), int which, double unit)
+                         const lk_table *(*table)(const lk_history *), int which, double unit,
+                         bool smooth)
 {
     if (!any_finite(runs, h, table, which)) return LK_OK;
     lk_html_series *s = calloc((size_t)runs, sizeof *s);
@@ -62,9 +62,9 @@ static lk_status overlay(lk_html *p, int runs, lk_history *const *h, const lk_ht
     for (int r = 0; r < runs && good; r++) {
         const lk_table *t = table(h[r]);
         s[r] = series(h[r]->directory, t, 0, which);
-        scaled[r] = smoothed(t, which, unit < 0 ? span_of(t) : 1);
+        scaled[r] = smoothed(t, which, smooth ? span_of(t) : 1);
         good = scaled[r] != NULL;
-        for (int64_t i = 0; i < t->rows && good; i++) scaled[r][i] *= fabs(unit);
+        for (int64_t i = 0; i < t->rows && good; i++) scaled[r][i] *= unit;
         s[r].y = scaled[r];
     }
     if (good) lk_html_lines(p, c, s, runs);
@@ -74,18 +74,11 @@ static lk_status overlay(lk_html *p, int runs, lk_history *const *h, const lk_ht
     return good ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
-/* A loss that has fallen far is drawn on a logarithmic axis, or its end would be a flat line. */
 static bool far_apart(int runs, lk_history *const *h)
 {
-    double low = INFINITY, high = 0;
-    for (int r = 0; r < runs; r++)
-        for (int64_t i = 0; i < h[r]->loss.rows; i++) {
-            double y = h[r]->loss.column[LK_LOSS][i];
-            if (!isfinite(y)) continue;
-            low = fmin(low, y);
-            high = fmax(high, y);
-        }
-    return low > 0 && high > 4 * low;
+    double low = INFINITY, high = -INFINITY;
+    for (int r = 0; r < runs; r++) lk_history_loss_range(h[r], &low, &high);
+    return lk_history_logarithmic(low, high);
 }
 
 /* ---- loss ------------------------------------------------------------------------------------ */
@@ -121,57 +114,39 @@ static lk_status loss_of_one(lk_html *p, lk_history *h)
     return LK_OK;
 }
 
-static lk_status loss_of_several(lk_html *p, int runs, lk_history *const *h)
-{
-    lk_html_series *s = calloc((size_t)runs, sizeof *s);
-    double **mean = calloc((size_t)runs, sizeof *mean);
-    bool good = s && mean;
-    for (int r = 0; r < runs && good; r++) {
-        mean[r] = smoothed(&h[r]->loss, LK_LOSS, span_of(&h[r]->loss));
-        good = mean[r] != NULL;
-        s[r] = series(h[r]->directory, &h[r]->loss, LK_LOSS_STEP, LK_LOSS);
-        s[r].y = mean[r];
-    }
-    if (good)
-        lk_html_lines(p,
-                      &(lk_html_chart){.title = "Training loss, smoothed",
-                                       .x_label = "step",
-                                       .y_label = "nats, mean of a hundredth of the run",
-                                       .y_log = far_apart(runs, h)},
-                      s, runs);
-    for (int r = 0; r < runs && mean; r++) free(mean[r]);
-    free(mean);
-    free(s);
-    return good ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-}
-
 static lk_status loss_section(lk_html *p, int runs, lk_history *const *h)
 {
     lk_html_section(p, "Learning");
     if (runs == 1) LK_TRY(loss_of_one(p, h[0]));
-    else LK_TRY(loss_of_several(p, runs, h));
+    else
+        LK_TRY(overlay(p, runs, h,
+                       &(lk_html_chart){.title = "Training loss, smoothed",
+                                        .x_label = "step",
+                                        .y_label = "nats, mean of a hundredth of the run",
+                                        .y_log = far_apart(runs, h)},
+                       loss_table, LK_LOSS, 1, true));
     lk_html_grid_begin(p);
     if (runs > 1)
         LK_TRY(overlay(
             p, runs, h,
             &(lk_html_chart){.title = "Validation loss", .x_label = "step", .y_label = "nats"},
-            validation_table, LK_VALID_LOSS, 1));
+            validation_table, LK_VALID_LOSS, 1, false));
     LK_TRY(overlay(p, runs, h,
                    &(lk_html_chart){.title = "Validation accuracy",
                                     .x_label = "step",
                                     .y_label = "share of right classes"},
-                   validation_table, LK_VALID_ACCURACY, 1));
+                   validation_table, LK_VALID_ACCURACY, 1, false));
     LK_TRY(overlay(p, runs, h,
                    &(lk_html_chart){.title = "Gradient norm",
                                     .x_label = "step",
                                     .y_label = "before clipping",
                                     .y_log = true},
-                   loss_table, LK_LOSS_NORM, 1));
+                   loss_table, LK_LOSS_NORM, 1, false));
     LK_TRY(overlay(
         p, runs, h,
         &(lk_html_chart){
             .title = "Learning rate", .x_label = "step", .y_label = "a step", .y_from_zero = true},
-        loss_table, LK_LOSS_LR, 1));
+        loss_table, LK_LOSS_LR, 1, false));
     bool scaled = false;
     for (int r = 0; r < runs; r++)
         for (int64_t i = 0; i < h[r]->loss.rows; i++)
@@ -181,7 +156,7 @@ static lk_status loss_section(lk_html *p, int runs, lk_history *const *h)
             p, runs, h,
             &(lk_html_chart){
                 .title = "Loss scale", .x_label = "step", .y_log = true, .y_label = "factor"},
-            loss_table, LK_LOSS_SCALE, 1));
+            loss_table, LK_LOSS_SCALE, 1, false));
     lk_html_grid_end(p);
     return LK_OK;
 }
@@ -261,7 +236,7 @@ static lk_status speed_section(lk_html *p, int runs, lk_history *const *h)
                                     .y_label = "samples/s, mean of a hundredth of "
                                                "the run",
                                     .y_from_zero = true},
-                   record_table, LK_RECORD_RATE, -1));
+                   record_table, LK_RECORD_RATE, 1, true));
     if (runs == 1) {
         LK_TRY(step_times(p, h[0]));
         LK_TRY(distribution(p, h[0]));
@@ -270,20 +245,20 @@ static lk_status speed_section(lk_html *p, int runs, lk_history *const *h)
             p, runs, h,
             &(lk_html_chart){
                 .title = "Step time, p95", .x_label = "step", .y_label = "ms", .y_from_zero = true},
-            record_table, LK_RECORD_P95, 1));
+            record_table, LK_RECORD_P95, 1, false));
     }
     LK_TRY(overlay(p, runs, h,
                    &(lk_html_chart){.title = "Waiting for data",
                                     .x_label = "step",
                                     .y_label = "ms a step",
                                     .y_from_zero = true},
-                   record_table, LK_RECORD_WAIT, 1));
+                   record_table, LK_RECORD_WAIT, 1, false));
     LK_TRY(overlay(p, runs, h,
                    &(lk_html_chart){.title = "Host memory, peak",
                                     .x_label = "step",
                                     .y_label = "MiB, rank 0",
                                     .y_from_zero = true},
-                   record_table, LK_RECORD_HOST, 1 / 0x1p20));
+                   record_table, LK_RECORD_HOST, 1 / 0x1p20, false));
     lk_html_grid_end(p);
     lk_report_ranks(p, runs, h);
     return LK_OK;

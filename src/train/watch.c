@@ -44,25 +44,20 @@ static double seconds_left(const lk_history *h, lk_run_state state)
 /* ---- the curve ------------------------------------------------------------------------------- */
 
 typedef struct curve {
-    bool log;          /* a loss that has fallen far is drawn by its logarithm */
+    bool log;          /* by its logarithm */
     int width, height; /* dots */
     double first, last, low, high;
     unsigned char dot[ROWS * 4][MOST * 2];
 } curve;
 
-static void scan(const lk_table *t, curve *c)
+static void scan(const lk_history *h, curve *c)
 {
     c->low = INFINITY;
     c->high = -INFINITY;
-    c->first = t->column[LK_LOSS_STEP][0];
-    c->last = lk_history_last(t, LK_LOSS_STEP);
-    for (int64_t i = 0; i < t->rows; i++) {
-        double y = t->column[LK_LOSS][i];
-        if (!isfinite(y)) continue;
-        c->low = fmin(c->low, y);
-        c->high = fmax(c->high, y);
-    }
-    c->log = c->low > 0 && c->high > 4 * c->low;
+    c->first = h->loss.column[LK_LOSS_STEP][0];
+    c->last = lk_history_last(&h->loss, LK_LOSS_STEP);
+    lk_history_loss_range(h, &c->low, &c->high);
+    c->log = lk_history_logarithmic(c->low, c->high);
 }
 
 /* From 0 at the lowest to 1 at the highest. */
@@ -128,7 +123,7 @@ static void draw_curve(page *p, const lk_history *h, bool unicode)
     int width = p->columns - LABEL < MOST ? p->columns - LABEL : MOST;
     c->width = unicode ? 2 * width : width;
     c->height = unicode ? 4 * ROWS : ROWS;
-    scan(&h->loss, c);
+    scan(h, c);
     if (c->low <= c->high) plot(&h->loss, c);
     for (int row = 0; row < ROWS && c->low <= c->high; row++) {
         char text[MOST * 3 + 1] = "", label[16] = "";
