@@ -1,6 +1,7 @@
 /* Measures and their files: the histogram's stated error, outliers against a definition computed
  * plainly, CRC-32C against RFC 3720, event files byte for byte, Prometheus' text, the cut of the
- * run log, what is told of work that is counted. */
+ * run log, what is told of work that is counted, durations and bars. */
+#include "base/digits.h"
 #include "metric/histogram.h"
 #include "metric/outlier.h"
 #include "metric/progress.h"
@@ -37,6 +38,29 @@ static size_t read_file(const char *path, char *text, size_t size)
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
+
+static void digits(void)
+{
+    static const struct {
+        double seconds;
+        const char *text;
+    } time[] = {{0, "0:00"}, {59.4, "0:59"}, {59.5, "1:00"}, {3599.6, "1:00:00"},
+                {90061, "25:01:01"}, {-5, "0:00"}, {NAN, "0:00"}, {INFINITY, "0:00"}};
+    static const struct {
+        int64_t done, total;
+        const char *text;
+    } bar[] = {{0, 10, "[>         ]   0%"}, {29, 100, "[==>       ]  29%"},
+               {3, 10, "[===>      ]  30%"}, {99, 100, "[=========>]  99%"},
+               {10, 10, "[==========] 100%"}, {12, 10, "[==========] 100%"},
+               {5, 0, "[>         ]   0%"}, {INT64_MAX, INT64_MAX, "[==========] 100%"}};
+    char text[32];
+    for (size_t i = 0; i < sizeof time / sizeof *time; i++)
+        tap_ok(strcmp(lk_digits_duration(time[i].seconds, text), time[i].text) == 0,
+               "%g seconds are %s", time[i].seconds, text);
+    for (size_t i = 0; i < sizeof bar / sizeof *bar; i++)
+        tap_ok(strcmp(lk_digits_bar(bar[i].done, bar[i].total, 10, text), bar[i].text) == 0,
+               "%lld of %lld: %s", (long long)bar[i].done, (long long)bar[i].total, text);
+}
 
 /* Twenty calls, the first with 5 of 25 done. */
 static void count_to(const char *path, bool terminal, int64_t every, char *text, size_t size)
@@ -344,6 +368,7 @@ int main(void)
 {
     char directory[] = "/tmp/lockstep-metric-XXXXXX", command[80];
     if (!mkdtemp(directory) || chdir(directory) != 0) return 99;
+    digits();
     progress("progress");
     histograms();
     outliers();

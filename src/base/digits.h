@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 /* 1,234,567. Returns `text`. */
 static inline const char *lk_digits(int64_t value, char text[32])
@@ -15,6 +16,29 @@ static inline const char *lk_digits(int64_t value, char text[32])
         text[k++] = plain[i];
     }
     text[k] = '\0';
+    return text;
+}
+
+/* 2:05 or 1:02:03; what is no number from 0 is 0:00. Returns `text`. */
+static inline const char *lk_digits_duration(double seconds, char text[32])
+{
+    long long s = seconds >= 0 && seconds < 0x1p62 ? (long long)(seconds + 0.5) : 0;
+    if (s >= 3600) snprintf(text, 32, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+    else snprintf(text, 32, "%lld:%02lld", s / 60, s % 60);
+    return text;
+}
+
+/* "[====>     ]  42%", `size` characters between the brackets; none where the total, 0, is not
+ * known. Returns `text`, with room for size + 8. */
+static inline const char *lk_digits_bar(int64_t done, int64_t total, int size, char *text)
+{
+    double part = (double)(done < total ? done : total), all = total > 0 ? (double)total : 1;
+    int filled = (int)(part * size / all), percent = (int)(100 * part / all);
+    memset(text, '=', (size_t)size + 1);
+    memset(text + 1 + filled, ' ', (size_t)(size - filled));
+    if (filled < size) text[1 + filled] = '>';
+    text[0] = '[';
+    snprintf(text + 1 + size, 7, "] %3d%%", percent);
     return text;
 }
 

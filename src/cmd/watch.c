@@ -1,4 +1,5 @@
 /* lockstep watch RUNDIR [--once] [--interval SECONDS] */
+#include "base/clock.h"
 #include "cmd/cmd.h"
 #include "train/watch.h"
 
@@ -9,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct options {
@@ -42,13 +42,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int width(void)
 {
     struct winsize w = {0};
@@ -63,7 +56,7 @@ static int redraw(const lk_history *h, int lines, bool unicode)
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
     if (!f) return lines;
-    int drawn = lk_watch_draw(f, h, width() - 1, unicode, now());
+    int drawn = lk_watch_draw(f, h, width() - 1, unicode, lk_clock_date());
     if (fclose(f) == 0) {
         if (lines > 0) printf("\033[%dA", lines);
         for (char *p = text; *p;) {
@@ -85,10 +78,10 @@ static lk_status watch(const options *o, lk_history *h)
     bool unicode = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     int64_t said = -1;
     for (int lines = 0;;) {
-        if (o->once) lk_watch_draw(stdout, h, width(), unicode, now());
+        if (o->once) lk_watch_draw(stdout, h, width(), unicode, lk_clock_date());
         else if (terminal) lines = redraw(h, lines, unicode);
         else if (said != lk_history_done(h) || h->done || h->failed)
-            lk_watch_line(stdout, h, now());
+            lk_watch_line(stdout, h, lk_clock_date());
         said = lk_history_done(h);
         if (fflush(stdout) != 0)
             return lk_fail(LK_E_SYSTEM, "standard output: %s; see where the output goes",

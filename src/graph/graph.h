@@ -229,6 +229,8 @@ lk_params *lk_params_create(void);
 void lk_params_destroy(lk_params *p);
 /* Fix the offsets. Called once after the first graph is built and before it is planned. */
 void lk_params_layout(lk_params *p);
+/* Parameters that are learned, without statistics and gaps. */
+int64_t lk_params_learned(const lk_params *p);
 /* Fill `out` (host, p->total floats) with the initial values: a function of seed and index only. */
 void lk_params_initialise(const lk_params *p, uint64_t seed, float *out);
 const lk_param *lk_params_find(const lk_params *p, const char *name);

@@ -128,6 +128,14 @@ void lk_params_layout(lk_params *p)
     p->frozen = true;
 }
 
+int64_t lk_params_learned(const lk_params *p)
+{
+    int64_t learned = 0;
+    for (int i = 0; i < p->count; i++)
+        if (!p->item[i]->statistic) learned += p->item[i]->count;
+    return learned;
+}
+
 /* Two normal numbers from two words: Box and Muller, 1958. */
 static void normal_pair(uint32_t a, uint32_t b, double out[2])
 {

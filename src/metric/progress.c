@@ -1,6 +1,7 @@
 #include "metric/progress.h"
 
 #include "base/clock.h"
+#include "base/digits.h"
 
 #include <string.h>
 #include <sys/ioctl.h>
@@ -20,23 +21,10 @@ static void clear(lk_progress *p)
     p->visible = false;
 }
 
-static void time_text(double seconds, char text[32])
-{
-    long s = (long)(seconds + 0.5);
-    if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
-}
-
 static void draw(lk_progress *p, int64_t done, int64_t total, const char *rest)
 {
-    char bar[BAR + 1], line[256];
-    int filled = total > 0 ? (int)(done * BAR / total) : 0;
-    memset(bar, ' ', BAR);
-    memset(bar, '=', (size_t)filled);
-    if (filled < BAR) bar[filled] = '>';
-    bar[BAR] = '\0';
-    snprintf(line, sizeof line, "[%s] %3lld%% %s", bar,
-             (long long)(total > 0 ? 100 * done / total : 0), rest);
+    char bar[BAR + 8], line[256];
+    snprintf(line, sizeof line, "%s %s", lk_digits_bar(done, total, BAR, bar), rest);
     struct winsize w = {0};
     if (ioctl(fileno(p->out), TIOCGWINSZ, &w) == 0 && w.ws_col > 1 && w.ws_col < strlen(line))
         line[w.ws_col - 1] = '\0';
@@ -65,7 +53,7 @@ void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, 
         return;
     p->drawn = now;
     char rest[200], left[32];
-    time_text((double)(total - done) * step_seconds, left);
+    lk_digits_duration((double)(total - done) * step_seconds, left);
     snprintf(rest, sizeof rest, "step %lld/%lld  loss %.4f  %.4g samples/s  ETA %s",
              (long long)done, (long long)total, loss, rate, left);
     show(p, done, total, rest);
@@ -83,7 +71,7 @@ void lk_progress_count(lk_progress *p, int64_t done, int64_t total, const char *
     p->drawn = now;
     char rest[200], left[32] = "-";
     double rate = now > p->began ? (double)(done - p->first) / (now - p->began) : 0;
-    if (rate > 0) time_text((double)(total - done) / rate, left);
+    if (rate > 0) lk_digits_duration((double)(total - done) / rate, left);
     snprintf(rest, sizeof rest, "%lld/%lld %s  %.4g/s  ETA %s", (long long)done, (long long)total,
              what, rate, left);
     show(p, done, total, rest);

@@ -1,12 +1,13 @@
 #include "metric/tensorboard.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 struct lk_tensorboard {
@@ -110,7 +111,7 @@ static lk_status write_record(lk_tensorboard *tb, const message *m)
 /* ---- public ---------------------------------------------------------------------------------- */
 
 /* TensorBoard reads the files of a directory in the order of their names: time comes first. */
-static lk_status make_file(lk_tensorboard *tb, const char *directory, const struct timespec *now)
+static lk_status make_file(lk_tensorboard *tb, const char *directory, double now)
 {
     char host[65] = "";
     if (gethostname(host, sizeof host - 1) != 0 || !host[0]) strcpy(host, "localhost");
@@ -119,8 +120,7 @@ static lk_status make_file(lk_tensorboard *tb, const char *directory, const stru
                        "%s: cannot make the directory: %s; check the permissions, or "
                        "log.tensorboard: false",
                        directory, strerror(errno));
-    if (asprintf(&tb->path, "%s/events.out.tfevents.%010lld.%09ld.%s", directory,
-                 (long long)now->tv_sec, now->tv_nsec, host) < 0) {
+    if (asprintf(&tb->path, "%s/events.out.tfevents.%020.9f.%s", directory, now, host) < 0) {
         tb->path = NULL;
         return lk_fail(LK_E_SYSTEM, "out of memory");
     }
@@ -148,13 +148,11 @@ static lk_status write_start(lk_tensorboard *tb, double time, uint64_t first)
 
 lk_status lk_tensorboard_open(const char *directory, uint64_t first, lk_tensorboard **out)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    double now = lk_clock_date();
     lk_tensorboard *tb = calloc(1, sizeof *tb);
     if (!tb) return lk_fail(LK_E_SYSTEM, "out of memory");
-    lk_status status = make_file(tb, directory, &now);
-    if (status == LK_OK)
-        status = write_start(tb, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec, first);
+    lk_status status = make_file(tb, directory, now);
+    if (status == LK_OK) status = write_start(tb, now, first);
     if (status == LK_OK) status = lk_tensorboard_flush(tb);
     if (status != LK_OK) {
         lk_tensorboard_close(tb);

@@ -195,6 +195,12 @@ static lk_status merge(lk_program *p, int leaf, int64_t first, int64_t count, in
     return LK_OK;
 }
 
+void lk_program_sums_cost(const lk_params *p, int local_leaves, double *flops, double *bytes)
+{
+    *flops = (double)(local_leaves - 1) * (double)(p->total + LK_METRIC_FLOATS);
+    *bytes = 3 * sizeof(float) * *flops; /* two are read, one is written */
+}
+
 /* A LAST node, within the last leaf: the range it reads is first summed over the leaves. Nothing
  * else touches that range until the step nodes, so it runs beside the rest of the leaf. */
 static lk_status run_last(lk_program *p, const lk_node *n, int leaf, int depth)

@@ -34,6 +34,8 @@ lk_status lk_program_run(lk_program *p);
 /* Device address of a tensor after a run (arena tensors: of the last leaf, if still live). */
 void *lk_program_data(lk_program *p, const lk_tensor *t);
 size_t lk_program_arena_bytes(const lk_program *p);
+/* What it costs to sum the gradients of a rank's leaves, in a step, as ops tell theirs. */
+void lk_program_sums_cost(const lk_params *p, int local_leaves, double *flops, double *bytes);
 /* Let `o` watch from the next run on, until it is removed; what was captured is captured anew. */
 void lk_program_observe(lk_program *p, lk_observer *o);
 void lk_program_unobserve(lk_program *p, lk_observer *o); /* one that does not watch is let be */

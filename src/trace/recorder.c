@@ -94,13 +94,10 @@ void lk_recorder_destroy(lk_recorder *r)
 
 static lk_status describe_sums(const lk_recorder *r, lk_trace_node *out)
 {
-    double floats =
-        (double)(r->local_leaves - 1) * (double)(r->graph->params->total + LK_METRIC_FLOATS);
     out->scope = strdup("leaf_sums");
     out->op = strdup("leaf_sums");
     out->section = LK_LAST;
-    out->flops = floats;
-    out->bytes = 3 * sizeof(float) * floats;
+    lk_program_sums_cost(r->graph->params, r->local_leaves, &out->flops, &out->bytes);
     return out->scope && out->op ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory for a trace");
 }
 

@@ -68,7 +68,6 @@ int64_t lk_history_done(const lk_history *h);  /* steps done */
 /* Seconds in which the run was at work, over its starts; what was done again counts once. */
 double lk_history_worked(const lk_history *h);
 double lk_history_best(const lk_history *h, int64_t *step); /* lowest validation loss, NAN: none */
-void lk_history_duration(double seconds, char text[32]);    /* 1:02:03 */
 const json_t *lk_history_start(const lk_history *h); /* the last in the run log, NULL: none */
 double lk_history_number(const json_t *o, const char *name);  /* a member; NAN: there is none */
 double lk_history_last(const lk_table *t, int column);        /* of the last row; NAN: none */

@@ -1,6 +1,8 @@
 /* How a run stands, by what its files say. */
 #include "train/history.h"
 
+#include "base/digits.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,8 +138,7 @@ lk_run_state lk_history_state(const lk_history *h, double now, char text[LK_HIST
         return LK_RUN_UNREADABLE;
     }
     if (dead || silent) {
-        lk_history_duration(age, duration);
-        snprintf(text, LK_HISTORY_TEXT, "silent for %s%s%s", duration,
+        snprintf(text, LK_HISTORY_TEXT, "silent for %s%s%s", lk_digits_duration(age, duration),
                  dead ? ", it was killed: no process works on it" : "",
                  h->any_log ? "" : ", no log yet");
         return LK_RUN_SILENT;
@@ -183,10 +184,3 @@ void lk_history_loss_range(const lk_history *h, double *low, double *high)
 }
 
 bool lk_history_logarithmic(double low, double high) { return low > 0 && high > 4 * low; }
-
-void lk_history_duration(double seconds, char text[32])
-{
-    long s = (long)whole(seconds + 0.5);
-    if (s >= 3600) snprintf(text, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else snprintf(text, 32, "%ld:%02ld", s / 60, s % 60);
-}

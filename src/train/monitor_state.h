@@ -77,7 +77,6 @@ struct lk_monitor {
 };
 
 /* Time of day, seconds since 1970. */
-double lk_monitor_now(void);
 /* The distribution of step times as JSON, milliseconds. */
 json_t *lk_monitor_times(const lk_histogram *h, double mean);
 void lk_monitor_event(lk_monitor *m, const char *event, uint64_t step, json_t *more);

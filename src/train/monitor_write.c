@@ -9,14 +9,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double lk_monitor_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void lk_monitor_give_up(lk_monitor *m, lk_status status)
 {
@@ -34,7 +26,7 @@ void lk_monitor_event(lk_monitor *m, const char *event, uint64_t step, json_t *m
         return;
     }
     double now = lk_clock_seconds();
-    lk_status status = lk_run_log_write(m->log, event, lk_monitor_now(), step, more);
+    lk_status status = lk_run_log_write(m->log, event, lk_clock_date(), step, more);
     bool hurry = strcmp(event, "step") != 0 || now - m->flushed > 1;
     if (status == LK_OK && hurry) {
         status = lk_run_log_flush(m->log);
@@ -158,7 +150,7 @@ static void write_scalars(lk_monitor *m, uint64_t step, const lk_tensorboard_sca
                           int count)
 {
     if (!m->tensorboard) return;
-    lk_status status = lk_tensorboard_write(m->tensorboard, step, lk_monitor_now(), scalar, count);
+    lk_status status = lk_tensorboard_write(m->tensorboard, step, lk_clock_date(), scalar, count);
     if (status == LK_OK && lk_clock_seconds() - m->flushed_scalars > 1) {
         status = lk_tensorboard_flush(m->tensorboard);
         m->flushed_scalars = lk_clock_seconds();

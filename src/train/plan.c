@@ -202,17 +202,17 @@ static void predict(planner *p)
 {
     lk_step_plan *plan = &p->plan;
     lk_plan_line kind[LK_OPS + 1] = {[LK_OPS] = {.name = "leaf_sums"}};
+    double flops, bytes;
     for (const lk_node *n = p->train.graph->first; n; n = n->next) {
-        double flops, bytes, times = n->section == LK_LEAF ? p->local : 1;
+        double times = n->section == LK_LEAF ? p->local : 1;
         lk_op_cost(n, &flops, &bytes);
         kind[n->op].name = lk_op_name(n->op);
         count(&kind[n->op], 1, times, flops, bytes,
               n->section == LK_LAST ? 0 : lk_roofline_seconds(&plan->ceiling, flops, bytes));
     }
     kind[LK_OP_REDUCE].seconds = p->plan.reduction;
-    double added = (double)(p->local - 1) * (double)(p->params->total + LK_METRIC_FLOATS);
-    count(&kind[LK_OPS], 0, 1, added, 3 * sizeof(float) * added,
-          lk_roofline_seconds(&plan->ceiling, added, 3 * sizeof(float) * added));
+    lk_program_sums_cost(p->params, p->local, &flops, &bytes);
+    count(&kind[LK_OPS], 0, 1, flops, bytes, lk_roofline_seconds(&plan->ceiling, flops, bytes));
     for (int i = 0; i <= LK_OPS; i++) {
         if (kind[i].nodes == 0 && kind[i].bytes == 0) continue;
         count(&plan->total, kind[i].nodes, 1, kind[i].flops, kind[i].bytes, kind[i].seconds);
@@ -237,8 +237,7 @@ static lk_status work_out(planner *p)
     p->plan.ranks = c->size;
     p->plan.leaves = p->leaves;
     p->plan.nodes = p->plan.total.nodes;
-    for (int i = 0; i < p->params->count; i++)
-        if (!p->params->item[i]->statistic) p->plan.parameters += p->params->item[i]->count;
+    p->plan.parameters = lk_params_learned(p->params);
     return LK_OK;
 }
 

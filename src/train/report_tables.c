@@ -1,6 +1,8 @@
 /* What of a report is words and numbers. */
 #include "train/report.h"
 
+#include "base/digits.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,8 +50,7 @@ static void tiles(lk_html *p, const lk_history *h)
     double accuracy = lk_history_last(&h->validation, LK_VALID_ACCURACY);
     if (!isnan(accuracy)) lk_html_tile(p, "accuracy", "%.2f %%", 100 * accuracy);
     if (h->record.rows) {
-        lk_history_duration(lk_history_worked(h), duration);
-        lk_html_tile(p, "time", "%s", duration);
+        lk_html_tile(p, "time", "%s", lk_digits_duration(lk_history_worked(h), duration));
         lk_html_tile(p, "samples a second", "%.4g", lk_history_last(&h->record, LK_RECORD_RATE));
         lk_html_tile(p, "step p50", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P50));
         lk_html_tile(p, "step p99", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P99));
@@ -70,7 +71,6 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
     for (int r = 0; r < runs; r++) {
         const lk_table *t = &h[r]->record;
         char duration[32];
-        lk_history_duration(lk_history_worked(h[r]), duration);
         lk_html_cell(p, "%s", h[r]->directory);
         lk_html_cell(p, "%lld", (long long)lk_history_done(h[r]));
         figure(p, "%.4f", lk_history_last(&h[r]->loss, LK_LOSS));
@@ -80,6 +80,7 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P50));
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P95));
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P99));
+        lk_digits_duration(lk_history_worked(h[r]), duration);
         lk_html_cell(p, "%s", t->rows ? duration : "-");
         figure(p, "%.1f", lk_history_last(t, LK_RECORD_HOST) / 0x1p20);
     }

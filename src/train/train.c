@@ -185,14 +185,6 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     return lk_trainer_build(t, saved ? saved->choices : NULL);
 }
 
-static int64_t count_parameters(const lk_trainer *t)
-{
-    int64_t parameters = 0;
-    for (int i = 0; i < t->params->count; i++)
-        if (!t->params->item[i]->statistic) parameters += t->params->item[i]->count;
-    return parameters;
-}
-
 static lk_status open_monitor(lk_trainer *t)
 {
     lk_monitor_options o = {.comm = t->comm,
@@ -200,7 +192,7 @@ static lk_status open_monitor(lk_trainer *t)
                             .data = t->data,
                             .order = &t->order,
                             .device = t->device,
-                            .parameters = count_parameters(t),
+                            .parameters = lk_params_learned(t->params),
                             .start = t->start,
                             .drift = &t->drift,
                             .reporter = t->reporter};
@@ -212,7 +204,7 @@ static void report_start(const lk_trainer *t)
     char device[200], text[400];
     t->device->backend->describe(t->device, device, sizeof device);
     snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
-             (long long)count_parameters(t), t->comm->size, t->comm->size == 1 ? "" : "s",
+             (long long)lk_params_learned(t->params), t->comm->size, t->comm->size == 1 ? "" : "s",
              t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
              (unsigned long long)t->start);
     lk_trainer_say(t, text);

@@ -1,5 +1,7 @@
 #include "train/watch.h"
 
+#include "base/digits.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -143,21 +145,14 @@ static void draw_curve(page *p, const lk_history *h, bool unicode)
 
 static void draw_progress(page *p, const lk_history *h, double now)
 {
-    char words[LK_HISTORY_TEXT], left[32], bar[64] = "";
+    char words[LK_HISTORY_TEXT], left[32], bar[64];
     lk_run_state state = lk_history_state(h, now, words);
     int64_t total = lk_history_total(h), done = lk_history_done(h);
-    int size = p->columns >= 80 ? 40 : 20, filled = total > 0 ? (int)(done * size / total) : 0;
-    if (filled > size) filled = size;
-    memset(bar, ' ', (size_t)size);
-    memset(bar, '=', (size_t)filled);
-    if (filled < size) bar[filled] = '>';
-    bar[size] = '\0';
-    line(p, "%s: %s", h->directory, words);
     double rest = seconds_left(h, state);
-    lk_history_duration(rest, left);
-    line(p, "[%s] %3lld%%  step %lld/%lld%s%s", bar,
-         total > 0 ? (long long)(100 * done / total) : 0, (long long)done, (long long)total,
-         isnan(rest) ? "" : "  ETA ", isnan(rest) ? "" : left);
+    line(p, "%s: %s", h->directory, words);
+    line(p, "%s  step %lld/%lld%s%s", lk_digits_bar(done, total, p->columns >= 80 ? 40 : 20, bar),
+         (long long)done, (long long)total, isnan(rest) ? "" : "  ETA ",
+         isnan(rest) ? "" : lk_digits_duration(rest, left));
 }
 
 /* "start 3, from step 250: 4 ranks on host-a, AMD EPYC, ..." */
@@ -267,7 +262,6 @@ void lk_watch_line(FILE *out, const lk_history *h, double now)
 {
     char words[LK_HISTORY_TEXT], left[32];
     double rest = seconds_left(h, lk_history_state(h, now, words));
-    lk_history_duration(rest, left);
     fprintf(out, "step %lld/%lld  %s", (long long)lk_history_done(h),
             (long long)lk_history_total(h), words);
     if (h->loss.rows) fprintf(out, "  loss %.4f", lk_history_last(&h->loss, LK_LOSS));
@@ -275,7 +269,7 @@ void lk_watch_line(FILE *out, const lk_history *h, double now)
         fprintf(out, "  validation %.4f", lk_history_last(&h->validation, LK_VALID_LOSS));
     if (h->record.rows)
         fprintf(out, "  %.4g samples/s", lk_history_last(&h->record, LK_RECORD_RATE));
-    if (!isnan(rest)) fprintf(out, "  ETA %s", left);
+    if (!isnan(rest)) fprintf(out, "  ETA %s", lk_digits_duration(rest, left));
     if (json_array_size(h->warnings)) fprintf(out, "  warnings %zu", json_array_size(h->warnings));
     if (h->unreadable) fprintf(out, "  unreadable lines %lld", (long long)h->unreadable);
     fputc('\n', out);
