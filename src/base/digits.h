@@ -32,7 +32,8 @@ static inline const char *lk_digits_duration(double seconds, char text[32])
  * known. Returns `text`, with room for size + 8. */
 static inline const char *lk_digits_bar(int64_t done, int64_t total, int size, char *text)
 {
-    double part = (double)(done < total ? done : total), all = total > 0 ? (double)total : 1;
+    double all = total > 0 ? (double)total : 1, part = (double)(done < total ? done : total);
+    if (!(part > 0)) part = 0;
     int filled = (int)(part * size / all), percent = (int)(100 * part / all);
     memset(text, '=', (size_t)size + 1);
     memset(text + 1 + filled, ' ', (size_t)(size - filled));
