@@ -117,11 +117,7 @@ static lk_status list_folder(const finder *f, const char *folder, names *result)
     lk_status status = LK_OK;
     LK_TRY(full_path(f, folder, path));
     DIR *d = opendir(path);
-    if (!d)
-        return lk_fail(LK_E_INPUT,
-                       "%s: cannot open the folder: %s; check the path and its "
-                       "permissions",
-                       path, strerror(errno));
+    if (!d) return lk_fail_open(path);
     for (struct dirent *e; status == LK_OK && (errno = 0, e = readdir(d));) {
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
         if ((n.count & (n.count + 1)) == 0) { /* room for the next power of two */
@@ -529,9 +525,7 @@ static lk_status find(finder *f, lk_image_list *list)
 {
     struct stat s;
     const char *where = f->job->directory;
-    if (stat(where, &s) != 0)
-        return lk_fail(LK_E_INPUT, "%s: cannot open: %s; check the path and its permissions", where,
-                       strerror(errno));
+    if (stat(where, &s) != 0) return lk_fail_open(where);
     if (!S_ISDIR(s.st_mode))
         return lk_fail(LK_E_INPUT,
                        "%s: expected a folder of images, found a file; name the "

@@ -18,9 +18,7 @@ static lk_status check_input(const char *path, const char *output, const struct 
                              int64_t *bytes)
 {
     struct stat in;
-    if (stat(path, &in) != 0)
-        return lk_fail(LK_E_INPUT, "%s: cannot open: %s; check the path and its permissions", path,
-                       strerror(errno));
+    if (stat(path, &in) != 0) return lk_fail_open(path);
     if (!S_ISREG(in.st_mode))
         return lk_fail(LK_E_INPUT, "%s: expected a file, found %s; name a file", path,
                        S_ISDIR(in.st_mode) ? "a directory" : "something that is not a file");
@@ -47,10 +45,14 @@ lk_status lk_import_check_part(const char *output, const char *ending)
     bool good = false;
     for (size_t i = 0; i < sizeof ours / sizeof *ours && !good; i++)
         good = memcmp(found, ours[i].bytes, n < ours[i].length ? n : ours[i].length) == 0;
+    lk_status status = LK_OK;
+    if (f && ferror(f))
+        status = lk_fail(LK_E_SYSTEM, "%s: cannot read: %s; check the disk it lies on", part,
+                         strerror(errno));
+    else if (!good)
+        status = lk_fail(LK_E_INPUT, "%s: is there, and is not what an import leaves; move it "
+                         "away, or name another output", part);
     if (f) fclose(f);
-    lk_status status = good ? LK_OK
-                            : lk_fail(LK_E_INPUT, "%s: is there, and is not what an import leaves; "
-                                      "move it away, or name another output", part);
     free(part);
     return status;
 }

@@ -159,6 +159,7 @@ lk_status lk_journal_open(lk_journal *j, const char *path, const char *key, size
     }
     bool ours = fread(&found, sizeof found, 1, j->file) == 1 &&
                 memcmp(&found, &want, sizeof want) == 0;
+    if (ferror(j->file)) return unreadable(j); /* whatever it is, it stays */
     return ours ? (lk_journal_rewind(j), LK_OK) : start(j, &want);
 }
 

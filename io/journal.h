@@ -33,8 +33,8 @@ typedef struct lk_journal {
 } lk_journal;
 
 /* Open PATH, before its first block; if it does not belong to the import named by `key` (at most 39
- * bytes) it becomes empty. LK_E_INPUT if another process has it open. Zero the struct before;
- * `path` is kept. */
+ * bytes) it becomes empty; what cannot be read stays. LK_E_INPUT if another process has it open.
+ * Zero the struct before and close it whatever happens; `path` is kept. */
 lk_status lk_journal_open(lk_journal *j, const char *path, const char *key, size_t row);
 void lk_journal_close(lk_journal *j); /* the file stays */
 /* The next block, to be cleared by the caller; *end: there is none that is whole. */

@@ -11,13 +11,15 @@
  *                full: there are no blocks to reserve; unknown: the file system cannot reserve
  *                any, after which writes fail with ENOSPC; hang: writes never return;
  *                stuck: as eio, and then the main thread does not wake from a short sleep;
- *                make, open, read: openings for writing fail, openings for reading, or reads,
- *                FAULT_TIMES of them, or all that follow; stall: openings never return;
- *                deaf: nor do reads; rename: renaming to such a name fails
- *   FAULT_ERRNO  of sync, make, open, read and rename, a number; EIO if there is none
+ *                make, open, read: openings for writing fail, openings for reading (of folders
+ *                too), or reads, FAULT_TIMES of them, or all that follow; stat: asking what it is
+ *                fails so; stall: openings never return; deaf: nor do reads; rename: renaming to
+ *                such a name fails
+ *   FAULT_ERRNO  of sync, make, open, read, stat and rename, a number; EIO if there is none
  *   FAULT_CALL   MPI_Init_thread or MPI_Finalize: it never returns, whatever the file
  *   FAULT_RANK   of Open MPI's ranks only this one
  *   FAULT_LOG    file that gets a line when a fault strikes */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -27,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -105,7 +108,8 @@ static int fate(int fd)
 {
     if (!meant(fd) || is("FAULT_KIND", "sync") || is("FAULT_KIND", "blank") ||
         is("FAULT_KIND", "full") || is("FAULT_KIND", "make") || is("FAULT_KIND", "open") ||
-        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf") || is("FAULT_KIND", "rename"))
+        is("FAULT_KIND", "read") || is("FAULT_KIND", "deaf") || is("FAULT_KIND", "rename") ||
+        is("FAULT_KIND", "stat"))
         return GOOD;
     pthread_mutex_lock(&lock);
     long turn = writes++ - number("FAULT_AFTER", 0);
@@ -244,6 +248,33 @@ ssize_t pread(int fd, void *bytes, size_t n, off_t at)
 }
 
 ssize_t pread64(int fd, void *bytes, size_t n, off_t at) { return pread(fd, bytes, n, at); }
+
+/* stdio reads past read(): it finds a folder in the file's place, which cannot be read either. */
+size_t fread(void *to, size_t size, size_t n, FILE *f)
+{
+    int fd = fileno(f);
+    if (!read_refused(fd)) return fread_unlocked(to, size, n, f);
+    int error = errno, file = dup(fd), folder = open("/", O_RDONLY | O_CLOEXEC);
+    if (file < 0 || folder < 0 || dup2(folder, fd) < 0) abort();
+    size_t got = fread_unlocked(to, size, n, f);
+    if (dup2(file, fd) < 0) abort();
+    close(file);
+    close(folder);
+    errno = error;
+    return got;
+}
+
+int stat(const char *path, struct stat *s)
+{
+    if (meant_path(path) && refused("stat")) return -1;
+    return fstatat(AT_FDCWD, path, s, 0);
+}
+
+DIR *opendir(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? NULL : fdopendir(fd);
+}
 
 int rename(const char *from, const char *to)
 {

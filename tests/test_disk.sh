@@ -273,6 +273,29 @@ for kind in open read; do
     ok "it names the image" says err "images/dog/1.png: cannot $kind: Input/output error"
 done
 
+# Nor a wrong path.
+for fault in "images stat" "images/dog open" "a.txt stat"; do
+    command="images images --size 8x8"
+    [ "$fault" != "a.txt stat" ] || command="text a.txt"
+    run env LD_PRELOAD="$faulty" FAULT_FILE="${fault% *}" FAULT_KIND="${fault#* }" \
+        "$LOCKSTEP" import $command -o x.h5
+    ok "$fault, code 3: $(cat "$work/err")" test "$rc" -eq 3
+done
+
+# Nor what another import left, which would be written over: the images that were decoded stay.
+echo rubbish >images/dog/2.png
+run "$LOCKSTEP" import images images -o x.h5 --size 8x8
+ok "an import that can go on" test "$rc" -eq 2 -a -s x.h5.part
+cp x.h5.part kept
+for reads in 0 1; do # a look whether it is an import's, then whether of this one
+    run env LD_PRELOAD="$faulty" FAULT_FILE=x.h5.part FAULT_KIND=read FAULT_AFTER=$reads \
+        "$LOCKSTEP" import images images -o x.h5 --size 8x8
+    ok "code 3: $(cat "$work/err")" test "$rc" -eq 3
+    ok "it stays" cmp x.h5.part kept
+done
+run "$LOCKSTEP" import images images -o x.h5 --size 8x8 --max-bad 1
+ok "and is gone on with" says out '3 images were decoded by an earlier import'
+
 # A checkpoint of 5 MiB, which two ranks write together: one of them fails inside a collective write
 # while the other waits in it.
 rm -rf base whole
