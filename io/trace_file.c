@@ -55,8 +55,12 @@ typedef struct saving {
     const char *path, *host;
     char *part;
     const lk_trace *mine;
-    char **hosts; /* [ranks] */
     hid_t file;
+    /* gathered: the same on all ranks, which all write the attributes */
+    char *device, *version, *names, **hosts; /* names: [ranks, HOST]; hosts: [ranks] in it */
+    double ceiling[2];
+    int64_t spans, lost; /* of all */
+    int64_t before;      /* spans of the ranks before this one */
 } saving;
 
 /* Rows of a dataset that this rank writes: [first, first + count) of `all`, `each` elements long
@@ -121,26 +125,49 @@ static lk_status write_column(const saving *s, const column *c, const rows *r, c
     return status;
 }
 
-/* A text of rank 0 for all; what they had themselves is not looked at. */
-static lk_status share(const saving *s, const char *mine, char **text)
+/* What rank 0 has is for all. */
+static lk_status broadcast(const saving *s, void *bytes, int size)
 {
-    int length = s->rank == 0 ? (int)strlen(mine) + 1 : 0;
-    MPI_Bcast(&length, 1, MPI_INT, 0, s->comm);
-    *text = calloc(1, (size_t)length);
-    LK_TRY(lk_h5_agree(s->comm, *text ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
-    if (s->rank == 0) memcpy(*text, mine, (size_t)length);
-    MPI_Bcast(*text, length, MPI_CHAR, 0, s->comm);
-    return LK_OK;
+    return MPI_Bcast(bytes, size, MPI_BYTE, 0, s->comm) == MPI_SUCCESS
+               ? LK_OK : lk_fail(LK_E_COMM, "MPI_Bcast failed");
 }
 
-static lk_status write_shared_text(const saving *s, const char *name, const char *mine)
+/* Texts, and numbers that ranks measure for themselves, are those of rank 0; what the others had
+ * is not looked at. */
+static lk_status gather(saving *s)
 {
-    char *text = NULL;
-    lk_status status = share(s, mine, &text);
-    if (status == LK_OK)
-        status = lk_h5_agree(s->comm, lk_h5_set_text(s->file, s->part, name, text));
-    free(text);
-    return status;
+    const lk_trace *t = s->mine;
+    int64_t mine[2] = {t->spans, t->lost}, all[2];
+    int device = s->rank == 0 ? (int)strlen(t->device) + 1 : 0;
+    int version = s->rank == 0 ? (int)strlen(t->version) + 1 : 0;
+    LK_TRY(broadcast(s, &device, sizeof device));
+    LK_TRY(broadcast(s, &version, sizeof version));
+    s->device = calloc(1, (size_t)device);
+    s->version = calloc(1, (size_t)version);
+    s->names = calloc((size_t)s->ranks, HOST);
+    s->hosts = calloc((size_t)s->ranks, sizeof *s->hosts);
+    bool room = s->device && s->version && s->names && s->hosts;
+    LK_TRY(lk_h5_agree(s->comm, room ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory")));
+    if (s->rank == 0) {
+        memcpy(s->device, t->device, (size_t)device);
+        memcpy(s->version, t->version, (size_t)version);
+    }
+    s->ceiling[0] = t->ceiling.rate;
+    s->ceiling[1] = t->ceiling.bandwidth;
+    LK_TRY(broadcast(s, s->device, device));
+    LK_TRY(broadcast(s, s->version, version));
+    LK_TRY(broadcast(s, s->ceiling, sizeof s->ceiling));
+    for (int i = 0; i < s->ranks; i++) s->hosts[i] = s->names + (size_t)i * HOST;
+    snprintf(s->hosts[s->rank], HOST, "%s", s->host);
+    if (MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, s->names, HOST, MPI_CHAR, s->comm) !=
+            MPI_SUCCESS ||
+        MPI_Allreduce(mine, all, 2, MPI_INT64_T, MPI_SUM, s->comm) != MPI_SUCCESS ||
+        MPI_Scan(&mine[0], &s->before, 1, MPI_INT64_T, MPI_SUM, s->comm) != MPI_SUCCESS)
+        return lk_fail(LK_E_COMM, "MPI_Allgather, MPI_Allreduce or MPI_Scan failed");
+    s->before -= mine[0]; /* MPI_Scan counts this rank's too */
+    s->spans = all[0];
+    s->lost = all[1];
+    return LK_OK;
 }
 
 static lk_status write_names(const saving *s)
@@ -167,53 +194,28 @@ static lk_status write_names(const saving *s)
     return status;
 }
 
-/* Attributes are written by all ranks and must be equal: numbers that ranks measure for themselves
- * are those of rank 0. */
-static lk_status write_attributes(saving *s)
+static lk_status write_attributes(const saving *s)
 {
     const lk_trace *t = s->mine;
-    double ceiling[2] = {t->ceiling.rate, t->ceiling.bandwidth};
-    long long lost = t->lost, all_lost = 0;
-    MPI_Allreduce(&lost, &all_lost, 1, MPI_LONG_LONG, MPI_SUM, s->comm);
-    MPI_Bcast(ceiling, 2, MPI_DOUBLE, 0, s->comm);
-    LK_TRY(write_shared_text(s, "device", t->device));
-    LK_TRY(write_shared_text(s, "code_version", t->version));
+    LK_TRY(lk_h5_set_text(s->file, s->part, "device", s->device));
+    LK_TRY(lk_h5_set_text(s->file, s->part, "code_version", s->version));
     LK_TRY(lk_h5_set_texts(s->file, s->part, "hosts", s->hosts, s->ranks));
     LK_TRY(lk_h5_set_u64(s->file, s->part, "leaves", (uint64_t)t->leaves));
     LK_TRY(lk_h5_set_u64(s->file, s->part, "first_step", (uint64_t)t->first_step));
-    LK_TRY(lk_h5_set_u64(s->file, s->part, "lost", (uint64_t)all_lost));
-    LK_TRY(lk_h5_set_f64s(s->file, s->part, "ceiling", ceiling, 2));
+    LK_TRY(lk_h5_set_u64(s->file, s->part, "lost", (uint64_t)s->lost));
+    LK_TRY(lk_h5_set_f64s(s->file, s->part, "ceiling", s->ceiling, 2));
     return write_names(s);
-}
-
-static lk_status gather_hosts(saving *s)
-{
-    char mine[HOST] = "", *all = calloc((size_t)s->ranks, HOST);
-    s->hosts = calloc((size_t)s->ranks, sizeof *s->hosts);
-    lk_status status = all && s->hosts ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
-    status = lk_h5_agree(s->comm, status);
-    snprintf(mine, sizeof mine, "%s", s->host);
-    if (status == LK_OK) MPI_Allgather(mine, HOST, MPI_CHAR, all, HOST, MPI_CHAR, s->comm);
-    for (int i = 0; i < s->ranks && status == LK_OK; i++)
-        if (!(s->hosts[i] = strdup(all + (size_t)i * HOST)))
-            status = lk_fail(LK_E_SYSTEM, "out of memory");
-    free(all);
-    return lk_h5_agree(s->comm, status);
 }
 
 static lk_status write_all(saving *s)
 {
     const lk_trace *t = s->mine;
-    long long mine = t->spans, before = 0, all = 0;
-    LK_TRY(gather_hosts(s));
-    MPI_Exscan(&mine, &before, 1, MPI_LONG_LONG, MPI_SUM, s->comm);
-    MPI_Allreduce(&mine, &all, 1, MPI_LONG_LONG, MPI_SUM, s->comm);
-    if (s->rank == 0) before = 0; /* MPI_Exscan leaves it alone */
+    LK_TRY(gather(s));
     LK_TRY(lk_h5_agree(s->comm, lk_h5_create(s->part, s->comm, SCHEMA, &s->file)));
     LK_TRY(lk_h5_agree(s->comm, write_attributes(s)));
     rows nodes = {(hsize_t)t->nodes, 0, s->rank == 0 ? (hsize_t)t->nodes : 0, 0};
     rows steps = {(hsize_t)s->ranks, (hsize_t)s->rank, 1, (hsize_t)t->steps};
-    rows spans = {(hsize_t)all, (hsize_t)before, (hsize_t)mine, 0};
+    rows spans = {(hsize_t)s->spans, (hsize_t)s->before, (hsize_t)t->spans, 0};
     for (size_t i = 0; i < COUNT(node_columns); i++)
         LK_TRY(write_column(s, &node_columns[i], &nodes, t->node, sizeof *t->node));
     for (size_t i = 0; i < COUNT(step_columns); i++)
@@ -232,7 +234,9 @@ static lk_status save_job(void *argument)
         lk_h5_abandon(s->part, s->comm, &s->file);
         if (s->rank == 0) unlink(s->part);
     }
-    for (int i = 0; i < s->ranks && s->hosts; i++) free(s->hosts[i]);
+    free(s->device);
+    free(s->version);
+    free(s->names);
     free(s->hosts);
     return status;
 }
