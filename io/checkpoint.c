@@ -160,25 +160,6 @@ static lk_status check_info(const char *where, const lk_checkpoint_info *info, u
     return check_digest(where, "dataset_digest", info->dataset_digest);
 }
 
-/* Checkpoints before there were images have no kind. */
-static lk_status read_kind(hid_t file, const char *where, lk_dataset_kind *kind)
-{
-    char *text = NULL;
-    *kind = LK_TEXT_DATA;
-    bool there = false;
-    LK_TRY(lk_h5_has(file, where, "kind", &there));
-    if (!there) return LK_OK;
-    LK_TRY(lk_h5_get_text(file, where, "kind", &text));
-    lk_status status = LK_OK;
-    if (strcmp(text, lk_dataset_kind_name(LK_IMAGE_DATA)) == 0)
-        *kind = LK_IMAGE_DATA;
-    else if (strcmp(text, lk_dataset_kind_name(LK_TEXT_DATA)) != 0)
-        status = lk_fail(LK_E_INPUT, "%s: expected the kind 'text' or 'images', found '%.60s'; use "
-                         "the lockstep that wrote it", where, text);
-    free(text);
-    return status;
-}
-
 static lk_status read_image(hid_t file, const char *where, lk_image_format *f)
 {
     static const char *const name[] = {"height", "width", "channels", "text_length"};
@@ -237,7 +218,10 @@ lk_status lk_checkpoint_read_info(hid_t file, const char *where, lk_checkpoint_i
         LK_TRY(lk_h5_get_text(file, where, name, lk_checkpoint_text(info, i)));
     }
     LK_TRY(read_state(file, where, &info->state));
-    LK_TRY(read_kind(file, where, &info->kind));
+    LK_TRY(lk_format_read_kind(file, where, true, &info->kind));
+    if (info->kind == LK_TABLE_DATA)
+        return lk_fail(LK_E_INPUT, "%s: expected the kind 'text' or 'images', found 'table'; use "
+                       "the lockstep that wrote it", where);
     LK_TRY(info->kind == LK_IMAGE_DATA
                ? read_image(file, where, &info->image)
                : lk_format_read_vocabulary(file, where, &info->characters,
@@ -262,7 +246,7 @@ void lk_checkpoint_info_clear(lk_checkpoint_info *info)
  * (1.10.8: H5Lget_info), and the ranks open different datasets. Collective. */
 lk_status lk_checkpoint_open_each(job *j, const char *path, hid_t *file)
 {
-    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, LK_CHECKPOINT_SCHEMA, file));
+    lk_status status = lk_checkpoint_agree(j, lk_h5_open(path, LK_SCHEMA_CHECKPOINT, file));
     if (status == LK_OK || *file < 0) return status;
     H5Fclose(*file);
     *file = -1;

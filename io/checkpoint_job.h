@@ -8,7 +8,6 @@
 #include <limits.h>
 #include <stdatomic.h>
 
-#define LK_CHECKPOINT_SCHEMA "lockstep checkpoint"
 #define LK_CHECKPOINT_PIECE ((size_t)32 << 20) /* bytes a save moves between two yields, about */
 
 #define LK_CHECKPOINT_SMALL ((uint64_t)4 << 20) /* bytes that one rank writes sooner than many */

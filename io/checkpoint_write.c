@@ -261,7 +261,7 @@ static lk_status write_attributes(job *j)
 
 static lk_status create_file(job *j)
 {
-    LK_TRY(lk_h5_create(j->part, writers_comm(j), LK_CHECKPOINT_SCHEMA, &j->file));
+    LK_TRY(lk_h5_create(j->part, writers_comm(j), LK_SCHEMA_CHECKPOINT, &j->file));
     return write_attributes(j);
 }
 

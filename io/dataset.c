@@ -10,9 +10,6 @@
 #include <string.h>
 
 enum { TEXT_DIMS = 1, IMAGE_DIMS = 4, TABLE_DIMS = 2, MAX_SIDE = 1 << 15, MAX_TEXT = 1 << 15 };
-static const char *const split_name[2] = {"train", "validation"};
-static const char *const kind_name[] = {"text", "images", "table"};
-enum { KINDS = sizeof kind_name / sizeof kind_name[0] };
 
 struct lk_dataset_handles {
     MPI_Comm comm;
@@ -29,11 +26,9 @@ static const lk_h5_dataset *data_of(const lk_dataset *d, int split, int field)
     return lk_slabs_dataset(d->handles->slabs[split][field]);
 }
 
-const char *lk_dataset_kind_name(lk_dataset_kind kind) { return kind_name[kind]; }
-
 static const char *path_of(const lk_dataset *d, int split, int field, char path[64])
 {
-    snprintf(path, 64, "%s/%s", split_name[split], d->field[field].name);
+    snprintf(path, 64, "%s/%s", lk_split_name(split), d->field[field].name);
     return path;
 }
 
@@ -111,14 +106,14 @@ static void note_chunks(lk_dataset *d)
     for (int s = 0; s < 2; s++) {
         if (d->rows[s] == 0) continue; /* it can have no chunks */
         if ((hsize_t)d->rows[s] < rows) rows = (hsize_t)d->rows[s];
-        n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%s/%s", s ? "," : "", split_name[s],
-                              d->field[0].name);
+        n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%s/%s", s ? "," : "",
+                              lk_split_name(s), d->field[0].name);
     }
     for (int i = 0; i < x->dims; i++)
         n += (size_t)snprintf(advice + n, sizeof advice - n, "%s%llu", i ? "x" : ":CHUNK=",
                               (unsigned long long)(i ? x->dim[i] : rows));
     snprintf(d->warning, sizeof d->warning, "%.200s: '%s/%s' will be slow to read: its chunks of "
-             "%zu KiB hold %s; import it again, or %s IN OUT", d->path, split_name[slow],
+             "%zu KiB hold %s; import it again, or %s IN OUT", d->path, lk_split_name(slow),
              d->field[0].name, bytes >> 10, wrong, advice);
 }
 
@@ -169,30 +164,15 @@ static lk_status open_table(lk_dataset *d)
     return LK_OK;
 }
 
-static lk_status find_kind(lk_dataset *d)
-{
-    char *kind = NULL;
-    LK_TRY(lk_h5_get_text(d->handles->file, d->path, "kind", &kind));
-    int k = 0;
-    while (k < KINDS && strcmp(kind, kind_name[k]) != 0) k++;
-    lk_status status = LK_OK;
-    if (k == KINDS)
-        status = lk_fail(LK_E_INPUT, "%s: expected the kind 'text', 'images' or 'table', found "
-                         "'%.60s'; use the lockstep that wrote it", d->path, kind);
-    else
-        d->kind = (lk_dataset_kind)k;
-    free(kind);
-    return status;
-}
-
 /* The digest of the file covers the data, so it must not be the only thing believed here. */
 static lk_status check(lk_dataset *d)
 {
     struct lk_dataset_handles *h = d->handles;
     bool there = false;
-    static lk_status (*const open_kind[KINDS])(lk_dataset *) = {open_text, open_images, open_table};
+    static lk_status (*const open_kind[LK_DATASET_KINDS])(lk_dataset *) = {open_text, open_images,
+                                                                           open_table};
     char *digest = NULL;
-    LK_TRY(find_kind(d));
+    LK_TRY(lk_format_read_kind(h->file, d->path, false, &d->kind));
     LK_TRY(lk_h5_get_u64(h->file, d->path, "version", &h->version));
     lk_status status = lk_h5_get_text(h->file, d->path, "digest", &digest);
     LK_TRY(status);
@@ -234,7 +214,7 @@ static lk_status open_job(void *argument)
 {
     lk_dataset *d = argument;
     struct lk_dataset_handles *h = d->handles;
-    lk_status status = lk_h5_open(d->path, "lockstep dataset", &h->file);
+    lk_status status = lk_h5_open(d->path, LK_SCHEMA_DATASET, &h->file);
     if (status == LK_OK) status = check(d);
     note_retries(d);
     return lk_h5_agree(h->comm, status);
@@ -294,15 +274,15 @@ void lk_dataset_close(lk_dataset *d)
 
 lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind)
 {
-    static const char *const article[KINDS] = {"a text", "images", "a table"};
+    static const char *const article[LK_DATASET_KINDS] = {"a text", "images", "a table"};
     if (d->kind == kind) return LK_OK;
     if (d->kind == LK_TABLE_DATA)
         return lk_fail(LK_E_INPUT, "%s: expected a dataset of kind '%s', found 'table', which no "
                        "model learns from yet; make one with 'lockstep import' from %s", d->path,
-                       kind_name[kind], article[kind]);
+                       lk_dataset_kind_name(kind), article[kind]);
     return lk_fail(LK_E_INPUT, "%s: expected a dataset of kind '%s', found '%s'; make one with "
                    "'lockstep import' from %s, or use a model for the data there is", d->path,
-                   kind_name[kind], kind_name[d->kind], article[kind]);
+                   lk_dataset_kind_name(kind), lk_dataset_kind_name(d->kind), article[kind]);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

@@ -28,7 +28,14 @@
 #include <stdint.h>
 
 typedef enum lk_split { LK_TRAIN, LK_VALIDATION } lk_split;
-typedef enum lk_dataset_kind { LK_TEXT_DATA, LK_IMAGE_DATA, LK_TABLE_DATA } lk_dataset_kind;
+typedef enum lk_dataset_kind {
+    LK_TEXT_DATA,
+    LK_IMAGE_DATA,
+    LK_TABLE_DATA,
+    LK_DATASET_KINDS
+} lk_dataset_kind;
+const char *lk_split_name(lk_split split); /* "train", "validation" */
+const char *lk_dataset_kind_name(lk_dataset_kind kind); /* "text", "images", "table" */
 #define LK_DATASET_FIELDS 3   /* at most */
 #define LK_DATASET_CLASSES 65535 /* at most: labels are u16 */
 #define LK_DATASET_VOCABULARY 65536 /* at most: tokens are u16 */
@@ -88,7 +95,6 @@ void lk_dataset_close(lk_dataset *d); /* collective; takes NULL */
 bool lk_dataset_retried(lk_dataset *d, char *text, size_t size);
 /* LK_E_INPUT unless the data is of this kind. */
 lk_status lk_dataset_expect(const lk_dataset *d, lk_dataset_kind kind);
-const char *lk_dataset_kind_name(lk_dataset_kind kind); /* "text", "images", "table" */
 /* Read `count` rows of a field from `first` into out (count * row_bytes bytes); independent. Checks
  * that they are those that were imported (io/slabs.h), that every token is < vocabulary_size and
  * every label < classes (LK_E_INPUT naming the position). */

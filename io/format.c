@@ -6,6 +6,39 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *lk_split_name(lk_split split)
+{
+    static const char *const name[] = {"train", "validation"};
+    return name[split];
+}
+
+const char *lk_dataset_kind_name(lk_dataset_kind kind)
+{
+    static const char *const name[LK_DATASET_KINDS] = {"text", "images", "table"};
+    return name[kind];
+}
+
+lk_status lk_format_read_kind(hid_t file, const char *where, bool optional, lk_dataset_kind *kind)
+{
+    char *text = NULL;
+    bool there = false;
+    int k = LK_TEXT_DATA;
+    LK_TRY(lk_h5_has(file, where, "kind", &there));
+    if (there || !optional) {
+        LK_TRY(lk_h5_get_text(file, where, "kind", &text));
+        while (k < LK_DATASET_KINDS && strcmp(text, lk_dataset_kind_name((lk_dataset_kind)k)) != 0)
+            k++;
+    }
+    lk_status status = LK_OK;
+    if (k == LK_DATASET_KINDS)
+        status = lk_fail(LK_E_INPUT, "%s: expected the kind 'text', 'images' or 'table', found "
+                         "'%.60s'; use the lockstep that wrote it", where, text);
+    else
+        *kind = (lk_dataset_kind)k;
+    free(text);
+    return status;
+}
+
 static lk_status copy_texts(char *const *from, int64_t count, char ***to)
 {
     char **copy = calloc((size_t)count + 1, sizeof *copy);

@@ -6,6 +6,10 @@
 #include "io/dataset.h"
 #include "io/hdf5.h"
 
+/* Read the attribute `kind`. `optional`: where it is missing it is text, as in a checkpoint from
+ * before there were images. */
+lk_status lk_format_read_kind(hid_t file, const char *where, bool optional, lk_dataset_kind *kind);
+
 /* Read classes, mean and std of f->channels channels, and the vocabulary of their texts, from the
  * attributes of `file`. On failure some of it may be filled in; lk_image_format_clear frees it. */
 lk_status lk_format_read_images(hid_t file, const char *where, lk_image_format *f);

@@ -33,6 +33,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What a file of lockstep's is, its root attribute schema: table in io/hdf5_file.c. */
+typedef enum lk_schema {
+    LK_SCHEMA_DATASET,
+    LK_SCHEMA_CHECKPOINT,
+    LK_SCHEMA_PREDICTIONS,
+    LK_SCHEMA_TRACE,
+    LK_SCHEMA_TENSORS,
+    LK_SCHEMAS,
+    LK_SCHEMA_ANY = LK_SCHEMAS /* of these, to open */
+} lk_schema;
+
 /* ---- errors: io/hdf5_error.c ----------------------------------------------------------------- */
 
 /* An HDF5 call, or an assignment of one: LK_H5(LK_E_INPUT, id = H5Dopen2(...), "%s", path);
@@ -69,11 +80,15 @@ lk_status lk_h5_comm(MPI_Comm world, MPI_Comm *comm);
 /* ---- files to read: io/hdf5_file.c, hdf5_driver.c -------------------------------------------- */
 
 /* Open for reading, this process alone, and check the root attributes schema and version, and all
- * links and datasets. `schema` NULL: any of lockstep's. LK_E_INPUT: "FILE: expected ..., found ...;
- * what to do". LK_E_SYSTEM: the system refuses; here and in all reading of the file later this is
- * so only after it was tried again, six times in 3 s, where it may pass. Close with H5Fclose():
- * there is nothing to lose. */
-lk_status lk_h5_open(const char *path, const char *schema, hid_t *file);
+ * links and datasets. LK_E_INPUT: "FILE: expected ..., found ...; what to do". LK_E_SYSTEM: the
+ * system refuses; here and in all reading of the file later this is so only after it was tried
+ * again, six times in 3 s, where it may pass. Close with H5Fclose(): there is nothing to lose. */
+lk_status lk_h5_open(const char *path, lk_schema schema, hid_t *file);
+/* What it was opened as, or as which of any. */
+lk_status lk_h5_get_schema(hid_t file, const char *where, lk_schema *schema);
+/* Write the attributes schema and version, the newest. */
+lk_status lk_h5_set_schema(hid_t file, const char *where, lk_schema schema);
+const char *lk_schema_name(lk_schema schema); /* "lockstep dataset" */
 /* What was tried again of this file since the last lk_h5_open() of this thread, "FILE: read failed
  * (Input/output error), tried again 2 times in 0.3 s, then it worked"; "": nothing. */
 const char *lk_h5_note(const char *path);
@@ -172,11 +187,9 @@ lk_status lk_h5_dataset_verify_in(lk_io *io, const lk_h5_dataset *d, const char 
 
 #define LK_H5_CHUNK ((size_t)1 << 20)  /* bytes of a chunk of a checkpoint, about */
 
-/* The version that is written, and the newest that is read, of a schema. */
-uint64_t lk_h5_newest_version(const char *schema);
 /* Create (truncate) for writing, newest format; sets schema and version. `comm` MPI_COMM_NULL: this
  * process alone. Collective. */
-lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file);
+lk_status lk_h5_create(const char *path, MPI_Comm comm, lk_schema schema, hid_t *file);
 /* Rows of a chunk of data whose rows are read one by one at random: about 64 KiB. */
 static inline hsize_t lk_h5_chunk_rows(size_t row)
 {

@@ -7,6 +7,27 @@
 #include <string.h>
 #include <unistd.h>
 
+static const struct {
+    const char *name;
+    uint64_t newest;  /* version: is written; those before it are read */
+    const char *noun; /* "expected a NOUN" */
+    const char *advice; /* what to do when a file is none */
+} schemas[LK_SCHEMAS + 1] = {
+    [LK_SCHEMA_DATASET] = {"lockstep dataset", 2, "lockstep dataset",
+                           "make one with 'lockstep import'"},
+    [LK_SCHEMA_CHECKPOINT] = {"lockstep checkpoint", 1, "lockstep checkpoint",
+                              "name a step-NNNNNN.h5 file, a 'latest' link or a run directory"},
+    [LK_SCHEMA_PREDICTIONS] = {"lockstep predictions", 1, "file of lockstep predictions",
+                               "name another output file"}, /* only opened to be replaced */
+    [LK_SCHEMA_TRACE] = {"lockstep trace", 1, "lockstep trace",
+                         "name the trace.h5 of a run with trace.from, or of 'lockstep profile'"},
+    [LK_SCHEMA_TENSORS] = {"lockstep tensors", 1, "file of lockstep tensors",
+                           "name one that --detect-anomaly wrote"},
+    [LK_SCHEMA_ANY] = {NULL, 0, "lockstep file", "name a dataset or a checkpoint file"},
+};
+
+const char *lk_schema_name(lk_schema schema) { return schemas[schema].name; }
+
 /* ---- the file is there ----------------------------------------------------------------------- */
 
 static bool is_named(const char *path, const char *pattern)
@@ -17,27 +38,12 @@ static bool is_named(const char *path, const char *pattern)
 
 /* What to do when `path` is none. The name of a checkpoint, or of one that is being saved, says
  * that it ought to be one. */
-static const char *advice(const char *schema, const char *path)
+static const char *advice(lk_schema schema, const char *path)
 {
-    bool checkpoint = schema && strcmp(schema, "lockstep checkpoint") == 0;
+    bool checkpoint = schema == LK_SCHEMA_CHECKPOINT;
     if (checkpoint && is_named(path, "step-*.h5")) return "use another checkpoint";
     if (checkpoint && is_named(path, "step-*.h5.part")) return "check the disk it lies on";
-    if (schema && strcmp(schema, "lockstep dataset") == 0)
-        return "make one with 'lockstep import'";
-    if (checkpoint)
-        return "name a step-NNNNNN.h5 file, a 'latest' link or a run directory";
-    if (schema && strcmp(schema, "lockstep predictions") == 0) /* only looked at to replace them */
-        return "name another output file";
-    if (schema && strcmp(schema, "lockstep trace") == 0)
-        return "name the trace.h5 of a run with trace.from, or of 'lockstep profile'";
-    return "name a dataset or a checkpoint file";
-}
-
-/* The kind of file for "expected a %s". */
-static const char *noun(const char *schema)
-{
-    if (!schema) return "lockstep file";
-    return strcmp(schema, "lockstep predictions") == 0 ? "file of lockstep predictions" : schema;
+    return schemas[schema].advice;
 }
 
 /* HDF5's signature lies at the front, or at 512 bytes, or at twice that, and so on. */
@@ -64,9 +70,9 @@ static lk_status cannot_open(const char *path, const char *expected)
                    "path and its permissions", path, expected, strerror(error));
 }
 
-static lk_status check_file(const char *path, const char *schema)
+static lk_status check_file(const char *path, lk_schema schema)
 {
-    const char *expected = noun(schema);
+    const char *expected = schemas[schema].noun;
     struct stat s;
     int fd = lk_h5_driver_file(path, &s);
     if (fd < 0) return cannot_open(path, expected);
@@ -86,25 +92,49 @@ static lk_status check_file(const char *path, const char *schema)
 
 /* ---- it is one of lockstep's ----------------------------------------------------------------- */
 
-static lk_status check_schema(hid_t file, const char *path, const char *schema)
+lk_status lk_h5_set_schema(hid_t file, const char *where, lk_schema schema)
 {
-    const char *expected = noun(schema);
-    char *found = NULL;
+    LK_TRY(lk_h5_set_text(file, where, "schema", schemas[schema].name));
+    return lk_h5_set_u64(file, where, "version", schemas[schema].newest);
+}
+
+static lk_schema find_schema(const char *name)
+{
+    int i = 0;
+    while (i < LK_SCHEMAS && strcmp(name, schemas[i].name) != 0) i++;
+    return (lk_schema)i;
+}
+
+lk_status lk_h5_get_schema(hid_t file, const char *where, lk_schema *schema)
+{
+    char *name = NULL;
+    LK_TRY(lk_h5_get_text(file, where, "schema", &name));
+    *schema = find_schema(name);
+    free(name);
+    return LK_OK;
+}
+
+static lk_status check_schema(hid_t file, const char *path, lk_schema schema)
+{
+    const char *expected = schemas[schema].noun;
+    char *name = NULL;
     uint64_t version = 0;
     bool there = false;
     LK_TRY(lk_h5_has(file, path, "schema", &there));
     if (!there)
         return lk_fail(LK_E_INPUT, "%s: expected a %s, found an HDF5 file without the attribute "
                        "'schema'; %s", path, expected, advice(schema, path));
-    LK_TRY(lk_h5_get_text(file, path, "schema", &found));
+    LK_TRY(lk_h5_get_text(file, path, "schema", &name));
     lk_status status = LK_OK;
-    uint64_t newest = lk_h5_newest_version(found);
-    if (schema ? strcmp(found, schema) != 0 : strncmp(found, "lockstep ", 9) != 0)
+    lk_schema found = find_schema(name);
+    bool any = schema == LK_SCHEMA_ANY, newer = any && strncmp(name, "lockstep ", 9) == 0;
+    if (found == LK_SCHEMAS || (!any && found != schema))
         status = lk_fail(LK_E_INPUT, "%s: expected a %s, found schema '%.60s'; %s", path, expected,
-                         found, advice(schema, path));
-    free(found);
+                         name, newer ? "use the lockstep that wrote it" : advice(schema, path));
+    free(name);
     LK_TRY(status);
     LK_TRY(lk_h5_get_u64(file, path, "version", &version));
+    uint64_t newest = schemas[found].newest;
     if (version < 1 || version > newest)
         return lk_fail(LK_E_INPUT, "%s: expected version %s%llu, found version %llu; use the "
                        "lockstep that wrote it", path, newest > 1 ? "1 to " : "",
@@ -112,7 +142,7 @@ static lk_status check_schema(hid_t file, const char *path, const char *schema)
     return LK_OK;
 }
 
-lk_status lk_h5_open(const char *path, const char *schema, hid_t *file)
+lk_status lk_h5_open(const char *path, lk_schema schema, hid_t *file)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     lk_h5_driver_reset();
@@ -120,7 +150,7 @@ lk_status lk_h5_open(const char *path, const char *schema, hid_t *file)
     LK_TRY(check_file(path, schema));
     LK_TRY(lk_h5_driver_list(path, &fapl));
     LK_H5(LK_E_INPUT, id = H5Fopen(path, H5F_ACC_RDONLY, fapl),
-          "%s: expected a %s, found a file that HDF5 cannot open", path, noun(schema));
+          "%s: expected a %s, found a file that HDF5 cannot open", path, schemas[schema].noun);
     LK_TRY(check_schema(id, path, schema));
     LK_TRY(lk_h5_check_datasets(id, path));
     *file = id;

@@ -3,14 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-uint64_t lk_h5_newest_version(const char *schema)
-{
-    return strcmp(schema, "lockstep dataset") == 0 ? 2 : 1;
-}
 
 static lk_status write_access(const char *path, MPI_Comm comm, hid_t *list)
 {
@@ -35,7 +29,7 @@ static lk_status create(const char *path, hid_t access, hid_t *id)
     return LK_OK;
 }
 
-lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_t *file)
+lk_status lk_h5_create(const char *path, MPI_Comm comm, lk_schema schema, hid_t *file)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     LK_H5_AUTO hid_t fapl = -1, id = -1;
@@ -44,8 +38,7 @@ lk_status lk_h5_create(const char *path, MPI_Comm comm, const char *schema, hid_
     if (made != LK_OK) /* MPI tells a full disk as an internal error */
         return lk_fail_suffix(made, "; see that the disk is not full: its space, its number of "
                               "files, your quota");
-    LK_TRY(lk_h5_set_text(id, path, "schema", schema));
-    LK_TRY(lk_h5_set_u64(id, path, "version", lk_h5_newest_version(schema)));
+    LK_TRY(lk_h5_set_schema(id, path, schema));
     *file = id;
     id = -1;
     return LK_OK;

@@ -129,11 +129,9 @@ static lk_h5_type field_type(const lk_rows *w, int field)
     return field == 1 ? LK_H5_U16 : w->kind == LK_IMAGE_DATA ? LK_H5_U8 : LK_H5_F32;
 }
 
-static const char *const split_name[2] = {"train", "validation"};
-
 static void name_dataset(const lk_rows *w, int split, int field, char path[64])
 {
-    snprintf(path, 64, "%s/%s", split_name[split], field_name(w, field));
+    snprintf(path, 64, "%s/%s", lk_split_name(split), field_name(w, field));
 }
 
 static lk_status create_dataset(lk_rows *w, int split, int field)
@@ -173,7 +171,7 @@ lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims,
         w->row[0] *= (size_t)dim[i - 1];
     }
     memcpy(w->rows, rows, sizeof w->rows);
-    LK_TRY(lk_h5_create(w->part, MPI_COMM_NULL, "lockstep dataset", &w->file));
+    LK_TRY(lk_h5_create(w->part, MPI_COMM_NULL, LK_SCHEMA_DATASET, &w->file));
     LK_TRY(lk_h5_set_text(w->file, w->part, "kind", lk_dataset_kind_name(kind)));
     for (int i = 0; i < 4; i++) LK_TRY(create_dataset(w, i / 2, i % 2));
     return lk_reference_maker_create(&w->reference, kind, LK_DATASET_CLASSES, dim[dims - 2]);

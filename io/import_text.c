@@ -307,7 +307,7 @@ static lk_status import(importer *m)
     LK_TRY(read_all(m, note));
     LK_TRY(choose_vocabulary(m));
     LK_TRY(lk_replace_lock(m->part, &m->lock));
-    LK_TRY(lk_h5_create(m->part, MPI_COMM_NULL, "lockstep dataset", &m->file));
+    LK_TRY(lk_h5_create(m->part, MPI_COMM_NULL, LK_SCHEMA_DATASET, &m->file));
     LK_TRY(write_all(m));
     for (int i = 0; i < 2; i++) {
         lk_h5_release(&m->split[i].dataset);

@@ -41,7 +41,7 @@ static lk_status check(void *argument)
     const target *t = argument;
     hid_t file = -1;
     if (access(t->path, F_OK) != 0) return lk_replace_check(t->path, NULL);
-    LK_TRY(lk_h5_open(t->path, "lockstep predictions", &file));
+    LK_TRY(lk_h5_open(t->path, LK_SCHEMA_PREDICTIONS, &file));
     H5Fclose(file); /* read only: nothing to lose */
     return t->overwrite ? LK_OK
                         : lk_fail(LK_E_INPUT, "%s: exists already; give --force to replace it, or "
@@ -60,7 +60,7 @@ static lk_status write_all(job *j)
 {
     const lk_predictions *p = j->p;
     LK_TRY(check(&(target){p->path, p->overwrite}));
-    LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, "lockstep predictions", &j->file));
+    LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, LK_SCHEMA_PREDICTIONS, &j->file));
     LK_TRY(lk_h5_set_text(j->file, j->part, "checkpoint", p->checkpoint));
     LK_TRY(lk_h5_set_text(j->file, j->part, "dataset_path", p->dataset));
     LK_TRY(lk_h5_set_text(j->file, j->part, "dataset_digest", p->dataset_digest));

@@ -11,37 +11,17 @@ typedef struct job {
     hid_t file;
 } job;
 
-static lk_status read_kind(hid_t file, lk_reference_source *s)
-{
-    char *kind = NULL;
-    s->kind = LK_TEXT_DATA; /* checkpoints before there were images have no kind */
-    bool there = false;
-    LK_TRY(lk_h5_has(file, s->path, "kind", &there));
-    if (!s->dataset && !there) return LK_OK;
-    LK_TRY(lk_h5_get_text(file, s->path, "kind", &kind));
-    int k = LK_TEXT_DATA;
-    while (k <= LK_TABLE_DATA && strcmp(kind, lk_dataset_kind_name((lk_dataset_kind)k)) != 0) k++;
-    free(kind);
-    if (k > LK_TABLE_DATA)
-        return lk_fail(LK_E_INPUT, "%s: expected data of kind 'text', 'images' or 'table', found "
-                       "another; use the lockstep that wrote it", s->path);
-    s->kind = (lk_dataset_kind)k;
-    return LK_OK;
-}
-
 static lk_status read_open(hid_t file, lk_reference_source *s)
 {
-    char *schema = NULL;
-    LK_TRY(lk_h5_get_text(file, s->path, "schema", &schema));
-    s->dataset = strcmp(schema, "lockstep dataset") == 0;
-    bool other = !s->dataset && strcmp(schema, "lockstep checkpoint") != 0;
-    free(schema);
-    if (other)
+    lk_schema schema;
+    LK_TRY(lk_h5_get_schema(file, s->path, &schema));
+    s->dataset = schema == LK_SCHEMA_DATASET;
+    if (!s->dataset && schema != LK_SCHEMA_CHECKPOINT)
         return lk_fail(LK_E_INPUT,
                        "%s: expected a dataset or a checkpoint to compare with, found "
                        "another file of lockstep; name one with --against",
                        s->path);
-    LK_TRY(read_kind(file, s));
+    LK_TRY(lk_format_read_kind(file, s->path, !s->dataset, &s->kind));
     bool there = false;
     LK_TRY(lk_h5_has(file, s->path, "reference", &there));
     if (there)
@@ -56,7 +36,7 @@ static lk_status read_job(void *argument)
 {
     job *j = argument;
     LK_TRY(lk_checkpoint_resolve(j->given, &j->s.path));
-    LK_TRY(lk_h5_open(j->s.path, NULL, &j->file));
+    LK_TRY(lk_h5_open(j->s.path, LK_SCHEMA_ANY, &j->file));
     lk_status status = read_open(j->file, &j->s);
     H5Fclose(j->file); /* read only: nothing to lose */
     return status;

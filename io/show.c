@@ -20,7 +20,7 @@ typedef struct view {
     lk_io *io;
     FILE *out;
     const char *given;
-    char *path, *schema;
+    char *path;
     hid_t file;
     lk_h5_list list;
     line *line; /* one for each dataset of the list */
@@ -409,35 +409,25 @@ static lk_status show_tensors(const view *v)
     return LK_OK;
 }
 
-static const struct {
-    const char *schema;
-    lk_status (*show)(const view *v);
-} kinds[] = {
-    {"lockstep dataset", show_dataset},
-    {"lockstep checkpoint", show_checkpoint},
-    {"lockstep predictions", show_predictions},
-    {"lockstep trace", show_trace},
-    {"lockstep tensors", show_tensors},
+static lk_status (*const show_content[LK_SCHEMAS])(const view *v) = {
+    [LK_SCHEMA_DATASET] = show_dataset,         [LK_SCHEMA_CHECKPOINT] = show_checkpoint,
+    [LK_SCHEMA_PREDICTIONS] = show_predictions, [LK_SCHEMA_TRACE] = show_trace,
+    [LK_SCHEMA_TENSORS] = show_tensors,
 };
 
 static lk_status show(view *v)
 {
     uint64_t version = 0;
-    size_t k = 0, n = sizeof kinds / sizeof kinds[0];
+    lk_schema schema;
     LK_TRY(lk_checkpoint_resolve(v->given, &v->path));
-    LK_TRY(lk_h5_open(v->path, NULL, &v->file));
-    LK_TRY(lk_h5_get_text(v->file, v->path, "schema", &v->schema));
+    LK_TRY(lk_h5_open(v->path, LK_SCHEMA_ANY, &v->file));
+    LK_TRY(lk_h5_get_schema(v->file, v->path, &schema));
     LK_TRY(lk_h5_get_u64(v->file, v->path, "version", &version));
-    while (k < n && strcmp(kinds[k].schema, v->schema) != 0) k++;
-    if (k == n)
-        return lk_fail(LK_E_INPUT, "%s: expected a lockstep dataset, checkpoint, predictions, "
-                       "trace or tensors, found schema '%.60s'; use the lockstep that wrote it",
-                       v->path, v->schema);
     LK_TRY(read_lines(v));
     fprintf(v->out, "%s\n", v->path);
     put_label(v, "kind");
-    fprintf(v->out, "%s, version %llu\n", v->schema, (unsigned long long)version);
-    LK_TRY(kinds[k].show(v));
+    fprintf(v->out, "%s, version %llu\n", lk_schema_name(schema), (unsigned long long)version);
+    LK_TRY(show_content[schema](v));
     put_lines(v);
     return LK_OK;
 }
@@ -469,7 +459,6 @@ static lk_status run(void *argument)
     lk_h5_list_clear(&v->list);
     free(v->line);
     free(v->path);
-    free(v->schema);
     return status;
 }
 

@@ -70,7 +70,7 @@ static lk_status write_item(const job *j, const lk_tensor_item *x)
 static lk_status write_all(job *j)
 {
     const lk_tensor_file *f = j->f;
-    LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, "lockstep tensors", &j->file));
+    LK_TRY(lk_h5_create(j->part, MPI_COMM_NULL, LK_SCHEMA_TENSORS, &j->file));
     LK_TRY(lk_h5_set_text(j->file, j->part, "message", f->message));
     LK_TRY(lk_h5_set_text(j->file, j->part, "scope", f->scope));
     LK_TRY(lk_h5_set_text(j->file, j->part, "op", f->op));

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SCHEMA "lockstep trace"
 enum { HOST = 64, MOST_RANKS = 1 << 16, MOST_STEPS = 1 << 20, MOST_LEAVES = 1 << 20 };
 #define MOST_NUMBER ((uint64_t)1 << 62) /* of what is counted */
 
@@ -211,7 +210,7 @@ static lk_status write_all(saving *s)
 {
     const lk_trace *t = s->mine;
     LK_TRY(gather(s));
-    LK_TRY(lk_h5_agree(s->comm, lk_h5_create(s->part, s->comm, SCHEMA, &s->file)));
+    LK_TRY(lk_h5_agree(s->comm, lk_h5_create(s->part, s->comm, LK_SCHEMA_TRACE, &s->file)));
     LK_TRY(lk_h5_agree(s->comm, write_attributes(s)));
     rows nodes = {(hsize_t)t->nodes, 0, s->rank == 0 ? (hsize_t)t->nodes : 0, 0};
     rows steps = {(hsize_t)s->ranks, (hsize_t)s->rank, 1, (hsize_t)t->steps};
@@ -417,7 +416,7 @@ static lk_status check_values(const loading *l)
 static lk_status read_all(loading *l)
 {
     lk_trace *t = &l->t;
-    LK_TRY(lk_h5_open(l->path, SCHEMA, &l->file));
+    LK_TRY(lk_h5_open(l->path, LK_SCHEMA_TRACE, &l->file));
     LK_TRY(read_sizes(l));
     LK_TRY(read_names(l));
     LK_TRY(read_numbers(l));

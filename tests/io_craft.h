@@ -338,7 +338,7 @@ static inline lk_status craft_read_predictions(void *argument)
 {
     const craft_read *r = argument;
     hid_t file = -1;
-    LK_TRY(lk_h5_open(r->path, "lockstep predictions", &file));
+    LK_TRY(lk_h5_open(r->path, LK_SCHEMA_PREDICTIONS, &file));
     lk_status status = craft_compare(r, file, "loss", LK_H5_F32, r->loss);
     if (status == LK_OK) status = craft_compare(r, file, "argmax", LK_H5_I32, r->argmax);
     if (status == LK_OK && r->samples)

@@ -594,7 +594,7 @@ static lk_status make_by_hand(void *argument)
     uint16_t labels[HAND_ROWS] = {0};
     labels[3] = (uint16_t)h->class;
     hid_t file = -1;
-    LK_TRY(lk_h5_create(h->path, MPI_COMM_NULL, "lockstep dataset", &file));
+    LK_TRY(lk_h5_create(h->path, MPI_COMM_NULL, LK_SCHEMA_DATASET, &file));
     H5Adelete(file, "version"); /* the one without digests of rows */
     lk_h5_set_u64(file, h->path, "version", 1);
     for (int s = 0; s < 2; s++) {

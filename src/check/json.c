@@ -36,7 +36,7 @@ static json_t *rows_json(const int64_t *row)
 
 static json_t *split_name(int split)
 {
-    return split < 0 ? json_null() : json_string(split == LK_TRAIN ? "train" : "validation");
+    return split < 0 ? json_null() : json_string(lk_split_name(split));
 }
 
 static json_t *findings_json(const lk_check_report *r)
@@ -71,7 +71,7 @@ static json_t *splits_json(const lk_check_report *r)
     json_t *o = json_object();
     bool text = r->kind == LK_TEXT_DATA;
     for (int s = 0; s < 2; s++)
-        json_object_set_new(o, s == LK_TRAIN ? "train" : "validation",
+        json_object_set_new(o, lk_split_name(s),
                             json_pack("{s:I, s:I, s:o}", text ? "tokens" : "rows",
                                       (json_int_t)r->rows[s], text ? "passages" : "samples",
                                       (json_int_t)r->samples[s], "duplicates",

@@ -13,8 +13,6 @@
 enum { EXPECTED = 10 }; /* a class of which validation should have so many is missed there */
 enum { NAMED = 5 };     /* classes with the same fault that are named one by one */
 
-static const char *const split_name[2] = {"train", "validation"};
-
 lk_status lk_check_find(lk_checker *c, lk_severity severity, const char *code, int split,
                         const char *feature, int64_t count, const int64_t *row,
                         const char *format, ...)
@@ -298,7 +296,7 @@ static lk_status name_splits(lk_check_report *r)
         lk_finding *f = &r->finding[i];
         char *text = NULL;
         if (f->split < 0) continue;
-        if (asprintf(&text, "%s: %s", split_name[f->split], f->text) < 0)
+        if (asprintf(&text, "%s: %s", lk_split_name(f->split), f->text) < 0)
             return lk_fail(LK_E_SYSTEM, "out of memory for findings");
         free(f->text);
         f->text = text;
