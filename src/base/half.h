@@ -3,6 +3,8 @@
 #ifndef LK_BASE_HALF_H
 #define LK_BASE_HALF_H
 
+#include "base/dtype.h"
+
 #include <stdint.h>
 #include <string.h>
 #ifdef __F16C__
@@ -66,6 +68,15 @@ static inline float lk_f32_from_bf16(uint16_t h)
     float f;
     memcpy(&f, &x, 4);
     return f;
+}
+
+/* `n` values of f32, f16 or bf16 as floats. */
+static inline void lk_f32_from_any(lk_dtype type, const void *from, int64_t n, float *to)
+{
+    const uint16_t *half = (const uint16_t *)from;
+    if (type == LK_F32) memcpy(to, from, (size_t)n * sizeof *to);
+    for (int64_t i = 0; i < n && type == LK_F16; i++) to[i] = lk_f32_from_f16(half[i]);
+    for (int64_t i = 0; i < n && type == LK_BF16; i++) to[i] = lk_f32_from_bf16(half[i]);
 }
 
 #endif

@@ -167,17 +167,7 @@ lk_status lk_forward_run(lk_trained *t, lk_forward *f, const void *samples, cons
     LK_TRY(b->download(t->device, f->raw, lk_program_data(f->program, f->logits),
                        lk_bytes(f->logits)));
     LK_TRY(b->sync(t->device));
-    int64_t n = lk_count(f->logits);
-    const uint16_t *half = f->raw;
-    switch (f->logits->dtype) {
-    case LK_F16:
-        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_f16(half[i]);
-        break;
-    case LK_BF16:
-        for (int64_t i = 0; i < n; i++) f->host[i] = lk_f32_from_bf16(half[i]);
-        break;
-    default: memcpy(f->host, f->raw, (size_t)n * sizeof *f->host);
-    }
+    lk_f32_from_any(f->logits->dtype, f->raw, lk_count(f->logits), f->host);
     return LK_OK;
 }
 
