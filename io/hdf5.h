@@ -201,5 +201,10 @@ lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
 lk_status lk_h5_close(const char *path, hid_t *file);
 /* The same for a file that could not be written and will be removed; takes *file -1. Collective. */
 void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file);
+/* The whole way, by this process alone: a job on the I/O thread makes PATH.part, has `write` fill
+ * it, `where` being its name, and renames it. */
+lk_status lk_h5_replace(lk_io *io, const char *path, lk_schema schema,
+                        lk_status (*write)(hid_t file, const char *where, const void *context),
+                        const void *context);
 
 #endif

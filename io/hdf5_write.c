@@ -1,8 +1,10 @@
 /* Files that are written: created, closed or abandoned; how their datasets are to be. */
+#include "base/replace.h"
 #include "io/hdf5.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -80,6 +82,43 @@ void lk_h5_abandon(const char *path, MPI_Comm comm, hid_t *file)
     if (good) good = H5Fflush(id, H5F_SCOPE_LOCAL) >= 0;
     if (lk_h5_agree(comm, good ? LK_OK : LK_E_SYSTEM) == LK_OK) H5Fclose(id);
     H5Eclear2(H5E_DEFAULT);
+}
+
+typedef struct replacing {
+    const char *path;
+    char *part;
+    lk_schema schema;
+    lk_status (*write)(hid_t file, const char *where, const void *context);
+    const void *context;
+    hid_t file;
+} replacing;
+
+static lk_status replace(replacing *r)
+{
+    LK_TRY(lk_h5_create(r->part, MPI_COMM_NULL, r->schema, &r->file));
+    LK_TRY(r->write(r->file, r->part, r->context));
+    LK_TRY(lk_h5_close(r->part, &r->file));
+    return lk_replace_publish(r->part, r->path);
+}
+
+static lk_status replace_job(void *argument)
+{
+    replacing *r = argument;
+    lk_status status = replace(r);
+    lk_h5_abandon(r->part, MPI_COMM_NULL, &r->file);
+    if (status != LK_OK) unlink(r->part);
+    return status;
+}
+
+lk_status lk_h5_replace(lk_io *io, const char *path, lk_schema schema,
+                        lk_status (*write)(hid_t file, const char *where, const void *context),
+                        const void *context)
+{
+    replacing r = {path, NULL, schema, write, context, -1};
+    LK_TRY(lk_replace_part(path, &r.part));
+    lk_status status = lk_io_call(io, replace_job, &r);
+    free(r.part);
+    return status;
 }
 
 /* ---- datasets -------------------------------------------------------------------------------- */
