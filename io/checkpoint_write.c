@@ -267,15 +267,8 @@ static lk_status create_file(job *j)
 
 static lk_status create_dataset(const job *j, const item *x, hid_t *dataset)
 {
-    LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
-    LK_TRY(lk_h5_chunked(x->dims, x->dim, x->chunk, &dcpl));
-    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(x->dims, x->dim, NULL), "%s: '%s'", j->part,
-          x->path);
-    LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", j->part, x->path);
-    LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", j->part, x->path);
-    LK_H5(LK_E_SYSTEM, *dataset = H5Dcreate2(j->file, x->path, lk_h5_type_id(x->type), space,
-                                             links, dcpl, H5P_DEFAULT),
-          "%s: cannot create '%s'", j->part, x->path);
+    LK_TRY(lk_h5_dataset_create(j->file, j->part, x->path, x->type, x->dims, x->dim, x->chunk,
+                                dataset));
     return lk_h5_set_text(*dataset, j->part, "digest", x->digest);
 }
 

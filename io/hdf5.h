@@ -12,8 +12,8 @@
  *   lk_h5_open                   hdf5_file        lk_replace_check             base/replace
  *   lk_h5_has, lk_h5_get_*       hdf5_attribute   lk_h5_create                 hdf5_write
  *   lk_h5_list_datasets          hdf5_dataset     lk_h5_set_*                  hdf5_attribute
- *   lk_h5_dataset_open, _expect  hdf5_dataset     lk_h5_chunked, H5Dcreate2    hdf5_write
- *   lk_h5_dataset_read, _verify  hdf5_read        H5Dwrite
+ *   lk_h5_dataset_open, _expect  hdf5_dataset     lk_h5_dataset_create         hdf5_write
+ *   lk_h5_dataset_read, _verify  hdf5_read        lk_h5_dataset_write, H5Dwrite
  *   H5Fclose                                      lk_h5_close, lk_h5_abandon   hdf5_write
  *                                                 lk_replace_publish           base/replace
  *
@@ -195,8 +195,14 @@ static inline hsize_t lk_h5_chunk_rows(size_t row)
 {
     return row > 0 && row < ((size_t)1 << 16) ? ((size_t)1 << 16) / row : 1;
 }
-/* A creation list: chunks of `rows` rows with Fletcher-32; an empty dataset is contiguous. */
-lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl);
+/* Create a dataset, and the groups on its path, in chunks of `rows` rows with Fletcher-32; 0, or an
+ * empty dataset: contiguous. Close with lk_h5_release(dataset). Collective. */
+lk_status lk_h5_dataset_create(hid_t file, const char *where, const char *path, lk_h5_type type,
+                               int dims, const hsize_t *dim, hsize_t rows, hid_t *dataset);
+/* Create it and write all of it, this process alone. */
+lk_status lk_h5_dataset_write(hid_t file, const char *where, const char *path, lk_h5_type type,
+                              int dims, const hsize_t *dim, hsize_t rows, const void *data,
+                              hid_t *dataset);
 /* Flush and close; *file becomes -1. Collective. */
 lk_status lk_h5_close(const char *path, hid_t *file);
 /* The same for a file that could not be written and will be removed; takes *file -1. Collective. */

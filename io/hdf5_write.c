@@ -123,7 +123,8 @@ lk_status lk_h5_replace(lk_io *io, const char *path, lk_schema schema,
 
 /* ---- datasets -------------------------------------------------------------------------------- */
 
-lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
+/* A creation list. */
+static lk_status chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
 {
     LK_H5_AUTO hid_t list = -1;
     hsize_t chunk[LK_H5_MAX_DIMS];
@@ -140,5 +141,30 @@ lk_status lk_h5_chunked(int dims, const hsize_t *dim, hsize_t rows, hid_t *dcpl)
     }
     *dcpl = list;
     list = -1;
+    return LK_OK;
+}
+
+lk_status lk_h5_dataset_create(hid_t file, const char *where, const char *path, lk_h5_type type,
+                               int dims, const hsize_t *dim, hsize_t rows, hid_t *dataset)
+{
+    LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
+    LK_TRY(chunked(dims, dim, rows, &dcpl));
+    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(dims, dim, NULL), "%s: '%s'", where, path);
+    LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", where, path);
+    LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", where, path);
+    LK_H5(LK_E_SYSTEM, *dataset = H5Dcreate2(file, path, lk_h5_type_id(type), space, links, dcpl,
+                                             H5P_DEFAULT),
+          "%s: cannot create '%s'", where, path);
+    return LK_OK;
+}
+
+lk_status lk_h5_dataset_write(hid_t file, const char *where, const char *path, lk_h5_type type,
+                              int dims, const hsize_t *dim, hsize_t rows, const void *data,
+                              hid_t *dataset)
+{
+    LK_TRY(lk_h5_dataset_create(file, where, path, type, dims, dim, rows, dataset));
+    LK_H5(LK_E_SYSTEM,
+          H5Dwrite(*dataset, lk_h5_type_id(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
+          "%s: cannot write '%s'", where, path);
     return LK_OK;
 }

@@ -239,7 +239,7 @@ static lk_status write_all(importer *m, const uint16_t *class_of)
     m->number = malloc(block * sizeof *m->number);
     if (!m->feature || !m->number) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_import_name(m->job->to.output, ".part", &part));
-    LK_TRY(lk_rows_create(&m->out, part, LK_TABLE_DATA, 2, &columns, rows));
+    LK_TRY(lk_rows_create(&m->out, part, LK_TABLE_DATA, LK_H5_F32, 2, &columns, rows));
     m->out.fresh = !m->job->to.overwrite;
     m->out.column = m->column;
     LK_TRY(lk_h5_set_texts(m->out.file, m->out.part, "columns", m->column, m->columns));

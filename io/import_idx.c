@@ -260,7 +260,7 @@ static lk_status write_all(importer *m)
     m->wide = malloc(block * sizeof *m->wide);
     if (!m->block || !m->wide) return lk_fail(LK_E_SYSTEM, "out of memory");
     LK_TRY(lk_import_name(job->to.output, ".part", &part));
-    LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, rows));
+    LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, LK_H5_U8, 4, dim, rows));
     m->out.fresh = !job->to.overwrite;
     LK_TRY(copy_images(m, 0, held));
     if (pair) LK_TRY(copy_images(m, 1, 0));

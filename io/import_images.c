@@ -356,7 +356,7 @@ static lk_status write_dataset(importer *m)
                        "folder?",
                        o->directory);
     LK_TRY(lk_import_name(o->to.output, ".part.h5", &part));
-    LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, 4, dim, m->result.rows));
+    LK_TRY(lk_rows_create(&m->out, part, LK_IMAGE_DATA, LK_H5_U8, 4, dim, m->result.rows));
     m->out.fresh = !m->job->to.overwrite;
     LK_TRY(copy_blocks(m));
     LK_TRY(lk_pixel_sums_write(&m->sums, &m->out, o->channels));

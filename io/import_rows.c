@@ -1,4 +1,4 @@
-/* What the importers share: checks, the writer of images and tables, labels. */
+/* What the importers share: checks, the writer of rows, labels. */
 #include "io/import_rows.h"
 #include "base/replace.h"
 #include "io/journal.h"
@@ -121,12 +121,8 @@ lk_status lk_import_check_classes(const char *where, char *const *name, int64_t 
 
 static const char *field_name(const lk_rows *w, int field)
 {
-    return field == 1 ? "labels" : w->kind == LK_IMAGE_DATA ? "images" : "features";
-}
-
-static lk_h5_type field_type(const lk_rows *w, int field)
-{
-    return field == 1 ? LK_H5_U16 : w->kind == LK_IMAGE_DATA ? LK_H5_U8 : LK_H5_F32;
+    static const char *const name[LK_DATASET_KINDS] = {"tokens", "images", "features"};
+    return field == 1 ? "labels" : name[w->kind];
 }
 
 static void name_dataset(const lk_rows *w, int split, int field, char path[64])
@@ -136,36 +132,29 @@ static void name_dataset(const lk_rows *w, int split, int field, char path[64])
 
 static lk_status create_dataset(lk_rows *w, int split, int field)
 {
-    LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1;
     char path[64];
     hsize_t dim[LK_H5_MAX_DIMS];
-    int dims = field == 0 ? w->dims : 1;
     memcpy(dim, w->inner, sizeof dim);
     dim[0] = (hsize_t)w->rows[split];
     name_dataset(w, split, field, path);
-    LK_TRY(lk_h5_chunked(dims, dim, lk_h5_chunk_rows(w->row[field]), &dcpl));
-    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(dims, dim, NULL), "%s: '%s'", w->part, path);
-    LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", w->part, path);
-    LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", w->part, path);
-    LK_H5(LK_E_SYSTEM,
-          w->dataset[split][field] = H5Dcreate2(w->file, path, lk_h5_type_id(field_type(w, field)),
-                                                space, links, dcpl, H5P_DEFAULT),
-          "%s: cannot create '%s'", w->part, path);
+    LK_TRY(lk_h5_dataset_create(w->file, w->part, path, w->type[field], field == 0 ? w->dims : 1,
+                                dim, lk_h5_chunk_rows(w->row[field]),
+                                &w->dataset[split][field]));
     LK_TRY(lk_slab_maker_create(&w->slabs[split][field], w->row[field], w->rows[split]));
     return lk_digest_create(&w->digest[split][field]);
 }
 
-lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims, const int64_t *dim,
-                         const int64_t rows[2])
+lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, lk_h5_type type, int dims,
+                         const int64_t *dim, const int64_t rows[2])
 {
     int lock;
     lk_status status = lk_replace_lock(part, &lock);
     if (status != LK_OK) free(part);
     LK_TRY(status);
-    *w = (lk_rows){.part = part, .lock = lock, .file = -1, .kind = kind, .dims = dims};
+    *w = (lk_rows){.part = part, .lock = lock, .file = -1, .kind = kind, .dims = dims,
+                   .fields = kind == LK_TEXT_DATA ? 1 : 2, .type = {type, LK_H5_U16}};
     for (int i = 0; i < 4; i++) w->dataset[i / 2][i % 2] = -1;
-    w->row[0] = kind == LK_IMAGE_DATA ? 1 : sizeof(float);
-    w->row[1] = sizeof(uint16_t);
+    for (int f = 0; f < 2; f++) w->row[f] = H5Tget_size(lk_h5_type_id(w->type[f]));
     for (int i = 1; i < dims; i++) {
         w->inner[i] = (hsize_t)dim[i - 1];
         w->row[0] *= (size_t)dim[i - 1];
@@ -173,14 +162,16 @@ lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims,
     memcpy(w->rows, rows, sizeof w->rows);
     LK_TRY(lk_h5_create(w->part, MPI_COMM_NULL, LK_SCHEMA_DATASET, &w->file));
     LK_TRY(lk_h5_set_text(w->file, w->part, "kind", lk_dataset_kind_name(kind)));
-    for (int i = 0; i < 4; i++) LK_TRY(create_dataset(w, i / 2, i % 2));
-    return lk_reference_maker_create(&w->reference, kind, LK_DATASET_CLASSES, dim[dims - 2]);
+    for (int i = 0; i < 4; i++)
+        if (i % 2 < w->fields) LK_TRY(create_dataset(w, i / 2, i % 2));
+    return lk_reference_maker_create(&w->reference, kind, LK_DATASET_VOCABULARY,
+                                     dims > 1 ? dim[dims - 2] : 0);
 }
 
 static lk_status put_field(lk_rows *w, int split, int field, hsize_t count, const void *data)
 {
     LK_H5_AUTO hid_t file_space = -1, memory_space = -1;
-    hid_t dataset = w->dataset[split][field], type = lk_h5_type_id(field_type(w, field));
+    hid_t dataset = w->dataset[split][field], type = lk_h5_type_id(w->type[field]);
     hsize_t first[LK_H5_MAX_DIMS] = {(hsize_t)w->written[split]}, size[LK_H5_MAX_DIMS];
     int dims = field == 0 ? w->dims : 1;
     memcpy(size, w->inner, sizeof size);
@@ -203,7 +194,7 @@ lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *dat
     if (w->written[split] + count > w->rows[split])
         return lk_fail(LK_E_INTERNAL, "%s: more rows than there are", w->part);
     LK_TRY(put_field(w, split, 0, (hsize_t)count, data));
-    LK_TRY(put_field(w, split, 1, (hsize_t)count, labels));
+    if (w->fields > 1) LK_TRY(put_field(w, split, 1, (hsize_t)count, labels));
     if (split == LK_TRAIN)
         LK_TRY(lk_reference_maker_add(&w->reference, count, (size_t)count * w->row[0], data,
                                       labels));
@@ -211,26 +202,20 @@ lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *dat
     return LK_OK;
 }
 
-/* The digest of the whole covers the digests of the datasets and the names of the classes, so that
- * it does not depend on the order in which the splits were written. */
-static lk_status write_digests(lk_rows *w, char *const *name, int64_t classes, char *text)
+/* Of each dataset; `all`, if wanted, covers them. */
+static lk_status write_digests(lk_rows *w, lk_digest *all)
 {
-    lk_digest *all = NULL;
-    LK_TRY(lk_digest_create(&all));
-    lk_status status = LK_OK;
-    for (int i = 0; i < 4 && status == LK_OK; i++) {
+    for (int i = 0; i < 4; i++) {
         char one[LK_DIGEST_TEXT], path[64];
-        lk_digest_text(w->digest[i / 2][i % 2], one);
-        lk_digest_update(all, one, sizeof one);
-        status = lk_h5_set_text(w->dataset[i / 2][i % 2], w->part, "digest", one);
-        name_dataset(w, i / 2, i % 2, path);
-        if (status == LK_OK)
-            status = lk_slab_maker_write(&w->slabs[i / 2][i % 2], w->file, w->part, path);
+        int s = i / 2, f = i % 2;
+        if (f == w->fields) continue;
+        lk_digest_text(w->digest[s][f], one);
+        if (all) lk_digest_update(all, one, sizeof one);
+        LK_TRY(lk_h5_set_text(w->dataset[s][f], w->part, "digest", one));
+        name_dataset(w, s, f, path);
+        LK_TRY(lk_slab_maker_write(&w->slabs[s][f], w->file, w->part, path));
     }
-    for (int64_t i = 0; i < classes; i++) lk_digest_update(all, name[i], strlen(name[i]) + 1);
-    lk_digest_text(all, text);
-    lk_digest_destroy(all);
-    return status;
+    return LK_OK;
 }
 
 static lk_status write_reference(lk_rows *w, int64_t classes)
@@ -243,17 +228,11 @@ static lk_status write_reference(lk_rows *w, int64_t classes)
     return status;
 }
 
-lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
-                         int64_t classes, char digest[LK_DIGEST_TEXT])
+static lk_status finish(lk_rows *w, const char *output, const char *source, int64_t classes,
+                        const char digest[LK_DIGEST_TEXT])
 {
-    char text[LK_DIGEST_TEXT];
-    for (int s = 0; s < 2; s++)
-        if (w->written[s] != w->rows[s])
-            return lk_fail(LK_E_INTERNAL, "%s: fewer rows than there are", w->part);
-    LK_TRY(write_digests(w, name, classes, text));
-    LK_TRY(lk_h5_set_texts(w->file, w->part, "classes", name, classes));
     LK_TRY(lk_h5_set_text(w->file, w->part, "source", source));
-    LK_TRY(lk_h5_set_text(w->file, w->part, "digest", text));
+    LK_TRY(lk_h5_set_text(w->file, w->part, "digest", digest));
     LK_TRY(write_reference(w, classes));
     for (int i = 0; i < 4; i++) {
         lk_h5_release(&w->dataset[i / 2][i % 2]);
@@ -262,11 +241,46 @@ lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, cha
     LK_TRY(lk_h5_close(w->part, &w->file));
     LK_TRY(w->fresh ? lk_replace_publish_new(w->part, output)
                     : lk_replace_publish(w->part, output));
-    memcpy(digest, text, sizeof text);
     close(w->lock);
     free(w->part);
     w->part = NULL;
     return LK_OK;
+}
+
+static lk_status check_rows(const lk_rows *w)
+{
+    for (int s = 0; s < 2; s++)
+        if (w->written[s] != w->rows[s])
+            return lk_fail(LK_E_INTERNAL, "%s: fewer rows than there are", w->part);
+    return LK_OK;
+}
+
+/* The digest of the whole covers the digests of the datasets and the names of the classes, so that
+ * it does not depend on the order in which the splits were written. */
+lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
+                         int64_t classes, char digest[LK_DIGEST_TEXT])
+{
+    lk_digest *all = NULL;
+    char text[LK_DIGEST_TEXT];
+    LK_TRY(check_rows(w));
+    LK_TRY(lk_digest_create(&all));
+    lk_status status = write_digests(w, all);
+    for (int64_t i = 0; i < classes; i++) lk_digest_update(all, name[i], strlen(name[i]) + 1);
+    lk_digest_text(all, text);
+    lk_digest_destroy(all);
+    LK_TRY(status);
+    LK_TRY(lk_h5_set_texts(w->file, w->part, "classes", name, classes));
+    LK_TRY(finish(w, output, source, classes, text));
+    memcpy(digest, text, sizeof text);
+    return LK_OK;
+}
+
+lk_status lk_rows_finish_text(lk_rows *w, const char *output, const char *source,
+                              int64_t vocabulary, const char digest[LK_DIGEST_TEXT])
+{
+    LK_TRY(check_rows(w));
+    LK_TRY(write_digests(w, NULL));
+    return finish(w, output, source, vocabulary, digest);
 }
 
 void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,

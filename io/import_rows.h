@@ -1,5 +1,5 @@
-/* Private: what the importers share. Checks of the output, the writer of images and tables, their
- * mean and deviation. io/import_rows.c. Called on the I/O thread. */
+/* Private: what the importers share. Checks of the output, the writer of rows, the mean and
+ * deviation of images. io/import_rows.c. Called on the I/O thread. */
 #ifndef LK_IO_IMPORT_ROWS_H
 #define LK_IO_IMPORT_ROWS_H
 
@@ -33,15 +33,17 @@ lk_status lk_import_check_bad(const lk_import_target *to, const lk_import_result
 /* A model learns to tell classes apart: one alone is an error. `where`: the input. */
 lk_status lk_import_check_classes(const char *where, char *const *name, int64_t classes);
 
-/* The datasets of both splits; field 1 is `labels`. */
+/* The datasets of both splits: field 0 and, but of texts, field 1, `labels`. */
 typedef struct lk_rows {
     char *part; /* the file being written; removed by lk_rows_abandon */
     int lock;   /* of `part` */
     bool fresh; /* set by the importer: the output must not be there yet */
     hid_t file;
     lk_dataset_kind kind;
-    size_t row[2]; /* bytes, by field */
-    int dims;      /* of field 0 */
+    int fields;
+    lk_h5_type type[2]; /* by field */
+    size_t row[2];      /* bytes, by field */
+    int dims;           /* of field 0 */
     hsize_t inner[LK_H5_MAX_DIMS];
     int64_t rows[2], written[2]; /* by split */
     hid_t dataset[2][2];         /* by split and field */
@@ -51,16 +53,19 @@ typedef struct lk_rows {
     char *const *column;          /* tables: names of the columns, set by the importer */
 } lk_rows;
 
-/* Create `part`, which the writer owns from now on. `dim`: the dimensions of field 0 but for the
- * first. Zero the struct before; call lk_rows_abandon whatever happens. */
-lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, int dims, const int64_t *dim,
-                         const int64_t rows[2]);
-/* Append rows to a split. */
+/* Create `part`, which the writer owns from now on. `type`, `dim`: of field 0, the dimensions but
+ * for the first. Zero the struct before; call lk_rows_abandon whatever happens. */
+lk_status lk_rows_create(lk_rows *w, char *part, lk_dataset_kind kind, lk_h5_type type, int dims,
+                         const int64_t *dim, const int64_t rows[2]);
+/* Append rows to a split; texts have no labels. */
 lk_status lk_rows_put(lk_rows *w, lk_split split, int64_t count, const void *data,
                       const uint16_t *labels);
 /* All rows are written: digests, classes, source; flush, sync, rename to `output`. */
 lk_status lk_rows_finish(lk_rows *w, const char *output, const char *source, char *const *name,
                          int64_t classes, char digest[LK_DIGEST_TEXT]);
+/* The same of a text, the digest of whose whole its importer knows. The vocabulary is written. */
+lk_status lk_rows_finish_text(lk_rows *w, const char *output, const char *source,
+                              int64_t vocabulary, const char digest[LK_DIGEST_TEXT]);
 /* All rows are put: tell of the classes that the training split has no sample of. */
 void lk_rows_tell_untrained(const lk_rows *w, const lk_import_target *to, char *const *name,
                             int64_t classes);

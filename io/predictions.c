@@ -8,16 +8,10 @@
 static lk_status write_dataset(hid_t file, const char *where, const char *name, lk_h5_type type,
                                hsize_t count, const void *data)
 {
-    LK_H5_AUTO hid_t space = -1, dcpl = -1, dataset = -1;
+    LK_H5_AUTO hid_t dataset = -1;
     char digest[LK_DIGEST_TEXT];
-    LK_TRY(lk_h5_chunked(1, &count, LK_H5_CHUNK / 4, &dcpl));
-    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(1, &count, NULL), "%s: '%s'", where, name);
-    LK_H5(LK_E_SYSTEM, dataset = H5Dcreate2(file, name, lk_h5_type_id(type), space, H5P_DEFAULT,
-                                            dcpl, H5P_DEFAULT),
-          "%s: cannot create '%s'", where, name);
-    LK_H5(LK_E_SYSTEM,
-          H5Dwrite(dataset, lk_h5_type_id(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
-          "%s: cannot write '%s'", where, name);
+    LK_TRY(lk_h5_dataset_write(file, where, name, type, 1, &count, LK_H5_CHUNK / 4, data,
+                               &dataset));
     lk_digest_bytes(data, count * 4, digest);
     return lk_h5_set_text(dataset, where, "digest", digest);
 }

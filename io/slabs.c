@@ -268,18 +268,11 @@ void lk_slab_maker_add(lk_slab_maker *m, const void *bytes, size_t size)
 
 static lk_status write_list(const lk_slab_maker *m, hid_t file, const char *where, const char *path)
 {
-    LK_H5_AUTO hid_t space = -1, links = -1, dcpl = -1, dataset = -1;
+    LK_H5_AUTO hid_t dataset = -1;
     char digest[LK_DIGEST_TEXT];
     hsize_t count = (hsize_t)m->count;
-    LK_TRY(lk_h5_chunked(1, &count, LK_H5_CHUNK / sizeof *m->list, &dcpl));
-    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(1, &count, NULL), "%s: '%s'", where, path);
-    LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", where, path);
-    LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", where, path);
-    LK_H5(LK_E_SYSTEM, dataset = H5Dcreate2(file, path, lk_h5_type_id(LK_H5_U64), space, links,
-                                            dcpl, H5P_DEFAULT),
-          "%s: cannot create '%s'", where, path);
-    LK_H5(LK_E_SYSTEM, H5Dwrite(dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, m->list),
-          "%s: cannot write '%s'", where, path);
+    LK_TRY(lk_h5_dataset_write(file, where, path, LK_H5_U64, 1, &count,
+                               LK_H5_CHUNK / sizeof *m->list, m->list, &dataset));
     lk_digest_bytes(m->list, (size_t)m->count * sizeof *m->list, digest);
     LK_TRY(lk_h5_set_u64(dataset, where, "rows", (uint64_t)m->rows));
     return lk_h5_set_text(dataset, where, "digest", digest);

@@ -70,17 +70,9 @@ typedef struct rows {
 
 static lk_status create_column(const saving *s, const column *c, const rows *r, hid_t *dataset)
 {
-    LK_H5_AUTO hid_t space = -1, links = -1;
     hsize_t dim[2] = {r->all, r->each};
-    LK_H5(LK_E_SYSTEM, space = H5Screate_simple(r->each ? 2 : 1, dim, NULL), "%s: '%s'", s->part,
-          c->path);
-    LK_H5(LK_E_SYSTEM, links = H5Pcreate(H5P_LINK_CREATE), "%s: '%s'", s->part, c->path);
-    LK_H5(LK_E_SYSTEM, H5Pset_create_intermediate_group(links, 1), "%s: '%s'", s->part, c->path);
-    LK_H5(LK_E_SYSTEM,
-          *dataset = H5Dcreate2(s->file, c->path, lk_h5_type_id(c->type), space, links, H5P_DEFAULT,
-                                H5P_DEFAULT),
-          "%s: cannot create '%s'", s->part, c->path);
-    return LK_OK;
+    return lk_h5_dataset_create(s->file, s->part, c->path, c->type, r->each ? 2 : 1, dim, 0,
+                                dataset);
 }
 
 static lk_status write_rows(const saving *s, const column *c, hid_t dataset, const rows *r,

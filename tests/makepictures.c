@@ -78,7 +78,8 @@ static lk_status make(const char *path)
     uint16_t label[BLOCK];
     if (!name || !image) return lk_fail(LK_E_SYSTEM, "out of memory");
     snprintf(part, sizeof part, "%s.part", path);
-    LK_TRY(lk_rows_create(&w, strdup(part), LK_IMAGE_DATA, 4, (int64_t[]){side, side, channels},
+    LK_TRY(lk_rows_create(&w, strdup(part), LK_IMAGE_DATA, LK_H5_U8, 4,
+                          (int64_t[]){side, side, channels},
                           (int64_t[]){rows[0], rows[1]}));
     LK_TRY(write_rows(&w, image, label, &sums));
     LK_TRY(lk_pixel_sums_write(&sums, &w, channels));

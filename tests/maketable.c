@@ -76,7 +76,7 @@ static lk_status make(const char *path)
         column[c] = text;
     }
     snprintf(part, sizeof part, "%s.part", path);
-    LK_TRY(lk_rows_create(&w, strdup(part), LK_TABLE_DATA, 2, (int64_t[]){columns},
+    LK_TRY(lk_rows_create(&w, strdup(part), LK_TABLE_DATA, LK_H5_F32, 2, (int64_t[]){columns},
                           (int64_t[]){rows[0], rows[1]}));
     w.column = column;
     LK_TRY(lk_h5_set_texts(w.file, w.part, "columns", column, columns));

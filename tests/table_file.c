@@ -14,7 +14,8 @@ lk_status write_table_file(const char *path, int64_t rows, int64_t columns, cons
     char part[600], digest[LK_DIGEST_TEXT];
     lk_rows w = {.part = NULL};
     snprintf(part, sizeof part, "%s.part", path);
-    LK_TRY(lk_rows_create(&w, strdup(part), LK_TABLE_DATA, 2, &columns, (int64_t[]){rows, 0}));
+    LK_TRY(lk_rows_create(&w, strdup(part), LK_TABLE_DATA, LK_H5_F32, 2, &columns,
+                          (int64_t[]){rows, 0}));
     w.column = name;
     lk_status status = lk_h5_set_texts(w.file, w.part, "columns", name, columns);
     for (int64_t i = 0; i < rows && status == LK_OK; i += BLOCK)
