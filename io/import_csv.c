@@ -2,9 +2,9 @@
  * where it is and its label, the second writes the good ones in a shuffled order, for the shards of
  * a dataset should be alike and tables are often sorted. */
 #include "base/philox.h"
+#include "base/utf8.h"
 #include "io/csv.h"
 #include "io/import_rows.h"
-#include "io/utf8.h"
 
 #include <math.h>
 #include <stdio.h>

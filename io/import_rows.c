@@ -1,8 +1,8 @@
 /* What the importers share: checks, the writer of rows, labels. */
 #include "io/import_rows.h"
 #include "base/replace.h"
+#include "base/utf8.h"
 #include "io/journal.h"
-#include "io/utf8.h"
 
 #include <errno.h>
 #include <math.h>

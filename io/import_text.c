@@ -3,8 +3,8 @@
  * Pass 1 counts tokens and, for a character vocabulary, notes which code points occur; that fixes
  * the vocabulary (sorted, as nanoGPT's prepare.py does), the token type and where the split falls.
  * Pass 2 translates and writes one chunk at a time. The result is whole or not there. */
+#include "base/utf8.h"
 #include "io/import_rows.h"
-#include "io/utf8.h"
 
 #include <errno.h>
 #include <math.h>

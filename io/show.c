@@ -1,10 +1,10 @@
 /* What a file holds, for people: the counts first, then the texts, then every dataset on a line. */
 #include "io/show.h"
 #include "base/digits.h"
+#include "base/utf8.h"
 #include "io/checkpoint.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
-#include "io/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,46 +32,14 @@ typedef struct view {
  * first begin with `indent` spaces. */
 static void put_text(FILE *out, const char *text, int indent)
 {
-    size_t length = strlen(text);
-    while (length > 0 && text[length - 1] == '\n') length--;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool c1 = c == 0xC2 && (unsigned char)text[i + 1] < 0xA0; /* U+0080 to U+009F in UTF-8 */
-        if (c == '\n')
-            fprintf(out, "\n%*s", indent, "");
-        else
-            fputc((c < ' ' && c != '\t') || c == 0x7F || c1 ? '?' : c, out);
+    const char *end = text + strlen(text);
+    while (end > text && end[-1] == '\n') end--;
+    while (text < end) {
+        if (*text == '\n') fprintf(out, "\n%*s", indent, "");
+        else if (*text == '\t') fputc('\t', out);
+        text += *text == '\n' || *text == '\t' ? 1 : lk_plain_put(out, text);
     }
     fputc('\n', out);
-}
-
-/* The next character of a name and its bytes; '?' for control characters and what is no UTF-8. */
-static int next_character(const char *p, uint32_t *code)
-{
-    int bytes = lk_utf8_decode((const unsigned char *)p, strlen(p), code);
-    bool control = bytes > 0 && (*code < ' ' || (*code >= 0x7F && *code < 0xA0));
-    if (bytes <= 0 || control) *code = '?';
-    return bytes > 0 ? bytes : 1;
-}
-
-int lk_show_width(const char *name)
-{
-    uint32_t code;
-    int n = 0;
-    for (; *name; n++) name += next_character(name, &code);
-    return n;
-}
-
-void lk_show_name(FILE *out, const char *name, int width)
-{
-    int n = 0;
-    for (; *name && n < width; n++) {
-        uint32_t code;
-        unsigned char text[4];
-        name += next_character(name, &code);
-        fwrite(text, 1, (size_t)lk_utf8_encode(code, text), out);
-    }
-    fprintf(out, "%*s", width - n, "");
 }
 
 enum { LABEL = 18 }; /* columns of a label with its indent */
@@ -210,7 +178,7 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
     for (int s = 0; s < 2 && status == LK_OK; s++)
         status = count_labels(d, (lk_split)s, count + s * classes);
     for (int64_t k = 0; k < classes; k++)
-        if (lk_show_width(name[k]) > width) width = lk_show_width(name[k]);
+        if (lk_plain_width(name[k]) > width) width = lk_plain_width(name[k]);
     if (width > WIDEST_NAME) width = WIDEST_NAME;
     if (status == LK_OK)
         fprintf(v->out, "\nclasses: %lld\n    label  %-*s  %12s  %12s\n", (long long)classes, width,
@@ -218,7 +186,7 @@ static lk_status put_classes(const view *v, lk_dataset *d, char *const *name, in
     for (int64_t k = 0; k < classes && status == LK_OK; k++) {
         char a[32], b[32];
         fprintf(v->out, "    %5lld  ", (long long)k);
-        lk_show_name(v->out, name[k], width);
+        lk_plain_column(v->out, name[k], width);
         fprintf(v->out, "  %12s  %12s\n", lk_digits((int64_t)count[k], a),
                 lk_digits((int64_t)count[classes + k], b));
     }

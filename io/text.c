@@ -1,51 +1,9 @@
 /* Text to tokens and back. A vocabulary is a sorted list of code points; a token is an index. */
+#include "base/utf8.h"
 #include "io/dataset.h"
-#include "io/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-int lk_utf8_decode(const unsigned char *p, size_t n, uint32_t *code)
-{
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    unsigned char c = p[0];
-    if (c < 0x80) {
-        *code = c;
-        return 1;
-    }
-    int length = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3
-                 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
-    if (length == 0) return -1;
-    uint32_t u = c & (0xFFu >> (length + 1));
-    for (int i = 1; i < length; i++) {
-        if ((size_t)i >= n) return 0;
-        if ((p[i] & 0xC0) != 0x80) return -1;
-        u = u << 6 | (p[i] & 0x3Fu);
-    }
-    if (u < least[length] || u > 0x10FFFF || (u >= 0xD800 && u <= 0xDFFF)) return -1;
-    *code = u;
-    return length;
-}
-
-bool lk_utf8_valid(const char *text)
-{
-    size_t n = strlen(text);
-    int step = 1;
-    uint32_t code;
-    for (size_t at = 0; at < n && step > 0; at += (size_t)step)
-        if ((step = lk_utf8_decode((const unsigned char *)text + at, n - at, &code)) <= 0)
-            return false;
-    return true;
-}
-
-int lk_utf8_encode(uint32_t u, unsigned char *out)
-{
-    static const unsigned char lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
-    int length = u < 0x80 ? 1 : u < 0x800 ? 2 : u < 0x10000 ? 3 : 4;
-    for (int i = length - 1; i > 0; i--, u >>= 6) out[i] = (unsigned char)(0x80 | (u & 0x3F));
-    out[0] = (unsigned char)(lead[length] | u);
-    return length;
-}
 
 lk_status lk_text_decode(const uint32_t *vocabulary, int64_t size, bool characters,
                          const int32_t *tokens, int64_t count, char **text)

@@ -1,8 +1,8 @@
 /* Traces as HDF5: columns, each rank writing its rows. */
 #include "io/trace_file.h"
 #include "base/replace.h"
+#include "base/utf8.h"
 #include "io/hdf5.h"
-#include "io/utf8.h"
 
 #include <math.h>
 #include <stddef.h>

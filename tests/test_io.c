@@ -1,12 +1,12 @@
 /* Tests of io/ but for checkpoints: import, datasets, text, the I/O thread, predictions. Run with
  * 1, 2 and 4 ranks; what concerns one process alone is tested with 1. */
 #include "base/philox.h"
+#include "base/utf8.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
 #include "io/import.h"
 #include "io/predictions.h"
 #include "io/show.h"
-#include "io/utf8.h"
 #include "tests/io_craft.h"
 #include "tests/io_help.h"
 
@@ -361,6 +361,11 @@ static void check_text(void)
         good += surrogate ? m < 0 : whole && cut;
     }
     tap_ok(good == total, "UTF-8 of every code point: %d of %d", good, total);
+    char strange[] = "a\x1b[2J\xC2\x9B\xC3\xA9\xFF\t\x7F\xF0\x9F\x98\x80 \xE2\x82";
+    int width = lk_plain_width(strange);
+    lk_plain(strange);
+    tap_ok(strcmp(strange, "a?[2J?\xC3\xA9???\xF0\x9F\x98\x80 ") == 0 && width == 14,
+           "what may be shown: '%s', of %d characters", strange, width);
     static const uint32_t letters[] = {'\n', 'a', 'b', 0xE9, 0x20AC, 0x1F600};
     const char *text = "ab\xC3\xA9\n\xE2\x82\xAC\xF0\x9F\x98\x80" "a";
     int32_t *tokens = NULL;

@@ -1,7 +1,7 @@
 /* A check's report for people at a terminal. */
 #include "base/digits.h"
+#include "base/utf8.h"
 #include "check/check.h"
-#include "io/show.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,7 +46,7 @@ static void put_class(const view *v, int64_t k, int64_t most)
     int width = most > 0 ? (int)((double)n / (double)most * COLUMNS + 0.5) : 0;
     char a[32], b[32];
     fprintf(v->out, "  ");
-    lk_show_name(v->out, r->class_name[k], NAME);
+    lk_plain_column(v->out, r->class_name[k], NAME);
     fprintf(v->out, "%14s%14s %6.2f %%  ", lk_digits(n, a),
             lk_digits(r->labels[LK_VALIDATION][k], b),
             r->rows[LK_TRAIN] ? 100.0 * (double)n / (double)r->rows[LK_TRAIN] : 0.0);
@@ -117,8 +117,8 @@ static void put_pairs(const view *v)
     fprintf(v->out, "\ncorrelations\n");
     for (int64_t i = 0; i < r->pairs && i < MOST_CLASSES; i++) {
         fprintf(v->out, "  %8.4f  ", r->pair[i].r);
-        lk_show_name(v->out, r->feature[r->pair[i].a].name, NAME);
-        lk_show_name(v->out, r->feature[r->pair[i].b].name, NAME);
+        lk_plain_column(v->out, r->feature[r->pair[i].a].name, NAME);
+        lk_plain_column(v->out, r->feature[r->pair[i].b].name, NAME);
         fprintf(v->out, "\n");
     }
     if (r->pairs > MOST_CLASSES)
@@ -134,7 +134,7 @@ static void put_features(const view *v)
     for (int64_t i = 0; i < r->features && i < MOST_LINES; i++) {
         const lk_check_feature *f = &r->feature[i];
         fprintf(v->out, "  ");
-        lk_show_name(v->out, f->name, NAME);
+        lk_plain_column(v->out, f->name, NAME);
         const double figure[] = {f->mean, f->deviation, f->low, f->quantile[3], f->high};
         for (int k = 0; k < 5; k++) {
             if (isfinite(figure[k])) fprintf(v->out, "%11.4g", figure[k]);
@@ -180,7 +180,7 @@ static void put_table_of_drift(const view *v)
     fprintf(v->out, "\n");
     for (int64_t i = 0; i < some->features && i < MOST_LINES; i++) {
         fprintf(v->out, "  ");
-        lk_show_name(v->out, some->feature[i].name, NAME);
+        lk_plain_column(v->out, some->feature[i].name, NAME);
         put_drifts(v, i);
     }
     if (some->features > MOST_LINES)
@@ -202,7 +202,7 @@ static void put_drift(const view *v)
     } else if (d->features > 0) {
         const lk_drift_feature *worst = &d->feature[d->worst];
         fprintf(v->out, "\nvalidation against train: mean PSI %.4f, most of '", d->psi);
-        lk_show_name(v->out, worst->name, lk_show_width(worst->name));
+        lk_plain_column(v->out, worst->name, lk_plain_width(worst->name));
         fprintf(v->out, "': %.4f (noise %.4f)\n", worst->drift.psi, worst->drift.noise);
     }
 }
@@ -218,7 +218,7 @@ static void put_findings(const view *v)
     for (int64_t i = 0; i < r->findings && i < MOST_LINES; i++) {
         const lk_finding *f = &r->finding[i];
         fprintf(v->out, "%-8s ", lk_severity_name(f->severity));
-        lk_show_name(v->out, f->text, lk_show_width(f->text));
+        lk_plain_column(v->out, f->text, lk_plain_width(f->text));
         for (int k = 0; k < LK_FAULT_ROWS && f->row[k] != INT64_MAX; k++)
             fprintf(v->out, "%s%lld", k ? ", " : at, (long long)f->row[k]);
         fprintf(v->out, "\n");

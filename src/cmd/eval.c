@@ -1,6 +1,6 @@
 /* lockstep eval CHECKPOINT DATA [--predictions OUT.h5 [--force]] */
+#include "base/utf8.h"
 #include "cmd/cmd.h"
-#include "io/show.h"
 #include "metric/drift_prometheus.h"
 #include "train/train.h"
 
@@ -67,7 +67,7 @@ static void print_classes(const lk_evaluation *e)
     }
     for (int64_t l = 0; l < n; l++) {
         printf("%3lld ", (long long)l);
-        lk_show_name(stdout, e->name[l], 12);
+        lk_plain_column(stdout, e->name[l], 12);
         printf(" %8lld %7.2f%%", (long long)e->images[l],
                e->images[l] ? 100.0 * (double)e->right[l] / (double)e->images[l] : 0.0);
         for (int64_t p = 0; table && p < n; p++)

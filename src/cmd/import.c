@@ -1,4 +1,5 @@
 /* lockstep import KIND FILE... -o OUTPUT */
+#include "base/utf8.h"
 #include "cmd/cmd.h"
 #include "io/import.h"
 #include "metric/progress.h"
@@ -207,8 +208,7 @@ static void tell(options *o, const char *what, const char *where, const char *re
     lk_progress_end(&o->progress);
     fprintf(stderr, "%s: ", what);
     for (int i = 0; i < 2; i++) {
-        for (const char *c = part[i]; *c; c++)
-            fputc((unsigned char)*c < ' ' || *c == 0x7F ? '?' : *c, stderr);
+        for (const char *c = part[i]; *c;) c += lk_plain_put(stderr, c);
         fputs(i == 0 ? ": " : "\n", stderr);
     }
 }

@@ -3,6 +3,7 @@
  * A container's limits lie in control groups: version 2 has one tree, version 1 one for each
  * controller; a limit of any group up to the root holds. */
 #include "cpu/machine.h"
+#include "base/utf8.h"
 
 #include <dirent.h>
 #include <omp.h>
@@ -82,13 +83,6 @@ void lk_cores_usable(lk_cores *set)
 
 /* ---- small files ----------------------------------------------------------------------------- */
 
-/* JSON takes UTF-8 alone, and a terminal no control characters. */
-static void make_plain(char *s)
-{
-    for (; *s; s++)
-        if ((unsigned char)*s < ' ' || (unsigned char)*s >= 0x7f) *s = '?';
-}
-
 static FILE *open_file(const char *format, va_list args)
 {
     char path[4096];
@@ -107,7 +101,7 @@ void lk_machine_line(char *line, size_t size, const char *format, ...)
     if (!fgets(line, (int)size, f)) line[0] = '\0';
     fclose(f);
     line[strcspn(line, "\n")] = '\0';
-    make_plain(line);
+    lk_plain(line);
 }
 
 /* What follows `key` and its separators in the first line of a file that begins with it. */
@@ -129,7 +123,7 @@ static void keyed(char *value, size_t size, const char *key, const char *separat
         break;
     }
     if (f) fclose(f);
-    make_plain(value);
+    lk_plain(value);
 }
 
 /* ---- control groups -------------------------------------------------------------------------- */
@@ -350,7 +344,7 @@ lk_status lk_machine_facts(const char *root, json_t **facts)
     char kernel[80], os[128];
     uname(&u);
     snprintf(kernel, sizeof kernel, "%.79s", u.release);
-    make_plain(kernel);
+    lk_plain(kernel);
     keyed(os, sizeof os, "PRETTY_NAME=", "\"", "%s/etc/os-release", root);
     json_t *all = json_pack("{s:o, s:o, s:o, s:s, s:s, s:{s:o, s:o}}", "cpu", cpu_facts(root),
                             "memory", memory_facts(root), "nics", nic_facts(root), "kernel", kernel,

@@ -2,6 +2,7 @@
  * words becomes one finding. */
 #include "doctor/exam.h"
 
+#include "base/utf8.h"
 #include "cpu/machine.h"
 
 #include <math.h>
@@ -132,24 +133,6 @@ static void settle(lk_exam *e)
             said_row(e, i)[k] = true;
 }
 
-/* Facts may come from a file: a terminal gets no control characters of them; and a text that was
- * cut ends with a whole character, or JSON would not take it. */
-static void make_plain(char *s)
-{
-    size_t n = strlen(s), tail = n;
-    while (tail > 0 && ((unsigned char)s[tail - 1] & 0xC0) == 0x80) tail--;
-    if (tail > 0 && (unsigned char)s[tail - 1] >= 0xC0) {
-        unsigned char lead = (unsigned char)s[tail - 1];
-        size_t whole = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-        if (n - (tail - 1) < whole) s[tail - 1] = '\0';
-    }
-    for (; *s; s++) {
-        bool c1 = (unsigned char)*s == 0xC2 && (unsigned char)s[1] < 0xA0; /* U+0080 ... U+009F */
-        if (c1) s[1] = '?';
-        if (c1 || (unsigned char)*s < ' ' || *s == 0x7f) *s = '?';
-    }
-}
-
 void lk_find(lk_exam *e, const char *name, lk_verdict verdict, const char *value, ...)
 {
     settle(e);
@@ -159,8 +142,8 @@ void lk_find(lk_exam *e, const char *name, lk_verdict verdict, const char *value
     va_start(args, value);
     vsnprintf(e->finding.value, sizeof e->finding.value, value, args);
     va_end(args);
-    make_plain(e->finding.name);
-    make_plain(e->finding.value);
+    lk_plain(e->finding.name); /* facts may come from a file */
+    lk_plain(e->finding.value);
     e->pending = true;
 }
 
@@ -176,7 +159,7 @@ void lk_advise(lk_exam *e, lk_verdict verdict, const char *advice, ...)
     va_start(args, advice);
     vsnprintf(f->advice + used, sizeof f->advice - used, advice, args);
     va_end(args);
-    make_plain(f->advice);
+    lk_plain(f->advice);
     if (verdict > f->verdict) f->verdict = verdict;
 }
 
@@ -218,7 +201,7 @@ static void name_hosts(const lk_exam *e, int finding, char *where, size_t size)
                                  lk_fact_text(e, r, "host"));
     }
     if (more) snprintf(where + used, size - used, " and %d more", more);
-    make_plain(where);
+    lk_plain(where);
 }
 
 static void name_where(lk_exam *e, int finding)

@@ -1,4 +1,5 @@
 /* The page, its text and its tables. */
+#include "base/utf8.h"
 #include "metric/html_page.h"
 #include "metric/html_style.h"
 
@@ -13,32 +14,14 @@ static const char *const level_name[] = {"ok", "warning", "error"};
 
 void lk_html_raw(lk_html *p, const char *markup) { fputs(markup, p->file); }
 
-/* Bytes of the UTF-8 character at s, 0 if it is none (Unicode 15, table 3-7). */
-static int utf8(const unsigned char *s)
-{
-    if (s[0] < 0x80) return 1;
-    int n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0;
-    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* surrogates */
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    return s[0] == 0xf4 && s[1] > 0x8f ? 0 : n;
-}
-
 void lk_html_escaped(lk_html *p, const char *text)
 {
-    for (const unsigned char *s = (const unsigned char *)text; *s;) {
-        int n = utf8(s);
-        bool control = *s < 0x20 && *s != '\n' && *s != '\t';
-        if (*s == '&') fputs("&amp;", p->file);
-        else if (*s == '<') fputs("&lt;", p->file);
-        else if (*s == '>') fputs("&gt;", p->file);
-        else if (*s == '"') fputs("&quot;", p->file);
-        else if (n == 0 || control || *s == 0x7f) fputc('?', p->file);
-        else fwrite(s, 1, (size_t)n, p->file);
-        s += n ? n : 1;
+    while (*text) {
+        const char *entity = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;"
+                             : *text == '"' ? "&quot;" : *text == '\n' ? "\n"
+                             : *text == '\t' ? "\t" : NULL;
+        if (entity) fputs(entity, p->file);
+        text += entity ? 1 : lk_plain_put(p->file, text);
     }
 }
 

@@ -1,8 +1,8 @@
 /* The run file: one table of keys; parsing, --set, help, and the resolved copy all come from it. */
 #include "train/run_keys.h"
 
+#include "base/utf8.h"
 #include "io/small_file.h"
-#include "io/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,4 +1,5 @@
 #include "train/watch.h"
+#include "base/utf8.h"
 
 #include "base/digits.h"
 
@@ -22,16 +23,9 @@ __attribute__((format(printf, 2, 3))) static void line(page *p, const char *form
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    int shown = 0; /* characters: bytes that do not continue one */
-    char *end = text;
-    for (; *end; end++) {
-        bool begins = ((unsigned char)*end & 0xc0) != 0x80;
-        if (begins && shown == p->columns) break;
-        if ((unsigned char)*end < ' ' || *end == 0x7f) *end = '?';
-        shown += begins;
-    }
-    *end = '\0';
-    fprintf(p->out, "%s\n", text);
+    int width = lk_plain_width(text);
+    lk_plain_column(p->out, text, width < p->columns ? width : p->columns);
+    fputc('\n', p->out);
     p->lines++;
 }
 
