@@ -84,12 +84,6 @@ typedef struct lk_checkpoint_figures {
     char warning[512]; /* of what went wrong without harm, "" when nothing */
 } lk_checkpoint_figures;
 
-/* Write DIRECTORY/step-NNNNNN.h5 with those buffers of `data` that are not NULL (moments: both or
- * none), and wait. All earlier files stay. Collective. */
-lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
-                             const lk_params *params, const lk_checkpoint_info *info,
-                             const lk_flat *data);
-
 /* ---- saving while training goes on. io/checkpoint_snapshot.c ----------------------------------
  *
  * A snapshot is pinned memory for what this rank writes or digests: all of the flat buffers on one

@@ -439,26 +439,3 @@ lk_status lk_checkpoint_write(job *j)
     j->figures.seconds = lk_clock_seconds() - begun;
     return lk_checkpoint_broadcast(j, &j->figures, sizeof j->figures, 0);
 }
-
-/* ---- from host memory ------------------------------------------------------------------------ */
-
-static lk_status save(void *argument)
-{
-    job *j = argument;
-    LK_TRY(lk_checkpoint_share_info(j));
-    lk_status status = lk_checkpoint_list_params(j);
-    if (status == LK_OK) status = lk_checkpoint_deal(j);
-    LK_TRY(lk_checkpoint_agree(j, status));
-    for (int i = 0; i < j->tensors; i++)
-        j->item[i].rows = (char *)j->item[i].data + j->item[i].first * j->item[i].row;
-    return lk_checkpoint_write(j);
-}
-
-lk_status lk_checkpoint_save(lk_io *io, MPI_Comm world, const char *directory,
-                             const lk_params *params, const lk_checkpoint_info *info,
-                             const lk_flat *data)
-{
-    job j = {.given = directory, .params = params, .info = *info};
-    lk_checkpoint_take(&j, data);
-    return lk_checkpoint_run(io, world, save, &j);
-}

@@ -48,8 +48,6 @@ typedef struct lk_image_format {
     int64_t text, vocabulary; /* of the text that each image has: tokens, and values they may have;
                                  0: images alone */
 } lk_image_format;
-/* A copy with memory of its own; `to` is written on success only. */
-lk_status lk_image_format_copy(const lk_image_format *from, lk_image_format *to);
 void lk_image_format_clear(lk_image_format *f); /* frees, leaves zeros */
 
 typedef struct lk_table_format {

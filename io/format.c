@@ -39,38 +39,6 @@ lk_status lk_format_read_kind(hid_t file, const char *where, bool optional, lk_d
     return status;
 }
 
-static lk_status copy_texts(char *const *from, int64_t count, char ***to)
-{
-    char **copy = calloc((size_t)count + 1, sizeof *copy);
-    bool good = copy != NULL;
-    for (int64_t i = 0; i < count && good; i++) good = (copy[i] = strdup(from[i])) != NULL;
-    if (!good) {
-        lk_h5_free_texts(copy, count);
-        return lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    *to = copy;
-    return LK_OK;
-}
-
-lk_status lk_image_format_copy(const lk_image_format *from, lk_image_format *to)
-{
-    lk_image_format f = *from;
-    size_t bytes = (size_t)f.channels * sizeof *f.mean;
-    f.name = NULL;
-    f.mean = malloc(bytes + 1);
-    f.std = malloc(bytes + 1);
-    lk_status status = f.mean && f.std ? copy_texts(from->name, f.classes, &f.name)
-                                       : lk_fail(LK_E_SYSTEM, "out of memory");
-    if (status != LK_OK) {
-        lk_image_format_clear(&f);
-        return status;
-    }
-    memcpy(f.mean, from->mean, bytes);
-    memcpy(f.std, from->std, bytes);
-    *to = f;
-    return LK_OK;
-}
-
 void lk_image_format_clear(lk_image_format *f)
 {
     lk_h5_free_texts(f->name, f->classes);

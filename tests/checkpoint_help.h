@@ -3,7 +3,7 @@
 #define LK_TESTS_CHECKPOINT_HELP_H
 
 #include "base/philox.h"
-#include "io/checkpoint.h"
+#include "io/checkpoint_job.h"
 #include "tests/io_help.h"
 
 typedef struct tensor {
@@ -134,6 +134,31 @@ static inline bool same_info(const lk_checkpoint_info *a, const lk_checkpoint_in
            a->vocabulary_size == b->vocabulary_size &&
            (a->vocabulary_size == 0 ||
             memcmp(a->vocabulary, b->vocabulary, (size_t)a->vocabulary_size * 4) == 0);
+}
+
+/* ---- saving ---------------------------------------------------------------------------------- */
+
+static inline lk_status save_job(void *argument)
+{
+    lk_checkpoint_job *j = argument;
+    LK_TRY(lk_checkpoint_share_info(j));
+    lk_status status = lk_checkpoint_list_params(j);
+    if (status == LK_OK) status = lk_checkpoint_deal(j);
+    LK_TRY(lk_checkpoint_agree(j, status));
+    for (int i = 0; i < j->tensors; i++)
+        j->item[i].rows = (char *)j->item[i].data + j->item[i].first * j->item[i].row;
+    return lk_checkpoint_write(j);
+}
+
+/* From host memory, without a store and a snapshot, and wait: DIRECTORY/step-NNNNNN.h5 with those
+ * buffers of `data` that are not NULL (moments: both or none). All earlier files stay. */
+static inline lk_status save_checkpoint(lk_io *io, MPI_Comm world, const char *directory,
+                                        const lk_params *params, const lk_checkpoint_info *info,
+                                        const lk_flat *data)
+{
+    lk_checkpoint_job j = {.given = directory, .params = params, .info = *info};
+    lk_checkpoint_take(&j, data);
+    return lk_checkpoint_run(io, world, save_job, &j);
 }
 
 #endif

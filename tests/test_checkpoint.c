@@ -87,7 +87,7 @@ static void check_round_trips(void)
     fill(p, &second, 2);
     fill(p, &none, 3);
 
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &first), "save");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &first), "save");
     tap_ok(latest_is(directory, "step-000500.h5"), "latest leads to step-000500.h5");
     check_load(MPI_COMM_WORLD, in_home("run/checkpoints/step-000500.h5"), p, &first, "all ranks");
     check_load(MPI_COMM_SELF, in_home("run/checkpoints/step-000500.h5"), p, &first, "each alone");
@@ -101,21 +101,21 @@ static void check_round_trips(void)
     text[BIG_TEXT] = '\0';
     later.choices = later.run_file = text;
     if (rank > 0) later.choices = (char *)"another choice of this rank"; /* rank 0 decides */
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &later, &second), "save another");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &later, &second), "save another");
     later.choices = text;
     tap_ok(latest_is(directory, "step-1234567.h5"), "latest leads to step-1234567.h5");
     check_open(MPI_COMM_WORLD, directory, &later, "200 KB texts");
     check_load(MPI_COMM_WORLD, directory, p, &second, "the other");
     check_load(MPI_COMM_WORLD, in_home("run/checkpoints/step-000500.h5"), p, &first, "the first");
 
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &second), "save again");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &second), "save again");
     check_load(MPI_COMM_WORLD, directory, p, &second, "the same step, overwritten");
 
-    worked(rank ? LK_OK : lk_checkpoint_save(io, MPI_COMM_SELF, directory, p, &info, &first),
+    worked(rank ? LK_OK : save_checkpoint(io, MPI_COMM_SELF, directory, p, &info, &first),
            "save by one rank");
     check_load(MPI_COMM_WORLD, directory, p, &first, "all ranks, from one");
 
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &none), "parameters only");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &none), "parameters only");
     check_load(MPI_COMM_WORLD, directory, p, &none, "parameters only");
     failed(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &second), LK_E_INPUT,
            "found parameters only", "moments asked for");
@@ -141,7 +141,7 @@ static void check_images(void)
     fill(p, &ema, 6);
     d.ema = ema.param;
     if (rank > 0) info.image.name = (char *[]){animals[1], animals[1], animals[1]};
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save images");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &d), "save images");
     info.image.name = animals;
     check_open(MPI_COMM_WORLD, directory, &info, "images");
     worked(lk_checkpoint_open(io, MPI_COMM_WORLD, directory, &out), "open it");
@@ -154,17 +154,17 @@ static void check_images(void)
     worked(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &got), "load all");
     tap_ok(all(same_data(p, &got, &d) && same_flat(p, average, d.ema)), "every bit is back");
     d.ema = NULL;
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save without ema");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &d), "save without ema");
     failed(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &got), LK_E_INPUT,
            "expected a moving average of the parameters, found none", "an average asked for");
     lk_flat only = {.param = got.param, .ema = average};
     lk_flat plain = {.param = d.param, .ema = ema.param};
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &plain), "ema, no moments");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &plain), "ema, no moments");
     worked(lk_checkpoint_load(io, MPI_COMM_WORLD, directory, p, &only), "load them");
     tap_ok(all(same_flat(p, only.param, plain.param) && same_flat(p, average, plain.ema)),
            "they are back");
     info.kind = LK_TABLE_DATA;
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), LK_E_INTERNAL,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &d), LK_E_INTERNAL,
            "a checkpoint of a model of 'table'", "a table");
     free(average);
     release(&d);
@@ -193,7 +193,7 @@ static void check_pair(const lk_params *p, int n, int m)
     snprintf(directory, sizeof directory, "%s", in_home("pairs"));
     fill(p, &saved, info.state.step);
     if (writers != MPI_COMM_NULL)
-        status = lk_checkpoint_save(io, writers, directory, p, &info, &saved);
+        status = save_checkpoint(io, writers, directory, p, &info, &saved);
     bool good = all(status == LK_OK);
     if (readers != MPI_COMM_NULL) {
         status = lk_checkpoint_load(io, readers, directory, p, &d);
@@ -462,7 +462,7 @@ static void check_full_disk(const char *directory, const lk_params *p, lk_flat *
     lk_status status = LK_E_SYSTEM;
     for (; status != LK_OK && k < 1000; k++) {
         writes_left = k;
-        status = lk_checkpoint_save(io, MPI_COMM_SELF, directory, p, &info, d);
+        status = save_checkpoint(io, MPI_COMM_SELF, directory, p, &info, d);
         writes_left = -1;
         refused += status == LK_E_SYSTEM && latest_is(directory, "step-000007.h5");
         if (status != LK_OK && k % 16 == 2) printf("# %s\n", lk_error_text());
@@ -482,14 +482,14 @@ static void check_room(const char *directory, const lk_params *p, lk_flat *d)
     limit = before;
     limit.rlim_cur = 8192;
     if (rank == ranks - 1) setrlimit(RLIMIT_FSIZE, &limit);
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, d), LK_E_SYSTEM,
            "ulimit -f", "a file size limit of one rank");
     setrlimit(RLIMIT_FSIZE, &before);
     lk_graph *g = lk_graph_create(huge, false); /* never touched: refused for its size */
     lk_parameter(g, "huge", 2, (int64_t[]){1 << 24, 1 << 24}, LK_INIT_ZERO, 0, true);
     lk_graph_destroy(g);
     lk_params_layout(huge);
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, huge, &info, d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, huge, &info, d), LK_E_SYSTEM,
            "MiB of free space for a checkpoint of", "a PiB");
     check_survival(directory, p, d, "no room");
     lk_params_destroy(huge);
@@ -505,7 +505,7 @@ static void check_refusals(void)
     make_directory(directory);
     fill(p, &d, 4);
     fill(p, &other, 5);
-    worked(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &info, &d), "save a small model");
+    worked(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &info, &d), "save a small model");
 
     check_other_model(directory, renamed, "parameters/norm/gain", "another name");
     check_other_model(directory, fewer, "found 'parameters/norm/weight' too", "one too many");
@@ -514,34 +514,34 @@ static void check_refusals(void)
     check_other_model(directory, flattened, "found f32 [40, 16]", "other dimensions");
 
     bad.leaves = 3;
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
            "expected a power of two, found 3", "3 leaves");
     check_survival(directory, p, &d, "3 leaves");
     bad = some_info(8);
     bad.state.loss_scale = -1;
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
            "positive loss scale", "a negative loss scale");
     bad = some_info(8);
     bad.dataset_digest = (char *)"none";
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
            "32 hexadecimal", "no digest");
     check_survival(directory, p, &d, "no digest");
     bad = some_info(8);
     bad.build = NULL;
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_INTERNAL,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_INTERNAL,
            "without its 'build'", "a text that is missing");
     bad = some_info(8);
     if (ranks > 1) { /* they must hold the same bits; the read-back sees that they do not */
-        failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, rank == 1 ? &other : &d),
+        failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, rank == 1 ? &other : &d),
                LK_E_SYSTEM, "expected digest", "ranks that hold different parameters");
         check_survival(directory, p, &d, "different parameters");
     }
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, in_home("nowhere"), p, &info, &d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, in_home("nowhere"), p, &info, &d), LK_E_SYSTEM,
            "No such file or directory", "no directory");
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, in_home("small/step-000007.h5"), p, &info, &d),
+    failed(save_checkpoint(io, MPI_COMM_WORLD, in_home("small/step-000007.h5"), p, &info, &d),
            LK_E_SYSTEM, "found a file", "a file for a directory");
     make_directory(in_home("small/step-000008.h5.part"));
-    failed(lk_checkpoint_save(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
+    failed(save_checkpoint(io, MPI_COMM_WORLD, directory, p, &bad, &d), LK_E_SYSTEM,
            "cannot remove the old file", "a directory in the way");
     all(true);
     if (rank == 0) rmdir(in_home("small/step-000008.h5.part"));

@@ -146,7 +146,7 @@ static void check_checkpoint(const int trials[INJURIES])
         info[i] = some_info((uint64_t)(6 + i));
         saved[i] = buffers(params, true);
         fill(params, &saved[i], (uint64_t)i);
-        worked(lk_checkpoint_save(io, MPI_COMM_SELF, directory, params, &info[i], &saved[i]),
+        worked(save_checkpoint(io, MPI_COMM_SELF, directory, params, &info[i], &saved[i]),
                "save a checkpoint");
     }
     admit(&p, in_home("run/step-000007.h5"));

@@ -80,6 +80,18 @@ static void step_gradient(const lk_params *p, int s, double scale, float *grad)
     grad[p->total] = 2.5f + (float)s;
 }
 
+static lk_status get(const lk_store *store, const flat *f)
+{
+    static const lk_region region[] = {LK_REGION_PARAM, LK_REGION_MOMENT1, LK_REGION_MOMENT2,
+                                       LK_REGION_EMA};
+    float *const host[] = {f->param, f->moment1, f->moment2, f->ema};
+    lk_device *d = store->device;
+    for (int i = 0; i < 4; i++)
+        LK_TRY(d->backend->download(d, host[i], store->buffer[region[i]],
+                                    (size_t)f->n * sizeof *host[i]));
+    return d->backend->sync(d);
+}
+
 typedef enum way { DIRECT, CAPTURED, TIMED } way; /* TIMED: as bench/kernels runs a step */
 
 static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, way way,
@@ -118,10 +130,7 @@ static lk_status device_steps(lk_device *d, const lk_params *p, lk_dtype type, w
                                   : lk_program_run(program);
         flat_create(&after[s], p->total);
         if (status == LK_OK)
-            status = lk_store_get(store, &(lk_flat){.param = after[s].param,
-                                                    .moment1 = after[s].moment1,
-                                                    .moment2 = after[s].moment2,
-                                                    .ema = after[s].ema});
+            status = get(store, &after[s]);
         if (status == LK_OK) status = lk_store_get_state(store, &after[s].state);
         if (status == LK_OK && type != LK_F32)
             status = b->download(d, after[s].shadow, store->buffer[LK_REGION_SHADOW],

@@ -66,21 +66,6 @@ void lk_store_destroy(lk_store *s)
     free(s);
 }
 
-/* The buffers of a store beside their host copies. */
-typedef struct pair {
-    lk_region region;
-    float *host;
-} pair;
-enum { PAIRS = 4 };
-
-static void pairs_of(const lk_flat *f, pair list[PAIRS])
-{
-    list[0] = (pair){LK_REGION_PARAM, f->param};
-    list[1] = (pair){LK_REGION_MOMENT1, f->moment1};
-    list[2] = (pair){LK_REGION_MOMENT2, f->moment2};
-    list[3] = (pair){LK_REGION_EMA, f->ema};
-}
-
 static lk_status set_shadow(lk_store *s, const float *param)
 {
     const lk_backend *b = s->device->backend;
@@ -98,23 +83,17 @@ static lk_status set_shadow(lk_store *s, const float *param)
 lk_status lk_store_set(lk_store *s, const lk_flat *flat)
 {
     const lk_backend *b = s->device->backend;
-    pair list[PAIRS];
-    pairs_of(flat, list);
-    for (int i = 0; i < PAIRS; i++)
-        if (list[i].host)
-            LK_TRY(b->upload(s->device, s->buffer[list[i].region], list[i].host, flat_bytes(s)));
+    const struct {
+        lk_region region;
+        const float *host;
+    } part[] = {{LK_REGION_PARAM, flat->param},
+                {LK_REGION_MOMENT1, flat->moment1},
+                {LK_REGION_MOMENT2, flat->moment2},
+                {LK_REGION_EMA, flat->ema}};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        if (part[i].host)
+            LK_TRY(b->upload(s->device, s->buffer[part[i].region], part[i].host, flat_bytes(s)));
     return s->compute == LK_F32 ? b->sync(s->device) : set_shadow(s, flat->param);
-}
-
-lk_status lk_store_get(lk_store *s, const lk_flat *flat)
-{
-    const lk_backend *b = s->device->backend;
-    pair list[PAIRS];
-    pairs_of(flat, list);
-    for (int i = 0; i < PAIRS; i++)
-        if (list[i].host)
-            LK_TRY(b->download(s->device, list[i].host, s->buffer[list[i].region], flat_bytes(s)));
-    return b->sync(s->device);
 }
 
 lk_status lk_store_set_state(lk_store *s, const lk_step_state *state)

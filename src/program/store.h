@@ -34,8 +34,6 @@ int lk_store_gradients(int local_leaves);
 void lk_store_destroy(lk_store *s); /* takes NULL */
 /* Host to device; the shadow is made from flat->param, which must be there. */
 lk_status lk_store_set(lk_store *s, const lk_flat *flat);
-/* Device to host, synchronised. */
-lk_status lk_store_get(lk_store *s, const lk_flat *flat);
 lk_status lk_store_set_state(lk_store *s, const lk_step_state *state);
 lk_status lk_store_get_state(lk_store *s, lk_step_state *state);
 
