@@ -27,7 +27,7 @@ extern "C" {
 
 enum { LK_CUDA_EVENTS = 8 };
 
-typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
+typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cuh */
 typedef struct lk_cuda_angle_table lk_cuda_angle_table; /* rope.cu */
 
 typedef struct lk_cuda {
@@ -250,8 +250,6 @@ void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, 
 
 lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
-/* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
-lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 /* How much of a node the product has done, bias included. */
 typedef enum lk_matmul_done {
     LK_MATMUL_BARE,  /* the product of a linear with gelu lies in pre, if that is wanted, or in y */
@@ -259,6 +257,11 @@ typedef enum lk_matmul_done {
     LK_MATMUL_WHOLE  /* and with the sums of a linear_dx */
 } lk_matmul_done;
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_matmul_done *done);
+
+/* ---- matmul_choice.cu ----------------------------------------------------------------------- */
+
+/* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
+lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);

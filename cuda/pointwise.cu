@@ -1,6 +1,6 @@
 /* linear_moments: y = x w^T of many rows and few weights, as 1 x 1 convolutions are, whose columns
  * are measured as they are stored. Shapes and types that have no kernel here: the product of
- * matmul.cu, then a pass that measures it; matmul.cu keeps which of both a run has.
+ * matmul.cu, then a pass that measures it; matmul_choice.cu keeps which of both a run has.
  *
  * Memory binds these products: x is read once and y written once, and what is left is to issue few
  * instructions. A warp has a slot of 32 columns, whose weights stay in its registers for the whole
