@@ -239,12 +239,9 @@ typedef struct lk_chunk_sum {
 enum { LK_CHUNK_SUMS = 3 };
 void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
                         int64_t cols);
-/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C], its bytes. */
-size_t lk_cuda_column_sums_scratch(const lk_tensor *t);
+/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C]. */
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
                          float *out);
-/* y = gelu(pre) over count elements; may run in place. */
-void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count);
 
 /* ---- matmul.cu ------------------------------------------------------------------------------ */
 
