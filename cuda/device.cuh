@@ -301,26 +301,14 @@ lk_status lk_cuda_measure_range(lk_device *d, lk_dtype type, const void *data, i
 extern "C" const lk_device_tracer lk_cuda_tracer;
 #endif
 
-/* ---- scratch bytes of the ops that need some ------------------------------------------------ */
+/* ---- preparation ---------------------------------------------------------------------------- */
 
-size_t lk_cuda_linear_dx_scratch(const lk_node *n);
-size_t lk_cuda_linear_dw_scratch(const lk_node *n);
-size_t lk_cuda_linear_moments_scratch(const lk_node *n);
-size_t lk_cuda_norm_grad_scratch(const lk_node *n); /* and RESIDUAL_NORM_GRAD */
-size_t lk_cuda_batch_norm_scratch(const lk_node *n);
-size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);
-size_t lk_cuda_batch_moments_scratch(const lk_node *n);
-size_t lk_cuda_norm_dwconv_scratch(const lk_node *n);
-size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n);
-size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n);
-size_t lk_cuda_dwconv_grad_scratch(const lk_node *n);
-size_t lk_cuda_embed_grad_scratch(const lk_node *n);
-size_t lk_cuda_attention_grad_scratch(const lk_cuda *d, const lk_node *n);
-size_t lk_cuda_conv_dw_scratch(const lk_node *n);
-size_t lk_cuda_channel_conv_grad_scratch(const lk_node *n);
-size_t lk_cuda_soft_xent_scratch(const lk_node *n);
-size_t lk_cuda_xent_scratch(const lk_node *n);
-size_t lk_cuda_grad_norm_scratch(const lk_node *n);
+/* Bytes of scratch of node n. Every op has this, beside its kernel or among those without scratch
+ * in device.cu. */
+#define LK_OP(upper, lower, policy)                                                                \
+    size_t lk_cuda_##lower##_scratch(const lk_cuda *d, const lk_node *n);
+#include "ops/ops.def"
+#undef LK_OP
 lk_status lk_cuda_attention_check(const lk_node *n);
 
 #endif

@@ -189,14 +189,14 @@ extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-size_t lk_cuda_linear_dx_scratch(const lk_node *n)
+size_t lk_cuda_linear_dx_scratch(const lk_cuda *, const lk_node *n)
 {
     size_t pass = n->out[1] ? sums_bytes(n->out[0]) : 0;
     size_t product = lk_cuda_product_scratch(n);
     return pass > product ? pass : product;
 }
 
-size_t lk_cuda_linear_dw_scratch(const lk_node *n)
+size_t lk_cuda_linear_dw_scratch(const lk_cuda *, const lk_node *n)
 {
     return n->out[1] ? sums_bytes(n->in[1]) : 0;
 }

@@ -547,10 +547,15 @@ k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
 }
 
 /* dw, db and the sums of the branch: f32 [chunks,C] each. */
-size_t lk_cuda_norm_grad_scratch(const lk_node *n)
+size_t lk_cuda_norm_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
     return 3 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
+}
+
+size_t lk_cuda_residual_norm_grad_scratch(const lk_cuda *d, const lk_node *n)
+{
+    return lk_cuda_norm_grad_scratch(d, n);
 }
 
 /* Columns of a row that a team of all warps holds with one vector a thread, or two. */

@@ -348,7 +348,7 @@ lk_status lk_cuda_pointwise(lk_exec *x, const lk_node *n)
                                 moments_of(x, n));
 }
 
-size_t lk_cuda_linear_moments_scratch(const lk_node *n)
+size_t lk_cuda_linear_moments_scratch(const lk_cuda *, const lk_node *n)
 {
     cut c = cut_of(n);
     size_t own = (size_t)c.blocks * (2 * (size_t)c.columns + 1) * sizeof(float);
