@@ -131,6 +131,51 @@ static __device__ __forceinline__ void cut(float (&s)[8][4], const shape &a, int
 
 /* ---- forward -------------------------------------------------------------------------------- */
 
+/* The largest score of either of this lane's two rows in the tile. */
+static __device__ __forceinline__ void row_maxima(float (&best)[2], const float (&s)[8][4])
+{
+    float most[2][4]; /* short chains */
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float m = fmaxf(s[n][2 * r], s[n][2 * r + 1]);
+            most[r][n % 4] = n < 4 ? m : fmaxf(most[r][n % 4], m);
+        }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        best[r] = fmaxf(fmaxf(most[r][0], most[r][1]), fmaxf(most[r][2], most[r][3]));
+        best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 1));
+        best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 2));
+    }
+}
+
+/* p = the weights 2^(s factor + from) of a tile, 0 where not kept; sum += all of this lane's. */
+template <typename E, bool DROP>
+static __device__ __forceinline__ void weights(uint32_t (&p)[4][4], float (&sum)[2],
+                                               float (&s)[8][4], float factor,
+                                               const float (&from)[2], uint32_t kept)
+{
+    float odd[2] = {0, 0};
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            s[n][e] = lk_power2(fmaf(s[n][e], factor, from[e >> 1]));
+            (n & 1 ? odd : sum)[e >> 1] += s[n][e];
+        }
+        if (DROP) {
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (!(kept >> (4 * n + e) & 1)) s[n][e] = 0;
+        }
+        p[n / 2][n % 2 * 2] = lk_pack<E>(s[n][0], s[n][1]);
+        p[n / 2][n % 2 * 2 + 1] = lk_pack<E>(s[n][2], s[n][3]);
+    }
+    sum[0] += odd[0];
+    sum[1] += odd[1];
+}
+
 template <int D> constexpr int forward_bytes(void)
 {
     return 1024 + (2 + 2 * STAGES) * tile_bytes(64, D);
@@ -227,21 +272,10 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
             factor = 1;
         }
         if (tile_cut(a, w0, it)) cut(s, a, at, j, -INFINITY);
-        float most[2][4], best[2]; /* short chains */
+        float best[2];
+        row_maxima(best, s);
 #pragma unroll
-        for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                float m = fmaxf(s[n][2 * r], s[n][2 * r + 1]);
-                most[r][n % 4] = n < 4 ? m : fmaxf(most[r][n % 4], m);
-            }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            best[r] = fmaxf(fmaxf(most[r][0], most[r][1]), fmaxf(most[r][2], most[r][3]));
-            best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 1));
-            best[r] = fmaxf(best[r], __shfl_xor_sync(0xFFFFFFFFu, best[r], 2));
-            best[r] = best[r] * factor - shift[r];
-        }
+        for (int r = 0; r < 2; r++) best[r] = best[r] * factor - shift[r];
         bool grown = best[0] > top[0] + LAG || best[1] > top[1] + LAG;
         if (__any_sync(0xFFFFFFFFu, grown)) {
 #pragma unroll
@@ -254,24 +288,8 @@ static __global__ void __launch_bounds__(256, D <= 64 ? 2 : 1)
                 for (int n = 0; n < D / 8; n++) o[n][2 * r] *= shrink, o[n][2 * r + 1] *= shrink;
             }
         }
-        float from[2] = {-top[0] - shift[0], -top[1] - shift[1]}, odd[2] = {0, 0};
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                s[n][e] = lk_power2(fmaf(s[n][e], factor, from[e >> 1]));
-                (n & 1 ? odd : sum)[e >> 1] += s[n][e];
-            }
-            if (DROP) {
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    if (!(kept >> (4 * n + e) & 1)) s[n][e] = 0;
-            }
-            p[n / 2][n % 2 * 2] = lk_pack<E>(s[n][0], s[n][1]);
-            p[n / 2][n % 2 * 2 + 1] = lk_pack<E>(s[n][2], s[n][3]);
-        }
-        sum[0] += odd[0];
-        sum[1] += odd[1];
+        float from[2] = {-top[0] - shift[0], -top[1] - shift[1]};
+        weights<E, DROP>(p, sum, s, factor, from, kept);
         pin(p);
         if (LINEAR) columns_take(s, columns);
         pin(o);

@@ -99,6 +99,23 @@ static __device__ __forceinline__ void slot_release(grad_barriers *bar, uint32_t
     if ((threadIdx.x & 31) == 0) barrier_arrive(&bar->empty[n % STAGES]);
 }
 
+/* The same of the own tiles, for a block's unit n. */
+static __device__ __forceinline__ void own_claim(grad_barriers *bar, uint32_t n, int bytes)
+{
+    barrier_wait(&bar->own_empty, (n & 1) ^ 1);
+    barrier_expect(&bar->own_full, bytes);
+}
+
+static __device__ __forceinline__ void own_wait(grad_barriers *bar, uint32_t n)
+{
+    barrier_wait(&bar->own_full, n & 1);
+}
+
+static __device__ __forceinline__ void own_release(grad_barriers *bar)
+{
+    if ((threadIdx.x & 31) == 0) barrier_arrive(&bar->own_empty);
+}
+
 static __device__ __forceinline__ float shared_float(uint32_t at)
 {
     float v;
@@ -236,6 +253,38 @@ template <int D> constexpr int queries_bytes(void)
     return 1024 + (6 + 2 * STAGES) * tile_bytes(64, D) + (D <= 64 ? 2 * sums_bytes<D>() : 0);
 }
 
+/* The own tiles of u, a block's unit n: [Q, dy, y][group]. */
+template <int D>
+static __device__ __forceinline__ void
+copy_own_queries(uint32_t own, const CUtensorMap *mq, const CUtensorMap *mdy, const CUtensorMap *my,
+                 const unit &u, grad_barriers *bar, uint32_t n)
+{
+    constexpr int TILE = tile_bytes(64, D);
+    own_claim(bar, n, 6 * TILE);
+#pragma unroll
+    for (int g = 0; g < 2; g++) {
+        int row0 = u.row0 + 64 * g, column = u.head * D;
+        uint32_t to = own + g * TILE;
+        copy_tile<D, 64>(to, mq, &bar->own_full, column, row0, u.entry);
+        copy_tile<D, 64>(to + 2 * TILE, mdy, &bar->own_full, column, row0, u.entry);
+        copy_tile<D, 64>(to + 4 * TILE, my, &bar->own_full, column, row0, u.entry);
+    }
+}
+
+/* Keys and values from 64 `it` on, for unit u, to the slot of step n: [K, V]. */
+template <int D>
+static __device__ __forceinline__ void copy_keys(uint32_t ring, const CUtensorMap *mkv,
+                                                 const shape &a, const unit &u, int it,
+                                                 grad_barriers *bar, uint32_t n)
+{
+    constexpr int TILE = tile_bytes(64, D);
+    int k = a.first + u.head / (a.heads / a.kv_heads), v = k + a.kv_heads;
+    int slot = slot_claim(bar, n, 2 * TILE);
+    uint32_t to = ring + slot * 2 * TILE;
+    copy_tile<D, 64>(to, mkv, &bar->full[slot], k * D, 64 * it, u.entry);
+    copy_tile<D, 64>(to + TILE, mkv, &bar->full[slot], v * D, 64 * it, u.entry);
+}
+
 /* Maps: q, kv, dy and y for tiles of 64 rows. lse [B,H,T], pairs [B,H,rows] = (lse in bits, D).
  * masks: attention_masks() of each (b, h), or NULL. sums: sums_of() dq, or NULL. */
 template <typename E, int D, bool DROP, bool LINEAR>
@@ -267,23 +316,9 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             for (int half = 0; half < 2; half++) {
                 if (!unit_of(a, a.t, a.heads, item, half, &u)) continue;
                 int steps = steps_of(a, u.row0);
-                int kv = a.first + u.head / (a.heads / a.kv_heads);
-                barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
-                barrier_expect(&bar.own_full, 6 * TILE);
-#pragma unroll
-                for (int g = 0; g < 2; g++) {
-                    int row0 = u.row0 + 64 * g, column = u.head * D;
-                    uint32_t to = own + g * TILE;
-                    copy_tile<D, 64>(to, &mq, &bar.own_full, column, row0, u.entry);
-                    copy_tile<D, 64>(to + 2 * TILE, &mdy, &bar.own_full, column, row0, u.entry);
-                    copy_tile<D, 64>(to + 4 * TILE, &my, &bar.own_full, column, row0, u.entry);
-                }
-                for (int it = 0; it < steps; it++, n++) {
-                    int slot = slot_claim(&bar, n, 2 * TILE), v = kv + a.kv_heads;
-                    uint32_t to = ring + slot * 2 * TILE;
-                    copy_tile<D, 64>(to, &mkv, &bar.full[slot], kv * D, 64 * it, u.entry);
-                    copy_tile<D, 64>(to + TILE, &mkv, &bar.full[slot], v * D, 64 * it, u.entry);
-                }
+                copy_own_queries<D>(own, &mq, &mdy, &my, u, &bar, units++);
+                for (int it = 0; it < steps; it++, n++)
+                    copy_keys<D>(ring, &mkv, a, u, it, &bar, n);
             }
         return;
     }
@@ -308,7 +343,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
 
             left_operand<D, REGISTERS> q, dy;
             uint32_t from = own + group * TILE;
-            barrier_wait(&bar.own_full, units++ & 1);
+            own_wait(&bar, units++);
             q.load(from, 16 * warp);
             dy.load(from + 2 * TILE, 16 * warp);
 #pragma unroll
@@ -322,7 +357,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                     d[e & 1] += dot_word<E>(x[e], y[e]);
                 }
             }
-            if (REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (REGISTERS) own_release(&bar);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 d[r] += __shfl_xor_sync(0xFFFFFFFFu, d[r], 1);
@@ -394,7 +429,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
                 slot_release(&bar, n + it);
             }
             n += steps;
-            if (!REGISTERS && !sums && lane == 0) barrier_arrive(&bar.own_empty);
+            if (!REGISTERS && !sums) own_release(&bar);
             if (angles) rotate_back<D>(acc, angles, i, a.t);
             E *out = dq + (int64_t)u.entry * a.t * a.width + u.head * D;
             store_tile<E, D>(out, a.width, i, a.t, acc, a.scale, a.scale);
@@ -407,7 +442,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             if (!REGISTERS && sums) {
                 shared_publish();
                 __syncwarp();
-                if (lane == 0) barrier_arrive(&bar.own_empty);
+                own_release(&bar);
             }
         }
     turns_end(group);
@@ -426,6 +461,33 @@ template <int D, int STREAM> constexpr int keys_bytes(void)
 template <int STREAM> static __device__ __forceinline__ int first_query(const shape &a, int key)
 {
     return a.causal ? max(0, key - a.offset) / STREAM * STREAM : 0;
+}
+
+/* The own tiles of u, a block's unit n, heads k and v of a row: [K, V][group]. */
+template <int D>
+static __device__ __forceinline__ void copy_own_keys(uint32_t own, const CUtensorMap *mkv, int k,
+                                                     int v, const unit &u, grad_barriers *bar,
+                                                     uint32_t n)
+{
+    constexpr int TILE = tile_bytes(64, D);
+    own_claim(bar, n, 4 * TILE);
+#pragma unroll
+    for (int g = 0; g < 2; g++) {
+        int row0 = u.row0 + 64 * g;
+        uint32_t to = own + g * TILE;
+        copy_tile<D, 64>(to, mkv, &bar->own_full, k * D, row0, u.entry);
+        copy_tile<D, 64>(to + 2 * TILE, mkv, &bar->own_full, v * D, row0, u.entry);
+    }
+}
+
+/* The masks of STREAM queries from `query` on and 128 keys from `key` on: [group]. */
+template <int STREAM>
+static __device__ __forceinline__ void copy_masks(uint32_t to, uint32_t *masks, const shape &a,
+                                                  int64_t bh, int query, int key, uint64_t *full)
+{
+    for (int g = 0; g < 2; g++)
+        copy_bytes(to + g * STREAM * 8, mask_at(masks, a, bh, query, key + 64 * g) + query % 64 * 2,
+                   STREAM * 8, full);
 }
 
 /* Maps: mkv for tiles of 64 rows, sq and sdy for tiles of STREAM rows. masks: what k_queries_wgmma
@@ -460,30 +522,21 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
         for (int item = blockIdx.x; item < items; item += gridDim.x)
             for (int half = 0; half < 2; half++) {
                 if (!unit_of(a, a.s, a.kv_heads, item, half, &u)) continue;
-                int kv = a.first + u.head;
-                barrier_wait(&bar.own_empty, (units++ & 1) ^ 1);
-                barrier_expect(&bar.own_full, 4 * TILE);
-#pragma unroll
-                for (int g = 0; g < 2; g++) {
-                    int row0 = u.row0 + 64 * g, v = kv + a.kv_heads;
-                    uint32_t to = own + g * TILE;
-                    copy_tile<D, 64>(to, &mkv, &bar.own_full, kv * D, row0, u.entry);
-                    copy_tile<D, 64>(to + 2 * TILE, &mkv, &bar.own_full, v * D, row0, u.entry);
-                }
+                int k = a.first + u.head;
+                copy_own_keys<D>(own, &mkv, k, k + a.kv_heads, u, &bar, units++);
                 for (int h = u.head * share; h < (u.head + 1) * share; h++)
                     for (int r = first_query<STREAM>(a, u.row0); r < last_row; r += STREAM, n++) {
                         int words = DROP && masks ? 2 * STREAM : 0; /* of a group's mask */
                         int slot = slot_claim(&bar, n, 2 * PART + STREAM * 8 + 8 * words);
                         uint32_t to = ring + slot * 2 * PART;
+                        uint64_t *full = &bar.full[slot];
                         const float2 *from = pairs + ((int64_t)u.entry * a.heads + h) * rows + r;
-                        copy_tile<D, STREAM>(to, &sq, &bar.full[slot], h * D, r, u.entry);
-                        copy_tile<D, STREAM>(to + PART, &sdy, &bar.full[slot], h * D, r, u.entry);
-                        copy_bytes(stat + slot * STREAM * 8, from, STREAM * 8, &bar.full[slot]);
-                        for (int g = 0; g < 2 && words; g++)
-                            copy_bytes(mask + (2 * slot + g) * STREAM * 8,
-                                       mask_at(masks, a, (int64_t)u.entry * a.heads + h, r,
-                                               u.row0 + 64 * g) + r % 64 * 2,
-                                       STREAM * 8, &bar.full[slot]);
+                        copy_tile<D, STREAM>(to, &sq, full, h * D, r, u.entry);
+                        copy_tile<D, STREAM>(to + PART, &sdy, full, h * D, r, u.entry);
+                        copy_bytes(stat + slot * STREAM * 8, from, STREAM * 8, full);
+                        if (words)
+                            copy_masks<STREAM>(mask + 2 * slot * STREAM * 8, masks, a,
+                                               (int64_t)u.entry * a.heads + h, r, u.row0, full);
                     }
             }
         return;
@@ -501,10 +554,10 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             int skip = w0 >= a.s ? last_row : first_query<STREAM>(a, w0); /* no work below */
             left_operand<D, REGISTERS> k, v;
             uint32_t from = own + group * TILE;
-            barrier_wait(&bar.own_full, units++ & 1);
+            own_wait(&bar, units++);
             k.load(from, 16 * warp);
             v.load(from + 2 * TILE, 16 * warp);
-            if (REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (REGISTERS) own_release(&bar);
 
             float dk[D / 8][4] = {}, dv[D / 8][4] = {}, s[NT][4] = {}, ds[NT][4] = {};
             uint32_t p[NT / 2][4], g[NT / 2][4];
@@ -604,7 +657,7 @@ static __global__ void __launch_bounds__(GRAD_BLOCK, 1)
             pin(dk);
             pin(dv);
             if (pending) slot_release(&bar, before);
-            if (!REGISTERS && lane == 0) barrier_arrive(&bar.own_empty);
+            if (!REGISTERS) own_release(&bar);
             if (angles) rotate_back<D>(dk, angles, j, a.s);
             E *out = dkv + (int64_t)u.entry * a.s * a.kv_width + (a.first + u.head) * D;
             store_tile<E, D>(out, a.kv_width, j, a.s, dk, a.scale, a.scale);

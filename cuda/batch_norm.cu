@@ -259,7 +259,10 @@ static lk_moments moments_of(lk_exec *x, const lk_node *n, int first)
     return lk_cuda_moments_of(x, n, first, n->attr.batch_norm.eps);
 }
 
-size_t lk_cuda_batch_moments_scratch(const lk_node *n) { return lk_cuda_moments_scratch(n->in[0]); }
+size_t lk_cuda_batch_moments_scratch(const lk_cuda *, const lk_node *n)
+{
+    return lk_cuda_moments_scratch(n->in[0]);
+}
 
 extern "C" lk_status lk_cuda_batch_moments(lk_exec *x, const lk_node *n)
 {
@@ -275,7 +278,7 @@ extern "C" lk_status lk_cuda_batch_apply(lk_exec *x, const lk_node *n)
     return lk_cuda_normalise(x, n, n->in[0], n->out[0], from, n->attr.batch_norm.activation, true);
 }
 
-size_t lk_cuda_batch_norm_scratch(const lk_node *n)
+size_t lk_cuda_batch_norm_scratch(const lk_cuda *, const lk_node *n)
 {
     return n->inputs > 3 ? 0 : lk_cuda_moments_scratch(n->in[0]);
 }
@@ -488,7 +491,7 @@ lk_status lk_cuda_batch_sums(lk_exec *x, const lk_node *n, const lk_tensor *in,
     return launch_sums_end(x, n, db, dw, from, k, out);
 }
 
-size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n)
+size_t lk_cuda_batch_norm_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     size_t average = 2 * (size_t)lk_cols(n->in[0]) * sizeof(float);
     return average + (n->in[6] ? 0 : lk_cuda_batch_sums_scratch(n->in[0]));
@@ -624,7 +627,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n)
+size_t lk_cuda_gate_norm_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     return 2 * (size_t)lk_cols(n->in[0]) * sizeof(float);
 }

@@ -62,7 +62,7 @@ static int chunks_of(int64_t rows)
 }
 
 /* partial f32 [chunks, k] of dw. */
-size_t lk_cuda_channel_conv_grad_scratch(const lk_node *n)
+size_t lk_cuda_channel_conv_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     return (size_t)chunks_of(lk_rows(n->in[0])) * (size_t)lk_count(n->in[1]) * sizeof(float);
 }

@@ -364,7 +364,7 @@ static cut cut_of(const conv &s, way how)
     return cut_into(pixels, wanted < 1 ? 1 : wanted, DEPTH);
 }
 
-size_t lk_cuda_conv_dw_scratch(const lk_node *n)
+size_t lk_cuda_conv_dw_scratch(const lk_cuda *, const lk_node *n)
 {
     conv s = conv_of(n, n->in[0], n->out[0], n->in[1]);
     cut c = cut_of(s, way_of(s, n->in[0]->dtype, n->op));

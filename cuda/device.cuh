@@ -27,7 +27,7 @@ extern "C" {
 
 enum { LK_CUDA_EVENTS = 8 };
 
-typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cu */
+typedef struct lk_cuda_matmuls lk_cuda_matmuls; /* matmul.cuh */
 typedef struct lk_cuda_angle_table lk_cuda_angle_table; /* rope.cu */
 
 typedef struct lk_cuda {
@@ -239,19 +239,14 @@ typedef struct lk_chunk_sum {
 enum { LK_CHUNK_SUMS = 3 };
 void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, int chunks,
                         int64_t cols);
-/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C], its bytes. */
-size_t lk_cuda_column_sums_scratch(const lk_tensor *t);
+/* out f32 [C] (+)= column sums of t [N,C]; `partial`: f32 [lk_column_chunks(N), C]. */
 void lk_cuda_column_sums(lk_exec *x, const lk_tensor *t, float *partial, bool accumulate,
                          float *out);
-/* y = gelu(pre) over count elements; may run in place. */
-void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count);
 
 /* ---- matmul.cu ------------------------------------------------------------------------------ */
 
 lk_status lk_cuda_matmuls_open(lk_cuda *d);
 void lk_cuda_matmuls_close(lk_cuda *d);
-/* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
-lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 /* How much of a node the product has done, bias included. */
 typedef enum lk_matmul_done {
     LK_MATMUL_BARE,  /* the product of a linear with gelu lies in pre, if that is wanted, or in y */
@@ -259,6 +254,11 @@ typedef enum lk_matmul_done {
     LK_MATMUL_WHOLE  /* and with the sums of a linear_dx */
 } lk_matmul_done;
 lk_status lk_cuda_matmul(lk_exec *x, const lk_node *n, lk_matmul_done *done);
+
+/* ---- matmul_choice.cu ----------------------------------------------------------------------- */
+
+/* Choose the algorithm of a linear, linear_moments, linear_dx or linear_dw node. */
+lk_status lk_cuda_matmul_prepare(lk_cuda *d, const lk_node *n);
 lk_status lk_cuda_matmul_choices_get(lk_device *d, char **text);
 lk_status lk_cuda_matmul_choices_set(lk_device *d, const char *text);
 void lk_cuda_matmul_tuning(lk_device *d, lk_tuning *tuning);
@@ -301,26 +301,14 @@ lk_status lk_cuda_measure_range(lk_device *d, lk_dtype type, const void *data, i
 extern "C" const lk_device_tracer lk_cuda_tracer;
 #endif
 
-/* ---- scratch bytes of the ops that need some ------------------------------------------------ */
+/* ---- preparation ---------------------------------------------------------------------------- */
 
-size_t lk_cuda_linear_dx_scratch(const lk_node *n);
-size_t lk_cuda_linear_dw_scratch(const lk_node *n);
-size_t lk_cuda_linear_moments_scratch(const lk_node *n);
-size_t lk_cuda_norm_grad_scratch(const lk_node *n); /* and RESIDUAL_NORM_GRAD */
-size_t lk_cuda_batch_norm_scratch(const lk_node *n);
-size_t lk_cuda_batch_norm_grad_scratch(const lk_node *n);
-size_t lk_cuda_batch_moments_scratch(const lk_node *n);
-size_t lk_cuda_norm_dwconv_scratch(const lk_node *n);
-size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n);
-size_t lk_cuda_gate_norm_grad_scratch(const lk_node *n);
-size_t lk_cuda_dwconv_grad_scratch(const lk_node *n);
-size_t lk_cuda_embed_grad_scratch(const lk_node *n);
-size_t lk_cuda_attention_grad_scratch(const lk_cuda *d, const lk_node *n);
-size_t lk_cuda_conv_dw_scratch(const lk_node *n);
-size_t lk_cuda_channel_conv_grad_scratch(const lk_node *n);
-size_t lk_cuda_soft_xent_scratch(const lk_node *n);
-size_t lk_cuda_xent_scratch(const lk_node *n);
-size_t lk_cuda_grad_norm_scratch(const lk_node *n);
+/* Bytes of scratch of node n. Every op has this, beside its kernel or among those without scratch
+ * in device.cu. */
+#define LK_OP(upper, lower, policy)                                                                \
+    size_t lk_cuda_##lower##_scratch(const lk_cuda *d, const lk_node *n);
+#include "ops/ops.def"
+#undef LK_OP
 lk_status lk_cuda_attention_check(const lk_node *n);
 
 #endif

@@ -196,7 +196,7 @@ static bool forward_special(cut *c, const lk_node *n, const shape *a)
     return has_special(a) && a->normal && cut_of(c, a, lk_dtype_size(n->in[0]->dtype), false);
 }
 
-size_t lk_cuda_norm_dwconv_scratch(const lk_node *n)
+size_t lk_cuda_norm_dwconv_scratch(const lk_cuda *, const lk_node *n)
 {
     shape a = normal_shape(n, n->in[0], n->out[0]);
     cut c;

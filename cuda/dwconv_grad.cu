@@ -526,7 +526,7 @@ static size_t partial_bytes(const shape *a, int chunks)
     return (size_t)chunks * (size_t)figures_of(a->k, a->normal) * (size_t)a->cols * sizeof(float);
 }
 
-size_t lk_cuda_dwconv_grad_scratch(const lk_node *n)
+size_t lk_cuda_dwconv_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     shape a = shape_of(n, n->in[0], n->in[1], n->in[2]);
     cut c;
@@ -639,7 +639,7 @@ static size_t plain_bytes(const lk_node *n, shape a)
     return partial_bytes(&a, special ? chunks_of(&c) : plain_chunks(&a));
 }
 
-size_t lk_cuda_norm_dwconv_grad_scratch(const lk_node *n)
+size_t lk_cuda_norm_dwconv_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     shape a = normal_shape(n, n->in[0], n->in[6]);
     cut c;

@@ -289,7 +289,7 @@ static layout lay_out(const lk_node *n)
     return l;
 }
 
-size_t lk_cuda_embed_grad_scratch(const lk_node *n) { return lay_out(n).bytes; }
+size_t lk_cuda_embed_grad_scratch(const lk_cuda *, const lk_node *n) { return lay_out(n).bytes; }
 
 /* Order the rows by token; returns the sorted list. */
 static const int *sort_rows(lk_exec *x, const lk_node *n, const layout *l, int rows)

@@ -28,7 +28,7 @@ template <typename E> static __global__ void k_gelu(const E *pre, E *y, int64_t 
     }
 }
 
-void lk_cuda_gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count)
+static void gelu(cudaStream_t stream, lk_dtype type, const void *pre, void *y, int64_t count)
 {
     unsigned blocks = lk_blocks(lk_ceil(count, 8), THREADS);
     LK_FLOAT_SWITCH(type, E,
@@ -142,7 +142,7 @@ void lk_cuda_sum_chunks(cudaStream_t stream, const lk_chunk_sum *sum, int sums, 
     k_sum_chunks<<<grid, dim3(32, CHUNK_LANES), 0, stream>>>(all, chunks, cols);
 }
 
-size_t lk_cuda_column_sums_scratch(const lk_tensor *t)
+static size_t sums_bytes(const lk_tensor *t)
 {
     return (size_t)lk_column_chunks(lk_rows(t)) * (size_t)lk_cols(t) * sizeof(float);
 }
@@ -173,7 +173,7 @@ extern "C" lk_status lk_cuda_linear(lk_exec *x, const lk_node *n)
     if (lk_rotation_of(n)) return lk_cuda_rotate(x, n, n->out[0]);
     if (n->attr.linear.activation != LK_GELU) return LK_OK;
     const lk_tensor *y = n->out[0], *pre = n->out[1] ? n->out[1] : y;
-    lk_cuda_gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
+    gelu(lk_cuda_stream_of(x), y->dtype, lk_data(x, pre), lk_data(x, y), lk_count(y));
     return lk_cuda_launched(n);
 }
 
@@ -189,16 +189,16 @@ extern "C" lk_status lk_cuda_linear_dx(lk_exec *x, const lk_node *n)
     return lk_cuda_launched(n);
 }
 
-size_t lk_cuda_linear_dx_scratch(const lk_node *n)
+size_t lk_cuda_linear_dx_scratch(const lk_cuda *, const lk_node *n)
 {
-    size_t pass = n->out[1] ? lk_cuda_column_sums_scratch(n->out[0]) : 0;
+    size_t pass = n->out[1] ? sums_bytes(n->out[0]) : 0;
     size_t product = lk_cuda_product_scratch(n);
     return pass > product ? pass : product;
 }
 
-size_t lk_cuda_linear_dw_scratch(const lk_node *n)
+size_t lk_cuda_linear_dw_scratch(const lk_cuda *, const lk_node *n)
 {
-    return n->out[1] ? lk_cuda_column_sums_scratch(n->in[1]) : 0;
+    return n->out[1] ? sums_bytes(n->in[1]) : 0;
 }
 
 extern "C" lk_status lk_cuda_linear_dw(lk_exec *x, const lk_node *n)

@@ -276,6 +276,25 @@ template <int N> static __device__ __forceinline__ float warp_sums(float (&v)[N]
     return v[0];
 }
 
+/* v = the sums over a team's `places` vectors, in order, from `at` on in shared memory. */
+template <int N>
+static __device__ __forceinline__ void team_sums(float (&v)[N], uint32_t at, int places)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) v[i] = 0;
+#pragma unroll 1
+    for (uint32_t from = at; from < at + places * 4 * N; from += 8 * N) {
+#pragma unroll
+        for (int u = 0; u < N / 2; u++) {
+            uint4 w = shared_get(from + 16 * u);
+            v[(4 * u) % N] += __uint_as_float(w.x);
+            v[(4 * u + 1) % N] += __uint_as_float(w.y);
+            v[(4 * u + 2) % N] += __uint_as_float(w.z);
+            v[(4 * u + 3) % N] += __uint_as_float(w.w);
+        }
+    }
+}
+
 /* out[c] = sum over the teams, in order, of what each has of column c, through `shared`. */
 template <int K>
 static __device__ __forceinline__ void add_teams(const float (&mine)[K][GRAD_V], float *shared,
@@ -410,20 +429,7 @@ k_norm_grad(const E *x /* [N,C] */, const float *w /* [C] */, const float *mean 
         if (lane % (16 / RUN) == 0)
             asm volatile("st.shared.f32 [%0], %1;" ::"r"(give), "f"(sum) : "memory");
         team_sync(team, lanes); /* the sums of its warps are there */
-#pragma unroll
-        for (int i = 0; i < 2 * RUN; i++) pair[i] = 0;
-#pragma unroll 1
-        for (uint32_t from = sums; from < sums + t.places * 8 * RUN; from += 16 * RUN) {
-#pragma unroll
-            for (int u = 0; u < RUN; u++) {
-                uint4 w = shared_get(from + 16 * u);
-                constexpr int M = 2 * RUN;
-                pair[(4 * u) % M] += __uint_as_float(w.x);
-                pair[(4 * u + 1) % M] += __uint_as_float(w.y);
-                pair[(4 * u + 2) % M] += __uint_as_float(w.z);
-                pair[(4 * u + 3) % M] += __uint_as_float(w.w);
-            }
-        }
+        team_sums(pair, sums, t.places);
 #pragma unroll
         for (int q = 0; q < RUN; q++) {
             /* dx = r g + a h + b */
@@ -547,10 +553,15 @@ k_norm_columns(const E *x /* [N,C] */, const float *mean /* [N] or NULL */,
 }
 
 /* dw, db and the sums of the branch: f32 [chunks,C] each. */
-size_t lk_cuda_norm_grad_scratch(const lk_node *n)
+size_t lk_cuda_norm_grad_scratch(const lk_cuda *, const lk_node *n)
 {
     size_t chunks = (size_t)lk_column_chunks(lk_rows(n->in[0]));
     return 3 * chunks * (size_t)lk_cols(n->in[0]) * sizeof(float);
+}
+
+size_t lk_cuda_residual_norm_grad_scratch(const lk_cuda *d, const lk_node *n)
+{
+    return lk_cuda_norm_grad_scratch(d, n);
 }
 
 /* Columns of a row that a team of all warps holds with one vector a thread, or two. */

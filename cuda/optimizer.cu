@@ -41,9 +41,8 @@ static __global__ void k_decide(const double *partial, const float *loss, lk_ste
     if (threadIdx.x == 0) lk_step_decide(state, &hyper, sum, *loss);
 }
 
-size_t lk_cuda_grad_norm_scratch(const lk_node *n)
+size_t lk_cuda_grad_norm_scratch(const lk_cuda *, const lk_node *)
 {
-    (void)n;
     return PARTIALS * sizeof(double);
 }
 

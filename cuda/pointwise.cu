@@ -1,6 +1,6 @@
 /* linear_moments: y = x w^T of many rows and few weights, as 1 x 1 convolutions are, whose columns
  * are measured as they are stored. Shapes and types that have no kernel here: the product of
- * matmul.cu, then a pass that measures it; matmul.cu keeps which of both a run has.
+ * matmul.cu, then a pass that measures it; matmul_choice.cu keeps which of both a run has.
  *
  * Memory binds these products: x is read once and y written once, and what is left is to issue few
  * instructions. A warp has a slot of 32 columns, whose weights stay in its registers for the whole
@@ -348,7 +348,7 @@ lk_status lk_cuda_pointwise(lk_exec *x, const lk_node *n)
                                 moments_of(x, n));
 }
 
-size_t lk_cuda_linear_moments_scratch(const lk_node *n)
+size_t lk_cuda_linear_moments_scratch(const lk_cuda *, const lk_node *n)
 {
     cut c = cut_of(n);
     size_t own = (size_t)c.blocks * (2 * (size_t)c.columns + 1) * sizeof(float);

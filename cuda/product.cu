@@ -1,7 +1,7 @@
 /* The products of linear and linear_dx whose epilogue is gelu, gelu' or a rotation, by kernels of
- * ours: on Hopper, for f16 and bf16 and shapes that fill their tiles. matmul.cu asks here first,
- * then cuBLASLt. Whether a node fits depends on the device and the shape, whether it pays on the
- * shape alone.
+ * ours: on Hopper, for f16 and bf16 and shapes that fill their tiles. matmul_choice.cu asks here
+ * first, then cuBLASLt. Whether a node fits depends on the device and the shape, whether it pays on
+ * the shape alone.
  *
  * On an H200, f16, random normal operands, a GPU that is hot: 32768 x 3072, summed over 768: 295 us
  * with gelu where cuBLASLt takes 349, 289 with gelu'; 16384 x 1536, summed over 384: 46 us

@@ -134,7 +134,7 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* Loss and hit of every row. */
-size_t lk_cuda_soft_xent_scratch(const lk_node *n)
+size_t lk_cuda_soft_xent_scratch(const lk_cuda *, const lk_node *n)
 {
     return 2 * (size_t)lk_rows(n->in[0]) * sizeof(double);
 }

@@ -415,9 +415,14 @@ static __global__ void __launch_bounds__(RING_THREADS, 1)
 }
 
 /* The loss of each row; behind it, for xent_fused of rows too long to hold, its lse. */
-size_t lk_cuda_xent_scratch(const lk_node *n)
+size_t lk_cuda_xent_scratch(const lk_cuda *, const lk_node *n)
 {
     return (size_t)lk_rows(n->in[0]) * (sizeof(double) + sizeof(float));
+}
+
+size_t lk_cuda_xent_fused_scratch(const lk_cuda *d, const lk_node *n)
+{
+    return lk_cuda_xent_scratch(d, n);
 }
 
 extern "C" lk_status lk_cuda_xent(lk_exec *x, const lk_node *n)
