@@ -52,7 +52,7 @@ ok "the second start is from step 20" grep -q '"step":20,.*step-000020.h5' empty
 # ---- signals, time limit ----------------------------------------------------------------------
 
 long='--set train.steps=100000000 --set eval.every=0 --set checkpoint.every=0'
-for signal in USR1 USR2 TERM; do
+for signal in USR1 USR2 TERM INT HUP; do
     rm -rf sig
     begin 2 --set directory=sig $long
     steps sig 20
@@ -85,13 +85,28 @@ sleep 1.2
 ok "one signal to a rank that waits does not end it" kill -0 "$pid"
 # A handler may run on any thread, and oneDNN's products have no stack for it.
 caught=$(awk '/^SigCgt:/ { print $2 }' "/proc/$pid/status")
-ok "no handler catches SIGUSR1, SIGUSR2 or SIGTERM" test $((0x$caught & 0x4a00)) -eq 0
+ok "no handler catches one that asks for a stop" test $((0x$caught & 0x4a03)) -eq 0
 hit USR1 0 0 sig
 finish_job
 ok "a second signal ends it at once ($took s)" below "$took" 5
 ok "as a signal does, with status 128 + 10" test "$rc" -eq 138
 ok "nothing is saved" test ! -e sig/checkpoints/latest
 kill -KILL "$stopped" 2>/dev/null
+
+# As a shell starts a command in the background, and as nohup does.
+printf '#!/bin/sh\ntrap "" INT HUP\nexec "$@"\n' >deaf
+chmod +x deaf
+rm -rf sig
+WRAP=$PWD/deaf begin 1 --set directory=sig $long
+steps sig 20
+hit INT 0 0 sig
+hit HUP 0 0 sig
+steps sig $(($(wc -l <sig/loss.log) + 100))
+hit USR1 0 1200000 sig
+finish_job
+ok "SIGINT and SIGHUP stay ignored where they were: exit status 75 after SIGUSR1" \
+    test "$rc" -eq 75
+ok "which is what stopped it" says out "stopped by SIGUSR1 at rank 0, saved"
 
 # Signals that fall into large products, within the second in which they are the same request.
 wide='--set model.width=384 --set model.heads=6 --set model.layers=2 --set model.context=256
