@@ -316,7 +316,8 @@ for rank in 1 0; do
     finish_job
     ok "rank $rank of 2 killed behind the launcher's back: status 5 after $took s" test "$rc" -eq 5
     ok "long before the timeout" below "$took" 4
-    ok "one message names it" says_once "rank $rank on " "(process $pid) has died, in step"
+    ok "one message names it, and what to do" says_once "rank $rank on " \
+        "(process $pid) has died, in step" "start again with --resume-or-start"
     note "$(grep '^lockstep: ' "$work/err")"
 done
 

@@ -210,7 +210,7 @@ static void add_waiting(const lk_watchdog *w, FILE *f, const bool *waiting, int 
     add(f, " in ", heart_of(&w->peer[r], heart));
 }
 
-static const char *advice = "; all are ended, start again with --resume";
+static const char *advice = "; all are ended, start again with --resume-or-start";
 
 /* The ranks to blame into `blamed`, those that wait for them into `waiting`; *mute: they are
  * silent. Returns how many. */
