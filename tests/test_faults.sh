@@ -230,6 +230,8 @@ for rank in 1 0; do
     ok "within the timeout of $TIMEOUT s" below "$took" $((TIMEOUT + 3))
     ok "one message names it, its process, where it was and who waits" says_once \
         "step" "rank $rank on " "(process $pid) is silent for" "; rank $((1 - rank)) waits in step"
+    ok "what has taken too long is what the other waits in" \
+        grep -q '^lockstep: step \([0-9]*\) has taken .* waits in step \1 ' "$work/err"
     note "$(grep '^lockstep: ' "$work/err")"
     kill -KILL "$pid" 2>/dev/null
 done
