@@ -141,6 +141,23 @@ ok "with the bits and logs of one that was not stopped" same slow left
 prints "after that nothing is left to do" "the run is finished" \
     "$LOCKSTEP" train r.yaml --set directory=left $slow --resume
 
+# The data of a validation are damaged.
+cp a.h5 bad.h5
+"$h5edit" bad.h5 token validation/tokens 5 3 1
+hurt='--set directory=bad --set data.file=bad.h5 --set data.resident=no --set data.check=off'
+for how in --resume-or-start --resume; do
+    ranks 2 "$LOCKSTEP" train r.yaml $hurt $how --set checkpoint.every=0
+    ok "$how, the rows of the first validation are damaged: status 2" test "$rc" -eq 2
+    ok "one message names step, data and checkpoint: $(grep '^lockstep: ' "$work/err")" says_once \
+        "the validation after step 30: bad.h5: 'validation/tokens': rows 0 to" \
+        "the run is saved up to there, in bad/checkpoints/step-000030.h5, to go on with --resume"
+done
+ok "nothing is trained or saved again" test "$(wc -l <bad/loss.log) $(ls bad/checkpoints)" = \
+    "30 latest
+step-000030.h5"
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=bad --resume
+ok "with whole data it goes on, to the bits and logs of a run without this" same whole bad
+
 : >"$work/out" # else the signal could meet a shell that is not lockstep yet
 "$LOCKSTEP" profile r.yaml --directory profiled --steps 1000 $wide >"$work/out" 2>"$work/err" &
 job=$!
