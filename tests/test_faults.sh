@@ -231,6 +231,30 @@ hit USR1 0 0 wall
 finish_job
 ok "a signal ends the waiting: exit status 6" test "$rc" -eq 6
 kill "$holder"
+# Two starts of a new run: this one has looked for it, and its dataset opens at the sixth try, 3 s
+# later. Meanwhile the other begins.
+for wait in 500s 0s; do
+    rm -rf two log
+    WRAP="env LD_PRELOAD=$faulty FAULT_FILE=a.h5 FAULT_KIND=open FAULT_TIMES=5 FAULT_ERRNO=116
+        FAULT_RANK=0 FAULT_LOG=$PWD/log" begin 2 --set directory=two --resume-or-start \
+        --wait $wait --set train.stop_after=20
+    within 100 test -s log
+    mkdir two
+    lock two
+    begun=$(now)
+    if [ $wait = 500s ]; then
+        ok "a run that another has just begun is waited for, too" within 100 grep -q \
+            'two: another lockstep is working on this run; waiting for its end' "$work/out"
+        kill "$holder"
+        finish_job
+        ok "and then the start goes on" test "$rc" -eq 0
+    else
+        finish_job
+        ok "with --wait 0s: exit status 6" test "$rc" -eq 6
+        ok "said once" says_once 'two: another lockstep is working on this run'
+        kill "$holder"
+    fi
+done
 for text in 10 -3s x; do
     misuse "--wait $text" 'expected a duration' "$LOCKSTEP" train r.yaml --wait=$text
 done
