@@ -70,7 +70,7 @@ end_by()
         return
     fi
     ending=$1 first=$now
-    # alone, lockstep gets the one signal of these that it knows
+    # alone, lockstep gets the one signal of these that it never ignores
     if ((ranks > 1)); then pass_on "$1" USR1; else pass_on "$1" TERM; fi
 }
 trap 'pass_on USR1 USR1' USR1

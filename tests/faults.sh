@@ -2,8 +2,8 @@
 # shellcheck disable=SC2034,SC2154,SC2317,SC2086 # variables of the tests and of tap.sh; called by
 # ok; words without blanks
 # What the tests of faults share; read by them after tap.sh, in an empty directory.
-strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so
-[ -x "$strike" ] || echo "Bail out! make tests/strike"
+strike=$builddir/tests/strike faulty=$builddir/tests/faulty.so h5edit=$builddir/tests/h5edit
+[ -x "$strike" ] && [ -x "$h5edit" ] || echo "Bail out! make tests/strike tests/h5edit"
 # shellcheck source=tests/small.sh source-path=SCRIPTDIR/..
 . "$srcdir/tests/small.sh"
 

@@ -135,8 +135,8 @@ static int number_of(const char *name)
     static const struct {
         const char *name;
         int number;
-    } all[] = {{"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"STOP", SIGSTOP},
-               {"KILL", SIGKILL}, {"BURST", SIGTERM}};
+    } all[] = {{"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"INT", SIGINT},
+               {"HUP", SIGHUP},   {"STOP", SIGSTOP}, {"KILL", SIGKILL}, {"BURST", SIGTERM}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strcmp(name, all[i].name) == 0) return all[i].number;
     return -1;

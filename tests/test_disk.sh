@@ -119,12 +119,15 @@ ok "a file system that cannot reserve blocks is good enough" test "$rc" -eq 0
 ok "the same checkpoint" "$h5same" t/checkpoints/latest whole/checkpoints/latest
 
 # What a disk or a server does to the other files of a run is not the user's mistake.
-for fault in "lock 116" "lock 30" "run.yaml.part 110" "run.yaml.part 5"; do # ESTALE EROFS ETIMEDOUT
+for fault in "lock 116" "lock 30" "run.yaml.part 110" "run.yaml.part 5" "loss.log 30" \
+    "starts.jsonl 30"; do # ESTALE EROFS ETIMEDOUT
     go_on 1 0 FAULT_FILE="t/${fault% *}" FAULT_KIND=make FAULT_ERRNO="${fault#* }"
     ok "code 3: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 3 -a $struck = 1
 done
-go_on 1 0 FAULT_FILE=t/run.yaml.part FAULT_KIND=make FAULT_ERRNO=13 # EACCES
-ok "code 2: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 2 -a $struck = 1
+for file in run.yaml.part loss.log starts.jsonl; do
+    go_on 1 0 FAULT_FILE=t/$file FAULT_KIND=make FAULT_ERRNO=13 # EACCES
+    ok "code 2: $(grep '^lockstep: ' "$work/err")" test "$rc" -eq 2 -a $struck = 1
+done
 go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync FAULT_ERRNO=22 # EINVAL
 ok "a directory that cannot be synced is good enough" test "$rc" -eq 0 -a $struck = 1
 go_on 1 0 FAULT_FILE=d/t FAULT_KIND=sync
@@ -179,6 +182,8 @@ if mount -t tmpfs -o size=4m none full 2>/dev/null; then
     mount -o remount,ro full
     run "$LOCKSTEP" train a.yaml --set directory=full/t --resume
     ok "a disk that was made read-only, code 3: $(cat "$work/err")" test "$rc" -eq 3
+    run sh -c 'cd full && exec "$@"' sh "$LOCKSTEP" profile ../a.yaml --set data.file=../a.h5
+    ok "a profile there, code 3: $(cat "$work/err")" test "$rc" -eq 3
     umount full
 else
     skip "a full disk" "a tmpfs cannot be mounted here"
@@ -186,6 +191,7 @@ else
     skip "it was said at the start, too" "a tmpfs cannot be mounted here"
     skip "where all are kept" "a tmpfs cannot be mounted here"
     skip "a disk that was made read-only" "a tmpfs cannot be mounted here"
+    skip "a profile there" "a tmpfs cannot be mounted here"
 fi
 
 # Reading: a dataset of several slabs, streamed, so that the run reads it from first to last.

@@ -52,7 +52,7 @@ ok "the second start is from step 20" grep -q '"step":20,.*step-000020.h5' empty
 # ---- signals, time limit ----------------------------------------------------------------------
 
 long='--set train.steps=100000000 --set eval.every=0 --set checkpoint.every=0'
-for signal in USR1 USR2 TERM; do
+for signal in USR1 USR2 TERM INT HUP; do
     rm -rf sig
     begin 2 --set directory=sig $long
     steps sig 20
@@ -85,13 +85,28 @@ sleep 1.2
 ok "one signal to a rank that waits does not end it" kill -0 "$pid"
 # A handler may run on any thread, and oneDNN's products have no stack for it.
 caught=$(awk '/^SigCgt:/ { print $2 }' "/proc/$pid/status")
-ok "no handler catches SIGUSR1, SIGUSR2 or SIGTERM" test $((0x$caught & 0x4a00)) -eq 0
+ok "no handler catches one that asks for a stop" test $((0x$caught & 0x4a03)) -eq 0
 hit USR1 0 0 sig
 finish_job
 ok "a second signal ends it at once ($took s)" below "$took" 5
 ok "as a signal does, with status 128 + 10" test "$rc" -eq 138
 ok "nothing is saved" test ! -e sig/checkpoints/latest
 kill -KILL "$stopped" 2>/dev/null
+
+# As a shell starts a command in the background, and as nohup does.
+printf '#!/bin/sh\ntrap "" INT HUP\nexec "$@"\n' >deaf
+chmod +x deaf
+rm -rf sig
+WRAP=$PWD/deaf begin 1 --set directory=sig $long
+steps sig 20
+hit INT 0 0 sig
+hit HUP 0 0 sig
+steps sig $(($(wc -l <sig/loss.log) + 100))
+hit USR1 0 1200000 sig
+finish_job
+ok "SIGINT and SIGHUP stay ignored where they were: exit status 75 after SIGUSR1" \
+    test "$rc" -eq 75
+ok "which is what stopped it" says out "stopped by SIGUSR1 at rank 0, saved"
 
 # Signals that fall into large products, within the second in which they are the same request.
 wide='--set model.width=384 --set model.heads=6 --set model.layers=2 --set model.context=256
@@ -125,6 +140,23 @@ ok "and the run is done" test -e left/DONE
 ok "with the bits and logs of one that was not stopped" same slow left
 prints "after that nothing is left to do" "the run is finished" \
     "$LOCKSTEP" train r.yaml --set directory=left $slow --resume
+
+# The data of a validation are damaged.
+cp a.h5 bad.h5
+"$h5edit" bad.h5 token validation/tokens 5 3 1
+hurt='--set directory=bad --set data.file=bad.h5 --set data.resident=no --set data.check=off'
+for how in --resume-or-start --resume; do
+    ranks 2 "$LOCKSTEP" train r.yaml $hurt $how --set checkpoint.every=0
+    ok "$how, the rows of the first validation are damaged: status 2" test "$rc" -eq 2
+    ok "one message names step, data and checkpoint: $(grep '^lockstep: ' "$work/err")" says_once \
+        "the validation after step 30: bad.h5: 'validation/tokens': rows 0 to" \
+        "the run is saved up to there, in bad/checkpoints/step-000030.h5, to go on with --resume"
+done
+ok "nothing is trained or saved again" test "$(wc -l <bad/loss.log) $(ls bad/checkpoints)" = \
+    "30 latest
+step-000030.h5"
+ranks 1 "$LOCKSTEP" train r.yaml --set directory=bad --resume
+ok "with whole data it goes on, to the bits and logs of a run without this" same whole bad
 
 : >"$work/out" # else the signal could meet a shell that is not lockstep yet
 "$LOCKSTEP" profile r.yaml --directory profiled --steps 1000 $wide >"$work/out" 2>"$work/err" &
@@ -199,6 +231,30 @@ hit USR1 0 0 wall
 finish_job
 ok "a signal ends the waiting: exit status 6" test "$rc" -eq 6
 kill "$holder"
+# Two starts of a new run: this one has looked for it, and its dataset opens at the sixth try, 3 s
+# later. Meanwhile the other begins.
+for wait in 500s 0s; do
+    rm -rf two log
+    WRAP="env LD_PRELOAD=$faulty FAULT_FILE=a.h5 FAULT_KIND=open FAULT_TIMES=5 FAULT_ERRNO=116
+        FAULT_RANK=0 FAULT_LOG=$PWD/log" begin 2 --set directory=two --resume-or-start \
+        --wait $wait --set train.stop_after=20
+    within 100 test -s log
+    mkdir two
+    lock two
+    begun=$(now)
+    if [ $wait = 500s ]; then
+        ok "a run that another has just begun is waited for, too" within 100 grep -q \
+            'two: another lockstep is working on this run; waiting for its end' "$work/out"
+        kill "$holder"
+        finish_job
+        ok "and then the start goes on" test "$rc" -eq 0
+    else
+        finish_job
+        ok "with --wait 0s: exit status 6" test "$rc" -eq 6
+        ok "said once" says_once 'two: another lockstep is working on this run'
+        kill "$holder"
+    fi
+done
 for text in 10 -3s x; do
     misuse "--wait $text" 'expected a duration' "$LOCKSTEP" train r.yaml --wait=$text
 done
@@ -215,6 +271,8 @@ for rank in 1 0; do
     ok "within the timeout of $TIMEOUT s" below "$took" $((TIMEOUT + 3))
     ok "one message names it, its process, where it was and who waits" says_once \
         "step" "rank $rank on " "(process $pid) is silent for" "; rank $((1 - rank)) waits in step"
+    ok "what has taken too long is what the other waits in" \
+        grep -q '^lockstep: step \([0-9]*\) has taken .* waits in step \1 ' "$work/err"
     note "$(grep '^lockstep: ' "$work/err")"
     kill -KILL "$pid" 2>/dev/null
 done
@@ -301,7 +359,8 @@ for rank in 1 0; do
     finish_job
     ok "rank $rank of 2 killed behind the launcher's back: status 5 after $took s" test "$rc" -eq 5
     ok "long before the timeout" below "$took" 4
-    ok "one message names it" says_once "rank $rank on " "(process $pid) has died, in step"
+    ok "one message names it, and what to do" says_once "rank $rank on " \
+        "(process $pid) has died, in step" "start again with --resume-or-start"
     note "$(grep '^lockstep: ' "$work/err")"
 done
 

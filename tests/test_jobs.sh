@@ -8,7 +8,7 @@
 export PAUSE=0
 trap 'pkill -KILL -f "train $work/"; rm -rf "$work"' EXIT
 
-starts() { grep -c -- '--resume-or-start' "$1.log"; }
+starts() { grep -c -- '--resume-or-start, from step' "$1.log"; }
 # shellcheck disable=SC2317 # called by within
 started() { [ "$(starts "$1")" -eq "$2" ]; }
 # shellcheck disable=SC2317 # called by within

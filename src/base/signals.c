@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -16,7 +17,12 @@
 static const struct {
     int number;
     const char *name;
-} asking[] = {{SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}, {SIGTERM, "SIGTERM"}};
+    bool of_terminal; /* a shell ignores Ctrl-C for its background commands, nohup its hang-up */
+} asking[] = {{SIGUSR1, "SIGUSR1", false},
+              {SIGUSR2, "SIGUSR2", false},
+              {SIGTERM, "SIGTERM", false},
+              {SIGINT, "SIGINT", true},
+              {SIGHUP, "SIGHUP", true}};
 enum { ASKING = sizeof asking / sizeof *asking };
 
 static sigset_t all_asking;
@@ -43,8 +49,10 @@ lk_status lk_signals_catch(void)
     pthread_t thread;
     sigemptyset(&all_asking);
     for (int i = 0; i < ASKING; i++) {
-        signal(asking[i].number, SIG_DFL); /* who started this process may ignore them */
-        sigaddset(&all_asking, asking[i].number);
+        /* who started this process may ignore them: of the terminal's that is meant */
+        bool ignored = signal(asking[i].number, SIG_DFL) == SIG_IGN;
+        if (ignored && asking[i].of_terminal) signal(asking[i].number, SIG_IGN);
+        else sigaddset(&all_asking, asking[i].number);
     }
     pthread_sigmask(SIG_BLOCK, &all_asking, NULL);
     int error = pthread_create(&thread, NULL, wait_for_signals, NULL);

@@ -1,4 +1,5 @@
-/* Signals that ask a run to save and end: SIGUSR1, SIGUSR2, SIGTERM.
+/* Signals that ask a run to save and end: SIGUSR1, SIGUSR2, SIGTERM, and from a terminal SIGINT
+ * (Ctrl-C) and SIGHUP, unless who started this process ignores these two.
  *
  * The first one only sets a flag, which the work looks at where it can stop. Another one, a second
  * or more after the first, ends the process at once, as if nothing caught it: no save, status 128 +

@@ -84,7 +84,7 @@ static lk_status choose_directory(lk_comm *c, const char *given, char **home)
         *home = strdup(given ? given : "lockstep-profile-XXXXXX");
         if (!*home) status = lk_fail(LK_E_SYSTEM, "out of memory");
         else if (!given && !mkdtemp(*home))
-            status = lk_fail(LK_E_INPUT,
+            status = lk_fail(lk_status_of_errno(errno),
                              "cannot make a directory here: %s; work where you may "
                              "write, or give --directory",
                              strerror(errno));

@@ -109,7 +109,8 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     lk_heart_at("an agreement of all ranks", NULL);
     LK_MPI(MPI_Allreduce(&in, &out, 1, MPI_2INT, MPI_MAXLOC, c->world));
     lk_heart_at(NULL, NULL);
-    if (out.code == LK_OK) return LK_OK;
+    c->failed = out.code != LK_OK;
+    if (!c->failed) return LK_OK;
     char text[2048] = "";
     if (c->rank == out.rank) {
         bool anywhere = mine == LK_E_INPUT || mine == LK_E_BUSY || mine == LK_E_REQUEUE;
@@ -118,7 +119,6 @@ lk_status lk_comm_agree(lk_comm *c, lk_status mine)
     }
     LK_MPI(MPI_Bcast(text, (int)sizeof text, MPI_CHAR, out.rank, c->world));
     lk_error_clear();
-    c->failed = true;
     return lk_fail((lk_status)out.code, "%s", text);
 }
 

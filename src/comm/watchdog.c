@@ -123,18 +123,14 @@ static double limit_of(const lk_watchdog *w, const lk_heart_look *h)
     return fmax(LEAST, LONGEST_FACTOR * h->longest);
 }
 
-/* How long a peer's activity takes, now. */
-static double age(const peer *p, int heart, double now)
-{
-    return p->last.heart[heart].age + (now - p->heard);
-}
-
-static double overdue(const lk_watchdog *w, int rank, double now)
+/* By how much a rank is over a limit, as it has told: what one that is silent does now nobody
+ * knows, but who waits for it is overdue. */
+static double overdue(const lk_watchdog *w, int rank)
 {
     const peer *p = &w->peer[rank];
     double most = -INFINITY;
     for (int k = 0; k < HEARTS && p->state == PRESENT; k++)
-        most = fmax(most, age(p, k, now) - limit_of(w, &p->last.heart[k]));
+        most = fmax(most, p->last.heart[k].age - limit_of(w, &p->last.heart[k]));
     return most;
 }
 
@@ -187,13 +183,12 @@ static int first_of(const bool *member, int size)
     return r;
 }
 
-static void add_limit(const lk_watchdog *w, FILE *f, int rank, int heart, double now)
+static void add_limit(const lk_watchdog *w, FILE *f, int rank, int heart)
 {
     const lk_heart_look *h = &w->peer[rank].last.heart[heart];
     add(f, "", &(lk_heart_look){.activity = h->activity, .step = h->step});
     double limit = limit_of(w, h), given = w->o.timeout;
-    fprintf(f, " has taken %.3g s, more than %.3g s (train.timeout",
-            age(&w->peer[rank], heart, now), limit);
+    fprintf(f, " has taken %.3g s, more than %.3g s (train.timeout", h->age, limit);
     if (given < 0) fputs(", from the times before", f);
     else if (limit > given) fprintf(f, ": %g, ten times that at first", given);
     fputs("): ", f);
@@ -210,7 +205,7 @@ static void add_waiting(const lk_watchdog *w, FILE *f, const bool *waiting, int 
     add(f, " in ", heart_of(&w->peer[r], heart));
 }
 
-static const char *advice = "; all are ended, start again with --resume";
+static const char *advice = "; all are ended, start again with --resume-or-start";
 
 /* The ranks to blame into `blamed`, those that wait for them into `waiting`; *mute: they are
  * silent. Returns how many. */
@@ -314,11 +309,10 @@ static void add_overdue(const lk_watchdog *w, FILE *f, int rank, int heart, doub
     if (failing || (!w->star && w->comm->size > 1))
         fprintf(f, "rank %d on %s: ", rank, w->star ? w->peer[rank].host : w->comm->host);
     if (failing) {
-        fprintf(f, "%s; this has not ended the run in %.3g s, something hangs", h->place,
-                age(&w->peer[rank], heart, now));
+        fprintf(f, "%s; this has not ended the run in %.3g s, something hangs", h->place, h->age);
         return;
     }
-    add_limit(w, f, rank, heart, now);
+    add_limit(w, f, rank, heart);
     explain(w, f, rank, heart, now);
 }
 
@@ -342,10 +336,10 @@ static void speak(lk_watchdog *w, int rank, int heart, int dead, double now)
 }
 
 /* Which heart of a rank is overdue. The main thread may only wait for the other. */
-static int late_heart(const lk_watchdog *w, int rank, double now)
+static int late_heart(const lk_watchdog *w, int rank)
 {
-    const peer *p = &w->peer[rank];
-    return age(p, IO, now) > limit_of(w, &p->last.heart[IO]) ? IO : MAIN;
+    const lk_heart_look *io = &w->peer[rank].last.heart[IO];
+    return io->age > limit_of(w, io) ? IO : MAIN;
 }
 
 /* Rank 0, or a rank alone: look at all that is known. */
@@ -354,7 +348,7 @@ static void judge(lk_watchdog *w, double now)
     for (int r = 0; r < w->comm->size; r++)
         if (w->peer[r].state == GONE) speak(w, -1, MAIN, r, now);
     for (int r = 0; r < w->comm->size; r++)
-        if (overdue(w, r, now) > 0) speak(w, r, late_heart(w, r, now), -1, now);
+        if (overdue(w, r) > 0) speak(w, r, late_heart(w, r), -1, now);
 }
 
 /* Another rank than 0 that has answered. */
@@ -402,15 +396,15 @@ static double turn(lk_watchdog *w, bool gone)
 static void judge_rank_0(lk_watchdog *w, double now)
 {
     int me = w->comm->rank;
-    double over = overdue(w, me, now);
+    double over = overdue(w, me);
     bool gone = w->peer[0].state == GONE, bad = gone || (over > 0 && silent(w, 0, now));
     accuse(w, bad ? now : 0);
     if (bad && now - w->accused >= turn(w, gone)) {
         for (int r = 1; r < w->comm->size && w->reached; r++)
             if (w->peer[r].state == LEFT) w->peer[r].state = ABSENT;
-        speak(w, me, late_heart(w, me, now), gone ? 0 : -1, now);
+        speak(w, me, late_heart(w, me), gone ? 0 : -1, now);
     } else if (over > LAST_RESORT) {
-        speak(w, me, late_heart(w, me, now), -1, now);
+        speak(w, me, late_heart(w, me), -1, now);
     }
 }
 

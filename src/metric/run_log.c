@@ -15,8 +15,8 @@ struct lk_run_log {
 
 static lk_status cannot(const lk_run_log *log)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot write the run log: %s; %s, or log.run_log: false",
-                   log->path, strerror(errno),
+    return lk_fail(lk_status_of_errno(errno), "%s: cannot write the run log: %s; %s, or "
+                   "log.run_log: false", log->path, strerror(errno),
                    lk_advice_of_errno(errno, "see what has that name"));
 }
 

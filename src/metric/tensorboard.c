@@ -116,7 +116,7 @@ static lk_status make_file(lk_tensorboard *tb, const char *directory, double now
     char host[65] = "";
     if (gethostname(host, sizeof host - 1) != 0 || !host[0]) strcpy(host, "localhost");
     if (mkdir(directory, 0777) != 0 && errno != EEXIST)
-        return lk_fail(LK_E_INPUT,
+        return lk_fail(lk_status_of_errno(errno),
                        "%s: cannot make the directory: %s; check the permissions, or "
                        "log.tensorboard: false",
                        directory, strerror(errno));
@@ -126,7 +126,7 @@ static lk_status make_file(lk_tensorboard *tb, const char *directory, double now
     }
     tb->file = fopen(tb->path, "wbx");
     if (!tb->file)
-        return lk_fail(LK_E_INPUT,
+        return lk_fail(lk_status_of_errno(errno),
                        "%s: cannot write: %s; check the disk's free space, "
                        "or log.tensorboard: false",
                        tb->path, strerror(errno));

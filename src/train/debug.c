@@ -281,8 +281,9 @@ static lk_status open_search(lk_debug *d)
     if (rank == 0) snprintf(d->path, sizeof d->path, "%s/anomaly.h5", d->o.run->directory);
     else snprintf(d->path, sizeof d->path, "%s/anomaly-%d.h5", d->o.run->directory, rank);
     if (unlink(d->path) != 0 && errno != ENOENT)
-        return lk_fail(LK_E_SYSTEM, "%s: cannot remove the file of an earlier search: %s; %s",
-                       d->path, strerror(errno), lk_advice_of_errno(errno, "move it away"));
+        return lk_fail(lk_status_of_errno(errno), "%s: cannot remove the file of an earlier "
+                       "search: %s; %s", d->path, strerror(errno),
+                       lk_advice_of_errno(errno, "move it away"));
     return lk_anomaly_open(&(lk_anomaly_options){.program = d->o.program,
                                                  .graph = d->o.graph,
                                                  .store = d->o.store,

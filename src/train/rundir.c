@@ -370,8 +370,8 @@ static lk_status write_line(lk_rundir *d, int which, const char *line)
 {
     FILE *f = d->log[which].file;
     if (fputs(line, f) < 0 || ferror(f))
-        return lk_fail(LK_E_SYSTEM, "%s/%s: cannot write the log: %s; %s, then go on with --resume",
-                       d->path, lk_steplogs[which].name, strerror(errno),
+        return lk_fail(LK_E_SYSTEM, "%s/%s: cannot write the log: %s; %s, then go on with "
+                       "--resume-or-start", d->path, lk_steplogs[which].name, strerror(errno),
                        lk_advice_of_errno(errno, "check the disk it lies on"));
     lk_digest_update(d->log[which].digest, line, strlen(line));
     d->log[which].bytes += strlen(line);
@@ -400,7 +400,7 @@ lk_status lk_rundir_sync(lk_rundir *d)
         FILE *f = d->log[i].file;
         if (f && (fflush(f) != 0 || fsync(fileno(f)) != 0))
             return lk_fail(LK_E_SYSTEM, "%s: cannot write the logs: %s; %s, then go on with "
-                           "--resume", d->path, strerror(errno),
+                           "--resume-or-start", d->path, strerror(errno),
                            lk_advice_of_errno(errno, "check the disk it lies on"));
     }
     return LK_OK;

@@ -44,7 +44,7 @@ static json_t *describe(const lk_comm *c, const lk_starts_entry *e, const place 
 
 static lk_status cannot(const char *what, const char *path, int error)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", path, what, strerror(error),
+    return lk_fail(lk_status_of_errno(error), "%s: cannot %s: %s; %s", path, what, strerror(error),
                    lk_advice_of_errno(error, "move it away"));
 }
 

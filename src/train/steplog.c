@@ -86,7 +86,7 @@ bool lk_steplog_read_validation(const char *text, const lk_run *run,
 
 static lk_status cannot(const char *what, const char *path)
 {
-    return lk_fail(LK_E_SYSTEM, "%s: cannot %s: %s; %s", path, what, strerror(errno),
+    return lk_fail(lk_status_of_errno(errno), "%s: cannot %s: %s; %s", path, what, strerror(errno),
                    lk_advice_of_errno(errno, "move it away, or put back what it was"));
 }
 

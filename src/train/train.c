@@ -332,8 +332,10 @@ static lk_status run(lk_trainer *t)
     if (status == LK_OK) status = set_up(t, from);
     if (status == LK_OK) status = start(t, from, choice.path);
     if (status == LK_OK) status = find_end(t);
-    if (status == LK_OK)
+    if (status == LK_OK) {
         status = lk_comm_agree(t->comm, begin_directory(t, from, &choice));
+        t->beaten = status == LK_E_BUSY;
+    }
     if (status == LK_OK) status = open_save(t);
     if (status == LK_OK)
         status = lk_starts_append(t->comm, t->io, t->run->directory,
@@ -368,8 +370,8 @@ static lk_status open_watchdog(lk_trainer *t)
     return lk_comm_agree(t->comm, lk_io_attach(t->io, lk_watchdog_io(t->watchdog)));
 }
 
-lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
-                   const lk_reporter *reporter, lk_train_result *result)
+static lk_status train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
+                       const lk_reporter *reporter, lk_train_result *result, bool *beaten)
 {
     lk_trainer t = {.comm = comm,
                  .io = io,
@@ -421,5 +423,16 @@ lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_st
     if (how->watched) how->watched(how->context, false);
     lk_watchdog_close(t.watchdog);
     if (status == LK_OK) *result = t.result;
+    *beaten = t.beaten;
     return status;
+}
+
+lk_status lk_train(lk_comm *comm, lk_io *io, const lk_run *run_file, const lk_start *how,
+                   const lk_reporter *reporter, lk_train_result *result)
+{
+    bool beaten = false;
+    lk_status status = train(comm, io, run_file, how, reporter, result, &beaten);
+    if (!beaten) return status;
+    lk_error_clear(); /* once more, to wait for the other as for one that was first anyway */
+    return train(comm, io, run_file, how, reporter, result, &beaten);
 }

@@ -47,6 +47,7 @@ typedef struct lk_trainer {
      * LK_CHECKPOINT_NONE */
     uint64_t saved, good;
     uint64_t validated; /* step of the last validation; see lk_checkpoint_info */
+    bool beaten; /* another lockstep has begun the run since this one looked for it */
     bool owes; /* the validation after t->start, which was left by a stop */
     uint64_t skipped_in_row; /* steps up to the last whose state was read */
     double begun, best;

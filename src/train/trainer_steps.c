@@ -260,6 +260,24 @@ static lk_status save(lk_trainer *t, uint64_t step)
     return diverged(t, step, what);
 }
 
+/* The validation after `step` has failed: what is trained is no worse for its data, and is saved as
+ * at a stop. All ranks alike. */
+static lk_status save_unvalidated(lk_trainer *t, uint64_t step, lk_status failure)
+{
+    char why[1500];
+    unsigned long long n = step;
+    if ((failure != LK_E_INPUT && failure != LK_E_SYSTEM) || t->how->profile) return failure;
+    snprintf(why, sizeof why, "%s", lk_error_text());
+    lk_error_clear();
+    lk_status status = t->saved == step ? LK_OK : save(t, step);
+    if (status == LK_OK) status = lk_save_finish(t->save);
+    if (status != LK_OK)
+        return lk_fail_suffix(status, "; before, the validation after step %llu failed: %s", n,
+                              why);
+    return lk_fail(failure, "the validation after step %llu: %s; the run is saved up to there, in "
+                   "%s, to go on with --resume", n, why, t->result.checkpoint);
+}
+
 static void stop_after(lk_trainer *t, uint64_t step)
 {
     snprintf(t->result.stopped, sizeof t->result.stopped, "%s", lk_stop_reason(t->stop));
@@ -276,7 +294,9 @@ static lk_status pause_for(lk_trainer *t, uint64_t step, bool evaluation, bool s
     t->own_evaluation = NAN;
     if (evaluation && t->run->eval.batches > 0) {
         bool stop = false;
-        LK_TRY(validate(t, step, &stop));
+        lk_status status = validate(t, step, &stop);
+        bool measured = t->validated == step; /* what failed came after it */
+        if (status != LK_OK) return measured ? status : save_unvalidated(t, step, status);
         if (stop) stop_after(t, step);
         if (stop) saving = t->saved != step && !t->how->profile;
     }
