@@ -216,6 +216,18 @@ bad "--print of no key" "no key 'train.step'|nearest is 'train.steps'" \
     "$LOCKSTEP" train r.yaml --print train.step
 bad "tasks of srun that are no ranks" 'Slurm has started 2 tasks|MPI sees one rank|--mpi=pmix' \
     env SLURM_STEP_NUM_TASKS=2 "$LOCKSTEP" train r.yaml
+# libgomp overflows the stack by so many.
+bad "train by 100,000 threads" 'OMP_NUM_THREADS: expected at most |found 100000; set it to ' \
+    env OMP_NUM_THREADS=100000 "$LOCKSTEP" train r.yaml --set directory=threads
+bad "eval by as many, on two ranks" 'OMP_NUM_THREADS: expected at most |found 100000; set it to ' \
+    2 env OMP_NUM_THREADS=100000 "$LOCKSTEP" eval run c.h5
+many=$(($(env -u OMP_NUM_THREADS nproc) + 1)) # nproc obeys it
+prints "more threads than cores are told" \
+    "warning: $many threads a rank wait for $((many - 1)) core" \
+    env OMP_NUM_THREADS=$many "$LOCKSTEP" train r.yaml --set directory=threads -s train.steps=1
+run env OMP_NUM_THREADS=1 "$LOCKSTEP" train r.yaml --set directory=thread -s train.steps=1
+ok "no more than cores are not" sh -c '! grep "threads a rank wait" "$1"' sh "$work/out"
+rm -r threads thread
 
 # ---- train --plan ------------------------------------------------------------
 

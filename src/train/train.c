@@ -8,6 +8,7 @@
 #include "version.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,6 +186,18 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     return lk_trainer_build(t, saved ? saved->choices : NULL);
 }
 
+/* The CPU device has divided the cores of ranks that share them. */
+static void warn_of_threads(const lk_trainer *t)
+{
+    int threads = omp_get_max_threads(), cores = omp_get_num_procs();
+    char text[200];
+    if (t->device->backend != &lk_backend_cpu || threads <= cores) return;
+    snprintf(text, sizeof text, "warning: %d threads a rank wait for %d core%s at every node of "
+             "the graph, which is many times slower: OMP_NUM_THREADS=%d", threads, cores,
+             cores == 1 ? "" : "s", cores);
+    lk_trainer_say(t, text);
+}
+
 static lk_status open_monitor(lk_trainer *t)
 {
     lk_monitor_options o = {.comm = t->comm,
@@ -344,6 +357,7 @@ static lk_status run(lk_trainer *t)
     if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
+        warn_of_threads(t);
         warn_of_room(t);
         status = lk_trainer_steps(t);
         if (status == LK_E_DEVICE && !t->how->launch_blocking)
