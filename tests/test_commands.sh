@@ -192,6 +192,13 @@ ok "and the same validation log" cmp run/validation.log stop/validation.log
 prints "--resume of a finished run does nothing" 'step-000008.h5|from step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --resume
 ok "to its files" cmp run/loss.log stop/loss.log
+run env DNNL_MAX_CPU_ISA=SSE41 "$LOCKSTEP" train r.yaml --set directory=isa -s train.stop_after=3
+prints "--resume with the same instruction set says nothing of it" 'from step 3|oneDNN' \
+    env DNNL_MAX_CPU_ISA=SSE41 "$LOCKSTEP" train r.yaml --set directory=isa -s train.stop_after=5 -r
+ok "indeed" sh -c '! grep "the checkpoint was written with" "$1"' sh "$work/out"
+prints "with another it is said" 'the checkpoint was written with oneDNN|sse41, this is oneDNN' \
+    "$LOCKSTEP" train r.yaml --set directory=isa --resume
+ok "and recorded" sh -c 'test "$(sed "s/.*devices//" isa/starts.jsonl | sort -u | wc -l)" -eq 2'
 bad "resume to a step before the checkpoint" 'train.steps is 5, but the checkpoint|at step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --set train.steps=5 --resume
 bad "resume to an earlier stop" 'train.stop_after is 5, but the checkpoint|at step 8' \
