@@ -427,7 +427,15 @@ new "a batch not a multiple of the leaves" 'train.batch 9 is not a multiple of t
 new "three ranks for four leaves" 'r.yaml: 3 ranks do not divide 4 leaves' 3
 new "three ranks and no leaves" 'r.yaml: train.leaves: 3 is not a power of two' \
     3 train.leaves=0 train.batch=12
-new "more ranks than leaves" '4 ranks do not divide 2 leaves' 4 train.leaves=2
+new "more ranks than leaves" '4 ranks do not divide 2 leaves|, or raise train.leaves' \
+    4 train.leaves=2
+prints "a start without leaves tells the most ranks that the run can use" \
+    '1 rank, 1 leaf (train.leaves is not set: never more than 1 rank), fp32' \
+    "$LOCKSTEP" train r.yaml --set directory=single --set train.leaves=0 --set train.stop_after=2
+bad "a resume on more" \
+    'r.yaml: 2 ranks do not divide 1 leaves, which the run was started with: |a new run' \
+    2 "$LOCKSTEP" train r.yaml --set directory=single --set train.leaves=0 --resume
+rm -r single
 if [ "$DEVICE" = cpu ] && ! command -v nvidia-smi >/dev/null; then
     run "$LOCKSTEP" train r.yaml --set directory=new --set train.device=cuda
     ok "no GPU: exit code 4, one line" test "$rc" -eq 4 -a "$(wc -l <"$work/err")" -eq 1 -a ! -e new

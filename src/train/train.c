@@ -214,11 +214,14 @@ static lk_status open_monitor(lk_trainer *t)
 
 static void report_start(const lk_trainer *t)
 {
-    char device[200], text[400];
+    char device[200], text[400], most[80] = "";
     t->device->backend->describe(t->device, device, sizeof device);
-    snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
+    if (!t->run->train.leaves)
+        snprintf(most, sizeof most, " (train.leaves is not set: never more than %d rank%s)",
+                 t->leaves, t->leaves == 1 ? "" : "s");
+    snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s%s, %s, on %s; from step %llu",
              (long long)lk_params_learned(t->params), t->comm->size, t->comm->size == 1 ? "" : "s",
-             t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
+             t->leaves, t->leaves == 1 ? "f" : "ves", most, t->run->train.precision, device,
              (unsigned long long)t->start);
     lk_trainer_say(t, text);
     if (t->load_bytes > 0) {
