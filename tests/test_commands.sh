@@ -374,6 +374,14 @@ bad "heads not dividing the width" 'bad.yaml:7: model.heads 3 does not divide mo
     "$LOCKSTEP" train bad.yaml
 printf '{' >bad.yaml
 bad "no YAML" 'bad.yaml:|: not YAML' "$LOCKSTEP" train bad.yaml
+awk 'BEGIN { while (i++ < 60000) printf "[" }' >bad.yaml
+bad "lists 60,000 deep, soon" 'bad.yaml:1: expected keys|nested more than 16 deep' \
+    timeout 2 "$LOCKSTEP" train bad.yaml
+cat r.yaml a.txt a.txt a.txt a.txt >bad.yaml
+bad "a run file that is too large" 'bad.yaml: expected a run file of at most 64 KiB, found more' \
+    "$LOCKSTEP" train bad.yaml
+bad "a pipe that is" '/dev/stdin: expected a run file of at most 64 KiB, found more' \
+    sh -c 'cat r.yaml c.h5 c.h5 c.h5 a.txt a.txt | "$1" train /dev/stdin' sh "$LOCKSTEP"
 bad "no run file" 'none.yaml: cannot read the run file: No such file' "$LOCKSTEP" train none.yaml
 bad "an HDF5 file for a run file" 'c.h5:1: not YAML' "$LOCKSTEP" train c.h5
 new "--set of nothing" "--set: expected KEY=VALUE, found 'seed'" seed
