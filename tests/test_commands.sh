@@ -93,14 +93,18 @@ if [ -c /dev/full ]; then
 fi
 prints "import text, characters" 'vocabulary of 35, digest ' \
     "$LOCKSTEP" import text a.txt -o c.h5 --vocabulary character --validation 0.2
+(printf '\357\273\277' && cat a.txt) >bom.txt
+digest() { "$LOCKSTEP" show "$1" | awk '$1 == "digest" { print $2 }'; }
+prints "a byte order mark is no character" "$(digest c.h5)" \
+    "$LOCKSTEP" import text bom.txt -o bom.h5 -v character -f 0.2
+prints "and no bytes" "$(digest a.h5)" "$LOCKSTEP" import text bom.txt -o bom.h5 --force
 prints "import of several files" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt u.txt -o u.h5 -v character
 prints "import without a validation part" ' and 0 validation tokens' \
     "$LOCKSTEP" import text a.txt -o train_only.h5 -f 0
 prints "import of the other text" 'vocabulary of 35' \
     "$LOCKSTEP" import text other.txt -o o.h5 -v character
-prints "import again gives the same digest" "$( \
-    "$LOCKSTEP" show c.h5 | awk '$1 == "digest" { print $2 }')" \
+prints "import again gives the same digest" "$(digest c.h5)" \
     "$LOCKSTEP" import text a.txt -o again.h5 -v character -f 0.2
 ok "and the same bytes" "$h5same" c.h5 again.h5
 
