@@ -326,6 +326,9 @@ bad "predictions below a file" 'a.txt/p.h5: |Not a directory' \
     "$LOCKSTEP" eval run c.h5 -p a.txt/p.h5
 bad "predictions in no directory, on two ranks" 'none/p.h5: |No such file' \
     2 "$LOCKSTEP" eval run c.h5 -p none/p.h5
+bad "drift in no directory, on two ranks, before any evaluation" 'none/x.prom: ' \
+    2 "$LOCKSTEP" eval run c.h5 --prometheus none/x.prom
+bad "drift over a file that is none" 'a.txt: ' "$LOCKSTEP" eval run c.h5 --prometheus a.txt
 bad "predictions over the data" "c.h5: expected a file of lockstep predictions|'lockstep dataset'" \
     "$LOCKSTEP" eval run c.h5 -p c.h5
 bad "predictions over predictions" 'p2.h5: exists already; give --force' \
