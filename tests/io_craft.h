@@ -67,7 +67,7 @@ static const craft_case craft_cases[] = {
     {CRAFT_DIGEST, "32 hexadecimal digits", "a digest that is none"},
     {CRAFT_RANK, "found u8 in 2", "two dimensions"},
     {CRAFT_TYPE, "found i32 in 1", "tokens of another type"},
-    {CRAFT_FLOAT, "another element type", "tokens of big-endian f32"},
+    {CRAFT_FLOAT, "another element type; convert it (labels to u16", "tokens of big-endian f32"},
     {CRAFT_WIDE, "found u16 in 1", "wide tokens of a small vocabulary"},
     {CRAFT_BIG_TOKEN, "token 3 at 5 is not below the vocabulary size 3", "a token too large"},
     {CRAFT_MISSING, "expected the dataset 'validation/tokens'", "no validation tokens"},

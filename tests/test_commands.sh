@@ -320,6 +320,9 @@ bad "eval on another vocabulary" 'o.h5: |vocabulary' "$LOCKSTEP" eval run o.h5
 bad "eval on bytes of a character model" 'a.h5: |vocabulary' "$LOCKSTEP" eval run a.h5
 prints "import of characters without a validation part" ' and 0 validation tokens' \
     "$LOCKSTEP" import text a.txt -o v.h5 -v character -f 0
+bad "training on them with validation" \
+    'v.h5: expected at least |found 0; keep more for validation (import --validation), set eval.b' \
+    "$LOCKSTEP" train r.yaml --set directory=new --set data.file=v.h5
 bad "eval without validation data" 'v.h5: validation/tokens holds 0 tokens' \
     "$LOCKSTEP" eval run v.h5
 bad "predictions below a file" 'a.txt/p.h5: |Not a directory' \
