@@ -101,7 +101,7 @@ static void state_note(lk_html *p, const lk_history *h, int runs, double now)
                      state, (long long)lk_history_done(h), (long long)lk_history_total(h));
     if (h->unreadable)
         lk_html_note(p, LK_HTML_WARNING,
-                     "%s: %lld lines of its logs make no sense and are left out", h->directory,
+                     "%s: lines of its logs that make no sense, left out: %lld", h->directory,
                      (long long)h->unreadable);
     if (h->run_problem) lk_html_note(p, LK_HTML_WARNING, "%s", h->run_problem);
     if (h->loss.rows == 0) lk_html_note(p, LK_HTML_WARNING, "%s has no steps yet", h->directory);

@@ -240,7 +240,7 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
     draw_progress(&p, h, now);
     draw_start(&p, h);
     if (h->unreadable)
-        line(&p, "%lld lines of its logs make no sense and are left out", (long long)h->unreadable);
+        line(&p, "lines of its logs that make no sense, left out: %lld", (long long)h->unreadable);
     if (h->run_problem) line(&p, "%s", h->run_problem);
     if (h->loss.rows == 0) {
         line(&p, "no steps yet");
