@@ -185,6 +185,8 @@ static lk_status check(lk_dataset *d)
         memcpy(d->digest, digest, LK_DIGEST_TEXT);
     free(digest);
     LK_TRY(status);
+    LK_TRY(lk_h5_has(h->file, d->path, "source", &there));
+    if (there) LK_TRY(lk_h5_get_text(h->file, d->path, "source", &d->source));
     LK_TRY(lk_h5_has(h->file, d->path, "reference", &there));
     if (there) LK_TRY(lk_h5_get_text(h->file, d->path, "reference", &d->reference));
     d->fields = d->kind == LK_TEXT_DATA ? 1 : 2;
@@ -265,6 +267,7 @@ void lk_dataset_close(lk_dataset *d)
     MPI_Comm_free(&d->handles->comm);
     free(d->handles);
     free(d->vocabulary);
+    free(d->source);
     free(d->reference);
     lk_image_format_clear(&d->image);
     lk_table_format_clear(&d->table);

@@ -75,6 +75,7 @@ typedef struct lk_dataset {
     lk_image_format image;
     lk_table_format table;
     char digest[33];
+    char *source;                /* what it was made from, or NULL */
     char *reference;             /* the training split's distribution, JSON (metric/drift.h);
                                     NULL: the file is older */
     char warning[512];           /* one line for the user, "" when there is nothing to say: rows are

@@ -84,7 +84,8 @@ static lk_status find_type(hid_t id, const char *where, const char *path, lk_h5_
         if (H5Tequal(type, lk_h5_type_id(d->type)) > 0) return LK_OK;
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0) return LK_OK;
     return lk_fail(LK_E_INPUT, "%s: '%s': expected f32, f64, i32, u8, u16, u32, u64 or text, "
-                   "found another element type; convert it", where, path);
+                   "found another element type; convert it (labels to u16, images to u8, tokens to "
+                   "u8 or u16, features to f32)", where, path);
 }
 
 static lk_status find_shape(hid_t id, const char *where, const char *path, lk_h5_dataset *d)

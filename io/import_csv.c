@@ -56,6 +56,27 @@ static void list_columns(const importer *m, char *text, size_t size)
     if (n + LONGEST >= size) snprintf(text + n, size - n, ", ... (%d in all)", m->columns);
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* A report names a feature, and --label its column, by the name alone. */
+static lk_status check_names(const lk_csv *c)
+{
+    size_t n = (size_t)c->cells, i = 1;
+    char **name = malloc(n * sizeof *name);
+    if (!name) return lk_fail(LK_E_SYSTEM, "out of memory");
+    memcpy(name, c->cell, n * sizeof *name);
+    qsort(name, n, sizeof *name, by_name);
+    while (i < n && strcmp(name[i - 1], name[i]) != 0) i++;
+    lk_status status = i >= n ? LK_OK
+                       : lk_fail(LK_E_INPUT, "%s:%lld: two columns are named '%.60s'; rename one",
+                                 c->path, (long long)c->line, name[i]);
+    free(name);
+    return status;
+}
+
 /* Names of all columns from the first line of the first file. */
 static lk_status name_columns(importer *m, const lk_csv *c)
 {
@@ -68,9 +89,6 @@ static lk_status name_columns(importer *m, const lk_csv *c)
         snprintf(number, sizeof number, "%d", i + 1);
         const char *name = m->headless ? number : c->cell[i];
         if (strcmp(name, m->job->label) == 0) {
-            if (m->label >= 0)
-                return lk_fail(LK_E_INPUT, "%s:%lld: two columns are named '%.60s'; rename one",
-                               c->path, (long long)c->line, name);
             m->label = i;
             continue;
         }
@@ -169,6 +187,7 @@ static lk_status check_file(importer *m, int file)
                        "%s: expected a table, found nothing; is it the right "
                        "file?",
                        c->path);
+    if (file == 0 && !all_numbers(c)) LK_TRY(check_names(c));
     LK_TRY(file == 0 ? name_columns(m, c) : same_columns(m, c));
     if (file == 0 && !(m->feature = malloc((size_t)m->columns * sizeof(float))))
         return lk_fail(LK_E_SYSTEM, "out of memory");

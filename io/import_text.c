@@ -57,10 +57,19 @@ static lk_status take_all(importer *m, const char *name, int64_t at, size_t n, b
     return LK_OK;
 }
 
+/* Bytes of the byte order mark that some editors put before a text and that is none of it. */
+static int64_t skip_mark(FILE *f)
+{
+    if (getc(f) == 0xEF && getc(f) == 0xBB && getc(f) == 0xBF) return 3;
+    rewind(f);
+    return 0;
+}
+
 static lk_status read_open(importer *m, FILE *f, const char *name, consumer take)
 {
-    int64_t at = 0; /* file position of m->input[0] */
+    int64_t at = skip_mark(f); /* file position of m->input[0] */
     size_t left = 0;
+    m->done_bytes += at;
     for (;;) {
         size_t n = fread(m->input + left, 1, BUFFER, f);
         if (n == 0 && ferror(f))

@@ -93,17 +93,21 @@ static lk_status read_samples(void *argument)
 
 static lk_status too_short(const lk_dataset *d, const lk_loader_options *o, int64_t shard)
 {
-    const char *split = o->split == LK_TRAIN ? "training" : "validation";
-    if (d->kind != LK_TEXT_DATA)
+    bool held = o->split == LK_VALIDATION, text = d->kind == LK_TEXT_DATA;
+    const char *split = held ? "validation" : "training";
+    const char *more = held   ? "keep more for validation (import --validation), set eval.batches "
+                                "to 0, or use"
+                       : text ? "use more text,"
+                              : "use more data,";
+    if (!text)
         return lk_fail(LK_E_INPUT, "%s: expected at least %lld %s samples for each of %d leaves "
-                       "(the batch of a leaf), found %lld; use more data, fewer leaves or a "
-                       "smaller batch", d->path, (long long)(o->span - 1 + o->batch), split,
-                       o->leaves, (long long)shard);
+                       "(the batch of a leaf), found %lld; %s fewer leaves or a smaller batch",
+                       d->path, (long long)(o->span - 1 + o->batch), split, o->leaves,
+                       (long long)shard, more);
     return lk_fail(LK_E_INPUT, "%s: expected at least %lld %s tokens for each of %d leaves "
-                   "(context %lld, batch %lld of a leaf), found %lld; use more text, fewer "
-                   "leaves or a shorter context", d->path, (long long)(o->span - 1 + o->batch),
-                   split, o->leaves, (long long)o->span - 1, (long long)o->batch,
-                   (long long)shard);
+                   "(context %lld, batch %lld of a leaf), found %lld; %s fewer leaves or a shorter "
+                   "context", d->path, (long long)(o->span - 1 + o->batch), split, o->leaves,
+                   (long long)o->span - 1, (long long)o->batch, (long long)shard, more);
 }
 
 static lk_status check(const lk_dataset *d, const lk_loader_options *o, int64_t shard)

@@ -202,7 +202,7 @@ static void put_columns(const view *v, const lk_table_format *f)
     if (f->columns > 100) put_line(v, "", "...");
 }
 
-static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
+static lk_status put_dataset(const view *v, lk_dataset *d)
 {
     const char *unit = d->kind == LK_TEXT_DATA ? "tokens" : "samples";
     char retried[400];
@@ -212,7 +212,7 @@ static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
     if (d->kind == LK_TEXT_DATA) put_vocabulary(v, d->vocabulary_size, d->characters);
     if (d->kind == LK_IMAGE_DATA) put_image_shape(v, &d->image);
     if (d->kind == LK_TABLE_DATA) put_columns(v, &d->table);
-    put_line(v, "source", source);
+    if (d->source) put_line(v, "source", d->source);
     put_line(v, "digest", d->digest);
     if (d->warning[0]) put_line(v, "warning", d->warning);
     if (lk_dataset_retried(d, retried, sizeof retried)) put_line(v, "warning", retried);
@@ -224,12 +224,9 @@ static lk_status put_dataset(const view *v, lk_dataset *d, const char *source)
 static lk_status show_dataset(const view *v)
 {
     lk_dataset *d = NULL;
-    char *source = NULL;
-    LK_TRY(lk_h5_get_text(v->file, v->path, "source", &source));
-    lk_status status = lk_dataset_open(v->io, MPI_COMM_SELF, v->path, &d);
-    if (status == LK_OK) status = put_dataset(v, d, source);
+    LK_TRY(lk_dataset_open(v->io, MPI_COMM_SELF, v->path, &d));
+    lk_status status = put_dataset(v, d);
     lk_dataset_close(d);
-    free(source);
     return status;
 }
 

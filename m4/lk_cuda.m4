@@ -63,7 +63,7 @@ AS_IF([test "x$with_cuda" != xno], [
   ])
   AS_IF([test -z "$lk_cuda_why"],
     [lk_cuda_summary="$lk_cuda_version ($lk_cuda_dir), architectures $with_cuda_arch"],
-    [test "x$with_cuda" != xguess], [AC_MSG_ERROR([CUDA was asked for, but $lk_cuda_why])],
+    [test "x$with_cuda" != xguess], [AC_MSG_ERROR([CUDA was asked for, but $lk_cuda_why; give --with-cuda=DIR with bin/nvcc in DIR, or --with-cuda=no])],
     [lk_cuda_summary="no ($lk_cuda_why): this is a CPU-only build"])
 ])
 AS_CASE([$lk_cuda_summary], [no*], [lk_have_cuda=no], [lk_have_cuda=yes])

@@ -16,6 +16,8 @@ typedef enum craft_how {
     CRAFT_SCHEMA,
     CRAFT_SCHEMA_NUMBER,
     CRAFT_SCHEMA_VARIABLE,
+    CRAFT_SOURCE_VARIABLE,
+    CRAFT_NO_SOURCE,
     CRAFT_VERSION,
     CRAFT_KIND,
     CRAFT_DIGEST,
@@ -62,12 +64,14 @@ static const craft_case craft_cases[] = {
     {CRAFT_SCHEMA, "found schema 'lockstep checkpoint'", "another schema"},
     {CRAFT_SCHEMA_NUMBER, "expected one text", "a number for a schema"},
     {CRAFT_SCHEMA_VARIABLE, "found one of variable length", "text of variable length"},
+    {CRAFT_SOURCE_VARIABLE, "'source': expected text of a fixed length", "such text for a source"},
+    {CRAFT_NO_SOURCE, NULL, "no source"},
     {CRAFT_VERSION, "found version 3", "another version"},
     {CRAFT_KIND, "found 'image'", "another kind"},
     {CRAFT_DIGEST, "32 hexadecimal digits", "a digest that is none"},
     {CRAFT_RANK, "found u8 in 2", "two dimensions"},
     {CRAFT_TYPE, "found i32 in 1", "tokens of another type"},
-    {CRAFT_FLOAT, "another element type", "tokens of big-endian f32"},
+    {CRAFT_FLOAT, "another element type; convert it (labels to u16", "tokens of big-endian f32"},
     {CRAFT_WIDE, "found u16 in 1", "wide tokens of a small vocabulary"},
     {CRAFT_BIG_TOKEN, "token 3 at 5 is not below the vocabulary size 3", "a token too large"},
     {CRAFT_MISSING, "expected the dataset 'validation/tokens'", "no validation tokens"},
@@ -189,19 +193,24 @@ static inline void craft_vocabulary(const craft *c, hid_t file)
     H5Sclose(space);
 }
 
+/* As h5py writes it. */
+static inline void craft_variable(hid_t file, const char *name, const char *text)
+{
+    hid_t space = H5Screate(H5S_SCALAR), type = H5Tcopy(H5T_C_S1);
+    H5Tset_size(type, H5T_VARIABLE);
+    hid_t a = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    H5Awrite(a, type, &text);
+    H5Aclose(a);
+    H5Tclose(type);
+    H5Sclose(space);
+}
+
 static inline void craft_attributes(const craft *c, hid_t file)
 {
     if (c->how == CRAFT_SCHEMA_NUMBER) {
         lk_h5_set_u64(file, c->path, "schema", 1);
-    } else if (c->how == CRAFT_SCHEMA_VARIABLE) { /* as h5py writes it */
-        const char *text = "lockstep dataset";
-        hid_t space = H5Screate(H5S_SCALAR), type = H5Tcopy(H5T_C_S1);
-        H5Tset_size(type, H5T_VARIABLE);
-        hid_t a = H5Acreate2(file, "schema", type, space, H5P_DEFAULT, H5P_DEFAULT);
-        H5Awrite(a, type, &text);
-        H5Aclose(a);
-        H5Tclose(type);
-        H5Sclose(space);
+    } else if (c->how == CRAFT_SCHEMA_VARIABLE) {
+        craft_variable(file, "schema", "lockstep dataset");
     } else if (c->how == CRAFT_REFERENCE_ATTRIBUTE) {
         hid_t space = H5Screate(H5S_SCALAR);
         hid_t a = H5Acreate2(file, "schema", H5T_STD_REF_OBJ, space, H5P_DEFAULT, H5P_DEFAULT);
@@ -215,7 +224,10 @@ static inline void craft_attributes(const craft *c, hid_t file)
     lk_h5_set_text(file, c->path, "kind", c->how == CRAFT_KIND ? "image" : "text");
     lk_h5_set_text(file, c->path, "vocabulary",
                    c->how == CRAFT_VOCABULARY_KIND ? "word" : "character");
-    lk_h5_set_text(file, c->path, "source", c->how == CRAFT_CONTROL ? "evil\033[2Jname" : "hand");
+    if (c->how == CRAFT_SOURCE_VARIABLE) craft_variable(file, "source", "hello");
+    else if (c->how != CRAFT_NO_SOURCE)
+        lk_h5_set_text(file, c->path, "source",
+                       c->how == CRAFT_CONTROL ? "evil\033[2Jname" : "hand");
     lk_h5_set_text(file, c->path, "digest",
                    c->how == CRAFT_DIGEST ? "0123" : "0123456789abcdef0123456789abcdef");
 }

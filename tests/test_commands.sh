@@ -93,14 +93,18 @@ if [ -c /dev/full ]; then
 fi
 prints "import text, characters" 'vocabulary of 35, digest ' \
     "$LOCKSTEP" import text a.txt -o c.h5 --vocabulary character --validation 0.2
+(printf '\357\273\277' && cat a.txt) >bom.txt
+digest() { "$LOCKSTEP" show "$1" | awk '$1 == "digest" { print $2 }'; }
+prints "a byte order mark is no character" "$(digest c.h5)" \
+    "$LOCKSTEP" import text bom.txt -o bom.h5 -v character -f 0.2
+prints "and no bytes" "$(digest a.h5)" "$LOCKSTEP" import text bom.txt -o bom.h5 --force
 prints "import of several files" 'vocabulary of ' \
     "$LOCKSTEP" import text a.txt u.txt -o u.h5 -v character
 prints "import without a validation part" ' and 0 validation tokens' \
     "$LOCKSTEP" import text a.txt -o train_only.h5 -f 0
 prints "import of the other text" 'vocabulary of 35' \
     "$LOCKSTEP" import text other.txt -o o.h5 -v character
-prints "import again gives the same digest" "$( \
-    "$LOCKSTEP" show c.h5 | awk '$1 == "digest" { print $2 }')" \
+prints "import again gives the same digest" "$(digest c.h5)" \
     "$LOCKSTEP" import text a.txt -o again.h5 -v character -f 0.2
 ok "and the same bytes" "$h5same" c.h5 again.h5
 
@@ -192,6 +196,13 @@ ok "and the same validation log" cmp run/validation.log stop/validation.log
 prints "--resume of a finished run does nothing" 'step-000008.h5|from step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --resume
 ok "to its files" cmp run/loss.log stop/loss.log
+run env DNNL_MAX_CPU_ISA=SSE41 "$LOCKSTEP" train r.yaml --set directory=isa -s train.stop_after=3
+prints "--resume with the same instruction set says nothing of it" 'from step 3|oneDNN' \
+    env DNNL_MAX_CPU_ISA=SSE41 "$LOCKSTEP" train r.yaml --set directory=isa -s train.stop_after=5 -r
+ok "indeed" sh -c '! grep "the checkpoint was written with" "$1"' sh "$work/out"
+prints "with another it is said" 'the checkpoint was written with oneDNN|sse41, this is oneDNN' \
+    "$LOCKSTEP" train r.yaml --set directory=isa --resume
+ok "and recorded" sh -c 'test "$(sed "s/.*devices//" isa/starts.jsonl | sort -u | wc -l)" -eq 2'
 bad "resume to a step before the checkpoint" 'train.steps is 5, but the checkpoint|at step 8' \
     "$LOCKSTEP" train r.yaml --set directory=stop --set train.steps=5 --resume
 bad "resume to an earlier stop" 'train.stop_after is 5, but the checkpoint|at step 8' \
@@ -216,6 +227,18 @@ bad "--print of no key" "no key 'train.step'|nearest is 'train.steps'" \
     "$LOCKSTEP" train r.yaml --print train.step
 bad "tasks of srun that are no ranks" 'Slurm has started 2 tasks|MPI sees one rank|--mpi=pmix' \
     env SLURM_STEP_NUM_TASKS=2 "$LOCKSTEP" train r.yaml
+# libgomp overflows the stack by so many.
+bad "train by 100,000 threads" 'OMP_NUM_THREADS: expected at most |found 100000; set it to ' \
+    env OMP_NUM_THREADS=100000 "$LOCKSTEP" train r.yaml --set directory=threads
+bad "eval by as many, on two ranks" 'OMP_NUM_THREADS: expected at most |found 100000; set it to ' \
+    2 env OMP_NUM_THREADS=100000 "$LOCKSTEP" eval run c.h5
+many=$(($(env -u OMP_NUM_THREADS nproc) + 1)) # nproc obeys it
+prints "more threads than cores are told" \
+    "warning: $many threads a rank wait for $((many - 1)) core" \
+    env OMP_NUM_THREADS=$many "$LOCKSTEP" train r.yaml --set directory=threads -s train.steps=1
+run env OMP_NUM_THREADS=1 "$LOCKSTEP" train r.yaml --set directory=thread -s train.steps=1
+ok "no more than cores are not" sh -c '! grep "threads a rank wait" "$1"' sh "$work/out"
+rm -r threads thread
 
 # ---- train --plan ------------------------------------------------------------
 
@@ -297,12 +320,18 @@ bad "eval on another vocabulary" 'o.h5: |vocabulary' "$LOCKSTEP" eval run o.h5
 bad "eval on bytes of a character model" 'a.h5: |vocabulary' "$LOCKSTEP" eval run a.h5
 prints "import of characters without a validation part" ' and 0 validation tokens' \
     "$LOCKSTEP" import text a.txt -o v.h5 -v character -f 0
+bad "training on them with validation" \
+    'v.h5: expected at least |found 0; keep more for validation (import --validation), set eval.b' \
+    "$LOCKSTEP" train r.yaml --set directory=new --set data.file=v.h5
 bad "eval without validation data" 'v.h5: validation/tokens holds 0 tokens' \
     "$LOCKSTEP" eval run v.h5
 bad "predictions below a file" 'a.txt/p.h5: |Not a directory' \
     "$LOCKSTEP" eval run c.h5 -p a.txt/p.h5
 bad "predictions in no directory, on two ranks" 'none/p.h5: |No such file' \
     2 "$LOCKSTEP" eval run c.h5 -p none/p.h5
+bad "drift in no directory, on two ranks, before any evaluation" 'none/x.prom: ' \
+    2 "$LOCKSTEP" eval run c.h5 --prometheus none/x.prom
+bad "drift over a file that is none" 'a.txt: ' "$LOCKSTEP" eval run c.h5 --prometheus a.txt
 bad "predictions over the data" "c.h5: expected a file of lockstep predictions|'lockstep dataset'" \
     "$LOCKSTEP" eval run c.h5 -p c.h5
 bad "predictions over predictions" 'p2.h5: exists already; give --force' \
@@ -355,6 +384,14 @@ bad "heads not dividing the width" 'bad.yaml:7: model.heads 3 does not divide mo
     "$LOCKSTEP" train bad.yaml
 printf '{' >bad.yaml
 bad "no YAML" 'bad.yaml:|: not YAML' "$LOCKSTEP" train bad.yaml
+awk 'BEGIN { while (i++ < 60000) printf "[" }' >bad.yaml
+bad "lists 60,000 deep, soon" 'bad.yaml:1: expected keys|nested more than 16 deep' \
+    timeout 2 "$LOCKSTEP" train bad.yaml
+cat r.yaml a.txt a.txt a.txt a.txt >bad.yaml
+bad "a run file that is too large" 'bad.yaml: expected a run file of at most 64 KiB, found more' \
+    "$LOCKSTEP" train bad.yaml
+bad "a pipe that is" '/dev/stdin: expected a run file of at most 64 KiB, found more' \
+    sh -c 'cat r.yaml c.h5 c.h5 c.h5 a.txt a.txt | "$1" train /dev/stdin' sh "$LOCKSTEP"
 bad "no run file" 'none.yaml: cannot read the run file: No such file' "$LOCKSTEP" train none.yaml
 bad "an HDF5 file for a run file" 'c.h5:1: not YAML' "$LOCKSTEP" train c.h5
 new "--set of nothing" "--set: expected KEY=VALUE, found 'seed'" seed
@@ -408,7 +445,15 @@ new "a batch not a multiple of the leaves" 'train.batch 9 is not a multiple of t
 new "three ranks for four leaves" 'r.yaml: 3 ranks do not divide 4 leaves' 3
 new "three ranks and no leaves" 'r.yaml: train.leaves: 3 is not a power of two' \
     3 train.leaves=0 train.batch=12
-new "more ranks than leaves" '4 ranks do not divide 2 leaves' 4 train.leaves=2
+new "more ranks than leaves" '4 ranks do not divide 2 leaves|, or raise train.leaves' \
+    4 train.leaves=2
+prints "a start without leaves tells the most ranks that the run can use" \
+    '1 rank, 1 leaf (train.leaves is not set: never more than 1 rank), fp32' \
+    "$LOCKSTEP" train r.yaml --set directory=single --set train.leaves=0 --set train.stop_after=2
+bad "a resume on more" \
+    'r.yaml: 2 ranks do not divide 1 leaves, which the run was started with: |a new run' \
+    2 "$LOCKSTEP" train r.yaml --set directory=single --set train.leaves=0 --resume
+rm -r single
 if [ "$DEVICE" = cpu ] && ! command -v nvidia-smi >/dev/null; then
     run "$LOCKSTEP" train r.yaml --set directory=new --set train.device=cuda
     ok "no GPU: exit code 4, one line" test "$rc" -eq 4 -a "$(wc -l <"$work/err")" -eq 1 -a ! -e new

@@ -330,6 +330,7 @@ static void check_csv_errors(void)
               "no label");
     csv_fails("1,2\n3,4\n", "y", "a first line of numbers alone", "no label without names");
     csv_fails("a,a\n1,2\n", "a", "two columns are named 'a'", "two labels");
+    csv_fails("b,a,y,a\n1,2,3,4\n", "y", "bad.csv:1: two columns are named 'a'", "two features");
     csv_fails("y\n1\n", "y", "1 to 65536 columns of features", "no features");
     csv_fails("a,y\n", "y", "expected rows of numbers, found none", "no rows");
     csv_fails("a,y\n1,\"2\n3,4\n", "y", "bad.csv:2: expected a closing quote", "an open quote");

@@ -100,6 +100,25 @@ static void progress(const char *path)
            "a bar on a terminal, gone at the end");
 }
 
+static void rates(const char *path)
+{
+    static const struct {
+        double rate;
+        const char *text;
+    } of[] = {{0.01234, "  0.01234 samples/s"}, {379.14, "  379.1 samples/s"},
+              {9999.4, "  9999 samples/s"}, {31812.4, "  31812 samples/s"}};
+    char text[4096];
+    lk_progress p;
+    FILE *f = fopen(path, "w");
+    lk_progress_init(&p, f, false, 1);
+    for (int i = 0; i < 4; i++) lk_progress_step(&p, i + 1, 4, 0.5, of[i].rate, 1);
+    fclose(f);
+    read_file(path, text, sizeof text);
+    for (int i = 0; i < 4; i++)
+        tap_ok(strstr(text, of[i].text) != NULL, "a rate without exponent:%s", of[i].text);
+    unlink(path);
+}
+
 /* ---- histogram ------------------------------------------------------------------------------- */
 
 static double worst_error(const lk_histogram *h, const double *sorted, int n)
@@ -370,6 +389,7 @@ int main(void)
     if (!mkdtemp(directory) || chdir(directory) != 0) return 99;
     digits();
     progress("progress");
+    rates("progress");
     histograms();
     outliers();
     event_files();

@@ -369,7 +369,7 @@ for name in loss.log validation.log run.jsonl starts.jsonl; do
     { head -c 5000 /dev/urandom && echo; } >noise/$name
 done
 prints "watch of noise" 'noise: unreadable: no line of its logs makes sense|\
-lines of its logs make no sense and are left out|noise/run.yaml:|no steps yet' \
+lines of its logs that make no sense, left out: |noise/run.yaml:|no steps yet' \
     "$LOCKSTEP" watch noise --once
 run "$LOCKSTEP" report noise -o noise.html
 ok "the report says so" grep -q 'the run is unreadable: no line of its logs makes sense' noise.html
@@ -405,7 +405,8 @@ cp -R whole broken
 sed '9s/.*/{"event":"step", oh/' whole/run.jsonl >broken/run.jsonl
 echo 'unknown_key: 1' >>broken/run.yaml
 prints "report of a broken log" 'x.html' "$LOCKSTEP" report broken -o x.html
-ok "says how many lines make no sense" grep -q '1 lines of its logs make no sense' x.html
+ok "says how many lines make no sense" \
+    grep -q 'lines of its logs that make no sense, left out: 1<' x.html
 ok "and that the run file is of another version" grep -q "unknown key .*unknown_key" x.html
 
 # A run file with a line that is no key, a step that took for ever.

@@ -466,6 +466,8 @@ static const mistake mistakes[] = {
      {"run.yaml:4: trace.to 5 is before trace.from 9"}},
     {"steps to trace, given twice", MINIMUM "trace: {from: 3, steps: [9, 5]}\n", NULL,
      {"run.yaml:4: 'trace.from' is given twice"}},
+    {"lists in lists", MINIMUM "seed: [[[[[[[[[[[[[[[[\n", NULL,
+     {"run.yaml:4: expected keys in sections, found lists or mappings nested more than 16 deep"}},
     {"a number beyond 64 bits", MINIMUM "seed: 99999999999999999999\n", NULL,
      {"run.yaml:4: 'seed': expected a whole number from 0 to 1e+15, found '99999999999999999999'"}},
 };

@@ -128,7 +128,8 @@ struct lk_backend {
     void (*replayable_destroy)(lk_device *d, void *replayable);
 
     /* Library algorithm choices made so far, as text lines; a caller frees *text. set() before
-     * prepare() makes them binding: the same choices give the same bits. */
+     * prepare() makes them binding: the same choices give the same bits. A line "library" TAB NAME
+     * is told of, not binding. */
     lk_status (*choices_get)(lk_device *d, char **text);
     lk_status (*choices_set)(lk_device *d, const char *text);
     /* What prepare() did to choose. NULL: there is nothing to choose. */

@@ -28,6 +28,14 @@ static inline const char *lk_digits_duration(double seconds, char text[32])
     return text;
 }
 
+/* Four digits, or all before the point: without an exponent. Returns `text`. */
+static inline const char *lk_digits_rate(double rate, char text[32])
+{
+    if (rate >= 9999.5 && rate < 1e20) snprintf(text, 32, "%.0f", rate);
+    else snprintf(text, 32, "%.4g", rate);
+    return text;
+}
+
 /* "[====>     ]  42%", `size` characters between the brackets; none where the total, 0, is not
  * known. Returns `text`, with room for size + 8. */
 static inline const char *lk_digits_bar(int64_t done, int64_t total, int size, char *text)

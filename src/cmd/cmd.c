@@ -3,6 +3,7 @@
 #include "doctor/doctor.h"
 
 #include <errno.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,17 @@ static lk_status joined(const lk_comm *comm)
                    tasks);
 }
 
+/* So many are a slip of the hand, and OpenMP overflows the stack where it starts them. */
+static lk_status fit_threads(void)
+{
+    int threads = omp_get_max_threads(), cores = omp_get_num_procs();
+    int most = 4 * cores > 1024 ? 4 * cores : 1024;
+    if (threads <= most) return LK_OK;
+    return lk_fail(LK_E_INPUT, "OMP_NUM_THREADS: expected at most %d threads on the %d core%s "
+                   "here, found %d; set it to the number of cores, or unset it", most, cores,
+                   cores == 1 ? "" : "s", threads);
+}
+
 int lk_cmd_verdict_code(lk_status status)
 {
     return status == LK_E_INPUT      ? LK_CMD_MISUSED
@@ -211,6 +223,7 @@ static int start(const char *name, int how, lk_status (*job)(const lk_world *w, 
     if (how & ANY_MPI) lk_error_clear();
     if (how & ANY_MPI) status = LK_OK;
     else if (status == LK_OK) status = joined(w.comm);
+    if (status == LK_OK && !(how & ANY_MPI)) status = fit_threads();
     if (status == LK_OK && (how & ALONE) && w.comm->size > 1)
         status = lk_fail(LK_E_INPUT, "%s works alone, found %d ranks; start it without mpirun",
                          name, w.comm->size);

@@ -1,4 +1,5 @@
 /* lockstep eval CHECKPOINT DATA [--predictions OUT.h5 [--force]] */
+#include "base/replace.h"
 #include "base/utf8.h"
 #include "cmd/cmd.h"
 #include "metric/drift_prometheus.h"
@@ -124,10 +125,14 @@ static lk_status job(const lk_world *w, void *context)
 {
     const options *o = context;
     lk_evaluation e;
+    lk_status status = LK_OK;
+    if (o->prometheus && w->comm->rank == 0)
+        status = lk_replace_check(o->prometheus, LK_BEGINS_METRICS);
+    LK_TRY(lk_comm_agree(w->comm, status));
     LK_TRY(lk_evaluate(w->comm, w->io, &o->scoring, &e));
     if (w->comm->rank == 0 && e.warning[0]) fprintf(stderr, "warning: %s\n", e.warning);
     if (w->comm->rank == 0) print(&e);
-    lk_status status = w->comm->rank == 0 ? write_drift(o, &e) : LK_OK;
+    if (w->comm->rank == 0) status = write_drift(o, &e);
     lk_evaluation_clear(&e);
     return lk_comm_agree(w->comm, status);
 }

@@ -139,12 +139,12 @@ static lk_status prepare(lk_device *d, const lk_node *n, size_t *scratch)
     return LK_OK;
 }
 
-/* Nothing is chosen on the CPU: the text only names the backend. */
+/* Nothing is chosen on the CPU: the text only names the backend and its library. */
 static lk_status choices_get(lk_device *d, char **text)
 {
     (void)d;
-    *text = strdup("backend\tcpu\n");
-    return *text ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
+    int n = asprintf(text, "backend\tcpu\nlibrary\t%s\n", lk_cpu_matmul_library());
+    return n >= 0 ? LK_OK : lk_fail(LK_E_SYSTEM, "out of memory");
 }
 
 static lk_status choices_set(lk_device *d, const char *text)

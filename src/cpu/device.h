@@ -77,7 +77,8 @@ lk_status lk_cpu_gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float a
 /* The same by all threads, dense. */
 lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float *a,
                         const float *b, float beta, float *c);
-const char *lk_cpu_matmul_library(void); /* "oneDNN 2.6.3" */
+/* "oneDNN 2.6.3 avx2": with another version or instruction set sums may have other bits. */
+const char *lk_cpu_matmul_library(void);
 /* {"version", "header", "path"} of the library loaded, of the headers compiled with, and its file.
  * LK_E_SYSTEM: out of memory. The caller owns *facts. */
 lk_status lk_cpu_matmul_facts(json_t **facts);

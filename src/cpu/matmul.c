@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 #include <dnnl.h>
+#include <dnnl_debug.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -49,9 +50,11 @@ lk_status lk_cpu_matmul(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const
 
 const char *lk_cpu_matmul_library(void)
 {
-    static char text[48];
+    static char text[80];
     const dnnl_version_t *v = dnnl_version();
-    snprintf(text, sizeof text, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
+    const char *isa = dnnl_cpu_isa2str(dnnl_get_effective_cpu_isa());
+    if (strncmp(isa, "cpu_isa_", 8) == 0) isa += 8;
+    snprintf(text, sizeof text, "oneDNN %d.%d.%d %s", v->major, v->minor, v->patch, isa);
     return text;
 }
 

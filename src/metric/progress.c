@@ -52,10 +52,10 @@ void lk_progress_step(lk_progress *p, int64_t done, int64_t total, double loss, 
                     : !last && done != 1 && done % p->every != 0)
         return;
     p->drawn = now;
-    char rest[200], left[32];
+    char rest[200], left[32], speed[32];
     lk_digits_duration((double)(total - done) * step_seconds, left);
-    snprintf(rest, sizeof rest, "step %lld/%lld  loss %.4f  %.4g samples/s  ETA %s",
-             (long long)done, (long long)total, loss, rate, left);
+    snprintf(rest, sizeof rest, "step %lld/%lld  loss %.4f  %s samples/s  ETA %s",
+             (long long)done, (long long)total, loss, lk_digits_rate(rate, speed), left);
     show(p, done, total, rest);
 }
 
@@ -69,11 +69,11 @@ void lk_progress_count(lk_progress *p, int64_t done, int64_t total, const char *
     }
     if (now - p->drawn < (p->terminal ? REDRAW : (double)p->every)) return;
     p->drawn = now;
-    char rest[200], left[32] = "-";
+    char rest[200], left[32] = "-", speed[32];
     double rate = now > p->began ? (double)(done - p->first) / (now - p->began) : 0;
     if (rate > 0) lk_digits_duration((double)(total - done) / rate, left);
-    snprintf(rest, sizeof rest, "%lld/%lld %s  %.4g/s  ETA %s", (long long)done, (long long)total,
-             what, rate, left);
+    snprintf(rest, sizeof rest, "%lld/%lld %s  %s/s  ETA %s", (long long)done, (long long)total,
+             what, lk_digits_rate(rate, speed), left);
     show(p, done, total, rest);
 }
 

@@ -39,7 +39,7 @@ static void tiles(lk_html *p, const lk_history *h)
 {
     int64_t at = 0;
     double best = lk_history_best(h, &at);
-    char duration[32];
+    char duration[32], rate[32];
     lk_html_tiles_begin(p);
     char name[64];
     snprintf(name, sizeof name, "steps of %lld", (long long)lk_history_total(h));
@@ -51,7 +51,8 @@ static void tiles(lk_html *p, const lk_history *h)
     if (!isnan(accuracy)) lk_html_tile(p, "accuracy", "%.2f %%", 100 * accuracy);
     if (h->record.rows) {
         lk_html_tile(p, "time", "%s", lk_digits_duration(lk_history_worked(h), duration));
-        lk_html_tile(p, "samples a second", "%.4g", lk_history_last(&h->record, LK_RECORD_RATE));
+        lk_html_tile(p, "samples a second", "%s",
+                     lk_digits_rate(lk_history_last(&h->record, LK_RECORD_RATE), rate));
         lk_html_tile(p, "step p50", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P50));
         lk_html_tile(p, "step p99", "%.4g ms", lk_history_last(&h->record, LK_RECORD_P99));
         lk_html_tile(p, "host memory", "%.1f MiB",
@@ -70,13 +71,14 @@ static void comparison(lk_html *p, int runs, lk_history *const *h)
     lk_html_table_begin(p, "Where the runs stand", 11, heading, "lr");
     for (int r = 0; r < runs; r++) {
         const lk_table *t = &h[r]->record;
-        char duration[32];
+        char duration[32], rate[32];
+        double samples = lk_history_last(t, LK_RECORD_RATE);
         lk_html_cell(p, "%s", h[r]->directory);
         lk_html_cell(p, "%lld", (long long)lk_history_done(h[r]));
         figure(p, "%.4f", lk_history_last(&h[r]->loss, LK_LOSS));
         figure(p, "%.4f", lk_history_best(h[r], NULL));
         figure(p, "%.4f", lk_history_last(&h[r]->validation, LK_VALID_ACCURACY));
-        figure(p, "%.4g", lk_history_last(t, LK_RECORD_RATE));
+        lk_html_cell(p, "%s", isnan(samples) ? "-" : lk_digits_rate(samples, rate));
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P50));
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P95));
         figure(p, "%.4g", lk_history_last(t, LK_RECORD_P99));
@@ -101,7 +103,7 @@ static void state_note(lk_html *p, const lk_history *h, int runs, double now)
                      state, (long long)lk_history_done(h), (long long)lk_history_total(h));
     if (h->unreadable)
         lk_html_note(p, LK_HTML_WARNING,
-                     "%s: %lld lines of its logs make no sense and are left out", h->directory,
+                     "%s: lines of its logs that make no sense, left out: %lld", h->directory,
                      (long long)h->unreadable);
     if (h->run_problem) lk_html_note(p, LK_HTML_WARNING, "%s", h->run_problem);
     if (h->loss.rows == 0) lk_html_note(p, LK_HTML_WARNING, "%s has no steps yet", h->directory);

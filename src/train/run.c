@@ -430,45 +430,66 @@ static lk_status load(yaml_parser_t *parser, const char *name, int sets, const c
     return LK_OK;
 }
 
+/* A run file is two deep; libyaml's time grows by the square of the depth. Errors are load()'s. */
+static lk_status check_depth(yaml_parser_t *parser, const char *name)
+{
+    enum { DEEPEST = 16 };
+    yaml_event_t e;
+    int line = 0, depth = 0;
+    for (bool more = true; more && !line && yaml_parser_parse(parser, &e);) {
+        depth += e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_MAPPING_START_EVENT;
+        depth -= e.type == YAML_SEQUENCE_END_EVENT || e.type == YAML_MAPPING_END_EVENT;
+        if (depth > DEEPEST) line = (int)e.start_mark.line + 1;
+        more = e.type != YAML_STREAM_END_EVENT;
+        yaml_event_delete(&e);
+    }
+    return line ? lk_fail(LK_E_INPUT, "%s:%d: expected keys in sections, found lists or mappings "
+                          "nested more than %d deep; is it a run file? 'lockstep help run-file' "
+                          "lists the keys", name, line, DEEPEST)
+                : LK_OK;
+}
+
 static lk_status parse(const char *name, const char *text, size_t size, int sets,
                        const char *const *set_text, lk_run *run)
 {
-    yaml_parser_t parser;
-    if (!yaml_parser_initialize(&parser)) return lk_fail(LK_E_SYSTEM, "out of memory");
-    yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
-    lk_status status = load(&parser, name, sets, set_text, run);
-    yaml_parser_delete(&parser);
+    lk_status status = LK_OK;
+    for (int pass = 0; pass < 2 && status == LK_OK; pass++) {
+        yaml_parser_t parser;
+        if (!yaml_parser_initialize(&parser)) return lk_fail(LK_E_SYSTEM, "out of memory");
+        yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
+        status = pass == 0 ? check_depth(&parser, name) : load(&parser, name, sets, set_text, run);
+        yaml_parser_delete(&parser);
+    }
     return status;
 }
 
-/* What is no file, or is too large for a run file: as it comes, until it is not YAML any more. */
+enum { MOST = 64 << 10 }; /* bytes of a run file */
+
+/* What is no file, or is too large for a run file. */
 static lk_status load_stream(const char *path, int sets, const char *const *text, lk_run *run)
 {
-    yaml_parser_t parser;
+    static char bytes[MOST + 1];
     struct stat s;
     if (stat(path, &s) == 0 && S_ISDIR(s.st_mode))
         return lk_fail(LK_E_INPUT, "%s: expected a run file, found a directory; the run file of a "
                        "run is run.yaml in its directory", path);
     FILE *f = fopen(path, "rb");
-    if (!f)
-        return lk_fail(lk_status_of_errno(errno), "%s: cannot read the run file: %s; check the "
-                       "path and its permissions", path, strerror(errno));
-    if (!yaml_parser_initialize(&parser)) {
-        fclose(f);
-        return lk_fail(LK_E_SYSTEM, "out of memory");
-    }
-    yaml_parser_set_input_file(&parser, f);
-    lk_status status = load(&parser, path, sets, text, run);
-    yaml_parser_delete(&parser);
-    fclose(f);
-    return status;
+    size_t size = f ? fread(bytes, 1, sizeof bytes, f) : 0;
+    int error = !f || ferror(f) ? errno : 0;
+    if (f) fclose(f);
+    if (error)
+        return lk_fail(lk_status_of_errno(error), "%s: cannot read the run file: %s; check the "
+                       "path and its permissions", path, strerror(error));
+    if (size > MOST)
+        return lk_fail(LK_E_INPUT, "%s: expected a run file of at most %d KiB, found more; is it "
+                       "one? 'lockstep help run-file' lists the keys", path, MOST >> 10);
+    return parse(path, bytes, size, sets, text, run);
 }
 
 /* A job reads its run file at every start: a disk that fails for a moment must not end it, nor one
  * that fails for longer pass for bad input. */
 lk_status lk_run_load(const char *path, int sets, const char *const *text, lk_run *run)
 {
-    enum { MOST = 1 << 20 };
     char *bytes;
     size_t size;
     LK_TRY(lk_small_file(path, "the run file", MOST, &bytes, &size));

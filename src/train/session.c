@@ -282,8 +282,10 @@ lk_status lk_session_leaves(const lk_comm *comm, const lk_run *run, int saved, i
         return lk_fail(LK_E_INPUT, "%s: train.leaves: %d is not a power of two; set it in the run "
                        "file or start a power-of-two number of ranks", run->path, leaves);
     if (leaves % size)
-        return lk_fail(LK_E_INPUT, "%s: %d ranks do not divide %d leaves: start a power of two of "
-                       "at most %d, or set train.leaves", run->path, size, leaves, leaves);
+        return lk_fail(LK_E_INPUT, "%s: %d ranks do not divide %d leaves%s: start a power of two "
+                       "of at most %d, or %s train.leaves", run->path, size, leaves,
+                       saved ? ", which the run was started with" : "", leaves,
+                       saved ? "a new run in another 'directory' with more" : "raise");
     if (run->train.batch % leaves)
         return lk_fail(LK_E_INPUT,
                        "%s: train.batch %lld is not a multiple of the %d leaves; "

@@ -8,6 +8,7 @@
 #include "version.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,6 +186,18 @@ static lk_status set_up(lk_trainer *t, const lk_checkpoint_info *saved)
     return lk_trainer_build(t, saved ? saved->choices : NULL);
 }
 
+/* The CPU device has divided the cores of ranks that share them. */
+static void warn_of_threads(const lk_trainer *t)
+{
+    int threads = omp_get_max_threads(), cores = omp_get_num_procs();
+    char text[200];
+    if (t->device->backend != &lk_backend_cpu || threads <= cores) return;
+    snprintf(text, sizeof text, "warning: %d threads a rank wait for %d core%s at every node of "
+             "the graph, which is many times slower: OMP_NUM_THREADS=%d", threads, cores,
+             cores == 1 ? "" : "s", cores);
+    lk_trainer_say(t, text);
+}
+
 static lk_status open_monitor(lk_trainer *t)
 {
     lk_monitor_options o = {.comm = t->comm,
@@ -201,11 +214,14 @@ static lk_status open_monitor(lk_trainer *t)
 
 static void report_start(const lk_trainer *t)
 {
-    char device[200], text[400];
+    char device[200], text[400], most[80] = "";
     t->device->backend->describe(t->device, device, sizeof device);
-    snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s, %s, on %s; from step %llu",
+    if (!t->run->train.leaves)
+        snprintf(most, sizeof most, " (train.leaves is not set: never more than %d rank%s)",
+                 t->leaves, t->leaves == 1 ? "" : "s");
+    snprintf(text, sizeof text, "%lld parameters, %d rank%s, %d lea%s%s, %s, on %s; from step %llu",
              (long long)lk_params_learned(t->params), t->comm->size, t->comm->size == 1 ? "" : "s",
-             t->leaves, t->leaves == 1 ? "f" : "ves", t->run->train.precision, device,
+             t->leaves, t->leaves == 1 ? "f" : "ves", most, t->run->train.precision, device,
              (unsigned long long)t->start);
     lk_trainer_say(t, text);
     if (t->load_bytes > 0) {
@@ -346,6 +362,7 @@ static lk_status run(lk_trainer *t)
     if (status == LK_OK) status = open_monitor(t);
     if (status == LK_OK) {
         report_start(t);
+        warn_of_threads(t);
         warn_of_room(t);
         status = lk_trainer_steps(t);
         if (status == LK_E_DEVICE && !t->how->launch_blocking)

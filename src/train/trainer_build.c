@@ -1,6 +1,7 @@
 /* A training run's loaders, graphs, buffers and programs. */
 #include "train/trainer.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static lk_status open_data(lk_trainer *t)
@@ -88,10 +89,30 @@ static lk_status allocate(lk_trainer *t)
     return b->host_alloc(t->device, LK_TRAINER_RING * sizeof *t->ring, (void **)&t->ring);
 }
 
+/* Where the backend names a library, with another one than it was with. */
+static lk_status tell_library(const lk_trainer *t, const char *saved)
+{
+    static const char key[] = "library\t";
+    char *now = NULL, text[400];
+    LK_TRY(t->device->backend->choices_get(t->device, &now));
+    const char *was = strstr(saved, key), *is = strstr(now, key);
+    if (was && is && strcmp(was, is) != 0) {
+        was += sizeof key - 1, is += sizeof key - 1;
+        snprintf(text, sizeof text, "the checkpoint was written with %.*s, this is %.*s: the same "
+                 "bits as without a stop are promised for one and the same only (DNNL_MAX_CPU_ISA "
+                 "limits the instruction set)", (int)strcspn(was, "\n"), was,
+                 (int)strcspn(is, "\n"), is);
+        lk_trainer_say(t, text);
+    }
+    free(now);
+    return LK_OK;
+}
+
 /* With `reduce: fast` nothing is promised, so a run may go on where its algorithms are not. */
 static lk_status restore_choices(lk_trainer *t, const char *saved)
 {
     lk_status status = t->device->backend->choices_set(t->device, saved);
+    if (status == LK_OK) return tell_library(t, saved);
     if (status != LK_E_INPUT || strcmp(t->run->train.reduce, "fast") != 0) return status;
     lk_error_clear();
     lk_trainer_say(t, "the run's recorded algorithms cannot be used here; choosing others");

@@ -212,10 +212,11 @@ static void draw_figures(page *p, const lk_history *h)
                              "(log.run_log)");
         return;
     }
-    line(p, "%.4g samples/s  step p50 %.4g  p95 %.4g  p99 %.4g ms  data wait %.2g ms",
-         lk_history_last(r, LK_RECORD_RATE), lk_history_last(r, LK_RECORD_P50),
-         lk_history_last(r, LK_RECORD_P95), lk_history_last(r, LK_RECORD_P99),
-         lk_history_last(r, LK_RECORD_WAIT));
+    char rate[32];
+    line(p, "%s samples/s  step p50 %.4g  p95 %.4g  p99 %.4g ms  data wait %.2g ms",
+         lk_digits_rate(lk_history_last(r, LK_RECORD_RATE), rate),
+         lk_history_last(r, LK_RECORD_P50), lk_history_last(r, LK_RECORD_P95),
+         lk_history_last(r, LK_RECORD_P99), lk_history_last(r, LK_RECORD_WAIT));
     line(p, "memory of rank 0: host peak %.1f MiB  on the device %.1f MiB",
          lk_history_last(r, LK_RECORD_HOST) / 0x1p20,
          lk_history_last(r, LK_RECORD_DEVICE) / 0x1p20);
@@ -240,7 +241,7 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
     draw_progress(&p, h, now);
     draw_start(&p, h);
     if (h->unreadable)
-        line(&p, "%lld lines of its logs make no sense and are left out", (long long)h->unreadable);
+        line(&p, "lines of its logs that make no sense, left out: %lld", (long long)h->unreadable);
     if (h->run_problem) line(&p, "%s", h->run_problem);
     if (h->loss.rows == 0) {
         line(&p, "no steps yet");
@@ -254,7 +255,7 @@ int lk_watch_draw(FILE *out, const lk_history *h, int columns, bool unicode, dou
 
 void lk_watch_line(FILE *out, const lk_history *h, double now)
 {
-    char words[LK_HISTORY_TEXT], left[32];
+    char words[LK_HISTORY_TEXT], left[32], rate[32];
     double rest = seconds_left(h, lk_history_state(h, now, words));
     fprintf(out, "step %lld/%lld  %s", (long long)lk_history_done(h),
             (long long)lk_history_total(h), words);
@@ -262,7 +263,8 @@ void lk_watch_line(FILE *out, const lk_history *h, double now)
     if (h->validation.rows)
         fprintf(out, "  validation %.4f", lk_history_last(&h->validation, LK_VALID_LOSS));
     if (h->record.rows)
-        fprintf(out, "  %.4g samples/s", lk_history_last(&h->record, LK_RECORD_RATE));
+        fprintf(out, "  %s samples/s",
+                lk_digits_rate(lk_history_last(&h->record, LK_RECORD_RATE), rate));
     if (!isnan(rest)) fprintf(out, "  ETA %s", lk_digits_duration(rest, left));
     if (json_array_size(h->warnings)) fprintf(out, "  warnings %zu", json_array_size(h->warnings));
     if (h->unreadable) fprintf(out, "  unreadable lines %lld", (long long)h->unreadable);
