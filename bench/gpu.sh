@@ -279,7 +279,7 @@ part_learn() {
     best=$(awk 'NR == 1 || $2 < best { best = $2 } END { printf "%.4f", best }' \
         learn/validation.log)
     aim "best validation loss $best, at most $target_loss" "$best <= $target_loss"
-    of_time='s/^{"event":"validation","time":\([0-9.e+]*\),.*"loss":\([0-9.e-]*\),.*/\1 \2/p'
+    of_time='s/^{"event":"validation","time":\([0-9.e+]*\),.*"loss":\([0-9.e-]*\)[,}].*/\1 \2/p'
     soon=$(sed -n "$of_time" learn/run.jsonl | awk -v from="$launched" -v loss="$target_loss" '
         $2 <= loss { printf "%.1f", $1 - from; exit }')
     aim "seconds from launch to that loss: ${soon:-never}, at most 20" "${soon:-99} <= 20"
