@@ -363,7 +363,7 @@ static void run_logs(void)
     lk_run_log_open("run.jsonl", 9, &log);
     lk_run_log_close(log);
     tap_ok(read_file("run.jsonl", text, sizeof text) == 26, "what is no JSON ends the log");
-    tap_ok(lk_run_log_open("none/run.jsonl", 0, &log) == LK_E_SYSTEM, "no directory: %s",
+    tap_ok(lk_run_log_open("none/run.jsonl", 0, &log) == LK_E_INPUT, "no directory: %s",
            lk_error_text());
     lk_error_clear();
     const struct rlimit none = {0, 0};
