@@ -141,7 +141,7 @@ static __device__ __forceinline__ double lane_sum(double v, double (*shared)[END
         if (threadIdx.y < half)
             shared[threadIdx.y][threadIdx.x] += shared[threadIdx.y + half][threadIdx.x];
     }
-    return threadIdx.y == 0 ? shared[0][threadIdx.x] : v;
+    return shared[0][threadIdx.x];
 }
 
 /* count [blocks]: rows of each block, or NULL: those of the cut. */
